@@ -1,0 +1,89 @@
+"""resect takes trained residual networks apart.
+
+The system behind Veit, Wilber, Belongie, "Residual Networks are Exponential Ensembles of Relatively Shallow Networks"
+(arXiv 1605.06431), for any PyTorch model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resect.errors import (
+        ArrangementError,
+        CheckpointError,
+        DataError,
+        ExportError,
+        InputError,
+        ResectError,
+        RunError,
+        SpecError,
+    )
+    from resect.network.arrangement import Arrangement
+    from resect.network.blocks import Block
+    from resect.network.unraveled import Unraveled, unravel
+    from resect.paths.samples import PathSamples, sample_paths
+    from resect.paths.spectrum import PathSpectrum, path_spectrum
+    from resect.sweep import plans
+    from resect.sweep.lesion import LesionResult, lesion
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Arrangement": "resect.network.arrangement",
+    "ArrangementError": "resect.errors",
+    "Block": "resect.network.blocks",
+    "CheckpointError": "resect.errors",
+    "DataError": "resect.errors",
+    "ExportError": "resect.errors",
+    "InputError": "resect.errors",
+    "LesionResult": "resect.sweep.lesion",
+    "PathSamples": "resect.paths.samples",
+    "PathSpectrum": "resect.paths.spectrum",
+    "ResectError": "resect.errors",
+    "RunError": "resect.errors",
+    "SpecError": "resect.errors",
+    "Unraveled": "resect.network.unraveled",
+    "lesion": "resect.sweep.lesion",
+    "path_spectrum": "resect.paths.spectrum",
+    "plans": "resect.sweep.plans",
+    "sample_paths": "resect.paths.samples",
+    "unravel": "resect.network.unraveled",
+}
+
+__all__ = [
+    "Arrangement",
+    "ArrangementError",
+    "Block",
+    "CheckpointError",
+    "DataError",
+    "ExportError",
+    "InputError",
+    "LesionResult",
+    "PathSamples",
+    "PathSpectrum",
+    "ResectError",
+    "RunError",
+    "SpecError",
+    "Unraveled",
+    "__version__",
+    "lesion",
+    "path_spectrum",
+    "plans",
+    "sample_paths",
+    "unravel",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `resect --help` does not wait for torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'resect' has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(_HOME[name])
+    return module if name == "plans" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,60 @@
+"""The command line. Verbs are imported when they are called, so that `resect --help` does not wait for torch."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+from rich.console import Console
+
+import resect
+from resect.errors import ResectError
+
+_VERBS = {
+    "study": "Everything about one network, into one run folder with a report.",
+    "blocks": "List the residual blocks of a network.",
+    "lesion": "Delete or reorder blocks, and measure what it does.",
+    "paths": "The gradient by path length, exact and sampled.",
+    "train": "Train one of resect's networks.",
+}
+
+
+class _Verbs(click.Group):
+    """Imports a verb's module when it runs, and turns resect's errors into one sentence and exit status 2."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in _VERBS:
+            return None
+        command: click.Command = getattr(import_module(f"resect.cli.{name}"), name)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_VERBS.items()))
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except ResectError as error:
+            Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {_escaped(error)}")
+            sys.exit(2)
+        except KeyboardInterrupt:
+            Console(stderr=True).print("Interrupted. The same command goes on where it stopped.")
+            sys.exit(130)
+
+
+def _escaped(error: ResectError) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(resect.__version__, prog_name="resect")
+def main() -> None:
+    """resect takes trained residual networks apart."""

@@ -1,0 +1,69 @@
+"""`resect blocks`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from resect.cli._options import Setting, model_options
+from resect.errors import InputError
+from resect.network.unraveled import Unraveled, unravel
+from resect.sweep.plans import no_joins_message
+
+
+@click.command()
+@click.argument("model")
+@click.option("--plain", is_flag=True, help="List the layers of a plain network instead.")
+@click.option("--rejected", is_flag=True, help="List also the additions that are no blocks, with the reasons.")
+@click.option("--seed", default=0, show_default=True, help="Of random weights.")
+@click.option("--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@model_options
+def blocks(model: str, plain: bool, rejected: bool, seed: int, output: str, **options: Any) -> None:
+    """List the residual blocks of MODEL, e.g. `resect blocks torchvision:resnet50`."""
+    setting = Setting(model, None, limit=None, batch_size=1, seed=seed, device="cpu", dtype="float32", **options)
+    loaded, _ = setting.load()
+    net = unravel(loaded.module, loaded.example, plain=plain)
+    if not net.blocks and not plain:
+        layers = unravel(loaded.module, loaded.example, plain=True)
+        raise InputError(
+            f"{no_joins_message(net)} It has {len(layers.blocks)} layers that can be deleted and "
+            f"{len(layers.rejected)} that change the shape."
+        )
+    if output == "json":
+        click.echo(json.dumps(_numbers(model, net), indent=2))
+    else:
+        _print(model, net, rejected)
+
+
+def _numbers(model: str, net: Unraveled) -> dict[str, Any]:
+    return {
+        "model": model,
+        "unit": "layer" if net.plain else "block",
+        "blocks": [asdict(block) for block in net.blocks],
+        "rejected": [asdict(entry) for entry in net.rejected],
+    }
+
+
+def _print(model: str, net: Unraveled, rejected: bool) -> None:
+    unit = "layers that can be deleted" if net.plain else "blocks"
+    table = Table(title=f"{model}: {len(net.blocks)} {unit}, {net.layers} layers on their branches")
+    for name in ("#", "name", "kind", "span", "layers", "parameters", "entry", "branch"):
+        table.add_column(name, justify="left" if name in ("name", "kind", "entry", "branch") else "right")
+    for block in net.blocks:
+        shapes = ["x".join(map(str, shape)) for shape in (block.entry_shape, block.branch_shape)]
+        name = block.name if block.parent is None else f"{block.name} (in {block.parent})"
+        table.add_row(
+            str(block.index), name, block.kind, str(block.span), str(block.layers), f"{block.parameters:,}", *shapes
+        )
+    console = Console()
+    console.print(table)
+    what = "layers" if net.plain else "additions"
+    if net.rejected and not rejected:
+        console.print(f"{len(net.rejected)} {what} were considered and are not among them; --rejected lists them.")
+    for entry in net.rejected if rejected else ():
+        console.print(f"{entry.name} in {entry.module or 'the model'}: {entry.reason}", highlight=False, markup=False)

@@ -1,0 +1,156 @@
+"""`resect study`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from resect.cli._options import Setting, data_options, model_options, output_options, parse_arguments
+from resect.cli._progress import Track, progress_bars
+from resect.data import Samples, load_samples
+from resect.errors import InputError
+from resect.models.specs import LoadedModel, load_model
+from resect.report.console import answers_table
+from resect.report.page import write_report
+from resect.runs.folder import RunFolder, digest
+from resect.studies.study import Settings, Subjects, load_beside, run_study, split_spec, study_numbers
+from resect.studies.train import TrainingJob, train_network
+from resect.training.loop import Recipe
+
+MODEL, DATA, CONTROL = "resect:resnet110-digits", "digits", "resect:vgg15-digits"
+
+
+@click.command()
+@click.argument("model", default=MODEL)
+@click.argument("data", default=DATA)
+@click.option(
+    "--beside",
+    multiple=True,
+    metavar="SPEC[@FILE]",
+    help="A shallower, deeper, narrower ... network to set "
+    "beside it; a resect: network without weights is trained first. Repeatable.",
+)
+@click.option(
+    "--control", metavar="SPEC[@FILE]", help="The plain network; resect:vgg15-digits where the data are digits."
+)
+@click.option("--plain", is_flag=True, help="Take the network as a plain one: lesion its layers.")
+@click.option(
+    "--repeats",
+    default=Settings.repeats,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Random deletions of each number of blocks, and reorderings of each number of swaps.",
+)
+@click.option("--gradient-samples", default=Settings.gradient_samples, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--paths",
+    default=Settings.paths,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Sampled single paths of each length and batch.",
+)
+@click.option("--retrain", is_flag=True, help="Train the shipped digits networks anew first.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; one under runs/ by default.")
+@model_options
+@data_options
+@output_options
+def study(
+    model: str,
+    data: str,
+    beside: tuple[str, ...],
+    control: str | None,
+    plain: bool,
+    repeats: int,
+    gradient_samples: int,
+    paths: int,
+    retrain: bool,
+    out: Path | None,
+    output: str,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Everything about one network: lesions, paths, the paper's four questions, and a report.
+
+    MODEL is resect:resnet110-digits and DATA is digits by default. A killed study goes on where it stopped.
+    """
+    setting = Setting(model, data, **options)
+    settings = Settings(
+        batch_size=setting.batch_size,
+        repeats=repeats,
+        gradient_samples=gradient_samples,
+        paths=paths,
+        seed=setting.seed,
+        plain=plain,
+    )
+    samples = setting.placed_samples(load_samples(data, limit=setting.limit, seed=setting.seed))
+    if control is None and data == DATA and not plain:
+        control = CONTROL
+    asked = {**asdict(setting), **asdict(settings), "control": control, "beside": list(beside), "retrain": retrain}
+    asked |= {
+        "checkpoint": str(setting.checkpoint) if setting.checkpoint else None,
+        "model_args": list(setting.model_args),
+    }
+    folder = RunFolder(out or Path("runs") / f"study-{_slug(model)}-{_slug(data)}-{digest(asked)[:6]}", asked)
+    console = Console(stderr=True)
+    with progress_bars(quiet) as track:
+        subjects = _subjects(setting, samples, folder, track)
+        found, finished = run_study(subjects, samples, settings, folder, track)
+        report = folder.path / "report.html"
+        if not (finished and report.exists()):
+            write_report(found, folder.path)
+    if output == "json":
+        click.echo(json.dumps(study_numbers(found), indent=2))
+    else:
+        Console().print(answers_table(found))
+    if not quiet:
+        done = "was finished before; nothing was done again" if finished else f"took {found.seconds:.0f} s"
+        console.print(f"The study {done}. Report: {report}", soft_wrap=True)
+
+
+def _slug(spec: str) -> str:
+    name = Path(spec).stem if "/" in spec else spec.rpartition(":")[2]
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+
+
+def _subjects(setting: Setting, samples: Samples, folder: RunFolder, track: Track) -> Subjects:
+    """Load (and where asked, train) the network under study, its control and those beside it."""
+    asked = folder.configuration
+    networks = folder.path / "networks"
+
+    def trained(spec: str, *, retrain: bool = False) -> Path | None:
+        name = spec.removeprefix("resect:").removesuffix("-digits")
+        if not spec.startswith("resect:") or (spec.endswith("-digits") and not retrain):
+            return None
+        if setting.data is None or setting.data.partition(":")[0] not in ("digits", "cifar10"):
+            raise InputError(f"{spec} has no weights for {setting.data}: pass them as {spec}@FILE.")
+        file = networks / f"{name}.safetensors"
+        if not file.exists():
+            _train(TrainingJob(name, setting.data, file, Recipe(seed=setting.seed), {}, setting.device), track)
+        return file
+
+    def load(spec: str, checkpoint: Path | None) -> LoadedModel:
+        arguments = parse_arguments(setting.model_args) if spec == setting.model else None
+        if asked["retrain"] and spec.endswith("-digits"):
+            bare = spec.removesuffix("-digits")
+            found = load_model(bare, checkpoint=trained(spec, retrain=True), samples=samples)
+            return setting.placed(replace(found, spec=spec))
+        loaded = load_model(spec, checkpoint=checkpoint, arguments=arguments, samples=samples, seed=setting.seed)
+        return setting.placed(loaded)
+
+    control = asked["control"]
+    return Subjects(
+        main=load(setting.model, setting.checkpoint),
+        control=load(*split_spec(control)) if control else None,
+        beside=tuple(setting.placed(load_beside(text, samples, setting.seed, trained)) for text in asked["beside"]),
+    )
+
+
+def _train(job: TrainingJob, track: Track) -> None:
+    images = len(load_samples(job.data, split="train")) * job.recipe.epochs
+    advance = track(f"training {job.model}", images)
+    train_network(job, lambda seen, loss: advance(seen))

@@ -1,0 +1,71 @@
+"""A labelled set of samples in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from resect.errors import DataError
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs and their targets.
+
+    Attributes:
+        name: the spec they were loaded from.
+        inputs: (N, ...) what the model takes; images are (N, C, H, W) float32, normalised.
+        targets: (N,) or (N, L) int64 classes.
+        classes: how many classes there are, None if unknown.
+
+    Raises:
+        DataError: no samples, numbers that differ, or values that are not finite.
+    """
+
+    name: str
+    inputs: Tensor
+    targets: Tensor
+    classes: int | None
+
+    def __post_init__(self) -> None:
+        if not len(self.inputs) or not len(self.targets):
+            raise DataError(f"{self.name} must hold at least one sample, got none.")
+        if len(self.inputs) != len(self.targets):
+            raise DataError(
+                f"{self.name} must hold as many targets as inputs, got {len(self.inputs)} inputs and "
+                f"{len(self.targets)} targets."
+            )
+        if self.targets.is_floating_point():
+            raise DataError(f"the targets of {self.name} must be integer classes, got {self.targets.dtype}.")
+        if self.inputs.is_floating_point() and not bool(torch.isfinite(self.inputs).all()):
+            raise DataError(f"the inputs of {self.name} must be finite, but hold NaN or infinity.")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def limited(self, count: int | None) -> Samples:
+        """The first `count` samples; all if None."""
+        if count is None:
+            return self
+        if count < 1:
+            raise DataError(f"`limit` must be at least 1, got {count}.")
+        return replace(self, inputs=self.inputs[:count], targets=self.targets[:count])
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(inputs, targets) in order, `size` at a time."""
+        if size < 1:
+            raise DataError(f"`batch-size` must be at least 1, got {size}.")
+        for start in range(0, len(self), size):
+            yield self.inputs[start : start + size], self.targets[start : start + size]
+
+    def digest(self) -> str:
+        """SHA-256 of the inputs' and targets' dtypes, shapes and bytes."""
+        total = hashlib.sha256()
+        for tensor in (self.inputs, self.targets):
+            total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            total.update(tensor.contiguous().cpu().numpy().tobytes())
+        return total.hexdigest()

@@ -1,0 +1,131 @@
+"""Data specs: `digits`, `cifar10:DIR`, `npz:FILE`, `py:pkg.mod:factory`."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import zipfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from resect.data.samples import Samples
+from resect.errors import DataError, SpecError
+
+Split = Literal["train", "test"]
+KINDS = ("digits", "cifar10", "npz", "py")
+DIGITS_TEST = 500
+_CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+_CIFAR_STD = (0.2470, 0.2435, 0.2616)
+
+
+def load_samples(spec: str, *, split: Split = "test", limit: int | None = None, seed: int = 0) -> Samples:
+    """Load a data set by its spec.
+
+    Args:
+        spec: `digits` (scikit-learn's 1,797 handwritten digits, (N, 1, 8, 8), shipped with it), `cifar10:DIR` (a
+            folder with the Hub's parquet files, (N, 3, 32, 32)), `npz:FILE` (arrays `inputs` and `targets`), or
+            `py:pkg.mod:factory` (a function that returns (inputs, targets) tensors or Samples).
+        split: "test" or "train"; an npz file and a factory have one split.
+        limit: only the first samples.
+        seed: of the split of `digits`.
+
+    Raises:
+        SpecError: the spec is unknown or incomplete.
+        DataError: the data are missing, damaged, empty or malformed.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "digits" and not rest:
+        samples = _digits(split, seed)
+    elif kind == "cifar10":
+        samples = _cifar10(spec, rest, split)
+    elif kind == "npz" and rest:
+        samples = _npz(spec, Path(rest))
+    elif kind == "py" and ":" in rest:
+        samples = _factory(spec, rest)
+    else:
+        close = difflib.get_close_matches(kind, KINDS, n=1)
+        hint = f" Did you mean {close[0]}?" if close and close[0] != kind else ""
+        raise SpecError(
+            f"unknown data spec {spec!r}.{hint} Known are digits, cifar10:DIR, npz:FILE and py:pkg.mod:factory."
+        )
+    return samples.limited(limit)
+
+
+def _digits(split: Split, seed: int) -> Samples:
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    order = np.random.default_rng(seed).permutation(len(raw.images))
+    chosen = order[:DIGITS_TEST] if split == "test" else order[DIGITS_TEST:]
+    pixels = torch.from_numpy(raw.images[chosen]).float().unsqueeze(1) / 16  # 17 grey levels, 0 to 16
+    return Samples("digits", (pixels - 0.5) / 0.5, torch.from_numpy(raw.target[chosen]).long(), 10)
+
+
+def _cifar10(spec: str, folder: str, split: Split) -> Samples:
+    if not folder:
+        raise SpecError(f"{spec!r} must name the folder with CIFAR-10's parquet files: cifar10:DIR.")
+    path = Path(folder) / f"{split}-00000-of-00001.parquet"
+    if not path.is_file():
+        raise DataError(f"there is no file {path}. cifar10:DIR needs the parquet files of the Hub's cifar10.")
+    try:
+        table = pd.read_parquet(path)
+        images = np.stack([_decode(image["bytes"]) for image in table["img"]])
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} must have the columns img.bytes and label of the Hub's cifar10: {error}") from error
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (_CIFAR_MEAN, _CIFAR_STD))
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return Samples(spec, (pixels - mean) / std, torch.from_numpy(table["label"].to_numpy(np.int64)), 10)
+
+
+def _decode(image: bytes) -> np.ndarray:
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
+
+
+def _npz(spec: str, path: Path) -> Samples:
+    if not path.is_file():
+        raise DataError(f"there is no file {path}. npz:FILE needs a file with the arrays `inputs` and `targets`.")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            inputs, targets = torch.from_numpy(arrays["inputs"]), torch.from_numpy(arrays["targets"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} must be an npz file with the arrays `inputs` and `targets`: {error}") from error
+    if inputs.is_floating_point():
+        inputs = inputs.float()
+    classes = int(targets.max()) + 1 if targets.numel() and not targets.is_floating_point() else None
+    return Samples(spec, inputs, targets if targets.is_floating_point() else targets.long(), classes)
+
+
+def _factory(spec: str, target: str) -> Samples:
+    result = call_factory(spec, target)
+    if isinstance(result, Samples):
+        return result
+    if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(t, torch.Tensor) for t in result)):
+        raise DataError(f"{spec} must return (inputs, targets) tensors or Samples, got {type(result).__name__}.")
+    inputs, targets = result
+    classes = int(targets.max()) + 1 if targets.ndim == 1 and targets.numel() else None
+    return Samples(spec, inputs, targets, classes)
+
+
+def call_factory(spec: str, target: str, **arguments: Any) -> Any:
+    """Import `pkg.mod:factory`, also from the working directory, and call it."""
+    import sys
+
+    name, _, attribute = target.partition(":")
+    added = "" not in sys.path
+    if added:
+        sys.path.insert(0, "")
+    try:
+        factory = getattr(import_module(name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise SpecError(f"{spec} must name a function that can be imported, pkg.mod:factory: {error}.") from error
+    finally:
+        if added:
+            sys.path.remove("")
+    return factory(**arguments)

@@ -1,0 +1,45 @@
+"""Every exception that resect raises on purpose.
+
+ResectError
+└── InputError (also a ValueError)      what the caller passed cannot be used
+    ├── ExportError                     torch.export cannot capture the model
+    ├── ArrangementError                an arrangement cannot run on this network
+    ├── SpecError                       a model or data specification is not understood
+    ├── CheckpointError                 weights that do not fit, are damaged or are not finite
+    ├── DataError                       samples that are empty, malformed or do not fit the model
+    └── RunError                        a run folder that belongs to another configuration, or is damaged
+"""
+
+from __future__ import annotations
+
+
+class ResectError(Exception):
+    """Base of all exceptions of resect."""
+
+
+class InputError(ResectError, ValueError):
+    """Something the caller passed cannot be used; the message says what, why and what to do."""
+
+
+class ExportError(InputError):
+    """`torch.export` cannot capture the model."""
+
+
+class ArrangementError(InputError):
+    """An arrangement cannot run on this network."""
+
+
+class SpecError(InputError):
+    """A model or data specification is not understood or cannot be built."""
+
+
+class CheckpointError(InputError):
+    """Weights do not fit the model, are damaged or are not finite."""
+
+
+class DataError(InputError):
+    """Samples are empty, malformed or do not fit the model."""
+
+
+class RunError(InputError):
+    """A run folder belongs to another configuration, or is damaged."""

@@ -1,0 +1,1 @@
+"""From any PyTorch model to joins and slices; the only layer that knows ATen."""

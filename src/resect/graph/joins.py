@@ -1,0 +1,261 @@
+"""Find the joins: the additions in which a branch flows back into the skip it came from (Veit et al., section 3).
+
+One rule serves every network; nothing here knows a model family. Each addition of two signals of one shape is either
+accepted as a join, or rejected with a reason that the user can read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch.fx import Node
+
+from resect.graph.capture import Capture
+from resect.graph.ops import LINEAR, VIEWS, hint_shape, is_float, module_of, op_name
+from resect.graph.reach import Reach
+
+Kind = Literal["identity", "projection", "gated", "layer"]
+
+
+@dataclass(frozen=True)
+class Join:
+    """One residual block as it stands in the graph.
+
+    Attributes:
+        node: the addition.
+        kind: "identity", "projection", or "gated" (highway: the skip is scaled by a gate).
+        skip: the operand that stays when the branch is deleted.
+        branch: the operand (or, split, the term of the operand) that the branch computes.
+        consumer: the node that reads `branch` as the branch: the addition, or a sum inside the operand.
+        entries: the values at which branch and skip part.
+        bypass: what the join's value becomes without the branch; the skip, but for a highway's the ungated skip.
+    """
+
+    node: Node
+    kind: Kind
+    skip: Node
+    branch: Node
+    consumer: Node
+    entries: tuple[Node, ...]
+    bypass: Node
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An addition of two signals that is not a block, and why."""
+
+    name: str
+    module: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    join: Join | None = None
+    reason: str = ""
+
+
+def find_joins(captured: Capture, reach: Reach) -> tuple[list[Join], list[Rejected]]:
+    """All blocks of a captured network in order, and every addition that was considered and rejected."""
+    joins: dict[Node, Join] = {}
+    reasons: dict[Node, str] = {}
+    for node in captured.nodes:
+        operands = _operands(node, reach)
+        if operands is None:
+            continue
+        verdict = _judge(node, *operands, reach, joins)
+        if verdict.join:
+            joins[node] = verdict.join
+        else:
+            reasons[node] = verdict.reason
+    _drop_nested(joins, reasons, reach)
+    found = [term for join in joins.values() for term in _split(join, reasons, reach)]
+    rejected = [Rejected(node.name, module_of(node), reason) for node, reason in reasons.items()]
+    return found, rejected
+
+
+def _operands(node: Node, reach: Reach) -> tuple[Node, Node] | None:
+    """The two signals that `node` adds, the possible skip first where the operator tells them apart."""
+    name = op_name(node)
+    if name in ("add", "sub"):
+        pair = node.args[:2]
+    elif name == "addcmul":  # input + value * tensor1 * tensor2: the product is the branch
+        pair = (node.args[0], next((a for a in reversed(node.args[1:]) if _signal(a, reach)), None))
+    else:
+        return None
+    first, second = pair
+    if not (_signal(first, reach) and _signal(second, reach)) or first is second:
+        return None
+    assert isinstance(first, Node)
+    assert isinstance(second, Node)
+    return first, second
+
+
+def _signal(value: object, reach: Reach) -> bool:
+    return isinstance(value, Node) and value in reach.index and is_float(value) and reach.is_dependent(value)
+
+
+def _judge(node: Node, first: Node, second: Node, reach: Reach, joins: dict[Node, Join]) -> _Verdict:
+    if hint_shape(first) != hint_shape(second) and op_name(node) != "addcmul":
+        return _Verdict(reason=f"the operands differ in shape: {hint_shape(first)} and {hint_shape(second)}")
+    either_way = op_name(node) == "add" and node.kwargs.get("alpha", 1) == 1
+    reasons = []
+    for skip, branch in [(first, second), (second, first)] if either_way else [(first, second)]:
+        verdict = _judge_ordered(node, skip, branch, reach, joins)
+        if verdict.join:
+            return verdict
+        reasons.append(verdict.reason)
+    return _Verdict(reason=max(reasons, key=_REASONS.index))
+
+
+_NOT_RELATED = "neither operand flows into the other and they have no signal in common"
+_ONE_OPERATOR = "both operands come over ways with a non-linearity: a sum of two branches, without a skip"
+_ALL_LINEAR = "neither way has a non-linearity: a sum of linear maps, without a branch"
+_NO_PARAMETERS = "no parameters lie on the way from one operand to the other"
+_SUBTRACTED = "the skip would be subtracted or scaled"
+_NO_WEIGHTS_NESTED = "part of the branch of a block: it holds no weights that mix"
+_SAME_MODULE_NESTED = "part of the branch of a block: it stands in that block's own module"
+_REASONS = [_NOT_RELATED, _ONE_OPERATOR, _ALL_LINEAR, _NO_PARAMETERS, _SUBTRACTED]
+
+
+def _judge_ordered(node: Node, skip: Node, branch: Node, reach: Reach, joins: dict[Node, Join]) -> _Verdict:
+    """Whether `node` = `skip` + `branch` is a join."""
+    gated = _gated_skip(skip, branch, reach)
+    if gated is not None:
+        return _Verdict(Join(node, "gated", skip, branch, node, (gated,), gated))
+    root = _skip_root(skip, reach, joins)
+    if reach.is_ancestor(root, branch):
+        if not reach.has_weights(reach.between(root, branch)):
+            return _Verdict(reason=_NO_PARAMETERS)
+        return _Verdict(Join(node, "identity", skip, branch, node, (root,), skip))
+    return _judge_projection(node, skip, root, branch, reach)
+
+
+def _skip_root(skip: Node, reach: Reach, joins: dict[Node, Join]) -> Node:
+    """Where the skip starts: through views, and through additions that nothing else reads (parallel branches)."""
+    while skip in joins and len(skip.users) == 1 and joins[skip].kind == "identity":
+        skip = joins[skip].skip
+    return skip
+
+
+def _judge_projection(node: Node, skip: Node, root: Node, branch: Node, reach: Reach) -> _Verdict:
+    common = reach.ancestors[reach.index[root]] & reach.ancestors[reach.index[branch]] & reach.dependent
+    common = sum(reach.bit(n) for n in reach.nodes(common) if is_float(n))
+    # Only the nearest common ancestors matter: those that flow into no other one.
+    nearest = [n for n in reach.nodes(common) if not reach.descendants[reach.index[n]] & common]
+    if not nearest:
+        return _Verdict(reason=_NOT_RELATED)
+    on_skip = on_branch = 0
+    for start in nearest:
+        on_skip |= reach.between(start, root)
+        on_branch |= reach.between(start, branch)
+    if not _linear(on_skip, reach):
+        return _Verdict(reason=_ONE_OPERATOR)
+    if _linear(on_branch, reach):
+        return _Verdict(reason=_ALL_LINEAR)
+    if not reach.has_weights(on_branch):
+        return _Verdict(reason=_NO_PARAMETERS)
+    kind: Kind = "projection" if reach.has_weights(on_skip) or not _only_views(on_skip, reach) else "identity"
+    return _Verdict(Join(node, kind, skip, branch, node, tuple(nearest), skip))
+
+
+def _linear(bits: int, reach: Reach) -> bool:
+    return all(op_name(n) in LINEAR and not reach.is_product_of_signals(n) for n in reach.nodes(bits))
+
+
+def _only_views(bits: int, reach: Reach) -> bool:
+    return all(op_name(n) in VIEWS for n in reach.nodes(bits))
+
+
+def _gated_skip(skip: Node, branch: Node, reach: Reach) -> Node | None:
+    """The signal x if `skip` is x * (1 - T) or x * C with a sigmoid gate, and x flows into `branch` (highway)."""
+    if op_name(skip) != "mul":
+        return None
+    for signal, factor in [(skip.args[0], skip.args[1]), (skip.args[1], skip.args[0])]:
+        if not (isinstance(signal, Node) and isinstance(factor, Node)):
+            continue
+        gate = factor
+        while op_name(gate) in ("rsub", "sub", "add", "mul", "neg") and len(gate.all_input_nodes) == 1:
+            gate = gate.all_input_nodes[0]
+        if op_name(gate) not in ("sigmoid", "hardsigmoid") or not reach.is_dependent(gate):
+            continue
+        same_shape = hint_shape(signal) == hint_shape(branch)
+        if same_shape and reach.is_ancestor(signal, branch) and reach.has_weights(reach.between(signal, branch)):
+            return signal
+    return None
+
+
+def _branch_region(join: Join, reach: Reach) -> int:
+    """The nodes that the branch computes: what lies between the entries and the branch operand."""
+    bits = 0
+    for entry in join.entries:
+        bits |= reach.between(entry, join.branch)
+    return bits
+
+
+def _drop_nested(joins: dict[Node, Join], reasons: dict[Node, str], reach: Reach) -> None:
+    """Keep a join inside another's branch only if it mixes with weights and stands in another module."""
+    regions = {node: _branch_region(join, reach) for node, join in joins.items()}
+    for node in list(joins):
+        around = [outer for outer in regions if outer is not node and regions[outer] & reach.bit(node)]
+        if not around:
+            continue
+        parent = min(around, key=lambda outer: reach.index[outer])
+        if not reach.mixing(regions[node]):
+            reasons[node] = _NO_WEIGHTS_NESTED
+        elif module_of(parent) == module_of(node):
+            reasons[node] = _SAME_MODULE_NESTED
+        else:
+            continue
+        del joins[node]
+
+
+def _split(join: Join, reasons: dict[Node, str], reach: Reach) -> list[Join]:
+    """One block a term where the branch is a sum of independent branches, x + (attn(x) + mlp(x)); else the join."""
+    total = join.branch
+    if total not in reasons or len(total.users) > 1 or op_name(total) != "add" or join.kind != "identity":
+        return [join]
+    terms = [operand for operand in total.args[:2] if isinstance(operand, Node)]
+    regions = [sum(reach.bit(n) for n in reach.nodes(reach.between(join.entries[0], term))) for term in terms]
+    mixing = [reach.mixing(region) for region in regions]
+    if len(terms) < 2 or not all(mixing) or set(mixing[0]) & set(mixing[1]):
+        return [join]
+    if not all(
+        _has_non_linearity(region & ~other, reach) for region, other in zip(regions, regions[::-1], strict=True)
+    ):
+        return [join]
+    del reasons[total]
+    return [part for term in terms for part in _split(replace(join, branch=term, consumer=total), reasons, reach)]
+
+
+def _has_non_linearity(bits: int, reach: Reach) -> bool:
+    return not _linear(bits, reach)
+
+
+def branch_names(joins: list[Join], reach: Reach) -> list[str]:
+    """A module path for every join: the module that holds the branch's layers, or the one around the addition."""
+    common = Counter(module_of(join.node) for join in joins)
+    names = [_name(join, common[module_of(join.node)] == 1, reach) for join in joins]
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in names:
+        seen[name] += 1
+        unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return unique
+
+
+def _name(join: Join, alone: bool, reach: Reach) -> str:
+    region = _branch_region(join, reach)
+    nodes = reach.mixing(region) or [n for n in reach.nodes(region) if module_of(n)]
+    home = module_of(join.node)
+    paths = [module_of(node).split(".") for node in nodes]
+    prefix: list[str] = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        prefix.append(parts[0])
+    deepest = ".".join(prefix)
+    inside_home = not home or deepest == home or deepest.startswith(home + ".")
+    return home if alone and inside_home and home else deepest or home or join.node.name

@@ -1,0 +1,127 @@
+"""The routes of a signal from the output back to the stem: what a path is, in any network.
+
+At a join a route takes either the skip or one branch; everywhere else there is nothing to choose. In a chain of n
+blocks that gives the 2^n paths of Veit et al. (section 3, Figure 1); parallel branches, which read one state, exclude
+each other, and the blocks inside another block's branch count only on routes through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch.fx import Node
+
+from resect.graph.ops import SHAPE_ONLY, op_name
+from resect.graph.slices import Sliced
+
+STEM = -1
+
+
+@dataclass(frozen=True)
+class Station:
+    """A join, or the output, with the edges by which a route can go on from it.
+
+    Attributes:
+        edges: (slot of the branch taken or None for the skip, station where the edge comes from).
+    """
+
+    edges: tuple[tuple[int | None, int], ...]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Paths by length.
+
+    Attributes:
+        paths: entry k is the exact number of paths of length k.
+        layers: entry k is the sum of their lengths in layers.
+    """
+
+    paths: tuple[int, ...]
+    layers: tuple[int, ...]
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(_add(self.paths, other.paths), _add(self.layers, other.layers))
+
+    def through(self, layers: int) -> Counts:
+        """The same paths, each extended by one branch of so many layers."""
+        totals = tuple(total + layers * count for total, count in zip(self.layers, self.paths, strict=True))
+        return Counts((0, *self.paths), (0, *totals))
+
+
+class Routes:
+    """All routes through a sliced network; station i is the join that ends slice i + 1, the last is the output."""
+
+    def __init__(self, sliced: Sliced) -> None:
+        self.sliced = sliced
+        joins = [part[-1] for part in sliced.slices[1:-1]]
+        self._station = {node: i for i, node in enumerate(joins)}
+        self._gate = {slot.gate: slot for slot in sliced.slots}
+        outputs = [node for node in sliced.captured.outputs if isinstance(node, Node)]
+        self.stations = tuple(Station(self._edges(node.all_input_nodes)) for node in joins)
+        self.output = Station(self._edges(outputs))
+        self.counts_at = self._count()
+
+    def _edges(self, start: Sequence[Node]) -> tuple[tuple[int | None, int], ...]:
+        """The edges found by walking back from `start` to the nearest joins, gates and stem values."""
+        edges: dict[tuple[int | None, int], None] = {}
+        reached = self._walk(start)
+        for node in reached:
+            if node in self._gate:
+                slot = self._gate[node]
+                if slot.join in reached:  # a join on a part of the branch: the rest of the branch is the same route
+                    continue
+                for _, source in self._edges([slot.branch]):
+                    edges[slot.index, source] = None
+            else:
+                edges[None, self._station.get(node, STEM)] = None
+        return tuple(edges)
+
+    def _walk(self, start: Sequence[Node]) -> list[Node]:
+        stops = {*self._station, *self._gate, *self.sliced.stem}
+        pending, seen, reached = list(start), set(start), []
+        while pending:
+            node = pending.pop()
+            if node in stops:
+                reached.append(node)
+            elif op_name(node) not in SHAPE_ONLY:
+                fresh = [operand for operand in node.all_input_nodes if operand not in seen]
+                seen.update(fresh)
+                pending.extend(fresh)
+        return reached
+
+    def _count(self) -> tuple[Counts, ...]:
+        counts: list[Counts] = []
+        for station in self.stations:
+            counts.append(self._sum(station, counts))
+        return tuple(counts)
+
+    def _sum(self, station: Station, counts: Sequence[Counts]) -> Counts:
+        total = Counts((0,), (0,))
+        for slot, source in station.edges:
+            total = total + self.along(slot, counts[source] if source != STEM else _ONE)
+        return total
+
+    def along(self, slot: int | None, before: Counts) -> Counts:
+        """The paths that come over one edge."""
+        return before if slot is None else before.through(self.sliced.slots[slot].layers)
+
+    def counts_before(self, source: int) -> Counts:
+        """The paths from the stem to a station."""
+        return _ONE if source == STEM else self.counts_at[source]
+
+    @property
+    def counts(self) -> Counts:
+        """All paths of the network by length, 0 to the number of blocks."""
+        total = self._sum(self.output, self.counts_at)
+        missing = len(self.sliced.slots) + 1 - len(total.paths)
+        return Counts(total.paths + (0,) * missing, total.layers + (0,) * missing)
+
+
+_ONE = Counts((1,), (0,))
+
+
+def _add(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
+    longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
+    return tuple(a + b for a, b in zip(longer, shorter + (0,) * (len(longer) - len(shorter)), strict=True))

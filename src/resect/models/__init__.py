@@ -1,0 +1,1 @@
+"""The paper's networks, and the specs by which models are named."""

@@ -1,0 +1,124 @@
+"""Read and write weights: safetensors, or PyTorch state dicts read with `weights_only=True`."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from resect.errors import CheckpointError
+
+_NESTED = ("state_dict", "model", "model_state_dict")
+_SHOWN = 3
+
+
+def load_checkpoint(module: nn.Module, path: Path) -> None:
+    """Load weights into `module`, which is unchanged if they do not fit.
+
+    Args:
+        path: a safetensors file, or a state dict saved by torch; it may be nested under "state_dict" or "model" and
+            carry the prefix "module.". Half precision is cast to the module's dtypes.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, belongs to another network, or holds NaN or infinity.
+    """
+    found = {name.removeprefix("module."): value for name, value in read_tensors(path).items()}
+    expected = dict(module.state_dict().items())
+    counters = {name for name in expected if name.endswith("num_batches_tracked")}
+    missing = [name for name in expected if name not in found and name not in counters]
+    unexpected = [name for name in found if name not in expected]
+    shapes = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name in found and found[name].shape != expected[name].shape
+    ]
+    if missing or unexpected or shapes:
+        problems = [
+            f"{len(names)} {what}: {_some(names)}"
+            for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+            if names
+        ]
+        raise CheckpointError(
+            f"{path} belongs to another network than {type(module).__name__}: {'; '.join(problems)}. "
+            "Give the model spec and arguments that the checkpoint was made with."
+        )
+    _require_finite(found, str(path))
+    module.load_state_dict({name: value.to(expected[name].dtype) for name, value in found.items()}, strict=False)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file by name; CheckpointError if it is missing, damaged or no state dict."""
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}. Give the path of a safetensors file or a state dict.")
+    try:
+        if _is_torch_file(path):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            return load_file(path)
+    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} must be a safetensors file or a state dict that torch can read safely, but it is damaged, "
+            f"truncated or of another kind: {reason}"
+        ) from error
+    return _state_dict(content, path)
+
+
+def check_finite(module: nn.Module) -> None:
+    """Raise CheckpointError if a parameter or buffer of `module` holds NaN or infinity."""
+    _require_finite(module.state_dict(), type(module).__name__)
+
+
+def save_weights(
+    module: nn.Module, path: Path, dtype: torch.dtype | None = None, metadata: dict[str, str] | None = None
+) -> None:
+    """Write the state dict as safetensors, floating-point tensors in `dtype`; the file appears whole or not at all."""
+    tensors = {}
+    for name, value in module.state_dict().items():
+        cast = value.to(dtype) if dtype and value.is_floating_point() else value
+        tensors[name] = cast.detach().cpu().contiguous()
+    temporary = path.with_name(path.name + ".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, temporary, metadata=metadata)
+    temporary.chmod(0o644)  # safetensors makes files that only their owner can read
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
+    os.replace(temporary, path)
+
+
+def _is_torch_file(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(2)
+    return zipfile.is_zipfile(path) or start[:1] == b"\x80" or start == b"PK"
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    for key in _NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path} must hold a state dict (names to tensors), got {type(content).__name__}.")
+    return dict(content)
+
+
+def _require_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    for name, value in tensors.items():
+        bad = int((~torch.isfinite(value)).sum()) if value.is_floating_point() else 0
+        if bad:
+            raise CheckpointError(
+                f"the weights of {where} must be finite, but `{name}` holds {bad} NaN or infinite "
+                f"value{'s' if bad > 1 else ''} of {value.numel()}."
+            )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

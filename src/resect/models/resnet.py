@@ -1,0 +1,118 @@
+"""CIFAR-style residual networks of depth 6m+2 (He et al. 2016, arXiv 1512.03385, section 4.2; 1603.05027 for
+pre-activation, the form that Veit et al. use)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resect.errors import SpecError
+
+
+class CifarResNet(nn.Module):
+    """A residual network of 3 stages of m basic blocks, depth 6m+2, for small images.
+
+    Args:
+        depth: weight layers, 6m+2: 8, 14, 20, 32, 44, 56, 110, 1202.
+        width: channels of the first stage; the others have 2 and 4 times as many.
+        channels: of the images.
+        classes: of the output.
+        preactivation: batch norm and ReLU before each convolution (the paper's form), or the original form with
+            them after it.
+
+    Shapes:
+        input (B, channels, H, W) float, output (B, classes) logits.
+
+    Raises:
+        SpecError: `depth` is not 6m+2, or a size is below 1.
+    """
+
+    def __init__(
+        self, depth: int, width: int = 16, channels: int = 3, classes: int = 10, preactivation: bool = True
+    ) -> None:
+        super().__init__()
+        _check_sizes(depth=depth, width=width, channels=channels, classes=classes)
+        if (depth - 2) % 6 or depth < 8:
+            below = max(8, depth - (depth - 2) % 6)
+            raise SpecError(
+                f"`depth` of a CIFAR ResNet must be 6m+2, got {depth}. The nearest are {below} and {below + 6}."
+            )
+        self.preactivation = preactivation
+        self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        block = PreactivationBlock if preactivation else OriginalBlock
+        blocks: list[nn.Module] = []
+        inside = width
+        for stage in range(3):
+            outside = width * 2**stage
+            for position in range((depth - 2) // 6):
+                blocks.append(block(inside, outside, stride=2 if stage and not position else 1))
+                inside = outside
+        self.blocks = nn.ModuleList(blocks)
+        self.bn = nn.BatchNorm2d(inside if preactivation else width)
+        self.fc = nn.Linear(inside, classes)
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, channels, H, W)."""
+        x = self.stem(x)
+        if not self.preactivation:
+            x = F.relu(self.bn(x))
+        for block in self.blocks:
+            x = block(x)
+        if self.preactivation:
+            x = F.relu(self.bn(x))
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+class PreactivationBlock(nn.Module):
+    """skip(x) + conv(relu(bn(conv(relu(bn(x))))))."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inside)
+        self.c1 = nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outside)
+        self.c2 = nn.Conv2d(outside, outside, 3, padding=1, bias=False)
+        self.sc = _shortcut(inside, outside, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inside, H, W) to (B, outside, H/stride, W/stride)."""
+        branch = self.c2(F.relu(self.bn2(self.c1(F.relu(self.bn1(x))))))
+        total: Tensor = self.sc(x) + branch
+        return total
+
+
+class OriginalBlock(nn.Module):
+    """relu(skip(x) + bn(conv(relu(bn(conv(x))))))."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.c1 = nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outside)
+        self.c2 = nn.Conv2d(outside, outside, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outside)
+        self.sc = _shortcut(inside, outside, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inside, H, W) to (B, outside, H/stride, W/stride)."""
+        branch = self.bn2(self.c2(F.relu(self.bn1(self.c1(x)))))
+        return F.relu(self.sc(x) + branch)
+
+
+def _shortcut(inside: int, outside: int, stride: int) -> nn.Module:
+    if stride == 1 and inside == outside:
+        return nn.Identity()
+    return nn.Conv2d(inside, outside, 1, stride=stride, bias=False)
+
+
+def _initialise(module: nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise SpecError(f"`{name}` must be a whole number of at least 1, got {value!r}.")

@@ -1,0 +1,220 @@
+"""Model specs: `resect:`, `torchvision:`, `timm:`, `hf:` and `py:`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resect.data.samples import Samples
+from resect.data.specs import call_factory
+from resect.errors import SpecError
+from resect.models.checkpoints import check_finite, load_checkpoint
+from resect.models.resnet import CifarResNet
+from resect.models.vgg import Vgg15
+
+Value = str | int | float | bool
+KINDS = ("resect", "torchvision", "timm", "hf", "py")
+SHIPPED = ("resnet110-digits", "vgg15-digits")
+_PARTS = re.compile(r"(?P<name>resnet(?P<depth>\d+)|vgg15)(?P<original>-original)?(?P<digits>-digits)?")
+_DIGITS_WIDTH = {"vgg15": 16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be unravelled.
+
+    Attributes:
+        module: in eval mode, on the CPU.
+        spec: what it was loaded from.
+        example: one batch of inputs, or None if the spec cannot know it.
+        card: the model card of shipped weights (recipe, seed, epochs, test error, command), else None.
+    """
+
+    module: nn.Module
+    spec: str
+    example: Any
+    card: dict[str, Any] | None = None
+
+
+def load_model(
+    spec: str,
+    *,
+    checkpoint: Path | None = None,
+    arguments: Mapping[str, Value] | None = None,
+    samples: Samples | None = None,
+    seed: int = 0,
+) -> LoadedModel:
+    """Build a model by its spec.
+
+    Args:
+        spec: `resect:resnet110` (pre-activation; any depth 6m+2), `resect:resnet110-original`, `resect:vgg15`,
+            `resect:resnet110-digits` and `resect:vgg15-digits` (with shipped weights), `torchvision:NAME`,
+            `timm:NAME`, `hf:ID` or `hf:FOLDER`, `py:pkg.mod:factory` (returns a module, or a module and an example).
+        checkpoint: weights to load. Without, and without pretrained=true, the weights are random.
+        arguments: keyword arguments of the model, e.g. {"width": 32}, {"pretrained": True}.
+        samples: the data that the model will see; its channels, classes and size are taken over where not given.
+        seed: of random weights; the global random state is left alone.
+
+    Raises:
+        SpecError: the spec is unknown, cannot be built, or needs a package that is not installed.
+        CheckpointError: the weights are missing, damaged, of another network or not finite.
+    """
+    kind, _, rest = spec.partition(":")
+    builders = {"resect": _resect, "torchvision": _torchvision, "timm": _timm, "hf": _hugging_face, "py": _factory}
+    if kind not in builders or not rest:
+        raise SpecError(f"unknown model spec {spec!r}.{_hint(spec, kind)} {_KNOWN}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loaded = builders[kind](spec, rest, dict(arguments or {}), samples)
+    if checkpoint is not None:
+        load_checkpoint(loaded.module, checkpoint)
+    check_finite(loaded.module)
+    loaded.module.eval()
+    return loaded
+
+
+_KNOWN = (
+    "Known are resect:resnet110, resect:resnet110-original, resect:vgg15 (with -digits for shipped weights), "
+    "torchvision:NAME, timm:NAME, hf:ID and py:pkg.mod:factory."
+)
+
+
+def _hint(spec: str, kind: str) -> str:
+    if ":" not in spec and _PARTS.fullmatch(spec):
+        return f" Did you mean resect:{spec}?"
+    close = difflib.get_close_matches(kind, KINDS, n=1)
+    return f" Did you mean {close[0]}:?" if close else ""
+
+
+def _resect(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
+    parts = _PARTS.fullmatch(name)
+    if not parts or (parts["name"] == "vgg15" and parts["original"]):
+        raise SpecError(f"unknown model spec {spec!r}. {_KNOWN}")
+    shipped = parts["digits"] is not None
+    if shipped and name not in SHIPPED:
+        bare = name.removesuffix("-digits")
+        raise SpecError(
+            f"no weights are shipped for {spec}, only for {', '.join(SHIPPED)}. Train them with "
+            f"`resect train digits --model {bare} --out {name}.safetensors`, and load them with "
+            f"`resect:{bare} --checkpoint {name}.safetensors`."
+        )
+    images = (1, 8, 8) if samples is None and shipped else _image_shape(samples)
+    settings: dict[str, Any] = {"channels": images[0], "classes": (samples.classes if samples else None) or 10}
+    if parts["name"] == "vgg15":
+        settings["size"] = images[1]
+        settings["width"] = _DIGITS_WIDTH["vgg15"] if images[1] <= 8 else 64
+    else:
+        settings |= {"depth": int(parts["depth"]), "preactivation": parts["original"] is None}
+    settings |= arguments
+    try:
+        module = Vgg15(**settings) if parts["name"] == "vgg15" else CifarResNet(**settings)
+    except TypeError as error:
+        raise SpecError(f"{spec} does not take these arguments: {error}.") from error
+    example = _example(samples) if samples else torch.zeros(1, settings["channels"], *images[1:])
+    if not shipped:
+        return LoadedModel(module, spec, example)
+    folder = resources.files("resect.models") / "weights"
+    with resources.as_file(folder / f"{name}.safetensors") as path:
+        load_checkpoint(module, path)
+    card = json.loads((folder / f"{name}.json").read_text())
+    return LoadedModel(module, spec, example, card)
+
+
+def _image_shape(samples: Samples | None) -> tuple[int, int, int]:
+    if samples is None:
+        return 3, 32, 32
+    if samples.inputs.ndim != 4:
+        raise SpecError(
+            f"the networks of resect: take images (N, C, H, W), but {samples.name} holds {tuple(samples.inputs.shape)}."
+        )
+    _, channels, height, width = samples.inputs.shape
+    return channels, height, width
+
+
+def _example(samples: Samples | None) -> Tensor | None:
+    return None if samples is None else samples.inputs[:1]
+
+
+def _torchvision(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
+    models = _optional("torchvision.models", spec, "vision")
+    known = models.list_models()
+    if name not in known:
+        raise SpecError(f"torchvision has no model {name!r}.{_closest(name, known)}")
+    settings: dict[str, Any] = dict(arguments)
+    settings["weights"] = "DEFAULT" if settings.pop("pretrained", False) else None
+    if name in ("googlenet", "inception_v3"):
+        settings.setdefault("init_weights", False)
+        settings.setdefault("aux_logits", False)
+    size = 299 if name == "inception_v3" else 224
+    module = _build(spec, lambda: models.get_model(name, **settings))
+    return LoadedModel(module, spec, torch.zeros(1, 3, size, size) if samples is None else _example(samples))
+
+
+def _timm(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
+    timm = _optional("timm", spec, "vision")
+    known = timm.list_models()
+    if name.split(".")[0] not in known:
+        raise SpecError(f"timm has no model {name!r}.{_closest(name, known)}")
+    module = _build(spec, lambda: timm.create_model(name, **arguments))
+    configuration: Any = module.default_cfg
+    size = configuration["input_size"]
+    return LoadedModel(module, spec, torch.zeros(1, *size) if samples is None else _example(samples))
+
+
+def _hugging_face(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
+    transformers = _optional("transformers", spec, "hf")
+
+    def build() -> nn.Module:
+        config = transformers.AutoConfig.from_pretrained(name)
+        architecture = (config.architectures or ["AutoModel"])[0]
+        found: nn.Module = getattr(transformers, architecture).from_pretrained(name, **arguments)
+        return found
+
+    module = _build(spec, build)
+    if samples is not None:
+        return LoadedModel(module, spec, _example(samples))
+    config: Any = module.config
+    if hasattr(config, "vocab_size"):
+        length = min(16, getattr(config, "max_position_embeddings", 16))
+        return LoadedModel(module, spec, {"input_ids": torch.zeros(1, length, dtype=torch.long)})
+    size, channels = getattr(config, "image_size", 224), getattr(config, "num_channels", 3)
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return LoadedModel(module, spec, {"pixel_values": torch.zeros(1, channels, height, width)})
+
+
+def _factory(spec: str, target: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
+    result = call_factory(spec, target, **arguments)
+    module, example = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+    if not isinstance(module, nn.Module):
+        raise SpecError(f"{spec} must return a torch.nn.Module, or one and an example, got {type(module).__name__}.")
+    return LoadedModel(module, spec, example if example is not None else _example(samples))
+
+
+def _build(spec: str, build: Any) -> nn.Module:
+    try:
+        module: nn.Module = build()
+    except Exception as error:  # the libraries raise whatever they like for bad arguments and missing files
+        raise SpecError(f"{spec} cannot be built: {str(error).splitlines()[0] if str(error) else error!r}") from error
+    return module
+
+
+def _optional(module: str, spec: str, extra: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        raise SpecError(f"{spec} needs {package}, which is not installed: pip install 'resect[{extra}]'.") from error
+
+
+def _closest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3)
+    return f" Close: {', '.join(close)}." if close else ""

@@ -1,0 +1,142 @@
+"""A lesioned network as an ordinary module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import fx, nn
+
+from resect.errors import ExportError, InputError
+from resect.graph.program import Decision, Program, Programs, Ref
+
+
+class Standalone(nn.Module):
+    """A network under one arrangement, with copies of only those parameters that the arrangement uses.
+
+    Parameters and buffers keep the names they have in the original model. Starts in eval mode. `train()` needs the
+    network's train graph, which is exported when the module is made; where that is impossible, `train()` says why.
+    """
+
+    def __init__(
+        self, programs: Programs, arrangement: Sequence[Decision], train_programs: Callable[[], Programs]
+    ) -> None:
+        super().__init__()
+        self._eval_code = _Code(programs, arrangement)
+        self._train_code: _Code | None = None
+        self._no_training = ""
+        try:
+            self._train_code = _Code(train_programs(), arrangement)
+        except InputError as error:
+            self._no_training = str(error)
+        for code in (self._eval_code, self._train_code):
+            if code:
+                _copy_tensors(programs.sliced.captured.model, self, code)
+        super().train(False)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the network on inputs as the example of `unravel` had them."""
+        code = self._train_code if self.training and self._train_code else self._eval_code
+        tensors = dict(self.named_parameters()) | dict(self.named_buffers())
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        if spec != code.in_spec:
+            raise InputError(f"inputs must have the structure of the example, {code.in_spec}, got {spec}.")
+        results = code.function(*(tensors[name] for name in code.names), *leaves)
+        outputs = len(results) - len(code.updates)
+        with torch.no_grad():
+            for name, value in zip(code.updates, results[outputs:], strict=True):
+                tensors[name].copy_(value)
+        return pytree.tree_unflatten(results[:outputs], code.out_spec)
+
+    def train(self, mode: bool = True) -> Standalone:
+        """Switch to train (or eval) mode; ExportError if the network could not be exported in train mode."""
+        if mode and self._train_code is None:
+            raise ExportError(f"this network runs in eval mode only: {self._no_training}")
+        super().train(mode)
+        return self
+
+
+class _Code:
+    """The programs of one arrangement, joined into one function of tensors. Not a module: it owns no parameters.
+
+    Attributes:
+        names: of the parameters, buffers and constants that `function` takes first, before the inputs.
+        updates: names of the buffers whose new values `function` returns last, after the outputs.
+    """
+
+    def __init__(self, programs: Programs, arrangement: Sequence[Decision]) -> None:
+        captured = programs.sliced.captured
+        key = programs.key
+        folded = programs.fold(arrangement)
+        live = programs.live_at_end(arrangement)
+        changed = {name: key[value] for value, name in captured.mutations if key[value] in live}
+        reads = {read for program in folded for step in program.steps for read in step.reads}
+        reads |= {key[output] for output in captured.outputs if isinstance(output, fx.Node)}
+        kept = {k: name for k, name in programs.parameter_keys.items() if k in reads or name in changed}
+        constants = {key[node]: value for node, value in captured.constants.items() if key[node] in reads}
+        self.constants = {f"_constant_{k}": value for k, value in constants.items()}
+        self.parameters = tuple(kept.values())
+        self.names = (*self.parameters, *self.constants)
+        self.updates = tuple(changed)
+        self.in_spec, self.out_spec = captured.in_spec, captured.out_spec
+        inputs = [key[entry.node] if entry else None for entry in captured.inputs]
+        results = [Ref(key[o]) if isinstance(o, fx.Node) else o for o in captured.outputs]
+        self.function = _emit(folded, [*kept, *constants, *inputs], [*results, *map(Ref, changed.values())])
+
+
+def _emit(folded: Sequence[Program], arguments: Sequence[int | None], results: Sequence[Any]) -> fx.GraphModule:
+    """One graph that executes `folded` on positional arguments with the given keys."""
+    graph = fx.Graph()
+    values: dict[int, fx.Node] = {}
+    for position, argument in enumerate(arguments):
+        node = graph.placeholder(f"a{position}")
+        if argument is not None:
+            values[argument] = node
+    for program in folded:
+        for step in program.steps:
+            read = partial(_read, values)
+            kwargs = {name: read(value) for name, value in step.kwargs.items()}
+            values[step.key] = graph.call_function(step.target, tuple(read(value) for value in step.args), kwargs)
+        values |= {k: values[source] for k, source in program.results}
+    graph.output(tuple(_read(values, result) for result in results))
+    return fx.GraphModule(nn.Module(), graph)
+
+
+def _read(values: dict[int, fx.Node], value: Any) -> Any:
+    if isinstance(value, Ref):
+        return values[value.key]
+    if isinstance(value, (list, tuple)):
+        return type(value)(_read(values, item) for item in value)
+    return value
+
+
+def _copy_tensors(model: nn.Module, target: nn.Module, code: _Code) -> None:
+    """Copy what `code` uses of `model` into `target`, under the original dotted names."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    persistent = set(model.state_dict())
+    for name in code.parameters:
+        path, _, leaf = name.rpartition(".")
+        home = _home(target, path)
+        if leaf in home._parameters or leaf in home._buffers:
+            continue
+        if name in parameters:
+            old = parameters[name]
+            home.register_parameter(leaf, nn.Parameter(old.detach().clone(), requires_grad=old.requires_grad))
+        else:
+            home.register_buffer(leaf, buffers[name].detach().clone(), persistent=name in persistent)
+    for name, value in code.constants.items():
+        target.register_buffer(name, value, persistent=False)
+
+
+def _home(root: nn.Module, path: str) -> nn.Module:
+    for part in path.split(".") if path else []:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        child = root._modules[part]
+        assert child is not None
+        root = child
+    return root

@@ -1,0 +1,252 @@
+"""The one object that everything else takes: a network taken apart into blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from resect.errors import InputError
+from resect.graph.capture import Mode, as_call, capture, in_mode, tensors_only
+from resect.graph.joins import Rejected
+from resect.graph.program import Programs
+from resect.graph.slices import cut
+from resect.network.arrangement import Arrangement, Decision, validate
+from resect.network.blocks import Block
+from resect.network.standalone import Standalone
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far an unravelled network is from its model: the largest absolute difference at each batch size."""
+
+    differences: dict[int, float]
+
+    @property
+    def identical(self) -> bool:
+        """Whether every output has the same bits."""
+        return all(difference == 0.0 for difference in self.differences.values())
+
+
+class Unraveled:
+    """A network as a fold over slices. Made by `unravel`; it shares the model's parameters and never changes them.
+
+    Attributes:
+        model: the model that was unravelled.
+        blocks: every residual block in order (with `plain=True`, every layer that can be deleted).
+        rejected: the additions (layers) that were considered and are no blocks, each with the reason.
+    """
+
+    def __init__(self, model: nn.Module, example: Any, *, plain: bool, mode: Mode) -> None:
+        self.model = model
+        self._example = example
+        self._plain = plain
+        self.sliced = cut(capture(model, example, mode), plain=plain)
+        self.programs = Programs(self.sliced)
+        self.rejected: tuple[Rejected, ...] = self.sliced.rejected
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Every block, in the order of execution."""
+        sizes = {name: p.numel() for name, p in self.model.named_parameters(remove_duplicate=False)}
+        return tuple(
+            Block(
+                index=slot.index,
+                name=slot.name,
+                kind=slot.kind,
+                span=slot.span,
+                layers=slot.layers,
+                parameters=sum(sizes.get(name, 0) for name in slot.parameters),
+                entry_shape=slot.entry_shape,
+                branch_shape=slot.branch_shape,
+                parent=slot.parent,
+            )
+            for slot in self.sliced.slots
+        )
+
+    @property
+    def intact(self) -> Arrangement:
+        """The arrangement in which every slot runs its own branch."""
+        return Arrangement(range(len(self.sliced.slots)))
+
+    @property
+    def layers(self) -> int:
+        """The weight layers on the longest path's branches."""
+        return sum(slot.layers for slot in self.sliced.slots)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the blocks are the layers of a network taken as a plain one."""
+        return self._plain
+
+    @cached_property
+    def train_graph(self) -> Unraveled:
+        """The same network in train mode (batch statistics, dropout), exported when first asked for."""
+        return Unraveled(self.model, self._example, plain=self._plain, mode="train")
+
+    def __call__(self, inputs: Any, arrangement: Sequence[Decision] | None = None) -> Any:
+        """Run the network under an arrangement; intact, bit-identical to `model(inputs)` in the captured mode.
+
+        Args:
+            inputs: a tensor, tuple or dict, as the example was; any batch size.
+            arrangement: for each slot a block or None; `net.intact` by default.
+
+        Returns:
+            What the model returns, with None in the place of what is no tensor (a language model's cache).
+
+        Raises:
+            ArrangementError: the arrangement cannot run on this network.
+            InputError: `inputs` do not fit the captured graph.
+        """
+        chosen = self.intact if arrangement is None else validate(arrangement, self.sliced)
+        base = self.bind(inputs)
+        state: dict[int, Any] = {}
+        for program in self.programs.fold(chosen):
+            state = program.run(base, state)
+        self._update_buffers(state)
+        return self.outputs(base, state)
+
+    def bind(self, inputs: Any) -> dict[int, Any]:
+        """The values that every slice may read: parameters, constants and the given inputs, by key."""
+        captured, key = self.sliced.captured, self.programs.key
+        tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
+        tensors.update(self.model.named_buffers(remove_duplicate=False))
+        base: dict[int, Any] = {key[node]: tensors[name] for node, name in captured.parameters.items()}
+        base.update({key[node]: value for node, value in captured.constants.items()})
+        leaves = self._leaves(inputs)
+        batches: dict[int, str] = {}
+        for entry, leaf in zip(captured.inputs, leaves, strict=True):
+            if entry is None:
+                continue
+            _check_leaf(entry.label, entry.shape, entry.dtype, leaf)
+            if entry.shape and entry.shape[0] is None:
+                batches[leaf.shape[0]] = f"{entry.label} has {leaf.shape[0]}"
+            base[key[entry.node]] = leaf
+        if len(batches) > 1:
+            raise InputError(f"`inputs` must all have one batch size, got {', '.join(batches.values())}.")
+        return base
+
+    def _leaves(self, inputs: Any) -> list[Any]:
+        args, kwargs = as_call(inputs)
+        example_kwargs = as_call(self._example)[1]
+        if set(kwargs) == set(example_kwargs):
+            kwargs = {name: kwargs[name] for name in example_kwargs}
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        if spec != self.sliced.captured.in_spec:
+            raise InputError(
+                f"`inputs` must have the structure of the example, {_words(self._example)}, got {_words(inputs)}."
+            )
+        return leaves
+
+    def outputs(self, base: dict[int, Any], state: dict[int, Any]) -> Any:
+        """The model's output from the state after the last slice."""
+        values = []
+        for output in self.sliced.captured.outputs:
+            key = self.programs.key.get(output) if isinstance(output, torch.fx.Node) else None
+            values.append(output if key is None else state[key] if key in state else base[key])
+        return pytree.tree_unflatten(values, self.sliced.captured.out_spec)
+
+    def _update_buffers(self, state: dict[int, Any]) -> None:
+        with torch.no_grad():
+            for value, name in self.sliced.captured.mutations:
+                if self.programs.key[value] in state:
+                    self.model.get_buffer(name).copy_(state[self.programs.key[value]])
+
+    def check(self, batch: Any, sizes: Sequence[int] = (1, 2, 3)) -> Check:
+        """Run the model and the intact network on the first samples of `batch` and compare every output bit.
+
+        Args:
+            batch: inputs as the example; `sizes` beyond its batch size are left out, its own size is added.
+        """
+        args, kwargs = as_call(batch)
+        full = max(leaf.shape[0] for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        fixed = self.sliced.captured.batch_size
+        wanted = [fixed] if fixed is not None else sorted({size for size in (*sizes, full) if size <= full})
+        differences: dict[int, float] = {}
+        with in_mode(self.model, self.sliced.captured.mode), torch.no_grad():
+            for size in wanted:
+                part = pytree.tree_map(lambda leaf, n=size: _first(leaf, n, full), batch)
+                part_args, part_kwargs = as_call(part)
+                expected = tensors_only(self.model(*part_args, **part_kwargs))
+                differences[size] = _largest_difference(expected, self(part))
+        return Check(differences)
+
+    def without(self, *blocks: int) -> Standalone:
+        """A stand-alone module that computes this network without `blocks`, with no trace of their parameters.
+
+        Raises:
+            ArrangementError: a block is unknown.
+        """
+        return self.standalone(self.intact.without(*blocks))
+
+    def standalone(self, arrangement: Sequence[Decision]) -> Standalone:
+        """A stand-alone module that computes this network under `arrangement`; parameters are copies."""
+        return Standalone(self.programs, validate(arrangement, self.sliced), lambda: self.train_graph.programs)
+
+    def __repr__(self) -> str:
+        unit = "layer" if self._plain else "block"
+        many = "" if len(self.blocks) == 1 else "s"
+        return f"<Unraveled {type(self.model).__name__}: {len(self.blocks)} {unit}{many}, {self.layers} layers>"
+
+
+def unravel(model: nn.Module, example: Any, *, plain: bool = False) -> Unraveled:
+    """Take a network apart into its residual blocks.
+
+    Args:
+        model: any module that `torch.export` can capture. It is not changed.
+        example: one batch of its inputs: a tensor, a tuple, or a dict of keyword arguments. Dimension 0 is the batch.
+        plain: take the weight layers as units instead of residual blocks, for networks without skips (VGG).
+
+    Returns:
+        The unravelled network in eval mode. `blocks` is empty for a network without joins; try `plain=True` then.
+
+    Raises:
+        InputError: the model cannot run the example.
+        ExportError: `torch.export` cannot capture the model; the message names module and line.
+
+    Example:
+        >>> net = resect.unravel(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224))
+        >>> len(net.blocks)
+        8
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+    return Unraveled(model, example, plain=plain, mode="eval")
+
+
+def _check_leaf(label: str, shape: tuple[int | None, ...], dtype: torch.dtype, leaf: Any) -> None:
+    fits = isinstance(leaf, Tensor) and leaf.ndim == len(shape) and leaf.dtype == dtype
+    if fits and all(want is None or want == got for want, got in zip(shape, leaf.shape, strict=True)):
+        return
+    want = "(" + ", ".join("B" if size is None else str(size) for size in shape) + ")"
+    got = f"{tuple(leaf.shape)} {_name(leaf.dtype)}" if isinstance(leaf, Tensor) else type(leaf).__name__
+    raise InputError(f"`inputs` must have {label} of shape {want} {_name(dtype)} as the example has, got {got}.")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _words(inputs: Any) -> str:
+    args, kwargs = as_call(inputs)
+    parts = [type(value).__name__ for value in args] + [f"{name}=" for name in kwargs]
+    return "(" + ", ".join(parts) + ")"
+
+
+def _first(leaf: Any, size: int, full: int) -> Any:
+    return leaf[:size] if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == full else leaf
+
+
+def _largest_difference(expected: Any, found: Any) -> float:
+    largest = 0.0
+    pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True)
+    for one, other in pairs:
+        if isinstance(one, Tensor) and not torch.equal(one, other):
+            gap = (one.double() - other.double()).abs().max().item()
+            largest = max(largest, gap if gap == gap and gap > 0 else float("inf"))
+    return largest

@@ -1,0 +1,112 @@
+"""Numbers read off a distribution over path lengths: its effective range, and how many paths it spreads over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, log2
+
+import numpy as np
+
+from resect.errors import InputError
+from resect.graph.routes import Counts
+
+
+@dataclass(frozen=True)
+class Effective:
+    """The shortest range of path lengths that holds a given mass.
+
+    Attributes:
+        low, high: lengths in blocks, inclusive.
+        low_layers, high_layers: the mean lengths in weight layers of the paths of those lengths.
+        held: the mass that the range holds.
+        path_fraction: the fraction of all paths whose length lies in the range.
+    """
+
+    low: int
+    high: int
+    low_layers: float
+    high_layers: float
+    held: float
+    path_fraction: float
+
+
+@dataclass(frozen=True)
+class Multiplicity:
+    """The size of the implicit ensemble.
+
+    Attributes:
+        log2_paths: raw multiplicity, the logarithm of the number of paths.
+        log2_effective_paths: the entropy, in bits, of the paths' shares, if every path of one length has an equal part
+            in that length's share; negative shares count as none.
+        effective_depth: mean path length by share, in blocks.
+        effective_depth_layers: the same in weight layers.
+    """
+
+    log2_paths: float
+    log2_effective_paths: float
+    effective_depth: float
+    effective_depth_layers: float
+
+
+def path_fractions(counts: Counts) -> np.ndarray:
+    """(n+1,) the fraction of all paths that has each length."""
+    total = sum(counts.paths)
+    return np.array([count / total for count in counts.paths])
+
+
+def effective_range(weight: np.ndarray, counts: Counts, mass: float = 0.95) -> Effective:
+    """The shortest range of lengths whose weights sum to `mass` of the whole; of several, the one that holds most.
+
+    Args:
+        weight: (n+1,) weights of the lengths, negative ones allowed; they are divided by their sum.
+        mass: 0 to 1, exclusive.
+    """
+    if not 0 < mass < 1:
+        raise InputError(f"`mass` must lie between 0 and 1, got {mass}.")
+    portion = np.asarray(weight, dtype=np.float64) / np.sum(weight)
+    before = np.concatenate([[0.0], np.cumsum(portion)])
+    n = len(portion)
+    low, high = 0, n - 1
+    for width in range(1, n + 1):
+        held = before[width:] - before[: n - width + 1]
+        if held.max() >= mass:
+            low = int(held.argmax())
+            high = low + width - 1
+            break
+    layers = _mean_layers(counts)
+    fractions = path_fractions(counts)[low : high + 1]
+    held_mass = float(before[high + 1] - before[low])
+    return Effective(low, high, layers[low], layers[high], held_mass, float(fractions.sum()))
+
+
+def multiplicity(share: np.ndarray, counts: Counts) -> Multiplicity:
+    """Raw and effective number of paths, and effective depth, from the shares of all lengths."""
+    portion = np.clip(share, 0, None)
+    portion = portion / portion.sum()
+    entropy = sum(
+        p * (log2(count) - log2(p)) for p, count in zip(portion, counts.paths, strict=True) if p > 0 and count
+    )
+    depth = float(np.sum(portion * np.arange(len(portion))))
+    layers = float(np.sum(portion * np.array(_mean_layers(counts))))
+    return Multiplicity(log2(sum(counts.paths)), float(entropy), depth, layers)
+
+
+def weighted_by_count(norm: np.ndarray, counts: Counts) -> np.ndarray:
+    """count x magnitude, normalised to sum to 1 (paper, Figure 6c); worked in logarithms, as counts exceed floats.
+
+    Args:
+        norm: (n+1,) mean norm of a single path of each length; NaN or 0 where there is none.
+    """
+    logs = [
+        log2(count) + log2(value) if count and value > 0 else -inf
+        for count, value in zip(counts.paths, norm, strict=True)
+    ]
+    top = max(logs)
+    if top == -inf:
+        return np.zeros(len(logs))
+    weights = np.array([2.0 ** (value - top) for value in logs])
+    return np.asarray(weights / weights.sum())
+
+
+def _mean_layers(counts: Counts) -> list[float]:
+    return [total / count if count else 0.0 for total, count in zip(counts.layers, counts.paths, strict=True)]

@@ -1,0 +1,1 @@
+"""The paper's questions, put to one network."""

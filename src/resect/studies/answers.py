@@ -1,0 +1,107 @@
+"""The paper's four questions, answered in numbers from what was measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from resect.network.unraveled import Unraveled
+from resect.paths.samples import PathSamples
+from resect.paths.spectrum import PathSpectrum
+from resect.studies.results import (
+    DepthAnswer,
+    EnsembleAnswer,
+    GradientAnswer,
+    MultiplicityRow,
+    PlainControl,
+)
+from resect.sweep.lesion import LesionResult
+
+MASS = 0.95
+
+
+def answer_ensemble(
+    singles: LesionResult,
+    random: LesionResult,
+    shuffled: LesionResult | None,
+    plain: PlainControl | None,
+    targets: Tensor,
+) -> EnsembleAnswer:
+    """Question 1: what deleting and reordering blocks does (paper, sections 4.1 and 4.2)."""
+    damage, by_count = singles.table["damage"], random.table.groupby("deleted")["error"].mean()
+    blocks = len(singles.plan)
+    tenth, half = max(1, round(blocks / 10)), max(1, blocks // 2)
+    return EnsembleAnswer(
+        intact_error=singles.intact_error,
+        chance_error=chance_error(targets),
+        median_damage=float(damage.median()),
+        largest_damage=float(damage.max()),
+        largest_damage_block=str(singles.table["name"][int(damage.argmax())]),
+        plain_median_damage=plain.median_damage if plain else None,
+        plain_largest_damage=plain.largest_damage if plain else None,
+        tenth=tenth,
+        error_without_tenth=float(by_count[tenth]),
+        half=half,
+        error_without_half=float(by_count[half]),
+        tau_correlation=_rank_correlation(shuffled.table) if shuffled else None,
+        reorderings=len(shuffled.plan) if shuffled else 0,
+    )
+
+
+def chance_error(targets: Tensor) -> float:
+    """The error of always naming the commonest class."""
+    counted = targets[targets >= 0]
+    return 1.0 - float(counted.bincount().max()) / counted.numel()
+
+
+def _rank_correlation(table: pd.DataFrame) -> float | None:
+    if table["error"].nunique() < 2 or table["kendall_tau"].nunique() < 2:
+        return None
+    return float(spearmanr(table["kendall_tau"], table["error"]).statistic)
+
+
+def answer_depth(net: Unraveled, spectrum: PathSpectrum, paths: PathSamples) -> DepthAnswer:
+    """Question 2: which path lengths are effective (paper, section 5.2, Figure 6)."""
+    return DepthAnswer(
+        mass=MASS,
+        by_share=spectrum.effective(MASS),
+        by_magnitude=paths.effective(MASS),
+        by_rms=paths.effective(MASS, rms=True),
+        blocks=len(net.blocks),
+        layers=net.layers,
+    )
+
+
+def answer_gradient(spectrum: PathSpectrum, paths: PathSamples) -> GradientAnswer:
+    """Question 3: what very short paths carry (paper, section 5)."""
+    n = len(spectrum.share) - 1
+    tenth, quarter = n // 10, n // 4
+    magnitude = np.nan_to_num(paths.magnitude)
+    return GradientAnswer(
+        tenth=tenth,
+        share_to_tenth=float(spectrum.share[: tenth + 1].sum()),
+        quarter=quarter,
+        share_to_quarter=float(spectrum.share[: quarter + 1].sum()),
+        share_full=float(spectrum.share[n]),
+        magnitude_to_tenth=float(magnitude[: tenth + 1].sum()),
+        magnitude_to_quarter=float(magnitude[: quarter + 1].sum()),
+        sum_error=spectrum.sum_error,
+    )
+
+
+def multiplicity_row(model: str, net: Unraveled, error: float, spectrum: PathSpectrum | None) -> MultiplicityRow:
+    """Question 4 for one network (paper, section 6); without a spectrum, a plain network, which is one path."""
+    found = spectrum.multiplicity() if spectrum else None
+    return MultiplicityRow(
+        model=model,
+        blocks=len(net.blocks),
+        layers=net.layers,
+        parameters=sum(parameter.numel() for parameter in net.model.parameters()),
+        error=error,
+        log2_paths=found.log2_paths if found else 0.0,
+        log2_effective_paths=found.log2_effective_paths if found else 0.0,
+        effective_depth=found.effective_depth if found else float(len(net.blocks)),
+        effective_depth_layers=found.effective_depth_layers if found else float(net.layers),
+    )

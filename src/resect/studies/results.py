@@ -1,0 +1,142 @@
+"""What a study measured about one network, as plain tables and numbers.
+
+Errors, damages, shares and fractions are fractions of 1, never percent. Losses are mean cross-entropies in nats.
+Nothing here needs a model: a report is drawn from these objects alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+
+from resect.paths.measures import Effective
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network under study and the samples it was measured on."""
+
+    model: str  # the spec, e.g. "resect:resnet110-digits"
+    data: str  # the data spec, e.g. "digits"
+    samples: int
+    classes: int | None
+    blocks: int
+    parameters: int
+    unit: str = "block"  # "layer" for a plain network, whose layers are lesioned
+
+
+@dataclass(frozen=True)
+class PlainControl:
+    """The plain network (no skips) beside which a residual network's deletions are read (paper, section 4.1)."""
+
+    model: str
+    intact_error: float
+    deletions: pd.DataFrame  # as Study.deletions
+    refused: int  # layers that cannot be deleted, because they change shape
+    median_damage: float
+    largest_damage: float
+    largest_damage_layer: str
+
+
+@dataclass(frozen=True)
+class EnsembleAnswer:
+    """Question 1: does the network behave like an ensemble at test time, and of what kind?"""
+
+    intact_error: float
+    chance_error: float | None  # 1 - frequency of the commonest class
+    median_damage: float  # error without one block minus intact error
+    largest_damage: float
+    largest_damage_block: str
+    plain_median_damage: float | None
+    plain_largest_damage: float | None
+    tenth: int  # how many blocks a tenth is
+    error_without_tenth: float  # mean over repeats
+    half: int
+    error_without_half: float
+    tau_correlation: float | None  # Spearman rank correlation of error and Kendall tau; None without reorderings
+    reorderings: int
+
+
+@dataclass(frozen=True)
+class DepthAnswer:
+    """Question 2: how deep are the effective members?"""
+
+    mass: float
+    by_share: Effective  # exact share of the gradient
+    by_magnitude: Effective  # the paper's count x mean sampled norm
+    by_rms: Effective  # count x root mean square of the sampled norms
+    blocks: int
+    layers: int  # layers of the full-depth path
+
+
+@dataclass(frozen=True)
+class GradientAnswer:
+    """Question 3: how much of the gradient comes from very short members?"""
+
+    tenth: int  # longest length, in blocks, that is at most a tenth of the depth
+    share_to_tenth: float
+    quarter: int
+    share_to_quarter: float
+    share_full: float  # of the one path through every branch
+    magnitude_to_tenth: float  # the same by count x mean sampled norm
+    magnitude_to_quarter: float
+    sum_error: float  # relative distance between the sum over all lengths and autograd's gradient
+
+
+@dataclass(frozen=True)
+class MultiplicityRow:
+    """Question 4, for one network: multiplicity beside depth and width."""
+
+    model: str
+    blocks: int
+    layers: int
+    parameters: int
+    error: float  # of the intact network
+    log2_paths: float  # raw multiplicity, 2^n, as its logarithm
+    log2_effective_paths: float  # 2 to the power of the entropy, in bits, of the paths' shares
+    effective_depth: float  # mean path length by share, in blocks
+    effective_depth_layers: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The paper's four questions, answered for the network at hand."""
+
+    ensemble: EnsembleAnswer
+    depth: DepthAnswer | None  # None for a plain network: it has one path
+    gradient: GradientAnswer | None
+    multiplicity: tuple[MultiplicityRow, ...]  # the network itself, then those of --beside
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same numbers as nested plain dictionaries, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything one study measured.
+
+    Attributes:
+        blocks: one row a block: `block` (index), `name`, `kind` ("identity", "projection", "gated", "layer"),
+            `span`, `layers`, `parameters`, `downsampling` (bool: the skip is a projection).
+        deletions: one row a block: `block`, `name`, `kind`, `downsampling`, `error`, `loss`, `damage`.
+        random: one row a random deletion: `deleted` (how many blocks), `repeat`, `error`, `loss`.
+        reorderings: one row a reordering: `swaps`, `repeat`, `kendall_tau`, `error`, `loss`.
+        lengths: one row a path length 0..n: `length` (blocks), `layers`, `log2_paths`, `path_fraction`, `share`
+            (exact, may be negative), `norm` (mean over samples of the norm of the summed gradient of all paths of
+            this length), and from sampled single paths `path_norm` (mean), `path_norm_rms`, `sampled` (draws),
+            `magnitude` (count x mean norm, normalised to sum to 1), `magnitude_rms`. None for a plain network.
+    """
+
+    subject: Subject
+    answers: Answers
+    blocks: pd.DataFrame
+    deletions: pd.DataFrame
+    random: pd.DataFrame
+    reorderings: pd.DataFrame
+    lengths: pd.DataFrame | None
+    plain: PlainControl | None
+    environment: dict[str, Any]
+    seconds: float

@@ -1,0 +1,1 @@
+"""Lesions: run a network under many arrangements and say what each does to it."""

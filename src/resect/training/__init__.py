@@ -1,0 +1,1 @@
+"""Train small networks, resumable to the bit."""
