@@ -102,7 +102,7 @@ def study(
         found, finished = run_study(subjects, samples, settings, folder, track)
         report = folder.path / "report.html"
         if not (finished and report.exists()):
-            write_report(found, folder.path)
+            write_report(found, folder.path, folder.configuration)
     if output == "json":
         click.echo(json.dumps(study_numbers(found), indent=2))
     else:

@@ -138,5 +138,6 @@ class Study:
     reorderings: pd.DataFrame
     lengths: pd.DataFrame | None
     plain: PlainControl | None
+    intact_loss: float
     environment: dict[str, Any]
     seconds: float

@@ -106,6 +106,7 @@ def run_study(
         reorderings=shuffled.table if shuffled else empty,
         lengths=spectrum.table.merge(paths.table, on="length") if spectrum and paths else None,
         plain=control,
+        intact_loss=singles.intact_loss,
         environment=environment(),
         seconds=time.perf_counter() - started,
     )
