@@ -87,6 +87,17 @@ def in_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def without_fused_attention() -> Iterator[None]:
+    """Let `nn.MultiheadAttention` run its own operators, as it does in an exported graph and with gradients."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def capture(model: nn.Module, example: Any, mode: Mode = "eval") -> Capture:
     """Export `model` in `mode`, functionally, with a free batch dimension where the model allows it.
 

@@ -72,7 +72,7 @@ class Routes:
                 slot = self._gate[node]
                 if slot.join in reached:  # a join on a part of the branch: the rest of the branch is the same route
                     continue
-                for _, source in self._edges([slot.branch]):
+                for _, source in self._edges(node.all_input_nodes):
                     edges[slot.index, source] = None
             else:
                 edges[None, self._station.get(node, STEM)] = None

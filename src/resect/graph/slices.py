@@ -198,6 +198,8 @@ def _slot(
     fixed = ""
     if entry is None:
         fixed = "its branch starts at several values"
+    elif join.kind != "layer" and entered.all_input_nodes != [join.branch]:
+        fixed = "its branch feeds more than the join"
     elif any(place.get(o, 0) > 0 for o in outside if o in place):
         fixed = "its branch reads other values that lesions change"
     bits = sum(reach.bit(n) for n in region)

@@ -44,7 +44,9 @@ class Standalone(nn.Module):
         leaves, spec = pytree.tree_flatten((args, kwargs))
         if spec != code.in_spec:
             raise InputError(f"inputs must have the structure of the example, {code.in_spec}, got {spec}.")
-        results = code.function(*(tensors[name] for name in code.names), *leaves)
+        # Autograd keeps the old values of buffers for the backward pass, so it gets copies of those that change.
+        arguments = [tensors[name].clone() if name in code.updates else tensors[name] for name in code.names]
+        results = code.function(*arguments, *leaves)
         outputs = len(results) - len(code.updates)
         with torch.no_grad():
             for name, value in zip(code.updates, results[outputs:], strict=True):

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from resect.report.style import BLUE, GREEN, GREY, INK, ORANGE, PALE_BLUE, PALE_ORANGE, name_panel, panels
@@ -144,13 +145,12 @@ def _shade(ax: Axes, depth: DepthAnswer) -> None:
 
 
 def _name_ranges(ax: Axes, depth: DepthAnswer) -> None:
-    for found, height, colour, name in (
-        (depth.by_share, 0.93, BLUE, "exact share"),
-        (depth.by_magnitude, 0.43, ORANGE, "count × norm"),
-    ):
-        ax.annotate(f"{percent(depth.mass, 0)} of {name}", (found.high + 0.5, height),
-                    xycoords=("data", "axes fraction"),
-                    xytext=(4, 0), textcoords="offset points", color=colour, fontsize=8.5)  # fmt: skip
+    """A legend of the shaded ranges."""
+    mass = percent(depth.mass, 0)
+    share = Patch(color=PALE_BLUE, label=f"{mass} of the exact shares")
+    magnitude = Patch(color=PALE_ORANGE, label=f"{mass} of count × norm")
+    ax.legend(handles=[share, magnitude], fontsize=8.5, loc="upper right")
+    ax.set_ylim(top=ax.get_ylim()[1] * 1.25)
 
 
 def _layers_axis(ax: Axes, table: pd.DataFrame) -> None:

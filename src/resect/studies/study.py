@@ -50,7 +50,7 @@ class Settings:
     repeats: int = 10
     gradient_samples: int = 64
     gradient_batch: int = 32
-    paths: int = 10
+    paths: int = 20
     path_samples: int = 32
     path_batch: int = 16
     seed: int = 0

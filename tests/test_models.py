@@ -1,0 +1,206 @@
+"""The networks of resect:, model specs, checkpoints and shipped weights."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import resect
+from resect.data import load_samples
+from resect.models.checkpoints import check_finite, load_checkpoint, save_weights
+from resect.models.resnet import CifarResNet
+from resect.models.specs import SHIPPED, load_model
+from resect.models.vgg import Vgg15
+from resect.training.loop import evaluate
+
+
+def test_resnet110_has_the_papers_size() -> None:
+    model = CifarResNet(110)
+    assert len(model.blocks) == 54
+    assert sum(isinstance(part, nn.Conv2d) and part.kernel_size == (3, 3) for part in model.modules()) == 109
+    assert sum(p.numel() for p in model.parameters()) == 1_730_522  # 1.7 M, He et al. 2016, table 6
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_state_dict_names_are_a_format() -> None:
+    names = set(CifarResNet(8, width=4).state_dict())
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    expected = {"stem.weight", "fc.weight", "fc.bias", "blocks.1.sc.weight", "blocks.2.sc.weight"}
+    expected |= {f"bn.{part}" for part in norm}
+    expected |= {f"blocks.{i}.{bn}.{part}" for i in range(3) for bn in ("bn1", "bn2") for part in norm}
+    expected |= {f"blocks.{i}.{c}.weight" for i in range(3) for c in ("c1", "c2")}
+    assert names == expected
+
+
+@pytest.mark.parametrize(("size", "pools"), [(32, {1, 3, 6, 9, 12}), (8, {6, 9, 12})])
+def test_vgg_ends_at_one_pixel(size: int, pools: set[int]) -> None:
+    model = Vgg15(width=4, size=size)
+    assert model.pooled_after == pools
+    assert model.eval()(torch.zeros(2, 3, size, size)).shape == (2, 10)
+
+
+def test_bad_sizes_are_refused() -> None:
+    with pytest.raises(resect.SpecError, match=r"6m\+2, got 100. The nearest are 98 and 104"):
+        CifarResNet(100)
+    with pytest.raises(resect.SpecError, match="`width` must be .* at least 1, got 0"):
+        CifarResNet(20, width=0)
+    with pytest.raises(resect.SpecError, match="`size` must be 1, 2, 4, 8, 16 or 32, got 12"):
+        Vgg15(size=12)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_have_the_error_on_their_card(name: str) -> None:
+    test = load_samples("digits")
+    loaded = load_model(f"resect:{name}", samples=test)
+    error, loss = evaluate(loaded.module, test.inputs, test.targets)
+    assert loaded.card is not None
+    assert error == loaded.card["test_error"]
+    assert loss == pytest.approx(loaded.card["test_loss"], rel=1e-3)
+    assert loaded.card["command"].startswith("resect train digits --model ")
+    assert loaded.card["test_error"] < 0.03
+
+
+def test_shipped_weights_are_small() -> None:
+    folder = resources.files("resect.models") / "weights"
+    files = [Path(str(entry)) for entry in folder.iterdir()]
+    assert sum(file.stat().st_size for file in files if file.suffix == ".safetensors") < 6_000_000
+
+
+def test_specs_take_sizes_from_the_data() -> None:
+    digits = load_samples("digits", limit=3)
+    model = load_model("resect:resnet8", samples=digits, arguments={"width": 4}).module
+    assert model.stem.weight.shape == (4, 1, 3, 3)
+    assert load_model("resect:resnet14-original", arguments={"width": 4}).module.preactivation is False
+
+
+def test_a_seed_gives_the_same_weights_and_leaves_the_global_state_alone() -> None:
+    state = torch.random.get_rng_state()
+    one, same, other = (load_model("resect:resnet8", seed=seed).module for seed in (1, 1, 2))
+    assert torch.equal(one.stem.weight, same.stem.weight)
+    assert not torch.equal(one.stem.weight, other.stem.weight)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("resnet110", "Did you mean resect:resnet110"),
+        ("resect:resnet111", r"6m\+2, got 111"),
+        ("resect:vgg16", "unknown model spec 'resect:vgg16'"),
+        ("resect:resnet20-digits", "only for resnet110-digits, vgg15-digits. Train them with `resect train digits"),
+        ("torchvison:resnet18", "Did you mean torchvision:"),
+        ("torchvision:resnet19", "no model 'resnet19'. Close: resnet"),
+        ("timm:resnet19", "timm has no model 'resnet19'"),
+        ("py:no_such_module:f", "must name a function that can be imported"),
+        ("hf:no/such/folder/here", "cannot be built"),
+    ],
+)
+def test_unknown_specs(spec: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(resect.SpecError, match=message):
+        load_model(spec)
+
+
+def test_arguments_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(resect.SpecError, match="does not take these arguments"):
+        load_model("resect:resnet8", arguments={"depht": 3})
+
+
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(resect.SpecError, match=r"needs timm, which is not installed: pip install 'resect\[vision\]'"):
+        load_model("timm:resnet18")
+
+
+def test_torchvision_timm_and_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_model("torchvision:resnet18").example.shape == (1, 3, 224, 224)
+    assert load_model("timm:resnet10t").example.shape == (1, 3, 176, 176)
+    (tmp_path / "own_factory.py").write_text(
+        "import torch\ndef build(width=4):\n    return torch.nn.Linear(width, 2), torch.zeros(1, width)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    loaded = load_model("py:own_factory:build", arguments={"width": 6})
+    assert loaded.example.shape == (1, 6)
+    assert not loaded.module.training
+
+
+def test_a_hugging_face_folder(tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=50, bos_token_id=0, eos_token_id=0)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    loaded = load_model(f"hf:{tmp_path}")
+    assert type(loaded.module).__name__ == "GPT2LMHeadModel"
+    assert len(resect.unravel(loaded.module, loaded.example).blocks) == 4
+
+
+def test_checkpoints_in_every_form(tmp_path: Path) -> None:
+    source = CifarResNet(8, width=4)
+    save_weights(source, tmp_path / "half.safetensors", torch.float16)
+    torch.save(source.state_dict(), tmp_path / "plain.pt")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}, tmp_path / "nested.pt")
+    for name, exact in (("half.safetensors", False), ("plain.pt", True), ("nested.pt", True)):
+        target = CifarResNet(8, width=4)
+        load_checkpoint(target, tmp_path / name)
+        assert target.stem.weight.dtype == torch.float32
+        expected = source.stem.weight if exact else source.stem.weight.half().float()
+        assert torch.equal(target.stem.weight, expected)
+
+
+def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
+    module = CifarResNet(8, width=4)
+    before = module.stem.weight.clone()
+    other = tmp_path / "other.safetensors"
+    save_weights(CifarResNet(14, width=4), other)
+    with pytest.raises(resect.CheckpointError, match=r"belongs to another network than CifarResNet: .*unexpected"):
+        load_checkpoint(module, other)
+    save_weights(CifarResNet(8, width=5), other)
+    with pytest.raises(resect.CheckpointError, match=r"stem.weight \(5, 3, 3, 3\) instead of \(4, 3, 3, 3\)"):
+        load_checkpoint(module, other)
+    assert torch.equal(module.stem.weight, before)
+
+
+def test_checkpoints_that_are_damaged(tmp_path: Path) -> None:
+    module = CifarResNet(8, width=4)
+    with pytest.raises(resect.CheckpointError, match="there is no file"):
+        load_checkpoint(module, tmp_path / "none.pt")
+    for name in ("a.safetensors", "a.pt"):
+        file = tmp_path / name
+        save_weights(module, file) if name.endswith("rs") else torch.save(module.state_dict(), file)
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        with pytest.raises(resect.CheckpointError, match="damaged, truncated or of another kind"):
+            load_checkpoint(module, file)
+    torch.save(module, tmp_path / "pickled.pt")
+    with pytest.raises(resect.CheckpointError, match="damaged, truncated or of another kind"):
+        load_checkpoint(module, tmp_path / "pickled.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(resect.CheckpointError, match="must hold a state dict .*, got list"):
+        load_checkpoint(module, tmp_path / "list.pt")
+
+
+def test_weights_that_are_not_finite(tmp_path: Path) -> None:
+    module = CifarResNet(8, width=4)
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    state["fc.bias"][3] = float("inf")
+    save_file(state, tmp_path / "inf.safetensors")
+    with pytest.raises(resect.CheckpointError, match="`fc.bias` holds 1 NaN or infinite value of 10"):
+        load_checkpoint(module, tmp_path / "inf.safetensors")
+    with torch.no_grad():
+        module.fc.weight[0] = float("nan")
+    with pytest.raises(resect.CheckpointError, match="`fc.weight` holds 16 NaN or infinite values"):
+        check_finite(module)
+
+
+def test_cards_are_json() -> None:
+    folder = resources.files("resect.models") / "weights"
+    for name in SHIPPED:
+        card = json.loads((folder / f"{name}.json").read_text())
+        assert {"model", "recipe", "test_error", "command", "seconds", "environment"} <= card.keys()
+        assert card["seconds"] < 300

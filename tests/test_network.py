@@ -1,0 +1,249 @@
+"""Arrangements, refusals, and stand-alone networks, against models patched by hand."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+import torchvision
+from networks import CUSTOM
+from torch import Tensor, nn
+
+import resect
+from resect.models.resnet import CifarResNet
+
+
+def by_hand(model: CifarResNet, images: Tensor, arrangement: tuple[int | None, ...]) -> Tensor:
+    """A pre-activation ResNet under an arrangement, written out."""
+    relu = torch.relu
+    x = model.stem(images)
+    for slot, branch in enumerate(arrangement):
+        skip = model.blocks[slot].sc(x)
+        if branch is not None:
+            block = model.blocks[branch]
+            skip = skip + block.c2(relu(block.bn2(block.c1(relu(block.bn1(x))))))
+        x = skip
+    return model.fc(relu(model.bn(x)).mean((2, 3)))
+
+
+def test_every_deletion_has_the_bits_of_a_patched_model(net, resnet, batch) -> None:
+    for block in net.blocks:
+        arrangement = net.intact.without(block.index)
+        assert torch.equal(net(batch[0], arrangement), by_hand(resnet, batch[0], arrangement))
+
+
+def test_swaps_repeats_and_many_deletions_have_the_bits_of_a_patched_model(net, resnet, batch) -> None:
+    for arrangement in [
+        net.intact.swapped(0, 2),
+        net.intact.swapped(4, 5).without(0, 7),
+        (0, 0, 1, 3, 5, 5, 6, 8, 7),
+        (None,) * 9,
+        (2, None, 0, 3, 4, 4, 6, None, 7),
+    ]:
+        assert torch.equal(net(batch[0], arrangement), by_hand(resnet, batch[0], tuple(arrangement)))
+
+
+def test_hooks_that_zero_a_branch_agree_on_resnet50() -> None:
+    model = torchvision.models.resnet50(weights=None).eval()
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 1.0)
+    images = torch.randn(2, 3, 64, 64)
+    net = resect.unravel(model, images)
+    stages = [block for stage in (model.layer1, model.layer2, model.layer3, model.layer4) for block in stage]
+    for index in (0, 2, 3, 9, 15):
+        hook = stages[index].bn3.register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output))
+        expected = model(images)
+        hook.remove()
+        assert torch.equal(net(images, net.intact.without(index)), expected)
+
+
+@pytest.mark.parametrize("name", ["subtracted", "scaled", "fused", "in-place"])
+def test_deleting_a_branch_leaves_the_skip(name: str) -> None:
+    model = CUSTOM[name][0]().eval()
+    images = torch.randn(3, 1, 8, 8)
+    net = resect.unravel(model, images)
+    expected = model.stem(images)
+    if name == "in-place":
+        expected = torch.relu(expected)
+    assert torch.equal(net(images, net.intact.without(0, 1)), model.fc(expected.mean((2, 3))))
+
+
+def test_deleting_a_highway_block_closes_its_gate() -> None:
+    model = CUSTOM["highway"][0]().eval()
+    images = torch.randn(3, 1, 8, 8)
+    net = resect.unravel(model, images)
+    assert torch.equal(net(images, net.intact.without(0, 1)), model.fc(model.stem(images).mean((2, 3))))
+
+
+@pytest.mark.parametrize("name", ["parallel", "parallel, grouped"])
+def test_parallel_branches_are_deleted_one_by_one(name: str) -> None:
+    model = CUSTOM[name][0]().eval()
+    images = torch.randn(3, 1, 8, 8)
+    net = resect.unravel(model, images)
+    x, first = model.stem(images), model.body[0]
+    expected = {(0,): x + first.g(x), (1,): x + first.f(x), (0, 1): x}
+    for gone, state in expected.items():
+        assert torch.equal(net(images, net.intact.without(*gone)), model.fc(model.body[1](state).mean((2, 3))))
+
+
+def test_deleting_the_branch_of_a_partial_skip_zeroes_all_of_it() -> None:
+    model = CUSTOM["part of the channels"][0]().eval()
+    images = torch.randn(3, 1, 8, 8)
+    net = resect.unravel(model, images)
+    x, block = model.stem(images), model.body[0]
+    y = torch.cat([x, torch.zeros(3, 3, 8, 8)], dim=1)
+    expected = model.fc(model.body[1](block.back(torch.relu(y))).mean((2, 3)))
+    assert torch.equal(net(images, net.intact.without(0)), expected)
+
+
+def test_deleting_a_block_with_nested_blocks_deletes_them() -> None:
+    model = CUSTOM["restoration"][0]().eval()
+    images = torch.randn(3, 1, 8, 8)
+    net = resect.unravel(model, images)
+    bare = model.fc(model.stem(images).mean((2, 3)))
+    assert torch.equal(net(images, net.intact.without(3)), bare)
+    with pytest.raises(resect.ArrangementError, match="its branch holds blocks of its own"):
+        net(images, (0, 1, 2, 0))
+
+
+def test_arrangements_are_tuples(net) -> None:
+    assert net.intact == tuple(range(9))
+    assert net.intact.without(3, 5) == (0, 1, 2, None, 4, None, 6, 7, 8)
+    assert repr(net.intact.swapped(0, 1)) == "Arrangement(1, 0, 2, 3, 4, 5, 6, 7, 8)"
+
+
+def test_refusals_name_the_slot_and_both_shapes(net, batch) -> None:
+    with pytest.raises(resect.ArrangementError, match="one entry for each of the 9 slots, got 2"):
+        net(batch[0], (0, 1))
+    with pytest.raises(resect.ArrangementError, match="blocks 0 to 8 or None, got 9 in slot 0"):
+        net(batch[0], (9, 1, 2, 3, 4, 5, 6, 7, 8))
+    with pytest.raises(resect.ArrangementError, match="one of the 9 blocks, 0 to 8, got 12"):
+        net.intact.without(12)
+    message = r"slot 0 \(blocks.0\) cannot run branch 4 .* \(B, 4, 8, 8\) .* \(B, 8, 4, 4\)"
+    with pytest.raises(resect.ArrangementError, match=message):
+        net(batch[0], net.intact.swapped(0, 4))
+
+
+def test_wrong_inputs_are_named(net, batch) -> None:
+    with pytest.raises(resect.InputError, match=r"input 0 of shape \(B, 1, 8, 8\) float32 .*, got \(6, 1, 9, 9\)"):
+        net(torch.zeros(6, 1, 9, 9))
+    with pytest.raises(resect.InputError, match="structure of the example"):
+        net((batch[0], batch[0]))
+    with pytest.raises(resect.InputError, match=r"the model can run, got input 0 \(1, 3, 8, 8\).*`stem`"):
+        resect.unravel(net.model, torch.zeros(1, 3, 8, 8))
+    with pytest.raises(resect.InputError, match=r"must be a torch.nn.Module, got str"):
+        resect.unravel("resnet", batch[0])
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return self.fc(x)
+        return x
+
+
+def test_a_model_that_cannot_be_exported_is_told_where() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(Branching()))
+    with pytest.raises(resect.ExportError, match=r"module `1.0` \(test_network.py:\d+: `if x.sum\(\) > 0:`\)"):
+        resect.unravel(model, torch.zeros(2, 4))
+
+
+def test_the_model_comes_back_untouched(resnet, batch) -> None:
+    resnet.train()
+    resnet.blocks[0].eval()
+    resnet.fc.weight.requires_grad_(False)
+    before = copy.deepcopy(resnet)
+    net = resect.unravel(resnet, batch[0])
+    net(batch[0])
+    net.without(1)
+    resect.lesion(net, [batch], resect.plans.single(net))
+    resect.path_spectrum(net, [batch])
+    with pytest.raises(resect.InputError):
+        resect.unravel(resnet, torch.zeros(1))
+    assert [m.training for m in resnet.modules()] == [m.training for m in before.modules()]
+    assert [p.requires_grad for p in resnet.parameters()] == [p.requires_grad for p in before.parameters()]
+    assert all(p.grad is None for p in resnet.parameters())
+    pairs = zip(resnet.state_dict().items(), before.state_dict().items(), strict=True)
+    assert all(name == other and torch.equal(value, kept) for (name, value), (other, kept) in pairs)
+    assert vars(resnet).keys() == vars(before).keys()
+
+
+def test_the_network_follows_the_models_parameters(net, resnet, batch) -> None:
+    with torch.no_grad():
+        resnet.fc.bias.add_(1.0)
+    assert torch.equal(net(batch[0]), resnet(batch[0]))
+
+
+def test_standalone_has_no_trace_of_what_is_deleted(net, resnet, batch) -> None:
+    small = net.without(1, 3)
+    assert torch.equal(small(batch[0]), net(batch[0], net.intact.without(1, 3)))
+    names = set(small.state_dict())
+    # Block 3 keeps its projection: that is its skip.
+    expected = {n for n in resnet.state_dict() if not n.startswith(("blocks.1.", "blocks.3."))} | {"blocks.3.sc.weight"}
+    assert names == expected
+    assert not any(small_p is p for small_p in small.parameters() for p in resnet.parameters())
+    again = copy.deepcopy(small)
+    assert torch.equal(again(batch[0]), small(batch[0]))
+
+
+def test_standalone_state_survives_a_file(net, batch) -> None:
+    small, other = net.without(2), net.without(2)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    file = io.BytesIO()
+    torch.save(small.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other(batch[0]), small(batch[0]))
+
+
+def test_standalone_trains_with_batch_statistics(net, resnet, batch) -> None:
+    small = net.without(4).train()
+    reference = copy.deepcopy(resnet).train()
+    loss = nn.functional.cross_entropy(small(batch[0]), batch[1])
+    expected = nn.functional.cross_entropy(by_hand(reference, batch[0], tuple(net.intact.without(4))), batch[1])
+    assert torch.equal(loss, expected)
+    assert torch.equal(small.bn.running_mean, reference.bn.running_mean)
+    assert not torch.equal(small.bn.running_mean, resnet.bn.running_mean)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in small.parameters())
+
+
+def test_train_graph_updates_batch_norms_like_the_model(net, resnet, batch) -> None:
+    reference = copy.deepcopy(resnet).train()
+    assert torch.equal(net.train_graph(batch[0]), reference(batch[0]))
+    for name, value in reference.state_dict().items():
+        assert torch.equal(value, resnet.state_dict()[name]), name
+
+
+def test_tuples_and_dicts_of_inputs() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor, scale: Tensor | None = None) -> dict[str, Tensor]:
+            return {"logits": x + torch.relu(self.fc(x)) * scale}
+
+    x, scale = torch.randn(3, 4), torch.rand(3, 1)
+    for inputs in [(x, scale), {"scale": scale, "x": x}]:
+        net = resect.unravel(Two(), inputs)
+        assert len(net.blocks) == 1
+        assert net.check(inputs).identical
+        assert torch.equal(net(inputs, (None,))["logits"], x)
+
+
+def test_check_sees_a_difference(net, batch) -> None:
+    assert net.check(batch[0]).identical
+    net.model.register_forward_hook(lambda _module, _inputs, output: output + 1e-3)
+    check = net.check(batch[0])
+    assert not check.identical
+    assert set(check.differences) == {1, 2, 3, 6}

@@ -1,0 +1,296 @@
+"""The path decomposition against brute force over all paths, closed forms and autograd."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import comb, log2
+
+import numpy as np
+import pytest
+import torch
+from conftest import randomise_norms
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import CUSTOM, Encoder, Frame, Parallel, Residual
+from torch import Tensor, nn
+
+import resect
+from resect.graph.routes import Counts, Routes
+from resect.models.resnet import CifarResNet
+from resect.paths.backward import Trace
+from resect.paths.measures import effective_range, multiplicity, weighted_by_count
+from resect.paths.samples import draw_route, path_norms
+from resect.paths.spectrum import degrees
+
+IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(7))
+TARGETS = torch.tensor([3, 1, 4, 1])
+
+
+def chain_forward(model: CifarResNet, images: Tensor, taken: tuple[bool, ...]) -> Tensor:
+    """A pre-activation ResNet in which gradients take only the branches of `taken` and only the skips elsewhere."""
+    relu, x = torch.relu, model.stem(images)
+    for block, through in zip(model.blocks, taken, strict=True):
+        branch = block.c2(relu(block.bn2(block.c1(relu(block.bn1(x))))))
+        skip = block.sc(x)
+        x = skip.detach() + branch if through else skip + branch.detach()
+    return model.fc(relu(model.bn(x)).mean((2, 3)))
+
+
+def encoder_forward(model: Encoder, images: Tensor, taken: tuple[bool, ...]) -> Tensor:
+    x = model.patch(images).flatten(2).transpose(1, 2) + model.position
+    edges = iter(taken)
+
+    def join(skip: Tensor, branch: Tensor) -> Tensor:
+        return skip.detach() + branch if next(edges) else skip + branch.detach()
+
+    for i, (attention, mlp) in enumerate(zip(model.attention, model.mlp, strict=True)):
+        y = model.norms[2 * i](x)
+        x = join(x, attention(y, y, y, need_weights=False)[0])
+        x = join(x, mlp(model.norms[2 * i + 1](x)))
+    return model.fc(x.mean(1))
+
+
+def brute_force(model: nn.Module, forward, blocks: int) -> dict[tuple[bool, ...], Tensor]:
+    """The gradient at the input of each of the 2^n paths, one backward pass a path, in float64."""
+    found = {}
+    for taken in product([False, True], repeat=blocks):
+        images = IMAGES.to(torch.float64).requires_grad_()
+        loss = nn.functional.cross_entropy(forward(model, images, taken), TARGETS, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, images)
+        found[taken] = gradient
+    return found
+
+
+CHAINS = {
+    "CNN of 3 blocks": (lambda: CifarResNet(8, width=3, channels=1), chain_forward, 3),
+    "CNN of 6 blocks": (lambda: CifarResNet(14, width=3, channels=1), chain_forward, 6),
+    "encoder of 8 blocks": (lambda: Encoder(4), encoder_forward, 8),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_all_paths_by_brute_force(name: str) -> None:
+    build, forward, n = CHAINS[name]
+    model = randomise_norms(build()).double()
+    paths = brute_force(model, forward, n)
+    net = resect.unravel(model, IMAGES.double())
+    data = [(IMAGES.double(), TARGETS)]
+    spectrum = resect.path_spectrum(net, data)
+    truth = sum(paths.values())
+    by_length = [sum(g for taken, g in paths.items() if sum(taken) == k) for k in range(n + 1)]
+    assert spectrum.count == tuple(comb(n, k) for k in range(n + 1))
+    assert spectrum.at == "input"
+    for k, total in enumerate(by_length):
+        norms = total.flatten(1).norm(dim=1)
+        np.testing.assert_allclose(spectrum.norms[:, k], norms, rtol=1e-9)
+        share = (total * truth).sum() / truth.square().sum()
+        assert spectrum.share[k] == pytest.approx(share.item(), rel=1e-8, abs=1e-14)
+    assert spectrum.share.sum() == pytest.approx(1.0, abs=1e-12)
+    assert spectrum.sum_error < 1e-12
+    trace = Trace(net, *data[0], at="input")
+    routes = [{i: (i if through else None) for i, through in enumerate(taken)} for taken in paths]
+    norms = path_norms(trace, Routes(net.sliced), routes)
+    for found, gradient in zip(norms, paths.values(), strict=True):
+        np.testing.assert_allclose(found, gradient.flatten(1).norm(dim=1), rtol=1e-9)
+
+
+def test_coefficients_themselves_by_brute_force() -> None:
+    build, forward, n = CHAINS["CNN of 6 blocks"]
+    model = randomise_norms(build()).double()
+    paths = brute_force(model, forward, n)
+    trace = Trace(resect.unravel(model, IMAGES.double()), IMAGES.double(), TARGETS, at="input")
+    lanes, exponents = degrees(trace)
+    (found,) = trace.to_target(lanes)
+    for k in range(n + 1):
+        expected = sum(g for taken, g in paths.items() if sum(taken) == k)
+        torch.testing.assert_close(found[k] * 2.0 ** int(exponents[k]), expected, rtol=1e-9, atol=1e-13)
+
+
+class ParallelGated(nn.Module):
+    """The parallel network with gradients along one route; see test_parallel_paths_by_brute_force."""
+
+    @staticmethod
+    def forward_along(model: Frame, images: Tensor, route: tuple[str, ...]) -> Tensor:
+        x = model.stem(images)
+        for block, edge in zip(model.body, route, strict=True):
+            parts = {"skip": x, "f": block.f(x), "g": block.g(x)}
+            x = sum(value if name == edge else value.detach() for name, value in parts.items())
+        return model.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_parallel_paths_by_brute_force(grouped: bool) -> None:
+    model = randomise_norms(Frame(Parallel(grouped), Parallel(grouped), Parallel(grouped))).double()
+    by_length = [torch.zeros(4, 1, 8, 8, dtype=torch.float64) for _ in range(4)]
+    for route in product(["skip", "f", "g"], repeat=3):
+        images = IMAGES.double().requires_grad_()
+        logits = ParallelGated.forward_along(model, images, route)
+        loss = nn.functional.cross_entropy(logits, TARGETS, reduction="sum")
+        by_length[sum(edge != "skip" for edge in route)] += torch.autograd.grad(loss, images)[0]
+    net = resect.unravel(model, IMAGES.double())
+    spectrum = resect.path_spectrum(net, [(IMAGES.double(), TARGETS)])
+    assert spectrum.count == (1, 6, 12, 8, 0, 0, 0)  # (1 + 2z)^3: parallel branches exclude each other
+    for k, total in enumerate(by_length):
+        np.testing.assert_allclose(spectrum.norms[:, k], total.flatten(1).norm(dim=1), rtol=1e-9)
+    assert np.all(spectrum.norms[:, 4:] == 0)
+
+
+def test_paths_through_nested_blocks() -> None:
+    net = resect.unravel(CUSTOM["restoration"][0](), IMAGES)
+    spectrum = resect.path_spectrum(net, [(IMAGES, TARGETS)])
+    assert spectrum.count == (1, 1, 3, 3, 1)  # 1 + z (1 + z)^3: the inner blocks count on routes through the outer
+    assert spectrum.sum_error < 1e-6
+
+
+@pytest.mark.parametrize("name", [name for name, (_, blocks) in CUSTOM.items() if blocks and name != "in-place"])
+def test_shares_sum_to_the_gradient_of_autograd(name: str) -> None:
+    """All but the in-place network, which autograd itself cannot differentiate; see the next test."""
+    model = CUSTOM[name][0]().eval()
+    net = resect.unravel(model, IMAGES)
+    spectrum = resect.path_spectrum(net, [(IMAGES, TARGETS)])
+    images = IMAGES.clone().requires_grad_()
+    loss = nn.functional.cross_entropy(model(images), TARGETS, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, images)
+    np.testing.assert_allclose(spectrum.squares, gradient.flatten(1).square().sum(1), rtol=1e-4)
+    assert spectrum.share.sum() == pytest.approx(1.0, abs=1e-5)
+    assert spectrum.sum_error < 1e-5
+
+
+def test_in_place_operators_do_not_disturb_gradients() -> None:
+    net = resect.unravel(CUSTOM["in-place"][0](), IMAGES)
+    assert resect.path_spectrum(net, [(IMAGES, TARGETS)]).sum_error < 1e-5
+
+
+class Linear(nn.Module):
+    """x + s_1 A_1 x, n times: every Jacobian is known."""
+
+    def __init__(self, scales: list[float], size: int = 5) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        matrices = [torch.randn(size, size, generator=generator) / size**0.5 for _ in scales]
+        self.matrices = nn.ParameterList(s * m for s, m in zip(scales, matrices, strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for matrix in self.matrices:
+            x = x + x @ matrix.T
+        return x
+
+
+@given(scales=st.lists(st.floats(0.01, 20), min_size=1, max_size=7))
+@settings(max_examples=20, deadline=None)
+def test_linear_networks_have_the_elementary_symmetric_polynomials(scales: list[float]) -> None:
+    model = Linear(scales).double()
+    x, targets = torch.randn(3, 5, dtype=torch.float64), torch.tensor([0, 1, 2])
+    net = resect.unravel(model, x)
+    spectrum = resect.path_spectrum(net, [(x, targets)])
+    logits = model(x).detach().requires_grad_()
+    (top,) = torch.autograd.grad(nn.functional.cross_entropy(logits, targets, reduction="sum"), logits)
+    coefficients = [top]
+    for matrix in reversed(list(model.matrices)):  # C(z) <- (1 + z A^T) C(z)
+        kept, raised = [*coefficients, 0], [0, *(c @ matrix for c in coefficients)]
+        coefficients = [a + b for a, b in zip(kept, raised, strict=True)]
+    for k, expected in enumerate(coefficients):
+        np.testing.assert_allclose(spectrum.norms[:, k], expected.detach().norm(dim=1), rtol=1e-8)
+
+
+def test_long_networks_do_not_underflow_in_float32() -> None:
+    scales = [1e-3] * 40
+    x, targets = torch.randn(2, 5), torch.tensor([0, 1])
+    single = resect.path_spectrum(resect.unravel(Linear(scales), x), [(x, targets)])
+    double = resect.path_spectrum(resect.unravel(Linear(scales).double(), x.double()), [(x.double(), targets)])
+    assert double.norm[40] < 1e-100
+    np.testing.assert_allclose(single.norm, double.norm, rtol=1e-3)
+
+
+def test_gradients_of_branches_are_measured_at_the_stem_for_tokens() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.f, self.out = nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 9)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            x = self.embed(ids)
+            x = x + torch.tanh(self.f(x))
+            return self.out(x)
+
+    ids = torch.randint(0, 9, (2, 4))
+    net = resect.unravel(Tokens(), ids)
+    spectrum = resect.path_spectrum(net, [(ids, ids)])
+    assert spectrum.at == "stem"
+    assert spectrum.share.sum() == pytest.approx(1.0, abs=1e-6)
+    with pytest.raises(resect.InputError, match="`at` must be 'stem'"):
+        resect.path_spectrum(net, [(ids, ids)], at="input")
+
+
+def test_sampled_routes_have_their_length_and_are_uniform(net) -> None:
+    routes = Routes(net.sliced)
+    draw = np.random.default_rng(0)
+    seen = [frozenset(s for s in draw_route(routes, 1, draw).values() if s is not None) for _ in range(900)]
+    counts = [seen.count(frozenset([slot])) for slot in range(9)]
+    assert sum(counts) == 900
+    assert min(counts) > 60 and max(counts) < 140  # 100 each, standard deviation 9.4
+    for k in range(10):
+        assert sum(slot is not None for slot in draw_route(routes, k, draw).values()) == k
+
+
+def test_sampled_norms_at_the_ends_are_those_of_the_spectrum(net, batch) -> None:
+    spectrum = resect.path_spectrum(net, [batch])
+    samples = resect.sample_paths(net, [batch], samples=2)
+    assert samples.mean[0] == pytest.approx(spectrum.norm[0], rel=1e-5)  # one path of length 0, one of length n
+    assert samples.mean[9] == pytest.approx(spectrum.norm[9], rel=1e-4)
+    assert [len(norms) for norms in samples.norms] == [12] * 10
+    again = resect.sample_paths(net, [batch], samples=2)
+    assert all(np.array_equal(a, b) for a, b in zip(samples.norms, again.norms, strict=True))
+
+
+def test_sampled_parallel_branches_exclude_each_other() -> None:
+    net = resect.unravel(Frame(Parallel(), Residual()), IMAGES)
+    samples = resect.sample_paths(net, [(IMAGES, TARGETS)], samples=3)
+    assert [len(norms) > 0 for norms in samples.norms] == [True, True, True, False]
+    assert not np.isnan(samples.magnitude).any()
+
+
+@given(n=st.integers(1, 60))
+def test_counts_of_a_chain_are_binomial(n: int) -> None:
+    counts = Counts(tuple(comb(n, k) for k in range(n + 1)), tuple(2 * k * comb(n, k) for k in range(n + 1)))
+    grown = Counts((1,), (0,))
+    for _ in range(n):
+        grown = grown + grown.through(2)
+    assert grown == counts
+
+
+def test_effective_range_is_the_shortest() -> None:
+    counts = Counts((1, 4, 6, 4, 1), (0, 8, 24, 24, 8))
+    found = effective_range(np.array([0.02, 0.5, 0.46, 0.03, -0.01]), counts)
+    assert (found.low, found.high, found.low_layers, found.high_layers) == (1, 2, 2.0, 4.0)
+    assert found.held == pytest.approx(0.96)
+    assert found.path_fraction == pytest.approx(10 / 16)
+    with pytest.raises(resect.InputError, match="between 0 and 1, got 1"):
+        effective_range(np.ones(5), counts, 1.0)
+
+
+def test_multiplicity_of_equal_paths_is_their_number() -> None:
+    counts = Counts((1, 3, 3, 1), (0, 6, 12, 6))
+    size = multiplicity(np.array([1, 3, 3, 1]) / 8, counts)
+    assert size.log2_paths == pytest.approx(3.0)
+    assert size.log2_effective_paths == pytest.approx(3.0)
+    assert size.effective_depth == pytest.approx(1.5)
+    one = multiplicity(np.array([0, 0, 0, 1.0]), counts)
+    assert one.log2_effective_paths == pytest.approx(0.0)
+    assert multiplicity(np.array([0, 1.0, 0, 0]), counts).log2_effective_paths == pytest.approx(log2(3))
+
+
+def test_weights_by_count_survive_huge_counts() -> None:
+    counts = Counts(tuple(comb(600, k) for k in range(601)), (0,) * 601)
+    weights = weighted_by_count(np.full(601, 1e-30), counts)
+    assert weights.sum() == pytest.approx(1.0)
+    assert weights.argmax() == 300
+    assert weights[300] == pytest.approx(comb(600, 300) / 2**600)
+
+
+def test_plain_networks_have_no_paths() -> None:
+    net = resect.unravel(nn.Sequential(nn.Flatten(), nn.Linear(64, 64)), IMAGES)
+    with pytest.raises(resect.InputError, match="no residual joins"):
+        resect.path_spectrum(net, [(IMAGES, TARGETS)])
+    with pytest.raises(resect.DataError, match="at least one"):
+        resect.path_spectrum(resect.unravel(Frame(Residual()), IMAGES), [])

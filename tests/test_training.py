@@ -1,0 +1,98 @@
+"""Training: reproducible, resumable to the bit, and it learns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import resect
+from resect.data import load_samples
+from resect.models.resnet import CifarResNet
+from resect.studies.train import TrainingJob, train_network
+from resect.training.loop import Recipe, _shifted, evaluate, train
+
+RECIPE = Recipe(epochs=3, batch_size=32, learning_rate=0.05)
+
+
+def _network() -> nn.Module:
+    torch.manual_seed(0)
+    return CifarResNet(8, width=4, channels=1)
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_an_interrupted_training_ends_at_the_same_weights(tmp_path: Path) -> None:
+    data = load_samples("digits", split="train", limit=96)
+    whole, broken, resumed = _network(), _network(), _network()
+    train(whole, data.inputs, data.targets, RECIPE)
+    steps = 0
+
+    def stop(seen: int, loss: float) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 5:  # in the middle of the second epoch of three steps
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, data.inputs, data.targets, RECIPE, checkpoint=tmp_path / "c", progress=stop)
+    train(resumed, data.inputs, data.targets, RECIPE, checkpoint=tmp_path / "c")
+    assert _same(whole, resumed)
+    assert not _same(whole, _network())
+
+
+def test_a_checkpoint_of_another_recipe_or_network_is_refused(tmp_path: Path) -> None:
+    data = load_samples("digits", split="train", limit=64)
+    one = replace(RECIPE, epochs=1)
+    train(_network(), data.inputs, data.targets, one, checkpoint=tmp_path / "c")
+    with pytest.raises(resect.RunError, match="must belong to this recipe"):
+        train(_network(), data.inputs, data.targets, RECIPE, checkpoint=tmp_path / "c")
+    with pytest.raises(resect.RunError, match="must belong to this network"):
+        train(CifarResNet(8, width=5, channels=1), data.inputs, data.targets, one, checkpoint=tmp_path / "c")
+
+
+def test_training_learns_and_leaves_the_global_state_alone() -> None:
+    train_set, test_set = load_samples("digits", split="train"), load_samples("digits")
+    state = torch.random.get_rng_state()
+    network = _network()
+    expected = torch.random.get_rng_state()
+    train(network, train_set.inputs, train_set.targets, replace(RECIPE, epochs=4))
+    assert torch.equal(torch.random.get_rng_state(), expected)
+    torch.random.set_rng_state(state)
+    error, loss = evaluate(network, test_set.inputs, test_set.targets, batch_size=100)
+    assert error < 0.15
+    logits = network(test_set.inputs)
+    assert error == pytest.approx((logits.argmax(1) != test_set.targets).float().mean().item())
+    assert loss == pytest.approx(nn.functional.cross_entropy(logits, test_set.targets).item(), rel=1e-4)
+
+
+def test_shifts_move_whole_images() -> None:
+    images = torch.arange(2 * 9, dtype=torch.float32).view(2, 1, 3, 3) + 1
+    moved = _shifted(images.repeat(50, 1, 1, 1), 1, torch.Generator().manual_seed(0))
+    padded = nn.functional.pad(images, (1, 1, 1, 1), value=1.0)
+    windows = [padded[:, :, i : i + 3, j : j + 3] for i in range(3) for j in range(3)]
+    for position, image in enumerate(moved):
+        assert any(torch.equal(image, window[position % 2]) for window in windows)
+    assert len({tuple(image.flatten().tolist()) for image in moved}) == 18
+
+
+def test_weights_and_card_are_written(tmp_path: Path) -> None:
+    job = TrainingJob("resnet8", "digits", tmp_path / "r8.safetensors", replace(RECIPE, epochs=1), {"width": 4})
+    card = train_network(job)
+    assert job.out.exists()
+    assert not job.checkpoint.exists()
+    assert card["command"] == (
+        "resect train digits --model resnet8 --model-arg width=4 --epochs 1 --batch-size 32 --learning-rate 0.05 "
+        "--out r8.safetensors"
+    )
+    from resect.models.specs import load_model
+
+    test_set = load_samples("digits")
+    loaded = load_model("resect:resnet8", checkpoint=job.out, arguments={"width": 4}, samples=test_set)
+    assert evaluate(loaded.module, test_set.inputs, test_set.targets)[0] == card["test_error"]
