@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import nn
@@ -13,10 +11,9 @@ from resect.models.resnet import CifarResNet
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
+def _seeded() -> None:
     """The same random numbers for every test, whatever ran before."""
     torch.manual_seed(0)
-    yield
 
 
 def randomise_norms(module: nn.Module) -> nn.Module:

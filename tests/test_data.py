@@ -61,7 +61,7 @@ def test_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.chdir(tmp_path)
     assert load_samples("py:own_data:good").classes == 5
-    with pytest.raises(resect.DataError, match="must return .* got int"):
+    with pytest.raises(resect.DataError, match=r"must return .* got int"):
         load_samples("py:own_data:bad")
 
 
@@ -88,7 +88,7 @@ def test_missing_files(tmp_path: Path) -> None:
 def test_lengths_and_types_are_checked() -> None:
     with pytest.raises(resect.DataError, match="got 3 inputs and 2 targets"):
         Samples("x", torch.zeros(3, 1), torch.zeros(2, dtype=torch.long), None)
-    with pytest.raises(resect.DataError, match="integer classes, got torch.float32"):
+    with pytest.raises(resect.DataError, match=r"integer classes, got torch.float32"):
         Samples("x", torch.zeros(3, 1), torch.zeros(3), None)
 
 

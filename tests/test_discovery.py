@@ -9,10 +9,10 @@ import timm
 import torch
 import torchvision
 import transformers
-from networks import CUSTOM
 from torch import nn
 
 import resect
+from networks import CUSTOM
 from resect.models.resnet import CifarResNet
 from resect.models.vgg import Vgg15
 

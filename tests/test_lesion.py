@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import CUSTOM, Encoder
 from scipy.stats import kendalltau
 from torch import nn
 
 import resect
+from networks import CUSTOM, Encoder
 from resect.models.resnet import CifarResNet
 from resect.sweep import plans
 from resect.sweep.walk import walk
@@ -134,7 +134,7 @@ def test_bad_data_is_refused(net, batch) -> None:
         resect.lesion(net, [], plans.single(net))
     with pytest.raises(resect.DataError, match="at least one sample"):
         resect.lesion(net, [(batch[0][:0], batch[1][:0])], plans.single(net))
-    with pytest.raises(resect.DataError, match="classes 0 to 9 .* got values from 10 to 15"):
+    with pytest.raises(resect.DataError, match=r"classes 0 to 9 .* got values from 10 to 15"):
         resect.lesion(net, [(batch[0], torch.arange(10, 16))], plans.single(net))
     with pytest.raises(resect.DataError, match=r"\(6,\), got \(3,\)"):
         resect.lesion(net, [(batch[0], batch[1][:3])], plans.single(net))
@@ -144,7 +144,7 @@ def test_no_joins_is_said_and_layers_are_offered() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU(), nn.Linear(10, 10))
     net = resect.unravel(model, IMAGES)
     assert net.blocks == ()
-    with pytest.raises(resect.InputError, match="no residual joins.*plain=True"):
+    with pytest.raises(resect.InputError, match=r"no residual joins.*plain=True"):
         plans.single(net)
     layers = resect.unravel(model, IMAGES, plain=True)
     assert [block.name for block in layers.blocks] == ["3"]

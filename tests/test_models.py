@@ -49,7 +49,7 @@ def test_vgg_ends_at_one_pixel(size: int, pools: set[int]) -> None:
 def test_bad_sizes_are_refused() -> None:
     with pytest.raises(resect.SpecError, match=r"6m\+2, got 100. The nearest are 98 and 104"):
         CifarResNet(100)
-    with pytest.raises(resect.SpecError, match="`width` must be .* at least 1, got 0"):
+    with pytest.raises(resect.SpecError, match=r"`width` must be .* at least 1, got 0"):
         CifarResNet(20, width=0)
     with pytest.raises(resect.SpecError, match="`size` must be 1, 2, 4, 8, 16 or 32, got 12"):
         Vgg15(size=12)
@@ -181,7 +181,7 @@ def test_checkpoints_that_are_damaged(tmp_path: Path) -> None:
     with pytest.raises(resect.CheckpointError, match="damaged, truncated or of another kind"):
         load_checkpoint(module, tmp_path / "pickled.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(resect.CheckpointError, match="must hold a state dict .*, got list"):
+    with pytest.raises(resect.CheckpointError, match=r"must hold a state dict .*, got list"):
         load_checkpoint(module, tmp_path / "list.pt")
 
 
@@ -190,11 +190,11 @@ def test_weights_that_are_not_finite(tmp_path: Path) -> None:
     state = {name: value.clone() for name, value in module.state_dict().items()}
     state["fc.bias"][3] = float("inf")
     save_file(state, tmp_path / "inf.safetensors")
-    with pytest.raises(resect.CheckpointError, match="`fc.bias` holds 1 NaN or infinite value of 10"):
+    with pytest.raises(resect.CheckpointError, match=r"`fc.bias` holds 1 NaN or infinite value of 10"):
         load_checkpoint(module, tmp_path / "inf.safetensors")
     with torch.no_grad():
         module.fc.weight[0] = float("nan")
-    with pytest.raises(resect.CheckpointError, match="`fc.weight` holds 16 NaN or infinite values"):
+    with pytest.raises(resect.CheckpointError, match=r"`fc.weight` holds 16 NaN or infinite values"):
         check_finite(module)
 
 

@@ -8,10 +8,10 @@ import io
 import pytest
 import torch
 import torchvision
-from networks import CUSTOM
 from torch import Tensor, nn
 
 import resect
+from networks import CUSTOM
 from resect.models.resnet import CifarResNet
 
 

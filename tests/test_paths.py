@@ -8,13 +8,13 @@ from math import comb, log2
 import numpy as np
 import pytest
 import torch
-from conftest import randomise_norms
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import CUSTOM, Encoder, Frame, Parallel, Residual
 from torch import Tensor, nn
 
 import resect
+from conftest import randomise_norms
+from networks import CUSTOM, Encoder, Frame, Parallel, Residual
 from resect.graph.routes import Counts, Routes
 from resect.models.resnet import CifarResNet
 from resect.paths.backward import Trace
@@ -27,13 +27,21 @@ TARGETS = torch.tensor([3, 1, 4, 1])
 
 
 def chain_forward(model: CifarResNet, images: Tensor, taken: tuple[bool, ...]) -> Tensor:
-    """A pre-activation ResNet in which gradients take only the branches of `taken` and only the skips elsewhere."""
+    """A CIFAR ResNet in which gradients take only the branches of `taken` and only the skips elsewhere."""
     relu, x = torch.relu, model.stem(images)
+    if not model.preactivation:
+        x = relu(model.bn(x))
     for block, through in zip(model.blocks, taken, strict=True):
-        branch = block.c2(relu(block.bn2(block.c1(relu(block.bn1(x))))))
+        if model.preactivation:
+            branch = block.c2(relu(block.bn2(block.c1(relu(block.bn1(x))))))
+        else:
+            branch = block.bn2(block.c2(relu(block.bn1(block.c1(x)))))
         skip = block.sc(x)
         x = skip.detach() + branch if through else skip + branch.detach()
-    return model.fc(relu(model.bn(x)).mean((2, 3)))
+        x = x if model.preactivation else relu(x)
+    if model.preactivation:
+        x = relu(model.bn(x))
+    return model.fc(x.mean((2, 3)))
 
 
 def encoder_forward(model: Encoder, images: Tensor, taken: tuple[bool, ...]) -> Tensor:
@@ -63,6 +71,7 @@ def brute_force(model: nn.Module, forward, blocks: int) -> dict[tuple[bool, ...]
 
 CHAINS = {
     "CNN of 3 blocks": (lambda: CifarResNet(8, width=3, channels=1), chain_forward, 3),
+    "original form": (lambda: CifarResNet(14, width=3, channels=1, preactivation=False), chain_forward, 6),
     "CNN of 6 blocks": (lambda: CifarResNet(14, width=3, channels=1), chain_forward, 6),
     "encoder of 8 blocks": (lambda: Encoder(4), encoder_forward, 8),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resect._front import lesion, path_spectrum, sample_paths
     from resect.errors import (
         ArrangementError,
         CheckpointError,
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from resect.network.arrangement import Arrangement
     from resect.network.blocks import Block
     from resect.network.unraveled import Unraveled, unravel
-    from resect.paths.samples import PathSamples, sample_paths
-    from resect.paths.spectrum import PathSpectrum, path_spectrum
+    from resect.paths.samples import PathSamples
+    from resect.paths.spectrum import PathSpectrum
     from resect.sweep import plans
-    from resect.sweep.lesion import LesionResult, lesion
+    from resect.sweep.lesion import LesionResult
 
 __version__ = "0.1.0"
 
@@ -44,10 +45,10 @@ _HOME = {
     "RunError": "resect.errors",
     "SpecError": "resect.errors",
     "Unraveled": "resect.network.unraveled",
-    "lesion": "resect.sweep.lesion",
-    "path_spectrum": "resect.paths.spectrum",
+    "lesion": "resect._front",
+    "path_spectrum": "resect._front",
     "plans": "resect.sweep.plans",
-    "sample_paths": "resect.paths.samples",
+    "sample_paths": "resect._front",
     "unravel": "resect.network.unraveled",
 }
 

@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import Any
 
 import click
-from rich.console import Console
 
 import resect
 from resect.errors import ResectError
@@ -41,17 +40,11 @@ class _Verbs(click.Group):
         try:
             return super().invoke(context)
         except ResectError as error:
-            Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {_escaped(error)}")
+            click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
-            Console(stderr=True).print("Interrupted. The same command goes on where it stopped.")
+            click.echo("Interrupted. The same command goes on where it stopped.", err=True)
             sys.exit(130)
-
-
-def _escaped(error: ResectError) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})

@@ -92,7 +92,7 @@ def _npz(spec: str, path: Path) -> Samples:
     if not path.is_file():
         raise DataError(f"there is no file {path}. npz:FILE needs a file with the arrays `inputs` and `targets`.")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             inputs, targets = torch.from_numpy(arrays["inputs"]), torch.from_numpy(arrays["targets"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} must be an npz file with the arrays `inputs` and `targets`: {error}") from error

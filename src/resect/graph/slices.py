@@ -106,20 +106,17 @@ def cut(captured: Capture, *, plain: bool = False) -> Sliced:
 def _stem(captured: Capture, reach: Reach, prelude: tuple[Node, ...]) -> tuple[Node, ...]:
     """Signals (made of a floating input, or with weights) that a later slice reads."""
     inputs = [entry.node for entry in captured.inputs if entry]
-    signal = 0
-    for node in (*inputs, *prelude):
-        operands = [n for n in node.all_input_nodes if n in reach.index]
-        carried = any(signal >> reach.index[n] & 1 for n in operands)
-        made = node in inputs or (
-            reach.is_dependent(node) and any(reach.weighted >> reach.index[n] & 1 for n in operands)
-        )
-        if is_float(node) and reach.is_dependent(node) and (carried or made):
+    signal = sum(reach.bit(node) for node in inputs if is_float(node))
+    for node in prelude:
+        read = sum(reach.bit(n) for n in node.all_input_nodes if n in reach.index)
+        several = isinstance(node.meta.get("val"), (tuple, list))  # batch norm returns its statistics, too
+        if (is_float(node) or several) and reach.is_dependent(node) and read & (signal | reach.weighted):
             signal |= reach.bit(node)
     inside = {*inputs, *prelude}
     return tuple(
         node
         for node in (*inputs, *prelude)
-        if signal >> reach.index[node] & 1 and any(u not in inside and u.op != "output" for u in node.users)
+        if is_float(node) and signal & reach.bit(node) and any(u not in inside and u.op != "output" for u in node.users)
     )
 
 

@@ -1,0 +1,49 @@
+"""The front door: the functions of `sweep` and `paths`, for which data may also be a spec such as "digits"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor
+
+from resect.data import load_samples
+from resect.network.unraveled import Unraveled
+from resect.paths import samples as sampling
+from resect.paths import spectrum
+from resect.sweep import lesion as sweep
+from resect.sweep.plans import Plan
+
+Data = str | Iterable[tuple[Any, Tensor]]
+Progress = Callable[[float], None] | None
+_LESION_BATCH, _PATH_BATCH = 500, 32
+
+
+def _batches(data: Data, size: int) -> Iterable[tuple[Any, Tensor]]:
+    return load_samples(data).batches(size) if isinstance(data, str) else data
+
+
+def lesion(net: Unraveled, data: Data, plan: Plan, *, progress: Progress = None) -> sweep.LesionResult:
+    """`resect.sweep.lesion.lesion`, for (inputs, targets) batches or a data spec.
+
+    Example:
+        >>> result = resect.lesion(net, "digits", resect.plans.single(net))
+        >>> result.table
+    """
+    return sweep.lesion(net, _batches(data, _LESION_BATCH), plan, progress=progress)
+
+
+def path_spectrum(net: Unraveled, data: Data, *, at: str = "auto", progress: Progress = None) -> spectrum.PathSpectrum:
+    """`resect.paths.spectrum.path_spectrum`, for (inputs, targets) batches or a data spec.
+
+    Example:
+        >>> resect.path_spectrum(net, "digits").effective(0.95)
+    """
+    return spectrum.path_spectrum(net, _batches(data, _PATH_BATCH), at=at, progress=progress)
+
+
+def sample_paths(
+    net: Unraveled, data: Data, *, samples: int = 20, at: str = "auto", seed: int = 0, progress: Progress = None
+) -> sampling.PathSamples:
+    """`resect.paths.samples.sample_paths`, for (inputs, targets) batches or a data spec."""
+    return sampling.sample_paths(net, _batches(data, _PATH_BATCH), samples=samples, at=at, seed=seed, progress=progress)

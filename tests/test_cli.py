@@ -1,0 +1,163 @@
+"""The command line against the real thing, and what it says about bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from resect.cli import main
+from resect.models.checkpoints import save_weights
+from resect.models.resnet import CifarResNet
+
+SMALL = ["--model-arg", "width=4", "--limit", "40", "--quiet"]
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def refused(*arguments: str | Path) -> str:
+    """What a command says that exits with status 2: one message, no traceback, nothing on standard output."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.lstrip().startswith("error: ")  # a progress bar may have been cleared before
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+@pytest.fixture
+def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model without joins, at py:plain_factory:build."""
+    (tmp_path / "plain_factory.py").write_text(
+        "import torch\n"
+        "def build():\n"
+        "    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 64), torch.nn.Linear(64, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return "py:plain_factory:build"
+
+
+def test_blocks() -> None:
+    table = run("blocks", "resect:resnet20", "--model-arg", "width=4")
+    assert table.exit_code == 0, table.output
+    assert "9 blocks, 18 layers" in table.stdout
+    found = json.loads(run("blocks", "resect:resnet20", "--format", "json").stdout)
+    assert [block["name"] for block in found["blocks"]] == [f"blocks.{i}" for i in range(9)]
+    assert found["blocks"][3]["kind"] == "projection"
+    layers = json.loads(run("blocks", "resect:vgg15", "--plain", "--format", "json").stdout)
+    assert (len(layers["blocks"]), len(layers["rejected"])) == (10, 5)
+
+
+def test_lesion() -> None:
+    result = run("lesion", "resect:resnet20", "digits", *SMALL, "--format", "json")
+    found = json.loads(result.stdout)
+    assert [row["block"] for row in found["lesions"]] == list(range(9))
+    assert found["samples"] == 40
+    one = json.loads(run("lesion", "resect:resnet20", "digits", *SMALL, "--without", "3", "--format", "json").stdout)
+    assert one["lesions"][0]["error"] == found["lesions"][3]["error"]
+    table = run("lesion", "resect:resnet20", "digits", *SMALL, "--plan", "random")
+    assert "20 lesions (random) on 40 samples" in table.stdout
+    assert "left" in run("lesion", "resect:resnet20", "digits", *SMALL[:-1]).stderr  # a bar with the time left
+
+
+def test_paths(tmp_path: Path) -> None:
+    out = tmp_path / "lengths.parquet"
+    result = run("paths", "resect:resnet20", "digits", *SMALL, "--samples", "2", "--out", out, "--format", "json")
+    found = json.loads(result.stdout)
+    assert found["sum_of_shares"] == pytest.approx(1.0, abs=1e-5)
+    assert [row["length"] for row in found["lengths"]] == list(range(10))
+    assert found["multiplicity"]["log2_paths"] == 9
+    assert out.exists()
+    assert "Effective lengths" in run("paths", "resect:resnet20", "digits", *SMALL, "--samples", "0").stdout
+
+
+def test_study_and_train(tmp_path: Path) -> None:
+    weights = tmp_path / "r14.safetensors"
+    trained = run("train", "digits", "--model", "resnet14", "--model-arg", "width=4", "--epochs", "1", "--out", weights)
+    assert trained.exit_code == 0, trained.output
+    assert "test error" in trained.stderr
+    assert json.loads(weights.with_suffix(".json").read_text())["model"] == "resect:resnet14"
+    options = [*SMALL, "--checkpoint", weights, "--repeats", "2", "--paths", "2", "--gradient-samples", "8"]
+    options += ["--control", "resect:vgg15-digits", "--out", tmp_path / "run"]
+    first = run("study", "resect:resnet14", "digits", *options)
+    assert first.exit_code == 0, first.output
+    for question in ("ensemble at test time", "effective members", "very short members", "multiplicity"):
+        assert question in first.stdout
+    assert (tmp_path / "run" / "report.html").exists()
+    again = run("study", "resect:resnet14", "digits", *options, "--format", "json")
+    found = json.loads(again.stdout)
+    assert found == json.loads((tmp_path / "run" / "answers.json").read_text())
+    assert found["subject"]["blocks"] == 6
+    other = [*options[:-2], "--seed", "3", "--out", tmp_path / "run"]
+    assert "another configuration" in refused("study", "resect:resnet14", "digits", *other)
+
+
+def test_beside_trains_what_has_no_weights(tmp_path: Path) -> None:
+    weights = tmp_path / "r8.safetensors"
+    save_weights(CifarResNet(8, channels=1), weights)
+    result = run(
+        "study", "resect:resnet14", "digits", *SMALL, "--repeats", "1", "--paths", "1", "--gradient-samples", "4",
+        "--beside", f"resect:resnet8@{weights}", "--out", tmp_path / "run", "--format", "json",
+    )  # fmt: skip
+    rows = json.loads(result.stdout)["answers"]["multiplicity"]
+    assert [(row["model"], row["blocks"]) for row in rows] == [("resect:resnet14", 6), ("resect:resnet8", 3)]
+
+
+def test_networks_without_joins(factory: str, tmp_path: Path) -> None:
+    for verb in (["blocks", factory], ["lesion", factory, "digits"], ["paths", factory, "digits"]):
+        if verb[0] == "blocks":
+            assert "does not say what its inputs look like" in refused(*verb)
+        else:
+            assert "no residual joins" in refused(*verb)
+    assert "10 layers that can be deleted and 5 that change the shape" in refused("blocks", "resect:vgg15")
+    assert "no residual joins" in refused("study", factory, "digits", "--out", tmp_path / "run", "--quiet")
+    plain = run("lesion", factory, "digits", "--plain", "--quiet")
+    assert plain.exit_code == 0, plain.output
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    model = CifarResNet(8, width=4, channels=1)
+    with torch.no_grad():
+        model.fc.weight[0, 0] = float("nan")
+    save_weights(model, tmp_path / "nan.safetensors")
+    assert "`fc.weight` holds 1 NaN" in refused(
+        "study", "resect:resnet8", *SMALL[:2], "--checkpoint", tmp_path / "nan.safetensors"
+    )
+    save_weights(CifarResNet(14, width=4, channels=1), tmp_path / "other.safetensors")
+    assert "belongs to another network" in refused(
+        "lesion", "resect:resnet8", "digits", *SMALL, "--checkpoint", tmp_path / "other.safetensors"
+    )
+    (tmp_path / "half.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes()[:999])
+    assert "damaged, truncated" in refused("blocks", "resect:resnet14", "--checkpoint", tmp_path / "half.safetensors")
+    np.savez(tmp_path / "none.npz", inputs=np.zeros((0, 1, 8, 8)), targets=np.zeros(0, dtype=int))
+    assert "at least one sample" in refused("lesion", "resect:resnet8", f"npz:{tmp_path}/none.npz")
+    np.savez(tmp_path / "wide.npz", inputs=np.zeros((4, 5)), targets=np.zeros(4, dtype=int))
+    assert "take images (N, C, H, W)" in refused("lesion", "resect:resnet8", f"npz:{tmp_path}/wide.npz")
+    assert "the model can run, got input 0 (1, 1, 8, 8)" in refused("lesion", "torchvision:resnet18", "digits")
+    assert "unknown model spec" in refused("blocks", "resnet110")
+    assert "unknown data spec" in refused("paths", "resect:resnet8", "digit")
+    assert "one of the 3 blocks, 0 to 2, got 7" in refused("lesion", "resect:resnet8", "digits", "--without", "7")
+    assert "K=V" in refused("blocks", "resect:resnet8", "--model-arg", "width")
+    assert "`device` must be" in refused("lesion", "resect:resnet8", "digits", "--device", "tpu9")
+
+
+def test_bad_options_are_clicks() -> None:
+    result = run("lesion", "resect:resnet8", "digits", "--plan", "pears")
+    assert result.exit_code == 2
+    assert "'pears' is not one of" in result.stderr
+
+
+def test_help_is_quick_and_lists_every_verb() -> None:
+    code = "import sys; from resect.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for verb in ("study", "blocks", "lesion", "paths", "train"):
+        assert f"  {verb}" in done.stdout
