@@ -1,0 +1,1 @@
+"""Run folders: work that is kept piece by piece, and goes on where it stopped."""
