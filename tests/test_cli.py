@@ -130,8 +130,9 @@ def test_bad_input(tmp_path: Path) -> None:
         model.fc.weight[0, 0] = float("nan")
     save_weights(model, tmp_path / "nan.safetensors")
     assert "`fc.weight` holds 1 NaN" in refused(
-        "study", "resect:resnet8", *SMALL[:2], "--checkpoint", tmp_path / "nan.safetensors"
+        "study", "resect:resnet8", *SMALL[:2], "--checkpoint", tmp_path / "nan.safetensors", "--out", tmp_path / "run"
     )
+    assert not (tmp_path / "run").exists()
     save_weights(CifarResNet(14, width=4, channels=1), tmp_path / "other.safetensors")
     assert "belongs to another network" in refused(
         "lesion", "resect:resnet8", "digits", *SMALL, "--checkpoint", tmp_path / "other.safetensors"

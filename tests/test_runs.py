@@ -29,7 +29,7 @@ def test_a_piece_is_computed_once(tmp_path: Path) -> None:
 
 
 def test_other_folders_are_left_alone(tmp_path: Path) -> None:
-    RunFolder(tmp_path / "run", {"model": "x", "seed": 0})
+    RunFolder(tmp_path / "run", {"model": "x", "seed": 0}).open()
     with pytest.raises(resect.RunError, match=r"another configuration .*seed: 0 there, 1 here"):
         RunFolder(tmp_path / "run", {"model": "x", "seed": 1})
     (tmp_path / "mine").mkdir()

@@ -130,6 +130,7 @@ def _subjects(setting: Setting, samples: Samples, folder: RunFolder, track: Trac
             raise InputError(f"{spec} has no weights for {setting.data}: pass them as {spec}@FILE.")
         file = networks / f"{name}.safetensors"
         if not file.exists():
+            folder.open()
             _train(TrainingJob(name, setting.data, file, Recipe(seed=setting.seed), {}, setting.device), track)
         return file
 

@@ -23,10 +23,10 @@ CONFIGURATION = "run.yaml"
 
 
 class RunFolder:
-    """One run on disk.
+    """One run on disk. Nothing is written before the first piece of work is done, or `open` is called.
 
     Args:
-        path: the folder; it is made if it does not exist.
+        path: the folder; it need not exist.
         configuration: everything that determines the results, as plain values.
 
     Raises:
@@ -40,8 +40,12 @@ class RunFolder:
         if file.exists():
             self._check_same(file)
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(f"{path} must be a run folder or an empty one, but it holds other files. Choose another --out.")
-        (path / "parts").mkdir(parents=True, exist_ok=True)
+            raise RunError(f"{path} must be a run folder or an empty one, but holds other files. Choose another --out.")
+
+    def open(self) -> None:
+        """Make the folder and write its configuration, if that is still to be done."""
+        (self.path / "parts").mkdir(parents=True, exist_ok=True)
+        file = self.path / CONFIGURATION
         if not file.exists():
             write_text(file, yaml.safe_dump(self.configuration, sort_keys=False))
 
@@ -73,6 +77,7 @@ class RunFolder:
             except (OSError, ValueError, pyarrow.ArrowException) as error:
                 raise RunError(f"{file} is damaged. Delete it; only its piece of work is done again.") from error
         table = compute()
+        self.open()
         write_parquet(file, table)
         return table, False
 
