@@ -118,6 +118,7 @@ class Programs:
         placeholders = [*captured.parameters, *captured.constants, *inputs]
         nodes = [node for part in sliced.slices for node in part]
         self.key = {node: i for i, node in enumerate([*placeholders, *nodes])}
+        self.slice_of = {self.key[node]: i for i, part in enumerate(sliced.slices) for node in part}
         # Gradients flow to the inputs as to any other live value; without gradients they are just there.
         self._base = len(placeholders) - (len(inputs) if edges else 0)
         self._reference = self.key[next(entry.node for entry in captured.inputs if entry and entry.shape)]

@@ -31,11 +31,13 @@ class SliceGradient:
         skip: the key of the skip's value where it enters the join, None in the prelude and the tail.
     """
 
-    def __init__(self, programs: Programs, index: int, program: Program, base: dict[int, Any], state: dict[int, Any]):
+    def __init__(self, trace: Trace, index: int, program: Program) -> None:
+        programs, base, state = trace.programs, trace.base, trace.states[index]
+        signal = trace.signal(index)
         slots = [programs.sliced.slots[i] for i in programs.sliced.slots_of[index]]
         self.branches = {slot.index: programs.key[slot.gate] for slot in slots}
         self.skip = programs.skip_key(slots[0]) if slots else None
-        self._live = {key: value.detach().requires_grad_() for key, value in state.items() if _differentiable(value)}
+        self._live = {key: value.detach().requires_grad_() for key, value in state.items() if key in signal}
         self._before: dict[int, Tensor] = {}
         self._leaf: dict[int, Tensor] = {}
         edges = [*self.branches.values(), *([] if self.skip is None else [self.skip])]
@@ -98,7 +100,7 @@ def vjp(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequenc
 
 
 def _differentiable(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
+    return isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 0
 
 
 class Trace:
@@ -130,7 +132,7 @@ class Trace:
     def loss_gradient(self) -> Lanes:
         """Gradient of the summed cross-entropy with respect to the state before the tail, as one lane."""
         state = self.states[-1]
-        live = {key: value.detach().requires_grad_() for key, value in state.items() if _differentiable(value)}
+        live = {key: state[key].detach().requires_grad_() for key in self.signal(len(self.states) - 1)}
         with torch.enable_grad():
             results = self._folded[-1].run(self.base, {**state, **live})
             loss = summed_loss(self.net.outputs(self.base, results), self.targets)
@@ -140,7 +142,16 @@ class Trace:
     def slices(self) -> Iterator[tuple[int, SliceGradient]]:
         """The slices that end in a join, from the last to the first, each with its gradients."""
         for index in range(len(self._folded) - 2, 0, -1):
-            yield index, SliceGradient(self.programs, index, self._folded[index], self.base, self.states[index])
+            yield index, SliceGradient(self, index, self._folded[index])
+
+    def signal(self, index: int) -> set[int]:
+        """The live values before a slice that carry the signal; masks, position tables and sizes do not."""
+        later = self.programs.slice_of
+        return {
+            key
+            for key, value in self.states[index].items()
+            if _differentiable(value) and (key in self.stem or later.get(key, 0) > 0)
+        }
 
     def to_target(self, cotangents: Lanes) -> list[Tensor]:
         """From the live values after the prelude to the stem's values or the inputs: (L, B, ...) each."""

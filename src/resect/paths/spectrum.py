@@ -69,6 +69,11 @@ class PathSpectrum:
         return self.counts.paths
 
     @property
+    def longest(self) -> int:
+        """The length of the longest path: all blocks, unless some are parallel and exclude each other."""
+        return max(k for k, count in enumerate(self.count) if count)
+
+    @property
     def layers(self) -> np.ndarray:
         """(n+1,) mean length in weight layers of the paths of each length; 0 where there are none."""
         pairs = zip(self.counts.layers, self.counts.paths, strict=True)

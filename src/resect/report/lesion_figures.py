@@ -105,7 +105,7 @@ def strip_figure(study: Study) -> Axes:
     table = study.blocks.merge(study.deletions[["block", "loss"]], on="block")
     per_row = min(60, len(table))
     rows = -(-len(table) // per_row)
-    ax = panels(height=0.9 + 0.85 * rows)[0]
+    ax = panels(height=0.75 + 0.75 * rows)[0]
     growth = table["loss"] - study.intact_loss
     norm = LogNorm(_SMALLEST_LOSS, max(float(growth.max()), _SMALLEST_LOSS * 10))
     shades = ScalarMappable(norm, "viridis_r")

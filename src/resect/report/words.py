@@ -83,13 +83,21 @@ def ensemble_verdict(study: Study) -> str:
     plain = ""
     if found.plain_median_damage is not None:
         plain = f" The plain network loses {points(found.plain_median_damage)} in the median."
+    if found.chance_error is not None and found.intact_error > 0.9 * found.chance_error:
+        return f"That cannot be told: the intact network errs on {percent(found.intact_error)}, as chance does. {start}"
     if unit == "layer":
         kind = "This is no ensemble: a plain network is one path." if not robust else "Its layers are redundant."
         return f"{kind} {start}"
     if not robust:
         return f"Not by this test. {start}{plain}"
     gradual = found.error_without_tenth < (found.intact_error + (found.chance_error or 1.0)) / 2
-    kind = "Yes: its paths do not depend strongly on each other" if gradual else "In part: single deletions do little"
+    costly = int((study.deletions["damage"] > 0.1).sum())
+    if not gradual:
+        kind = "In part: single deletions do little, several at once destroy it"
+    elif costly:
+        kind = f"For the most part: all but {plural(costly, 'block')} can be deleted at a cost of at most 10 points"
+    else:
+        kind = "Yes: its paths do not depend strongly on each other"
     return (
         f"{kind}. {start}{plain} Without {plural(found.tenth, unit)} it errs on {percent(found.error_without_tenth)}, "
         f"without {found.half} on {percent(found.error_without_half)}."
@@ -102,10 +110,10 @@ def depth_verdict(study: Study) -> str:
     if found is None:
         return f"It has one path, through all {study.subject.blocks} {study.subject.unit}s."
     share = found.by_share
-    relation = "shallow against" if share.high <= found.blocks / 2 else "not shallow against"
+    relation = "shallow against" if share.high <= found.longest / 2 else "not shallow against"
     return (
         f"{percent(found.mass, 0)} of the gradient runs through paths of {lengths(share)}, {relation} the full "
-        f"{found.blocks} blocks; they are {percent(share.path_fraction)} of all paths. By the paper's count × "
+        f"{found.longest} blocks; they are {percent(share.path_fraction)} of all paths. By the paper's count × "
         f"magnitude it is {lengths(found.by_magnitude)}."
     )
 
@@ -117,8 +125,8 @@ def gradient_verdict(study: Study) -> str:
         return "All of it comes over the one path there is."
     return (
         f"Paths of up to {plural(found.tenth, 'block')}, a tenth of the depth, carry {percent(found.share_to_tenth)}; "
-        f"up to {plural(found.quarter, 'block')}, a quarter, {percent(found.share_to_quarter)}; the one path through "
-        f"every branch {percent(found.share_full)}."
+        f"up to {plural(found.quarter, 'block')}, a quarter, {percent(found.share_to_quarter)}; the longest "
+        f"path {percent(found.share_full)}."
     )
 
 

@@ -62,21 +62,21 @@ def _rank_correlation(table: pd.DataFrame) -> float | None:
     return float(spearmanr(table["kendall_tau"], table["error"]).statistic)
 
 
-def answer_depth(net: Unraveled, spectrum: PathSpectrum, paths: PathSamples) -> DepthAnswer:
+def answer_depth(spectrum: PathSpectrum, paths: PathSamples) -> DepthAnswer:
     """Question 2: which path lengths are effective (paper, section 5.2, Figure 6)."""
     return DepthAnswer(
         mass=MASS,
         by_share=spectrum.effective(MASS),
         by_magnitude=paths.effective(MASS),
         by_rms=paths.effective(MASS, rms=True),
-        blocks=len(net.blocks),
-        layers=net.layers,
+        longest=spectrum.longest,
+        longest_layers=float(spectrum.layers[spectrum.longest]),
     )
 
 
 def answer_gradient(spectrum: PathSpectrum, paths: PathSamples) -> GradientAnswer:
     """Question 3: what very short paths carry (paper, section 5)."""
-    n = len(spectrum.share) - 1
+    n = spectrum.longest
     tenth, quarter = n // 10, n // 4
     magnitude = np.nan_to_num(paths.magnitude)
     return GradientAnswer(

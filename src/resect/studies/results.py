@@ -67,19 +67,19 @@ class DepthAnswer:
     by_share: Effective  # exact share of the gradient
     by_magnitude: Effective  # the paper's count x mean sampled norm
     by_rms: Effective  # count x root mean square of the sampled norms
-    blocks: int
-    layers: int  # layers of the full-depth path
+    longest: int  # the longest path, in blocks: all of them, unless some are parallel
+    longest_layers: float
 
 
 @dataclass(frozen=True)
 class GradientAnswer:
     """Question 3: how much of the gradient comes from very short members?"""
 
-    tenth: int  # longest length, in blocks, that is at most a tenth of the depth
+    tenth: int  # longest length, in blocks, that is at most a tenth of the longest path
     share_to_tenth: float
     quarter: int
     share_to_quarter: float
-    share_full: float  # of the one path through every branch
+    share_full: float  # of the longest path, through every branch
     magnitude_to_tenth: float  # the same by count x mean sampled norm
     magnitude_to_quarter: float
     sum_error: float  # relative distance between the sum over all lengths and autograd's gradient

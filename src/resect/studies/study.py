@@ -91,7 +91,7 @@ def run_study(
     rows += [lab.beside(other) for other in subjects.beside]
     answers = Answers(
         ensemble=answer_ensemble(singles, random, shuffled, control, samples.targets),
-        depth=answer_depth(net, spectrum, paths) if spectrum and paths else None,
+        depth=answer_depth(spectrum, paths) if spectrum and paths else None,
         gradient=answer_gradient(spectrum, paths) if spectrum and paths else None,
         multiplicity=tuple(rows),
     )
