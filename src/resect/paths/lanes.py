@@ -16,26 +16,35 @@ _TOLERATED = 20  # exponents within this many powers of two of 0 are left alone
 
 
 def scaled(lanes: Tensor, exponents: Tensor) -> Tensor:
-    """Multiply each lane by 2**exponent; exponents (L,) integers, at most 0 except in tests."""
+    """Multiply each lane by 2**exponent; exponents (L,) int32, at most 0."""
     if not bool(exponents.any()):
         return lanes
-    factor = torch.ldexp(torch.ones_like(exponents, dtype=lanes.dtype), exponents.clamp_min(-126))
-    return lanes * factor.view(-1, *(1,) * (lanes.ndim - 1))
+    return lanes * _powers(exponents.clamp_min(-126), lanes)
 
 
 def renormalise(lanes: Lanes, exponents: Tensor) -> Tensor:
     """Bring every lane near 1 in place where it has strayed far; returns the new exponents (L,)."""
     largest = peak(lanes.values())
-    shift = torch.where((largest > 0) & torch.isfinite(largest), torch.frexp(largest).exponent, 0).to(exponents.dtype)
+    strayed = (largest > 0) & torch.isfinite(largest)
+    shift = torch.where(strayed, torch.floor(torch.log2(torch.where(strayed, largest, 1.0))), 0.0).to(exponents.dtype)
     shift = torch.where(shift.abs() > _TOLERATED, shift, 0)
     if bool(shift.any()):
         for key, value in lanes.items():
-            factor = torch.ldexp(torch.ones_like(shift, dtype=value.dtype), -shift)
-            lanes[key] = value * factor.view(-1, *(1,) * (value.ndim - 1))
+            lanes[key] = value * _powers(-shift, value)
     return exponents + shift
+
+
+def _powers(exponents: Tensor, like: Tensor) -> Tensor:
+    """2**exponents, exact, of the dtype of `like` and broadcast along its lanes."""
+    powers = torch.ldexp(torch.ones_like(exponents, dtype=torch.float32), exponents)
+    return powers.to(like.dtype).view(-1, *(1,) * (like.ndim - 1))
 
 
 def peak(values: Iterable[Tensor]) -> Tensor:
     """Largest absolute value of every lane over several tensors, (L,) float32."""
-    peaks = [value.flatten(1).abs().amax(1).float() for value in values]
-    return torch.stack(peaks).amax(0)
+    return torch.stack([value.flatten(1).abs().amax(1).float() for value in values]).amax(0)
+
+
+def widened(value: Tensor) -> Tensor:
+    """The same values in the widest dtype that the device has: float64, but float32 on mps."""
+    return value.to(torch.float32 if value.device.type == "mps" else torch.float64)

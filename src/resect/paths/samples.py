@@ -19,7 +19,7 @@ from resect.errors import DataError, InputError
 from resect.graph.routes import STEM, Counts, Routes
 from resect.network.unraveled import Unraveled
 from resect.paths.backward import Lanes, Trace, add_into, resolve_target
-from resect.paths.lanes import renormalise
+from resect.paths.lanes import renormalise, widened
 from resect.paths.measures import Effective, effective_range, weighted_by_count
 from resect.paths.spectrum import require_paths
 
@@ -177,9 +177,10 @@ def path_norms(
         if progress:
             progress(1)
     found = trace.to_target(cotangents)
-    squares = sum(value.flatten(2).double().square().sum(2) for value in found)
+    squares = sum(widened(value.flatten(2)).square().sum(2) for value in found)
     assert isinstance(squares, Tensor)
-    return np.asarray(torch.ldexp(squares.sqrt(), exponents.view(-1, 1).double()).cpu().numpy())
+    norms = squares.sqrt().cpu().double().numpy()
+    return np.asarray(np.ldexp(norms, exponents.view(-1, 1).cpu().numpy()))
 
 
 def _spread(total: Lanes, part: Lanes, lanes: list[int], count: int) -> None:

@@ -23,7 +23,7 @@ from resect.errors import DataError, InputError
 from resect.graph.routes import Counts, Routes
 from resect.network.unraveled import Unraveled
 from resect.paths.backward import Lanes, SliceGradient, Trace, add_into, resolve_target
-from resect.paths.lanes import renormalise, scaled
+from resect.paths.lanes import renormalise, scaled, widened
 from resect.paths.measures import Effective, Multiplicity, effective_range, multiplicity, path_fractions
 from resect.sweep.plans import no_joins_message
 
@@ -139,7 +139,7 @@ def path_spectrum(
 
     Raises:
         InputError: the network has no joins.
-        DataError: the data are empty or do not fit the network.
+        DataError: the data are empty or do not fit the network, or the gradient is zero or not finite.
     """
     require_paths(net)
     parts = [_decompose(net, inputs, targets, at, progress) for inputs, targets in data]
@@ -147,6 +147,11 @@ def path_spectrum(
         raise DataError("`data` must hold at least one (inputs, targets) batch, got none.")
     products, norms, squares, remainder = (np.concatenate(column) for column in zip(*parts, strict=True))
     counts, where = Routes(net.sliced).counts, resolve_target(net, at)
+    if not np.isfinite(products).all() or not squares.sum() > 0:
+        raise DataError(
+            f"the gradient at the {where} must be finite and not zero on these samples, got a squared norm of "
+            f"{squares.sum():.3g}. In half precision, try float32."
+        )
     return PathSpectrum(counts, products, norms, squares, remainder, where)
 
 
@@ -172,7 +177,7 @@ def _decompose(
     norms = coefficients.norm(dim=2).T
     pad = (0, len(net.blocks) + 1 - len(exponents))  # parallel branches exclude each other: the longest are missing
     columns = F.pad(products, pad), F.pad(norms, pad), truth.square().sum(1), remainder
-    first, second, third, fourth = (column.cpu().numpy() for column in columns)
+    first, second, third, fourth = (column.cpu().double().numpy() for column in columns)
     return first, second, third, fourth
 
 
@@ -221,8 +226,8 @@ def _padded(lanes: Tensor, *, after: bool) -> Tensor:
 
 
 def _flat(values: list[Tensor]) -> Tensor:
-    """(L, B, D) float64 of several cotangents (L, B, ...)."""
-    return torch.cat([value.flatten(2).double() for value in values], dim=2)
+    """(L, B, D), widened, of several cotangents (L, B, ...)."""
+    return torch.cat([widened(value.flatten(2)) for value in values], dim=2)
 
 
 def _log2(count: int) -> float:

@@ -41,7 +41,7 @@ def single(net: Unraveled) -> Plan:
     )
 
 
-def random(net: Unraveled, counts: Iterable[int] | None = None, *, repeats: int = 5, seed: int = 0) -> Plan:
+def random(net: Unraveled, counts: Iterable[int] | None = None, repeats: int = 5, seed: int = 0) -> Plan:
     """Delete k random blocks, `repeats` times for each k (paper, section 4.2 and Figure 5a).
 
     Args:
@@ -65,7 +65,7 @@ def random(net: Unraveled, counts: Iterable[int] | None = None, *, repeats: int 
     )
 
 
-def shuffled(net: Unraveled, swaps: Iterable[int] | None = None, *, repeats: int = 5, seed: int = 0) -> Plan:
+def shuffled(net: Unraveled, swaps: Iterable[int] | None = None, repeats: int = 5, seed: int = 0) -> Plan:
     """Swap s random pairs of blocks that fit each other's slots, `repeats` times for each s (paper, Figure 5b).
 
     Args:
