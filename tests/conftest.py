@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from torch import nn
 
 import resect
 from resect.models.resnet import CifarResNet
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # two workers on two cores; torch.export, where the time goes, has one thread anyway
 
 
 @pytest.fixture(autouse=True)

@@ -155,6 +155,31 @@ class PartOfChannels(nn.Module):
         return self.back(F.relu(y))
 
 
+class GatedSkip(Residual):
+    """The skip is a signal that a sigmoid has scaled before (squeeze and excitation): an identity skip all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(6, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * torch.sigmoid(self.gate(x))
+        return x + self.f(x)
+
+
+class Pyramid(nn.Module):
+    """A block whose value goes on by itself and into a sum of two levels: 2 blocks, none inside the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.lateral, self.top = conv(6), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        deep = x + self.f(x)
+        level = self.lateral(x) + self.top(deep)
+        return torch.relu(level) * torch.sigmoid(deep)
+
+
 class Encoder(nn.Module):
     """A pre-norm transformer on 8x8 images in patches of 4: two blocks a layer."""
 
@@ -191,5 +216,7 @@ CUSTOM = {
     "two streams": (lambda: Frame(TwoStreams()), 3),
     "not joins": (lambda: Frame(NotJoins()), 0),
     "part of the channels": (lambda: Frame(PartOfChannels(), Residual()), 2),
+    "gated skip": (lambda: Frame(GatedSkip()), 1),
+    "pyramid": (lambda: Frame(Pyramid()), 2),
     "encoder": (lambda: Encoder(), 4),
 }

@@ -31,7 +31,6 @@ TORCHVISION = {
     "convnext_tiny": (18, 64),  # 3+3+9+3
     "vit_b_16": (24, 224),
     "swin_t": (24, 64),  # 2+2+6+2 layers
-    "swin_v2_t": (24, 64),
     "maxvit_t": (55, 224),  # 2+2+5+2 layers of one MBConv, two attentions and two MLPs
     "regnet_y_400mf": (16, 64),  # 1+3+6+6
     "vgg11_bn": (0, 64),
@@ -55,10 +54,13 @@ TIMM = {
     "twins_svt_small": (40, 64),  # 2+2+10+4 layers of two, and 4 position encoders x + conv(x)
     "dla34": (12, 64),  # trees of 2, 4, 4, 2 basic blocks; the roots do not add
     "mixer_s16_224": (16, 224),  # 8 layers of two
-    "gmlp_s16_224": (30, 224),  # 30 layers of one
     "ghostnet_100": (16, 64),
     "resnetv2_50": (16, 64),
     "resnest26d": (8, 64),  # 2+2+2+2
+    "pvt_v2_b0": (16, 64),  # 2+2+2+2 layers of two
+    "fastvit_t8": (20, 64),  # 2+2+4+2 layers of two; the sums of reparameterised convolutions are linear
+    "caformer_s18": (36, 64),  # 3+3+9+3 layers of two; the later skips are scaled by a learned vector
+    "hiera_tiny_224": (24, 224),  # 1+2+7+2 layers of two; three skips are pooled and projected
     "levit_128s": (20, 224),  # 2+3+4 layers of two, and one MLP after each of the 2 downsamplings
 }
 TINY = {"num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
@@ -172,6 +174,10 @@ def test_names_kinds_and_layers_of_a_bottleneck_network() -> None:
 def test_kinds_and_parents_of_custom_networks() -> None:
     images = torch.randn(1, 1, 8, 8)
     assert {b.kind for b in resect.unravel(CUSTOM["highway"][0](), images).blocks} == {"gated"}
+    gated_skip = resect.unravel(CUSTOM["gated skip"][0](), images)
+    assert [(b.kind, b.name) for b in gated_skip.blocks] == [("identity", "body.0")]
+    pyramid = resect.unravel(CUSTOM["pyramid"][0](), images)
+    assert [(b.kind, b.parent) for b in pyramid.blocks] == [("identity", None), ("projection", None)]
     restoration = resect.unravel(CUSTOM["restoration"][0](), images)
     assert [b.parent for b in restoration.blocks] == [3, 3, 3, None]
     assert [b.name for b in restoration.blocks] == ["body.0.inner.0", "body.0.inner.1", "body.0.inner.2", "body.0"]

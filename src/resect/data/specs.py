@@ -79,7 +79,7 @@ def _cifar10(spec: str, folder: str, split: Split) -> Samples:
         raise DataError(f"{path} must have the columns img.bytes and label of the Hub's cifar10: {error}") from error
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (_CIFAR_MEAN, _CIFAR_STD))
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    return Samples(spec, (pixels - mean) / std, torch.from_numpy(table["label"].to_numpy(np.int64)), 10)
+    return Samples(spec, (pixels - mean) / std, torch.from_numpy(table["label"].to_numpy(np.int64, copy=True)), 10)
 
 
 def _decode(image: bytes) -> np.ndarray:

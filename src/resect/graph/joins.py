@@ -122,19 +122,19 @@ _REASONS = [_NOT_RELATED, _ONE_OPERATOR, _ALL_LINEAR, _NO_PARAMETERS, _SUBTRACTE
 
 def _judge_ordered(node: Node, skip: Node, branch: Node, reach: Reach, joins: dict[Node, Join]) -> _Verdict:
     """Whether `node` = `skip` + `branch` is a join."""
-    gated = _gated_skip(skip, branch, reach)
-    if gated is not None:
-        return _Verdict(Join(node, "gated", skip, branch, node, (gated,), gated))
-    root = _skip_root(skip, reach, joins)
+    root = _skip_root(skip, joins)
     if reach.is_ancestor(root, branch):
         if not reach.has_weights(reach.between(root, branch)):
             return _Verdict(reason=_NO_PARAMETERS)
         return _Verdict(Join(node, "identity", skip, branch, node, (root,), skip))
+    gated = _gated_skip(skip, branch, reach)
+    if gated is not None:
+        return _Verdict(Join(node, "gated", skip, branch, node, (gated,), gated))
     return _judge_projection(node, skip, root, branch, reach)
 
 
-def _skip_root(skip: Node, reach: Reach, joins: dict[Node, Join]) -> Node:
-    """Where the skip starts: through views, and through additions that nothing else reads (parallel branches)."""
+def _skip_root(skip: Node, joins: dict[Node, Join]) -> Node:
+    """Where the skip starts: before the additions that nothing else reads (parallel branches)."""
     while skip in joins and len(skip.users) == 1 and joins[skip].kind == "identity":
         skip = joins[skip].skip
     return skip
@@ -195,14 +195,19 @@ def _branch_region(join: Join, reach: Reach) -> int:
     return bits
 
 
+def _parent(node: Node, regions: dict[Node, int], reach: Reach) -> Node | None:
+    """The innermost other join whose branch `node` is part of, and of nothing else."""
+    around = [outer for outer in regions if outer is not node and regions[outer] & reach.bit(node)]
+    return next((outer for outer in sorted(around, key=reach.index.__getitem__) if reach.ends_in(node, outer)), None)
+
+
 def _drop_nested(joins: dict[Node, Join], reasons: dict[Node, str], reach: Reach) -> None:
     """Keep a join inside another's branch only if it mixes with weights and stands in another module."""
     regions = {node: _branch_region(join, reach) for node, join in joins.items()}
     for node in list(joins):
-        around = [outer for outer in regions if outer is not node and regions[outer] & reach.bit(node)]
-        if not around:
+        parent = _parent(node, regions, reach)
+        if parent is None:
             continue
-        parent = min(around, key=lambda outer: reach.index[outer])
         if not reach.mixing(regions[node]):
             reasons[node] = _NO_WEIGHTS_NESTED
         elif module_of(parent) == module_of(node):

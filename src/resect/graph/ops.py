@@ -11,7 +11,7 @@ from torch.fx import Node
 
 WEIGHT_MIXING = frozenset(
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear addmm mm matmul "
-    "bmm baddbmm einsum addbmm mv _grouped_mm".split()
+    "bmm baddbmm einsum addbmm mv _grouped_mm lstm gru rnn_tanh rnn_relu".split()
 )
 ATTENTION = frozenset({"scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu"})
 PRODUCTS = frozenset("mul mm matmul bmm baddbmm addmm einsum linear div addcmul outer dot".split()) | ATTENTION
@@ -34,7 +34,7 @@ NORMS = frozenset(
 )
 POOLS = frozenset(
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d _adaptive_avg_pool2d "
-    "adaptive_avg_pool3d max_pool1d max_pool2d max_pool3d max_pool2d_with_indices mean sum upsample_nearest2d "
+    "adaptive_avg_pool3d max_pool1d max_pool2d max_pool3d max_pool2d_with_indices mean sum amax upsample_nearest2d "
     "upsample_bilinear2d upsample_bicubic2d upsample_nearest1d upsample_nearest3d upsample_trilinear3d "
     "upsample_linear1d _upsample_bilinear2d_aa _upsample_bicubic2d_aa".split()
 )

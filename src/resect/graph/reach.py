@@ -75,6 +75,18 @@ class Reach:
         """The nodes on the ways from `start` (exclusive) to `end` (inclusive)."""
         return self.descendants[self.index[start]] & (self.ancestors[self.index[end]] | self.bit(end))
 
+    def ends_in(self, node: Node, end: Node) -> bool:
+        """Whether the value of `node` reaches the outputs only through `end`."""
+        pending, seen = [node], {node}
+        while pending:
+            for user in pending.pop().users:
+                if user.op == "output":
+                    return False
+                if user is not end and user not in seen:
+                    seen.add(user)
+                    pending.append(user)
+        return True
+
     def dependents(self, node: Node) -> list[Node]:
         """The operands of `node` that depend on the model's inputs."""
         return [operand for operand in node.all_input_nodes if operand in self.index and self.is_dependent(operand)]

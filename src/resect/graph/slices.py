@@ -238,11 +238,11 @@ def _parameters(captured: Capture, reach: Reach, region: tuple[Node, ...]) -> tu
 def _with_parents(slots: list[Slot], reach: Reach) -> list[Slot]:
     result = []
     for slot in slots:
-        around = [s for s in slots if s is not slot and slot.join in s.region]
+        around = [s for s in slots if s is not slot and slot.join in s.region and reach.ends_in(slot.join, s.join)]
         parent = min(around, key=lambda s: reach.index[s.join]).index if around else None
-        result.append(replace(slot, parent=parent))
-    for outer in {slot.parent for slot in result if slot.parent is not None}:
-        result[outer] = replace(result[outer], fixed_because="its branch holds blocks of its own")
+        holds = any(s is not slot and s.join in slot.region for s in slots)
+        fixed = "its branch holds blocks of its own" if holds else slot.fixed_because
+        result.append(replace(slot, parent=parent, fixed_because=fixed))
     return result
 
 

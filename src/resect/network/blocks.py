@@ -38,8 +38,8 @@ class Block:
 
     @property
     def downsampling(self) -> bool:
-        """Whether the skip is a projection: the shape changes here."""
-        return self.kind == "projection"
+        """Whether the shape changes here, over a projection: fewer pixels, more channels, or both."""
+        return self.kind == "projection" and self.entry_shape != self.branch_shape
 
 
 def blocks_table(blocks: tuple[Block, ...]) -> pd.DataFrame:

@@ -18,7 +18,7 @@ def strip_caption(study: Study) -> Caption:
     worst = study.deletions["name"][int(grown.argmax())]
     return (
         f"The network's {plural(study.subject.blocks, unit)} in order, coloured by how much the mean cross-entropy "
-        f"grows when each is deleted. Grey: by less than 0.001 nats. Orange frames: the skip is a projection.",
+        f"grows when each is deleted. Grey: by less than 0.001 nats. Orange frames: a projection changes the shape.",
         f"{idle} of {study.subject.blocks} could each be deleted alone at a cost below 0.001 nats; the network depends "
         f"most on {worst} ({grown.max():.2g} nats).",
     )

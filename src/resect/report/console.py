@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from resect.report.words import QUESTIONS, measures
+from resect.report.answers import COMPARED, Answer, answers, comparison
+from resect.report.words import plural
 from resect.studies.results import Study
 
-_WIDTHS = (44, 32, 20)
+_WIDTH = 100
 
 
 def answers_table(study: Study) -> Group:
-    """The paper's four questions, answered in numbers for the network at hand; one table a question, 100 columns."""
+    """The paper's four questions, answered in numbers for the network at hand; at most 100 columns, and good at 80."""
     subject = study.subject
-    title = f"{subject.model} on {subject.data}: {subject.blocks} {subject.unit}s, {subject.samples} samples"
-    parts: list[Text | Table] = [Text(title, style="bold")]
-    for question, rows in groupby(measures(study), key=lambda row: row[0]):
-        table = Table(
-            title=f"{question}. {QUESTIONS[question - 1]}", title_justify="left", title_style="bold", box=SIMPLE_HEAD
-        )
-        headings = ("measure", "this network", "ResNet-110, paper")
-        for heading, width, style in zip(headings, _WIDTHS, ("", "bold", "dim"), strict=True):
-            table.add_column(heading, style=style, max_width=width, min_width=width // 2, overflow="fold")
-        for _, measure, value, paper in rows:
-            table.add_row(measure, value, paper)
-        parts.append(table)
+    size = f"{plural(subject.blocks, subject.unit)}, {plural(subject.samples, 'sample')}"
+    parts: list[Text | Table] = [Text(f"{subject.model} on {subject.data}: {size}", style="bold")]
+    for answer in answers(study):
+        parts += [Text(), Text(f"{answer.number}. {answer.question}", style="bold"), _limited(Text(answer.verdict))]
+        if answer.measures:
+            parts.append(_table(answer))
+    rows = comparison(study)
+    if rows:
+        parts.append(_comparison(rows))
     return Group(*parts)
+
+
+def _limited(text: Text) -> Table:
+    """A text that wraps at 100 columns, however wide the terminal is."""
+    grid = Table.grid()
+    grid.add_column(max_width=_WIDTH)
+    grid.add_row(text)
+    return grid
+
+
+def _table(answer: Answer) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+    table.add_column("measure", width=43, overflow="fold")
+    table.add_column("this network", style="bold", min_width=14, max_width=32, overflow="fold")
+    table.add_column("paper, ResNet-110", style="dim", max_width=20)
+    for measure in answer.measures:
+        table.add_row(measure.what, Text(measure.here), measure.paper)
+    return table
+
+
+def _comparison(rows: list[tuple[str, ...]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+    for position, heading in enumerate(COMPARED):
+        table.add_column(heading, justify="left" if position == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table

@@ -1,4 +1,4 @@
-"""Figures of the unravelled view (paper, Figure 6) and of multiplicity."""
+"""Figures of the unravelled view: paths, shares of the gradient and norms, by path length (paper, Figure 6)."""
 
 from __future__ import annotations
 
@@ -7,157 +7,186 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
-from resect.report.style import BLUE, GREEN, GREY, INK, ORANGE, PALE_BLUE, PALE_ORANGE, name_panel, panels
-from resect.report.words import percent
+from resect.paths.measures import Effective
+from resect.report.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PALE_BLUE,
+    SMALL,
+    axes_or_new,
+    key,
+    name_panel,
+    whole_numbers,
+)
+from resect.report.words import percent, superscript
 from resect.studies.results import DepthAnswer, Study
 
 _DEEPEST = 1e-12  # the lowest value on a log axis, as a part of the highest
+_VISIBLE = 2e-3  # of the gradient: less cannot be seen on a linear axis
+_OVER_LAYERS = 38  # points, over the axis in layers
+_SHARE_KEY = [("● exact share", BLUE), ("■ count × mean norm", ORANGE), ("- - count × rms norm", GREEN)]
 
 
 def _lengths(study: Study) -> tuple[pd.DataFrame, DepthAnswer]:
+    """The lengths of which there are paths, and the effective ranges."""
     assert study.lengths is not None and study.answers.depth is not None, "a plain network has no path lengths"
-    return study.lengths, study.answers.depth
+    return study.lengths[np.isfinite(study.lengths["log2_paths"])], study.answers.depth
 
 
-def counts_figure(study: Study) -> Axes:
-    """How many paths have each length, with the effective ranges."""
+def counts_figure(study: Study, ax: Axes | None = None) -> Axes:
+    """Which part of all paths each length has, linear, with the effective ranges."""
+    ax = axes_or_new(ax)
     table, depth = _lengths(study)
-    left, right = panels(2)
-    for ax in (left, right):
-        _shade(ax, depth)
-        ax.set_xlabel("path length (blocks)")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.bar(table["length"], table["path_fraction"] * 100, color=GREY, width=0.8)
-    left.set_ylabel("paths of this length (% of all)")
-    name_panel(left, "linear")
-    right.plot(table["length"], table["log2_paths"] * np.log10(2), color=INK, marker=".", markersize=4)
-    right.set_ylabel("number of paths (power of ten)")
-    name_panel(right, "logarithmic")
-    right.set_ylim(bottom=0)
-    _name_ranges(left, depth)
-    return left
+    ax.bar(table["length"], table["path_fraction"] * 100, color="#a9aeb5", width=0.8)
+    ax.set_ylabel("paths of this length (% of all)")
+    ax.set_ylim(0, float(table["path_fraction"].max()) * 100 * 1.4)
+    _finish(ax, table, depth)
+    name_panel(ax, "linear")
+    return ax
 
 
-def share_figure(study: Study) -> Axes:
-    """Share of the gradient by path length: exact, and by the paper's count x magnitude."""
+def counts_log_figure(study: Study, ax: Axes | None = None) -> Axes:
+    """How many paths have each length, as a power of ten, with the effective ranges."""
+    ax = axes_or_new(ax)
     table, depth = _lengths(study)
-    left, right = panels(2, height=3.9)
-    for ax in (left, right):
-        _shade(ax, depth)
-        ax.set_xlabel("path length (blocks)")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.plot(table["length"], table["log2_paths"] * np.log10(2), color=INK, marker=".", markersize=4)
+    ax.set_ylabel("number of paths")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"10{superscript(round(value, 1))}"))
+    ax.set_ylim(0, max(1.0, float(table["log2_paths"].max()) * np.log10(2)) * 1.4)
+    _finish(ax, table, depth)
+    name_panel(ax, "logarithmic")
+    return ax
+
+
+def share_figure(study: Study, ax: Axes | None = None) -> Axes:
+    """Share of the gradient by path length: exact, and by the paper's count x magnitude; linear."""
+    ax = axes_or_new(ax, height=4.2)
+    table, depth = _lengths(study)
     shown = _visible(table)
-    share, magnitude, rms = (shown[name] * 100 for name in ("share", "magnitude", "magnitude_rms"))
-    left.plot(shown["length"], share, color=BLUE, marker="o", markersize=4, label="exact share")
-    left.plot(shown["length"], magnitude, color=ORANGE, marker="s", markersize=3.5, label="count × mean norm")
-    left.plot(shown["length"], rms, color=GREEN, linestyle="--", linewidth=1.2, label="count × root mean square")
-    left.axhline(0, color=INK, linewidth=0.8)
-    left.set_ylabel("share of the gradient (%)")
-    name_panel(left, "linear")
-    left.legend(fontsize=8.5)
-    _log_share(right, table)
-    name_panel(right, "logarithmic")
-    _layers_axis(left, table)
-    _layers_axis(right, table)
-    return left
+    curves = shown[["share", "magnitude", "magnitude_rms"]] * 100
+    ax.plot(shown["length"], curves["magnitude_rms"], color=GREEN, linestyle=(0, (4, 2)), linewidth=1.3)
+    ax.plot(shown["length"], curves["magnitude"], color=ORANGE, marker="s", markersize=3.5)
+    ax.plot(shown["length"], curves["share"], color=BLUE, marker="o", markersize=4, linewidth=1.8)
+    ax.axhline(0, color=INK, linewidth=0.8)
+    low, high = min(0.0, float(curves.min().min())), float(curves.max().max())
+    ax.set_ylim(low - (high - low) * 0.03, high + (high - low) * 0.35)
+    ax.set_ylabel("share of the gradient (%)")
+    _finish(ax, shown, depth)
+    _layers_axis(ax, table)
+    name_panel(ax, "linear", above=_OVER_LAYERS)
+    key(ax, _SHARE_KEY, above=_OVER_LAYERS)
+    return ax
 
 
-def _log_share(ax: Axes, table: pd.DataFrame) -> None:
+def share_log_figure(study: Study, ax: Axes | None = None) -> Axes:
+    """The same on a logarithmic axis; hollow markers are negative shares, drawn at their size without sign."""
+    ax = axes_or_new(ax, height=4.2)
+    table, depth = _lengths(study)
     ax.set_yscale("log")
-    positive, negative = table[table["share"] > 0], table[table["share"] < 0]
-    ax.plot(table["length"], table["share"].abs(), color=BLUE, linewidth=1)
-    ax.plot(positive["length"], positive["share"], "o", color=BLUE, markersize=4, label="exact share")
-    if len(negative):
-        ax.plot(negative["length"], -negative["share"], "o", markerfacecolor="white", markeredgecolor=BLUE,
-                markersize=4.5, label="exact share, negative")  # fmt: skip
-    measured = table[table["magnitude"] > 0]
-    ax.plot(
-        measured["length"], measured["magnitude"], color=ORANGE, marker="s", markersize=3.5, label="count × mean norm"
-    )
-    ax.set_ylim(_DEEPEST, 2)
     deep = table[(table["share"].abs() > _DEEPEST) | (table["magnitude"] > _DEEPEST)]
-    ax.set_xlim(-0.5, float(deep["length"].max()) + 0.5)
-    ax.set_ylabel("share of the gradient (fraction)")
-    ax.legend(fontsize=8.5, loc="lower left")
+    size = deep["share"].abs().where(deep["share"] != 0)
+    ax.plot(deep["length"], deep["magnitude"].where(deep["magnitude"] > 0) * 100, color=ORANGE, marker="s",
+            markersize=3.5)  # fmt: skip
+    rms = deep["magnitude_rms"].where(deep["magnitude_rms"] > 0)
+    ax.plot(deep["length"], rms * 100, color=GREEN, linestyle=(0, (4, 2)), linewidth=1.3)
+    ax.plot(deep["length"], size * 100, color=BLUE, linewidth=1.2)
+    positive, negative = deep[deep["share"] > 0], deep[deep["share"] < 0]
+    ax.plot(positive["length"], positive["share"] * 100, "o", color=BLUE, markersize=4)
+    ax.plot(negative["length"], -negative["share"] * 100, "o", markerfacecolor="white", markeredgecolor=BLUE,
+            markersize=4.5)  # fmt: skip
+    values = pd.concat([size, deep["magnitude"]]).to_numpy(float)
+    lowest = max(float(np.nanmin(np.where(values > 0, values, np.nan))), _DEEPEST)
+    ax.set_ylim(lowest * 100 / 3, 100 * (100 / lowest) ** 0.3)
+    _finish(ax, deep, depth)
+    ax.set_ylabel("share of the gradient (%), without sign")
+    _layers_axis(ax, table)
+    entries = [("● exact share", BLUE), ("○ where negative", BLUE)] if len(negative) else [("● exact share", BLUE)]
+    name_panel(ax, "logarithmic", above=_OVER_LAYERS)
+    key(ax, entries, above=_OVER_LAYERS)
+    return ax
 
 
-def norm_figure(study: Study) -> Axes:
-    """Norm of the gradient by path length: of all paths of a length together, and of single paths."""
+def norm_figure(study: Study, ax: Axes | None = None) -> Axes:
+    """Norm of the gradient by path length, linear; each curve as a part of its own largest value."""
+    ax = axes_or_new(ax)
     table, _ = _lengths(study)
-    left, right = panels(2)
-    shown = _visible(table)
-    left.plot(shown["length"], shown["norm"], color=BLUE, marker="o", markersize=4)
-    left.set(xlabel="path length (blocks)", ylabel="norm, all paths of this length")
-    name_panel(left, "linear")
-    left.set_ylim(bottom=0)
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.set_yscale("log")
-    right.plot(table["length"], table["norm"], color=BLUE, marker="o", markersize=3.5, label="all paths of a length")
-    right.plot(table["length"], table["path_norm"], color=ORANGE, marker="s", markersize=3, label="one path, mean")
-    right.plot(
-        table["length"], table["path_norm_rms"], color=GREEN, linestyle="--", linewidth=1.2, label="one path, rms"
-    )
-    right.set(xlabel="path length (blocks)", ylabel="norm of the gradient")
-    name_panel(right, "logarithmic")
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.legend(fontsize=8.5)
-    return left
+    together, single = table["norm"] / table["norm"].max(), table["path_norm"] / table["path_norm"].max()
+    seen = table["length"][(together > 0.01) | (single > 0.01)]
+    shown = table["length"] <= int(seen.max()) + 2
+    ax.plot(table["length"][shown], single[shown] * 100, color=ORANGE, marker="s", markersize=3.5)
+    ax.plot(table["length"][shown], together[shown] * 100, color=BLUE, marker="o", markersize=4)
+    ax.set(xlabel="path length (blocks)", ylabel="norm (% of the curve's largest)", ylim=(0, 105))
+    whole_numbers(ax)
+    name_panel(ax, "linear")
+    key(ax, [("● all paths together", BLUE), ("■ one path, mean", ORANGE)])
+    return ax
 
 
-def multiplicity_figure(study: Study) -> Axes:
-    """Raw and effective number of paths of several networks, and their error."""
-    rows = study.answers.multiplicity
-    left, right = panels(2, height=1.3 + 0.55 * len(rows))
-    places = np.arange(len(rows))[::-1]
-    left.barh(places + 0.19, [row.log2_paths for row in rows], height=0.36, color="#d5d9de")
-    left.barh(places - 0.19, [row.log2_effective_paths for row in rows], height=0.36, color=BLUE)
-    left.annotate("all paths", (rows[0].log2_paths, places[0] + 0.19), xytext=(-4, 0), textcoords="offset points",
-                  ha="right", va="center", fontsize=8.5)  # fmt: skip
-    left.annotate("effective", (rows[0].log2_effective_paths, places[0] - 0.19), xytext=(4, 0),
-                  textcoords="offset points", va="center", fontsize=8.5, color=BLUE)  # fmt: skip
-    left.set_yticks(places, [f"{row.model}\n{row.blocks} blocks, {row.parameters / 1e6:.2g} M" for row in rows])
-    left.set_xlabel("number of paths (power of two)")
-    right.barh(places, [row.error * 100 for row in rows], height=0.5, color=GREY)
-    for place, row in zip(places, rows, strict=True):
-        right.annotate(percent(row.error), (row.error * 100, place), xytext=(4, 0), textcoords="offset points",
-                       va="center", fontsize=8.5)  # fmt: skip
-    right.set_yticks(places, [""] * len(rows))
-    right.set_xlabel("error, intact (%)")
-    right.margins(x=0.15)
-    for ax in (left, right):
-        ax.grid(visible=False, axis="y")
-    return left
+def norm_log_figure(study: Study, ax: Axes | None = None) -> Axes:
+    """Norm of the gradient by path length, logarithmic, in the gradient's own unit."""
+    ax = axes_or_new(ax)
+    table, _ = _lengths(study)
+    ax.set_yscale("log")
+    for name, style in (
+        ("path_norm_rms", {"color": GREEN, "linestyle": (0, (4, 2)), "linewidth": 1.3}),
+        ("path_norm", {"color": ORANGE, "marker": "s", "markersize": 3}),
+        ("norm", {"color": BLUE, "marker": "o", "markersize": 3.5}),
+    ):
+        ax.plot(table["length"], table[name].where(table[name] > 0), **style)
+    ax.set(xlabel="path length (blocks)", ylabel="norm of the loss gradient (nats per unit)")
+    whole_numbers(ax)
+    name_panel(ax, "logarithmic")
+    key(ax, [("● together", BLUE), ("■ one path, mean", ORANGE), ("- - rms", GREEN)])
+    return ax
 
 
 def _visible(table: pd.DataFrame) -> pd.DataFrame:
     """The lengths up to a little beyond the last that can be seen on a linear axis."""
-    seen = table[(table["share"].abs() > 2e-3) | (table["magnitude"] > 2e-3)]
-    return table[table["length"] <= int(seen["length"].max()) + 3]
+    seen = table[(table["share"].abs() > _VISIBLE) | (table["magnitude"] > _VISIBLE)]
+    return table[table["length"] <= int(seen["length"].max()) + 2]
 
 
-def _shade(ax: Axes, depth: DepthAnswer) -> None:
+def _finish(ax: Axes, table: pd.DataFrame, depth: DepthAnswer) -> None:
+    """The x axis, and the effective ranges of both measures as brackets in the free room at the top."""
+    last = max(float(table["length"].max()), depth.by_share.high, depth.by_magnitude.high)
+    ax.set_xlim(-0.7, last + 0.7)
+    ax.set_xlabel("path length (blocks)")
+    whole_numbers(ax)
     share, magnitude = depth.by_share, depth.by_magnitude
-    ax.axvspan(magnitude.low - 0.5, magnitude.high + 0.5, 0, 0.5, color=PALE_ORANGE, linewidth=0, alpha=0.6)
-    ax.axvspan(share.low - 0.5, share.high + 0.5, 0.5, 1, color=PALE_BLUE, linewidth=0, alpha=0.7)
+    ax.axvspan(share.low - 0.5, share.high + 0.5, facecolor=PALE_BLUE, linewidth=0, alpha=0.45, zorder=0.4)
+    for edge in (magnitude.low - 0.5, magnitude.high + 0.5):
+        ax.axvline(edge, color=ORANGE, linewidth=0.9, linestyle=(0, (1, 2)), zorder=0.6)
+    _bracket(ax, share, f"{percent(depth.mass, 0)} by share", BLUE, 0.95)
+    _bracket(ax, magnitude, f"{percent(depth.mass, 0)} by count × norm", ORANGE, 0.85)
 
 
-def _name_ranges(ax: Axes, depth: DepthAnswer) -> None:
-    """A legend of the shaded ranges."""
-    mass = percent(depth.mass, 0)
-    share = Patch(color=PALE_BLUE, label=f"{mass} of the exact shares")
-    magnitude = Patch(color=PALE_ORANGE, label=f"{mass} of count × norm")
-    ax.legend(handles=[share, magnitude], fontsize=8.5, loc="upper right")
-    ax.set_ylim(top=ax.get_ylim()[1] * 1.25)
+def _bracket(ax: Axes, found: Effective, label: str, colour: str, level: float) -> None:
+    """A range of lengths with its name, on the side where there is more room."""
+    left, right = found.low - 0.5, found.high + 0.5
+    transform = ax.get_xaxis_transform()
+    ax.plot([left, left, right, right], [level - 0.025, level, level, level - 0.025], color=colour, linewidth=1.6,
+            transform=transform, gid="bracket")  # fmt: skip
+    start, end = ax.get_xlim()
+    text = f"{label}: {found.low} to {found.high}" if found.low != found.high else f"{label}: {found.low}"
+    on_right = end - right >= left - start
+    ax.annotate(text, (right if on_right else left, level), xycoords=transform, xytext=(5 if on_right else -5, 0),
+                textcoords="offset points", ha="left" if on_right else "right", va="center", fontsize=SMALL,
+                color=colour, bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none",
+                                    "alpha": 0.75})  # fmt: skip
 
 
 def _layers_axis(ax: Axes, table: pd.DataFrame) -> None:
-    """A second axis on top, in layers, where all blocks have equally many."""
-    per_block = table["layers"].to_numpy(float)[1:] / table["length"].to_numpy(float)[1:]
-    if len(per_block) and np.ptp(per_block) < 1e-9 and per_block[0] > 0:
-        factor = float(per_block[0])
-        top = ax.secondary_xaxis("top", functions=(partial(np.multiply, factor), partial(np.multiply, 1 / factor)))
-        top.set_xlabel("path length (layers)")
-        top.tick_params(colors=GREY)
+    """A second axis on top in weight layers, where the mean path of every length has equally many a block."""
+    some = table[table["length"] > 0]
+    per_block = some["layers"].to_numpy(float) / some["length"].to_numpy(float)
+    if not len(per_block) or per_block[0] <= 0 or np.ptp(per_block) > 1e-6 * per_block[0]:
+        return
+    factor = float(per_block[0])
+    top = ax.secondary_xaxis("top", functions=(partial(np.multiply, factor), partial(np.multiply, 1 / factor)))
+    top.set_xlabel("path length (layers)", color=GREY)
+    top.tick_params(labelcolor=GREY)

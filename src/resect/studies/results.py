@@ -120,7 +120,7 @@ class Study:
 
     Attributes:
         blocks: one row a block: `block` (index), `name`, `kind` ("identity", "projection", "gated", "layer"),
-            `span`, `layers`, `parameters`, `downsampling` (bool: the skip is a projection).
+            `span`, `layers`, `parameters`, `downsampling` (bool: a projection that changes the shape).
         deletions: one row a block: `block`, `name`, `kind`, `downsampling`, `error`, `loss`, `damage`.
         random: one row a random deletion: `deleted` (how many blocks), `repeat`, `error`, `loss`.
         reorderings: one row a reordering: `swaps`, `repeat`, `kendall_tau`, `error`, `loss`.

@@ -45,12 +45,12 @@ class LesionResult:
     @property
     def intact_error(self) -> float:
         """Mean error of the intact network, 0 to 1."""
-        return float(self.intact_errors.mean())
+        return float(self.intact_errors.mean(dtype=np.float64))
 
     @property
     def intact_loss(self) -> float:
         """Mean cross-entropy of the intact network, in nats."""
-        return float(self.intact_losses.mean())
+        return float(self.intact_losses.mean(dtype=np.float64))
 
     @property
     def table(self) -> pd.DataFrame:

@@ -1,0 +1,96 @@
+"""The network as a strip of blocks: what they are, which can trade places, and what each is worth."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
+from matplotlib.patches import Rectangle
+
+from resect.report.style import GREY, INK, ORANGE, SMALL, axes_or_new, key
+from resect.studies.results import Study
+
+SMALLEST_LOSS = 1e-3  # nats; a loss that grows by less is drawn as not growing
+_PER_ROW = 50
+_FEWEST = 14  # a row is this many blocks wide at least, so that one block does not fill the page
+_ROW_HEIGHT = 2.6  # in block widths: the block, its index, the bracket of its span
+_NEGLIGIBLE = "#f4f5f6"
+
+
+def strip_rows(blocks: int) -> int:
+    """How many rows the strip takes."""
+    return -(-blocks // _PER_ROW)
+
+
+def strip_figure(study: Study, ax: Axes | None = None) -> Axes:
+    """Blocks in order, coloured by how much the loss grows without each; kinds marked, spans bracketed.
+
+    The colour is the loss and not the error, because on few samples most single deletions change no prediction.
+    """
+    table = study.blocks.merge(study.deletions[["block", "loss"]], on="block")
+    per_row = -(-len(table) // strip_rows(len(table)))
+    ax = axes_or_new(ax, height=strip_height(len(table)))
+    growth = table["loss"].fillna(float("inf")) - study.intact_loss
+    shades = _shades(growth[growth < float("inf")])
+    for position, (row, grown) in enumerate(zip(table.to_dict("records"), growth, strict=True)):
+        x, y = position % per_row, -_ROW_HEIGHT * (position // per_row)
+        colour = shades.to_rgba(min(grown, 1e9)) if grown >= SMALLEST_LOSS else _NEGLIGIBLE
+        projects, gated = row["kind"] == "projection" or row["downsampling"], row["kind"] == "gated"
+        frame = ORANGE if projects else INK if gated else "#c3c7cc"
+        width = 2.0 if projects else 1.4 if gated else 0.5
+        ax.add_patch(Rectangle((x + 0.1, y), 0.8, 1, facecolor=colour, edgecolor=frame, linewidth=width))
+        if row["downsampling"]:
+            ax.plot(x + 0.5, y + 1.28, "v", color=ORANGE, markersize=5)
+        if per_row <= 25 or position % 5 == 0:
+            ax.text(x + 0.5, y - 0.12, str(row["block"]), ha="center", va="top", fontsize=7.5)
+    for start in range(0, len(table), per_row):
+        _brackets(ax, table.iloc[start : start + per_row], -_ROW_HEIGHT * (start // per_row))
+    _frame(ax, table, per_row, shades)
+    return ax
+
+
+def strip_height(blocks: int) -> float:
+    """The height in inches at which the strip's rows stand clear of each other."""
+    return 0.85 + 0.62 * strip_rows(blocks)
+
+
+def _shades(growth: pd.Series) -> ScalarMappable:
+    """Colours by the growth of the loss, on a logarithmic scale of at least a factor of ten."""
+    largest = float(growth.max()) if len(growth) else 0.0
+    return ScalarMappable(LogNorm(SMALLEST_LOSS, max(largest, SMALLEST_LOSS * 10), clip=True), "viridis_r")
+
+
+def _brackets(ax: Axes, part: pd.DataFrame, y: float) -> None:
+    """A bracket below every run of blocks of one span, with its number."""
+    place = 0
+    for span, run in groupby(part["span"]):
+        count = len(list(run))
+        left, right, level = place + 0.12, place + count - 0.12, y - 0.72
+        ax.plot([left, left, right, right], [level + 0.12, level, level, level + 0.12], color=GREY, linewidth=0.9)
+        label = f"span {span}" if count >= 4 or len(part) <= _FEWEST else str(span)
+        ax.text((left + right) / 2, level - 0.1, label, ha="center", va="top", fontsize=7.5, color=GREY)
+        place += count
+
+
+def _frame(ax: Axes, table: pd.DataFrame, per_row: int, shades: ScalarMappable) -> None:
+    """Limits, the colour bar, and the key of the marks that occur."""
+    ax.set_xlim(-0.1, max(per_row, _FEWEST) + 0.1)
+    ax.set_ylim(-_ROW_HEIGHT * (strip_rows(len(table)) - 1) - 1.4, 1.55)
+    ax.axis("off")
+    entries = [("□ grows by less than 0.001 nats", GREY)]
+    if (table["kind"] == "projection").any() or table["downsampling"].any():
+        entries.insert(0, ("□ projection skip", ORANGE))
+    if table["downsampling"].any():
+        entries.insert(0, ("▼ downsampling", ORANGE))
+    if (table["kind"] == "gated").any():
+        entries.insert(0, ("□ gated", INK))
+    key(ax, entries)
+    assert ax.figure is not None
+    bar = ax.figure.colorbar(shades, ax=ax, location="right", fraction=0.025, pad=0.01, aspect=9)
+    bar.set_label("growth of\nloss (nats)", fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL)
+    bar.ax.grid(visible=False)
+    bar.outline.set_visible(False)  # type: ignore[operator]  # matplotlib types the outline as a list of spines
