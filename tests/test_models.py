@@ -78,6 +78,7 @@ def test_specs_take_sizes_from_the_data() -> None:
     model = load_model("resect:resnet8", samples=digits, arguments={"width": 4}).module
     assert model.stem.weight.shape == (4, 1, 3, 3)
     assert load_model("resect:resnet14-original", arguments={"width": 4}).module.preactivation is False
+    assert load_model("resect:resnet14-w6").module.stem.weight.shape == (6, 3, 3, 3)
 
 
 def test_a_seed_gives_the_same_weights_and_leaves_the_global_state_alone() -> None:

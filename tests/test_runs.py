@@ -12,8 +12,9 @@ from resect.data import load_samples
 from resect.models.specs import load_model
 from resect.runs.folder import RunFolder
 from resect.studies import measure
-from resect.studies.study import Subjects, run_study
-from test_report import SETTINGS
+from resect.studies.study import Settings, Subjects, run_study
+
+SETTINGS = Settings(repeats=3, gradient_samples=8, gradient_batch=8, paths=2, path_samples=8, path_batch=8)
 
 
 def test_a_piece_is_computed_once(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class Samples:
         classes: how many classes there are, None if unknown.
 
     Raises:
-        DataError: no samples, numbers that differ, or values that are not finite.
+        DataError: no samples, numbers that differ, classes that are not integers, or values that are not finite.
     """
 
     name: str
@@ -32,6 +32,9 @@ class Samples:
     classes: int | None
 
     def __post_init__(self) -> None:
+        for what, tensor in (("inputs", self.inputs), ("targets", self.targets)):
+            if not tensor.ndim:
+                raise DataError(f"the {what} of {self.name} must have a dimension of samples, got a single number.")
         if not len(self.inputs) or not len(self.targets):
             raise DataError(f"{self.name} must hold at least one sample, got none.")
         if len(self.inputs) != len(self.targets):
@@ -67,5 +70,6 @@ class Samples:
         total = hashlib.sha256()
         for tensor in (self.inputs, self.targets):
             total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            total.update(tensor.contiguous().cpu().numpy().tobytes())
+            # numpy has no bfloat16, but every dtype can be read as bytes
+            total.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
         return total.hexdigest()

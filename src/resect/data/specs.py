@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import io
 import zipfile
+import zlib
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +44,7 @@ def load_samples(spec: str, *, split: Split = "test", limit: int | None = None, 
     if kind == "digits" and not rest:
         samples = _digits(split, seed)
     elif kind == "cifar10":
-        samples = _cifar10(spec, rest, split)
+        samples = _cifar10(spec, rest, split, limit)
     elif kind == "npz" and rest:
         samples = _npz(spec, Path(rest))
     elif kind == "py" and ":" in rest:
@@ -66,17 +68,18 @@ def _digits(split: Split, seed: int) -> Samples:
     return Samples("digits", (pixels - 0.5) / 0.5, torch.from_numpy(raw.target[chosen]).long(), 10)
 
 
-def _cifar10(spec: str, folder: str, split: Split) -> Samples:
+def _cifar10(spec: str, folder: str, split: Split, limit: int | None) -> Samples:
+    """The first images of a split; only those are decoded."""
     if not folder:
         raise SpecError(f"{spec!r} must name the folder with CIFAR-10's parquet files: cifar10:DIR.")
     path = Path(folder) / f"{split}-00000-of-00001.parquet"
     if not path.is_file():
         raise DataError(f"there is no file {path}. cifar10:DIR needs the parquet files of the Hub's cifar10.")
     try:
-        table = pd.read_parquet(path)
+        table = pd.read_parquet(path).head(None if limit is None else max(limit, 1))
         images = np.stack([_decode(image["bytes"]) for image in table["img"]])
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} must have the columns img.bytes and label of the Hub's cifar10: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} must be whole and have the columns img.bytes and label of the Hub's cifar10: {error}") from error
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (_CIFAR_MEAN, _CIFAR_STD))
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return Samples(spec, (pixels - mean) / std, torch.from_numpy(table["label"].to_numpy(np.int64, copy=True)), 10)
@@ -94,7 +97,7 @@ def _npz(spec: str, path: Path) -> Samples:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             inputs, targets = torch.from_numpy(arrays["inputs"]), torch.from_numpy(arrays["targets"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} must be an npz file with the arrays `inputs` and `targets`: {error}") from error
     if inputs.is_floating_point():
         inputs = inputs.float()
@@ -114,7 +117,11 @@ def _factory(spec: str, target: str) -> Samples:
 
 
 def call_factory(spec: str, target: str, **arguments: Any) -> Any:
-    """Import `pkg.mod:factory`, also from the working directory, and call it."""
+    """Import `pkg.mod:factory`, also from the working directory, and call it.
+
+    Raises:
+        SpecError: there is no such function, or it does not take these arguments.
+    """
     import sys
 
     name, _, attribute = target.partition(":")
@@ -123,9 +130,17 @@ def call_factory(spec: str, target: str, **arguments: Any) -> Any:
         sys.path.insert(0, "")
     try:
         factory = getattr(import_module(name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise SpecError(f"{spec} must name a function that can be imported, pkg.mod:factory: {error}.") from error
     finally:
         if added:
             sys.path.remove("")
+    if not callable(factory):
+        raise SpecError(f"{spec} must name a function, got {type(factory).__name__}.")
+    try:
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as error:  # of the call itself; an error within the function is its author's to see
+        raise SpecError(f"{spec} does not take these arguments: {error}.") from error
+    except ValueError:  # some built-in callables have no signature
+        pass
     return factory(**arguments)

@@ -24,7 +24,9 @@ from resect.models.vgg import Vgg15
 Value = str | int | float | bool
 KINDS = ("resect", "torchvision", "timm", "hf", "py")
 SHIPPED = ("resnet110-digits", "vgg15-digits")
-_PARTS = re.compile(r"(?P<name>resnet(?P<depth>\d+)|vgg15)(?P<original>-original)?(?P<digits>-digits)?")
+_PARTS = re.compile(
+    r"(?P<name>resnet(?P<depth>\d+)|vgg15)(?:-w(?P<width>\d+))?(?P<original>-original)?(?P<digits>-digits)?"
+)
 _DIGITS_WIDTH = {"vgg15": 16}
 
 
@@ -56,9 +58,10 @@ def load_model(
     """Build a model by its spec.
 
     Args:
-        spec: `resect:resnet110` (pre-activation; any depth 6m+2), `resect:resnet110-original`, `resect:vgg15`,
-            `resect:resnet110-digits` and `resect:vgg15-digits` (with shipped weights), `torchvision:NAME`,
-            `timm:NAME`, `hf:ID` or `hf:FOLDER`, `py:pkg.mod:factory` (returns a module, or a module and an example).
+        spec: `resect:resnet110` (pre-activation; any depth 6m+2), `resect:resnet110-w8` (width 8),
+            `resect:resnet110-original`, `resect:vgg15`, `resect:resnet110-digits` and `resect:vgg15-digits` (with
+            shipped weights), `torchvision:NAME`, `timm:NAME`, `hf:ID` or `hf:FOLDER`, `py:pkg.mod:factory` (returns a
+            module, or a module and an example).
         checkpoint: weights to load. Without, and without pretrained=true, the weights are random.
         arguments: keyword arguments of the model, e.g. {"width": 32}, {"pretrained": True}.
         samples: the data that the model will see; its channels, classes and size are taken over where not given.
@@ -83,8 +86,8 @@ def load_model(
 
 
 _KNOWN = (
-    "Known are resect:resnet110, resect:resnet110-original, resect:vgg15 (with -digits for shipped weights), "
-    "torchvision:NAME, timm:NAME, hf:ID and py:pkg.mod:factory."
+    "Known are resect:resnet110, resect:resnet110-w8 (width 8), resect:resnet110-original, resect:vgg15 "
+    "(with -digits for shipped weights), torchvision:NAME, timm:NAME, hf:ID and py:pkg.mod:factory."
 )
 
 
@@ -114,6 +117,8 @@ def _resect(spec: str, name: str, arguments: dict[str, Value], samples: Samples 
         settings["width"] = _DIGITS_WIDTH["vgg15"] if images[1] <= 8 else 64
     else:
         settings |= {"depth": int(parts["depth"]), "preactivation": parts["original"] is None}
+    if parts["width"]:
+        settings["width"] = int(parts["width"])
     settings |= arguments
     try:
         module = Vgg15(**settings) if parts["name"] == "vgg15" else CifarResNet(**settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -14,9 +15,9 @@ from resect.report.style import GREY, INK, ORANGE, SMALL, axes_or_new, key
 from resect.studies.results import Study
 
 SMALLEST_LOSS = 1e-3  # nats; a loss that grows by less is drawn as not growing
-_PER_ROW = 50
+_PER_ROW = 64
 _FEWEST = 14  # a row is this many blocks wide at least, so that one block does not fill the page
-_ROW_HEIGHT = 2.6  # in block widths: the block, its index, the bracket of its span
+_ROW_HEIGHT = 3.1  # in block widths: the block, its index, the bracket of its span
 _NEGLIGIBLE = "#f4f5f6"
 
 
@@ -37,7 +38,7 @@ def strip_figure(study: Study, ax: Axes | None = None) -> Axes:
     shades = _shades(growth[growth < float("inf")])
     for position, (row, grown) in enumerate(zip(table.to_dict("records"), growth, strict=True)):
         x, y = position % per_row, -_ROW_HEIGHT * (position // per_row)
-        colour = shades.to_rgba(min(grown, 1e9)) if grown >= SMALLEST_LOSS else _NEGLIGIBLE
+        colour = shades.to_rgba(np.asarray(min(grown, 1e9))) if grown >= SMALLEST_LOSS else _NEGLIGIBLE
         projects, gated = row["kind"] == "projection" or row["downsampling"], row["kind"] == "gated"
         frame = ORANGE if projects else INK if gated else "#c3c7cc"
         width = 2.0 if projects else 1.4 if gated else 0.5
@@ -54,7 +55,7 @@ def strip_figure(study: Study, ax: Axes | None = None) -> Axes:
 
 def strip_height(blocks: int) -> float:
     """The height in inches at which the strip's rows stand clear of each other."""
-    return 0.85 + 0.62 * strip_rows(blocks)
+    return 0.85 + 0.72 * strip_rows(blocks)
 
 
 def _shades(growth: pd.Series) -> ScalarMappable:
@@ -80,7 +81,7 @@ def _frame(ax: Axes, table: pd.DataFrame, per_row: int, shades: ScalarMappable) 
     ax.set_xlim(-0.1, max(per_row, _FEWEST) + 0.1)
     ax.set_ylim(-_ROW_HEIGHT * (strip_rows(len(table)) - 1) - 1.4, 1.55)
     ax.axis("off")
-    entries = [("□ grows by less than 0.001 nats", GREY)]
+    entries = [("□ less than 0.001 nats", GREY)]
     if (table["kind"] == "projection").any() or table["downsampling"].any():
         entries.insert(0, ("□ projection skip", ORANGE))
     if table["downsampling"].any():
@@ -93,4 +94,4 @@ def _frame(ax: Axes, table: pd.DataFrame, per_row: int, shades: ScalarMappable) 
     bar.set_label("growth of\nloss (nats)", fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
     bar.ax.grid(visible=False)
-    bar.outline.set_visible(False)  # type: ignore[operator]  # matplotlib types the outline as a list of spines
+    bar.outline.set_visible(False)

@@ -38,10 +38,12 @@ def _limited(text: Text) -> Table:
 
 
 def _table(answer: Answer) -> Table:
+    """Measures and values; where columns are few, the names of the measures give way first."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
-    table.add_column("measure", width=43, overflow="fold")
-    table.add_column("this network", style="bold", min_width=14, max_width=32, overflow="fold")
-    table.add_column("paper, ResNet-110", style="dim", max_width=20)
+    table.add_column("measure", max_width=46, overflow="fold")
+    longest = max(len(measure.here) for measure in answer.measures)
+    table.add_column("this network", style="bold", no_wrap=longest <= 34, max_width=34, overflow="fold")
+    table.add_column("in the paper", style="dim", no_wrap=True)
     for measure in answer.measures:
         table.add_row(measure.what, Text(measure.here), measure.paper)
     return table
@@ -49,8 +51,10 @@ def _table(answer: Answer) -> Table:
 
 def _comparison(rows: list[tuple[str, ...]]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
-    for position, heading in enumerate(COMPARED):
-        table.add_column(heading, justify="left" if position == 0 else "right", overflow="fold")
+    longest = max(len(row[0]) for row in rows)
+    table.add_column(COMPARED[0], no_wrap=longest <= 24, max_width=36, overflow="fold")
+    for heading in COMPARED[1:]:
+        table.add_column(heading, justify="right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from resect.report.style import BLUE, GREY, PALE_GREY, SMALL, axes_or_new, key, name_panel, shortened
-from resect.report.words import percent
+from resect.report.words import count, percent
 from resect.studies.results import Study
 
 
@@ -24,7 +24,7 @@ def multiplicity_figure(study: Study, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("number of paths (power of two)")
     name_panel(ax, "paths")
     key(ax, [("■ all", GREY), ("■ effective", BLUE)])
-    _bare(ax, max(row.log2_paths for row in rows))
+    _bare(ax, max(row.log2_paths for row in rows), len(rows))
     return ax
 
 
@@ -39,7 +39,7 @@ def intact_errors_figure(study: Study, ax: Axes | None = None) -> Axes:
     ax.set_yticks(places, [""] * len(rows))
     ax.set_xlabel("error (%)")
     name_panel(ax, "error, intact")
-    _bare(ax, max(row.error for row in rows) * 100)
+    _bare(ax, max(row.error for row in rows) * 100, len(rows))
     return ax
 
 
@@ -49,15 +49,15 @@ def multiplicity_height(study: Study) -> float:
 
 
 def _size(blocks: int, parameters: int) -> str:
-    scaled = f"{parameters / 1e6:.2f} M" if parameters >= 1e5 else f"{parameters / 1e3:.1f} k"
-    return f"{blocks} block{'' if blocks == 1 else 's'}, {scaled} parameters"
+    return f"{blocks} block{'' if blocks == 1 else 's'}, {count(parameters)} parameters"
 
 
 def _value(ax: Axes, value: float, place: float, label: str) -> None:
     ax.annotate(label, (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=SMALL)
 
 
-def _bare(ax: Axes, largest: float) -> None:
+def _bare(ax: Axes, largest: float, networks: int) -> None:
     ax.set_xlim(0, max(largest, 1e-9) * 1.18)
+    ax.set_ylim(-0.6, networks - 0.4)  # the same in both panels, so that their rows are level
     ax.grid(visible=False, axis="y")
     ax.tick_params(axis="y", length=0)

@@ -54,8 +54,8 @@ def _lesions(study: Study) -> list[Drawing]:
     if study.plain:
         deletions = (lesion_figures.deletions_figure, lesion_figures.plain_figure)
         widths = (2.0, 1.0)
-    found.append(Drawing("deletions", f"One {unit} deleted", deletions, captions.deletions_caption, 3.7, widths))
-    if len(study.random):
+    found.append(Drawing("deletions", f"One {unit} deleted", deletions, captions.deletions_caption, 3.9, widths))
+    if len(study.random) and study.random["deleted"].max() > 1:
         found.append(
             Drawing("random", f"Several {unit}s deleted", (lesion_figures.random_figure,), captions.random_caption)
         )

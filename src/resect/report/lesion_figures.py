@@ -16,10 +16,13 @@ from resect.report.style import (
     key,
     name_panel,
     reference_line,
+    shortened,
     whole_numbers,
 )
 from resect.report.words import percent
 from resect.studies.results import Study
+
+_OVER_KEY = 21  # points, over a key that stands on a line of its own
 
 
 def deletions_figure(study: Study, ax: Axes | None = None) -> Axes:
@@ -27,11 +30,11 @@ def deletions_figure(study: Study, ax: Axes | None = None) -> Axes:
     ax = axes_or_new(ax)
     found, table = study.answers.ensemble, study.deletions
     _bars(ax, table, BLUE)
-    top = _top(max(float(table["error"].max()), found.intact_error))
+    top = _top(max(float(table["error"].max()), found.intact_error), found.chance_error)
     ax.set(xlabel=f"deleted {study.subject.unit} (its index)", ylabel="error (%)", ylim=(0, top))
     marked = table[table["downsampling"]]
     ax.plot(marked["block"], marked["error"] * 100 + top * 0.03, "v", color=ORANGE, markersize=5)
-    name_panel(ax, study.subject.model)
+    name_panel(ax, study.subject.model, above=_OVER_KEY)
     entries = [("▼ downsampling", ORANGE)] if len(marked) else []
     if found.chance_error is not None and found.chance_error * 100 > top:
         entries.append((f"chance, {percent(found.chance_error)}, lies above", GREY))
@@ -47,24 +50,37 @@ def plain_figure(study: Study, ax: Axes | None = None) -> Axes:
     low, high = float(study.deletions["error"].min()) * 100, float(study.deletions["error"].max()) * 100
     ax.axhspan(low, high, facecolor=PALE_BLUE, edgecolor=BLUE, linewidth=0.6, zorder=0.5)
     _bars(ax, study.plain.deletions, "#a9aeb5", width=0.55)
-    ax.set(xlabel="deleted layer (its index)", ylabel="error (%), 0 to 100", ylim=(0, 100))
-    name_panel(ax, f"{study.plain.model}, plain")
-    key(ax, [("■ range at the left", BLUE)])
-    _reference_errors(ax, study.plain.intact_error, study.answers.ensemble.chance_error, 100)
+    ax.set(xlabel="deleted layer (its index)", ylabel="error (%)")
+    _whole_scale(ax)
+    name_panel(ax, f"{shortened(study.plain.model, 24)}, plain", above=_OVER_KEY)
+    key(ax, [("■ range of the left panel", BLUE)])
+    _reference_errors(ax, study.plain.intact_error, study.answers.ensemble.chance_error, 110)
     return ax
 
 
 def _bars(ax: Axes, table: pd.DataFrame, colour: str, width: float = 0.8) -> None:
     colours = [ORANGE if down else colour for down in table["downsampling"]]
-    ax.bar(table["block"], table["error"] * 100, color=colours, width=width)
+    ax.bar(table["block"], table["error"] * 100, color=colours, width=width if len(table) <= 100 else 1.0)
     ax.grid(visible=False, axis="x")
     whole_numbers(ax)
-    ax.set_xlim(-1, len(table))
+    if len(table) <= 15:
+        ax.set_xticks(table["block"])
+    margin = max(0.7, (8 - len(table)) / 2)  # a single bar does not fill the page
+    ax.set_xlim(-margin, len(table) - 1 + margin)
 
 
-def _top(error: float) -> float:
-    """The end of an error axis in percent: room above the data for the marks and one label."""
-    return min(105.0, max(error * 125, 1.0))
+def _top(error: float, chance: float | None) -> float:
+    """The end of an error axis in percent: room above the data for marks and labels, chance included if not far."""
+    top = max(error * 125, 1.0)
+    if chance is not None and 0.88 * top < chance * 100 < 1.5 * top:
+        top = chance * 113
+    return min(113.0, top)
+
+
+def _whole_scale(ax: Axes) -> None:
+    """An error axis from 0 to 100 %, with room above for a label."""
+    ax.set_ylim(0, 110)
+    ax.set_yticks(range(0, 101, 20))
 
 
 def _reference_errors(ax: Axes, intact: float, chance: float | None, top: float) -> None:
@@ -86,11 +102,12 @@ def random_figure(study: Study, ax: Axes | None = None) -> Axes:
     ax.plot(table["deleted"], table["error"] * 100, ".", color=BLUE, alpha=0.4, markersize=4, markeredgewidth=0)
     ax.plot(quartiles.index, quartiles[0.5], color=BLUE, linewidth=2, marker="o", markersize=3)
     key(ax, [("● one deletion", "#6b93bd"), ("■ middle half", "#8fb2d6"), ("—  median", BLUE)])
-    ax.set(xlabel=f"{study.subject.unit}s deleted at random", ylabel="error (%)", ylim=(0, 105))
+    ax.set(xlabel=f"{study.subject.unit}s deleted at random", ylabel="error (%)")
+    _whole_scale(ax)
     most = int(table["deleted"].max())
     ax.set_xlim(0, most + max(0.5, most * 0.02))
     whole_numbers(ax)
-    _reference_errors(ax, found.intact_error, found.chance_error, 105)
+    _reference_errors(ax, found.intact_error, found.chance_error, 110)
     return ax
 
 
@@ -107,8 +124,9 @@ def reordering_figure(study: Study, ax: Axes | None = None) -> Axes:
     key(ax, [("● one reordering", BLUE), ("■ median of equal groups", INK)])
     width = max(1 - float(tau.min()), 0.01)
     ax.set_xlim(1 + width * 0.02, 1 - width * 1.04)
-    ax.set(xlabel="Kendall tau of the order of the blocks (1 = intact order)", ylabel="error (%)", ylim=(0, 105))
-    _reference_errors(ax, found.intact_error, found.chance_error, 105)
+    ax.set(xlabel="Kendall tau of the order of the blocks (1 = intact order)", ylabel="error (%)")
+    _whole_scale(ax)
+    _reference_errors(ax, found.intact_error, found.chance_error, 110)
     return ax
 
 

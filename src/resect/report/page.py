@@ -5,56 +5,30 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import groupby
+import re
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from resect.report import captions, lesion_figures, path_figures
-from resect.report.captions import Caption
+from resect.report.answers import COMPARED, answers, comparison
+from resect.report.gallery import drawings
 from resect.report.style import SETTINGS
-from resect.report.words import QUESTIONS, measures, percent, points, verdicts
+from resect.report.words import NOTHING, decimal, duration, percent, plural, points
 from resect.studies.results import Study
 
-
-@dataclass(frozen=True)
-class _Drawing:
-    name: str
-    title: str
-    draw: Callable[[Study], Axes]
-    caption: Callable[[Study], Caption]
+# The options of `resect study` that take one value, by their names in a run's configuration.
+_VALUES = (
+    *("checkpoint", "limit", "batch_size", "seed", "device", "dtype"),
+    *("repeats", "gradient_samples", "paths", "control"),
+)
 
 
-def drawings(study: Study) -> list[_Drawing]:
-    """The figures that this study has data for, in order."""
-    unit = study.subject.unit
-    found = [
-        _Drawing("blocks", f"The network, {unit} by {unit}", lesion_figures.strip_figure, captions.strip_caption),
-        _Drawing("deletions", f"One {unit} deleted", lesion_figures.deletions_figure, captions.deletions_caption),
-        _Drawing("random", f"Many {unit}s deleted", lesion_figures.random_figure, captions.random_caption),
-    ]
-    if len(study.reorderings):
-        draw = lesion_figures.reordering_figure
-        found.append(_Drawing("reorderings", f"{unit.capitalize()}s reordered", draw, captions.reordering_caption))
-    if study.lengths is not None:
-        found += [
-            _Drawing("counts", "How many paths", path_figures.counts_figure, captions.counts_caption),
-            _Drawing("shares", "What they carry", path_figures.share_figure, captions.share_caption),
-            _Drawing("norms", "Norm by length", path_figures.norm_figure, captions.norm_caption),
-        ]
-    if len(study.answers.multiplicity) > 1:
-        draw = path_figures.multiplicity_figure
-        found.append(_Drawing("multiplicity", "Beside other networks", draw, captions.multiplicity_caption))
-    return found
-
-
-def write_report(study: Study, folder: Path, configuration: dict[str, Any] | None = None) -> Path:
+def write_report(study: Study, folder: Path, configuration: Mapping[str, Any] | None = None) -> Path:
     """Write `figures/*.svg`, `figures/*.png` and `report.html` into `folder`; each appears whole or not at all.
 
     Args:
@@ -67,9 +41,10 @@ def write_report(study: Study, folder: Path, configuration: dict[str, Any] | Non
     figures.mkdir(parents=True, exist_ok=True)
     shown = []
     for drawing in drawings(study):
-        figure = drawing.draw(study).figure
-        assert isinstance(figure, Figure)
-        vector, pixels = _rendered(figure, "svg"), _rendered(figure, "png")
+        figure = drawing.figure(study)
+        vector = _rendered(figure, "svg")
+        figure.set_layout_engine("none")  # the layout is found; finding it again takes as long as drawing
+        pixels = _rendered(figure, "png")
         _write(figures / f"{drawing.name}.svg", vector)
         _write(figures / f"{drawing.name}.png", pixels)
         what, meaning = drawing.caption(study)
@@ -82,7 +57,7 @@ def write_report(study: Study, folder: Path, configuration: dict[str, Any] | Non
 
 def _rendered(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else {}
+    metadata = {"Date": None} if kind == "svg" else {}  # the same study gives the same bytes
     with mpl.rc_context(SETTINGS):
         figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
     return buffer.getvalue()
@@ -94,28 +69,71 @@ def _write(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def _html(study: Study, figures: list[dict[str, str]], configuration: dict[str, Any]) -> str:
+def _html(study: Study, figures: list[dict[str, str]], configuration: Mapping[str, Any]) -> str:
     environment = Environment(
-        loader=PackageLoader("resect.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("resect.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    by_question = {q: list(rows) for q, rows in groupby(measures(study), key=lambda row: row[0])}
-    questions = [
-        {"number": q, "question": QUESTIONS[q - 1], "verdict": verdict, "rows": by_question.get(q, [])}
-        for q, verdict in enumerate(verdicts(study), start=1)
-    ]
+    environment.filters.update(percent=percent, points=points, decimal=decimal, duration=duration, bound=_bound)
     return environment.get_template("report.html").render(
         study=study,
-        questions=questions,
+        subject=study.subject,
+        answers=answers(study),
+        compared=COMPARED,
+        comparison=comparison(study),
         figures=figures,
         blocks=_block_rows(study),
-        configuration=configuration,
-        percent=percent,
-        points=points,
+        configuration=[(name, _plainly(value)) for name, value in configuration.items()],
+        environment=[(name, _plainly(value)) for name, value in study.environment.items()],
+        command=_command(study, configuration),
+        plural=plural,
     )
+
+
+def _bound(text: str) -> str:
+    """The text with units, signs and short parentheses bound together, so that no line breaks within them."""
+    text = re.sub(r"\(([^)]{1,24})\)", lambda found: found[0].replace(" ", "\u00a0"), text)
+    text = text.replace("--", "\u2060-\u2060-\u2060")
+    for mark in ("%", "×", "=", "points", "point", "blocks", "layers"):
+        text = text.replace(f" {mark}", f"\u00a0{mark}")
+    return text.replace("×\u0020", "×\u00a0").replace("=\u0020", "=\u00a0")
+
+
+def _plainly(value: Any) -> str:
+    """A setting as text: mappings and lists in a row, nothing as a dash."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {found}" for name, found in value.items()) or NOTHING
+    if isinstance(value, list | tuple):
+        return ", ".join(str(found) for found in value) or NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return NOTHING if value is None else str(value)
+
+
+def _command(study: Study, configuration: Mapping[str, Any]) -> str:
+    """The command that makes the study again: with the options of its configuration, or else at its simplest."""
+    asked = {
+        "control": study.plain.model if study.plain else None,
+        "beside": [row.model for row in study.answers.multiplicity[1:]],
+        "plain": study.subject.unit == "layer",
+        **configuration,
+    }
+    words = ["resect", "study", study.subject.model, study.subject.data]
+    for name in _VALUES:
+        if asked.get(name) is not None:
+            words += [f"--{name.replace('_', '-')}", str(asked[name])]
+    for name, option in (("model_args", "--model-arg"), ("beside", "--beside")):
+        for value in asked.get(name) or ():
+            words += [option, str(value)]
+    return shlex.join([*words, *(f"--{name}" for name in ("plain", "retrain") if asked.get(name))])
 
 
 def _block_rows(study: Study) -> list[dict[str, Any]]:
+    """One mapping a block for the table, with the width of its bar in percent of the largest damage."""
     table = study.blocks.merge(study.deletions[["block", "error", "loss", "damage"]], on="block")
     widest = max(float(table["damage"].abs().max()), 1e-9)
-    rows = table.to_dict("records")
-    return [{**row, "bar": max(0.0, float(row["damage"])) / widest * 100} for row in rows]  # type: ignore[dict-item]  # pandas types its keys as hashable
+    table["bar"] = table["damage"].abs() / widest * 100
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from resect.paths.measures import Effective
 from resect.report.style import (
@@ -29,7 +29,7 @@ from resect.studies.results import DepthAnswer, Study
 _DEEPEST = 1e-12  # the lowest value on a log axis, as a part of the highest
 _VISIBLE = 2e-3  # of the gradient: less cannot be seen on a linear axis
 _OVER_LAYERS = 38  # points, over the axis in layers
-_SHARE_KEY = [("● exact share", BLUE), ("■ count × mean norm", ORANGE), ("- - count × rms norm", GREEN)]
+_SHARE_KEY = [("● exact", BLUE), ("■ count × norm", ORANGE), ("- - count × rms", GREEN)]
 
 
 def _lengths(study: Study) -> tuple[pd.DataFrame, DepthAnswer]:
@@ -47,6 +47,7 @@ def counts_figure(study: Study, ax: Axes | None = None) -> Axes:
     ax.set_ylim(0, float(table["path_fraction"].max()) * 100 * 1.4)
     _finish(ax, table, depth)
     name_panel(ax, "linear")
+    key(ax, _range_key(depth))
     return ax
 
 
@@ -56,10 +57,13 @@ def counts_log_figure(study: Study, ax: Axes | None = None) -> Axes:
     table, depth = _lengths(study)
     ax.plot(table["length"], table["log2_paths"] * np.log10(2), color=INK, marker=".", markersize=4)
     ax.set_ylabel("number of paths")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"10{superscript(round(value, 1))}"))
-    ax.set_ylim(0, max(1.0, float(table["log2_paths"].max()) * np.log10(2)) * 1.4)
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"10{superscript(round(value))}"))
+    top = max(1.0, float(table["log2_paths"].max()) * np.log10(2)) * 1.4
+    ax.set_ylim(-0.03 * top, top)
     _finish(ax, table, depth)
-    name_panel(ax, "logarithmic")
+    name_panel(ax, "log")
+    key(ax, _range_key(depth))
     return ax
 
 
@@ -74,7 +78,7 @@ def share_figure(study: Study, ax: Axes | None = None) -> Axes:
     ax.plot(shown["length"], curves["share"], color=BLUE, marker="o", markersize=4, linewidth=1.8)
     ax.axhline(0, color=INK, linewidth=0.8)
     low, high = min(0.0, float(curves.min().min())), float(curves.max().max())
-    ax.set_ylim(low - (high - low) * 0.03, high + (high - low) * 0.35)
+    ax.set_ylim(low - (high - low) * 0.05, high + (high - low) * 0.35)
     ax.set_ylabel("share of the gradient (%)")
     _finish(ax, shown, depth)
     _layers_axis(ax, table)
@@ -101,13 +105,12 @@ def share_log_figure(study: Study, ax: Axes | None = None) -> Axes:
             markersize=4.5)  # fmt: skip
     values = pd.concat([size, deep["magnitude"]]).to_numpy(float)
     lowest = max(float(np.nanmin(np.where(values > 0, values, np.nan))), _DEEPEST)
-    ax.set_ylim(lowest * 100 / 3, 100 * (100 / lowest) ** 0.3)
+    _log_limits(ax, lowest * 100)
     _finish(ax, deep, depth)
     ax.set_ylabel("share of the gradient (%), without sign")
     _layers_axis(ax, table)
-    entries = [("● exact share", BLUE), ("○ where negative", BLUE)] if len(negative) else [("● exact share", BLUE)]
-    name_panel(ax, "logarithmic", above=_OVER_LAYERS)
-    key(ax, entries, above=_OVER_LAYERS)
+    name_panel(ax, "log", above=_OVER_LAYERS)
+    key(ax, _SHARE_KEY + ([("○ negative", BLUE)] if len(negative) else []), above=_OVER_LAYERS)
     return ax
 
 
@@ -137,10 +140,10 @@ def norm_log_figure(study: Study, ax: Axes | None = None) -> Axes:
         ("path_norm", {"color": ORANGE, "marker": "s", "markersize": 3}),
         ("norm", {"color": BLUE, "marker": "o", "markersize": 3.5}),
     ):
-        ax.plot(table["length"], table[name].where(table[name] > 0), **style)
+        ax.plot(table["length"], table[name].where(table[name] > 0), **style)  # type: ignore[arg-type]
     ax.set(xlabel="path length (blocks)", ylabel="norm of the loss gradient (nats per unit)")
     whole_numbers(ax)
-    name_panel(ax, "logarithmic")
+    name_panel(ax, "log")
     key(ax, [("● together", BLUE), ("■ one path, mean", ORANGE), ("- - rms", GREEN)])
     return ax
 
@@ -161,23 +164,42 @@ def _finish(ax: Axes, table: pd.DataFrame, depth: DepthAnswer) -> None:
     ax.axvspan(share.low - 0.5, share.high + 0.5, facecolor=PALE_BLUE, linewidth=0, alpha=0.45, zorder=0.4)
     for edge in (magnitude.low - 0.5, magnitude.high + 0.5):
         ax.axvline(edge, color=ORANGE, linewidth=0.9, linestyle=(0, (1, 2)), zorder=0.6)
-    _bracket(ax, share, f"{percent(depth.mass, 0)} by share", BLUE, 0.95)
-    _bracket(ax, magnitude, f"{percent(depth.mass, 0)} by count × norm", ORANGE, 0.85)
+    _bracket(ax, share, depth.mass, BLUE, 0.95)
+    _bracket(ax, magnitude, depth.mass, ORANGE, 0.86)
 
 
-def _bracket(ax: Axes, found: Effective, label: str, colour: str, level: float) -> None:
-    """A range of lengths with its name, on the side where there is more room."""
+def _range_key(depth: DepthAnswer) -> list[tuple[str, str]]:
+    mass = percent(depth.mass, 0)
+    return [(f"{mass} of the exact share", BLUE), ("of count × norm", ORANGE)]
+
+
+def _bracket(ax: Axes, found: Effective, mass: float, colour: str, level: float) -> None:
+    """A range of lengths with its numbers: beside it where there is room, else on it."""
     left, right = found.low - 0.5, found.high + 0.5
     transform = ax.get_xaxis_transform()
     ax.plot([left, left, right, right], [level - 0.025, level, level, level - 0.025], color=colour, linewidth=1.6,
-            transform=transform, gid="bracket")  # fmt: skip
+            transform=transform)  # fmt: skip
     start, end = ax.get_xlim()
-    text = f"{label}: {found.low} to {found.high}" if found.low != found.high else f"{label}: {found.low}"
-    on_right = end - right >= left - start
-    ax.annotate(text, (right if on_right else left, level), xycoords=transform, xytext=(5 if on_right else -5, 0),
-                textcoords="offset points", ha="left" if on_right else "right", va="center", fontsize=SMALL,
-                color=colour, bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none",
-                                    "alpha": 0.75})  # fmt: skip
+    needed = (end - start) * 0.25
+    place, align, shift = (left + right) / 2, "center", 0
+    if end - right >= needed:
+        place, align, shift = right, "left", 5
+    elif left - start >= needed:
+        place, align, shift = left, "right", -5
+    numbers = f"{found.low} to {found.high}" if found.low != found.high else f"{found.low}"
+    ax.annotate(f"{percent(mass, 0)}: {numbers}", (place, level), xycoords=transform, xytext=(shift, 0),
+                textcoords="offset points", ha=align, va="center", fontsize=SMALL, color=colour,
+                bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"})  # fmt: skip
+
+
+def _log_limits(ax: Axes, lowest: float) -> None:
+    """A logarithmic axis in percent from `lowest`, with ticks up to 100 % and room above for the brackets."""
+    ax.set_ylim(lowest / 3, 100 * (100 / lowest) ** 0.3 * 3)
+    first = int(np.floor(np.log10(lowest)))
+    powers = np.arange(2, first - 1, -max(1, -(-(3 - first) // 8)))
+    plain = {2: "100", 1: "10", 0: "1"}
+    ax.set_yticks(10.0**powers, [plain.get(int(power), f"10{superscript(int(power))}") for power in powers])
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _layers_axis(ax: Axes, table: pd.DataFrame) -> None:
@@ -188,5 +210,9 @@ def _layers_axis(ax: Axes, table: pd.DataFrame) -> None:
         return
     factor = float(per_block[0])
     top = ax.secondary_xaxis("top", functions=(partial(np.multiply, factor), partial(np.multiply, 1 / factor)))
+    last = factor * ax.get_xlim()[1]
+    ticks = MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True).tick_values(0, last)
+    top.set_xticks([tick for tick in ticks if tick <= last])
     top.set_xlabel("path length (layers)", color=GREY)
-    top.tick_params(labelcolor=GREY)
+    top.tick_params(labelcolor=GREY, color="#aeb3ba")
+    top.spines["top"].set_color("#aeb3ba")

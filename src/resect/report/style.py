@@ -87,7 +87,7 @@ def key(ax: Axes, entries: Sequence[tuple[str, str]], *, above: float = 6) -> No
 
 def whole_numbers(ax: Axes) -> None:
     """Ticks of the x axis at whole numbers only."""
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=9, steps=[1, 2, 5, 10], integer=True))
 
 
 def reference_line(ax: Axes, value: float, label: str) -> None:
@@ -104,6 +104,6 @@ def reference_line(ax: Axes, value: float, label: str) -> None:
             va="bottom",
             color=INK,
             fontsize=SMALL,
-            bbox={"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+            bbox={"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.9},
             zorder=4,
         )

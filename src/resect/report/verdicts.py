@@ -16,6 +16,7 @@ QUESTIONS = (
 # Where a number turns into a word. A reader who draws the lines elsewhere has the numbers beside every verdict.
 _CHEAP = 0.02  # a deletion that costs less error than this barely changes the network
 _COSTLY = 0.1
+_FEW_PATHS = 0.1  # of all paths: effective paths that are more are no shallow minority
 
 
 def verdicts(study: Study) -> tuple[str, str, str, str]:
@@ -56,18 +57,15 @@ def ensemble_verdict(study: Study) -> str:
 def _kind_of_ensemble(study: Study, robust: bool) -> str:
     found = study.answers.ensemble
     if not robust:
-        return "Not by this test, other than the paper's ResNet-110"
+        return "Not by this test, unlike the ResNet-110 of the paper"
     middle = (found.intact_error + (found.chance_error if found.chance_error is not None else 1.0)) / 2
     if found.error_without_tenth > middle:
         return "In part; it survives single deletions, but not several at once"
     costly = int((study.deletions["damage"] > _COSTLY).sum())
     if costly:
-        return f"For the most part; its paths do not depend strongly on each other, but all need {_few(costly)}"
+        few = "one costs" if costly == 1 else f"{costly} cost"
+        return f"For the most part; most blocks can go, one at a time, but {few} more than 10 points"
     return "Yes; its paths do not depend strongly on each other"
-
-
-def _few(blocks: int) -> str:
-    return "one block" if blocks == 1 else f"{blocks} of the blocks"
 
 
 def depth_verdict(study: Study) -> str:
@@ -76,16 +74,16 @@ def depth_verdict(study: Study) -> str:
     if found is None:
         return f"A plain network has one path, through all {plural(study.subject.blocks, study.subject.unit)}."
     share = found.by_share
-    if share.high <= found.longest / 2:
-        relation = f"Shallow against the longest path, of {plural(found.longest, 'block')}"
+    if share.high <= found.longest / 2 and share.path_fraction < _FEW_PATHS:
+        relation = f"Shallow, where the longest path has {found.longest} blocks"
     elif share.high < found.longest:
-        relation = f"Of middling depth, not shallow as in the paper; the longest path has {found.longest} blocks"
+        relation = f"Of middling depth, not shallow as in the paper, where the longest path has {found.longest} blocks"
     else:
-        relation = f"Up to the full depth, other than in the paper; the longest path has {found.longest} blocks"
+        relation = f"Up to the full depth of {found.longest} blocks, unlike in the paper"
     if found.longest < 4:
         relation = f"So few blocks ({found.longest}) leave no room between short and long paths"
     return (
-        f"{relation}. {percent(found.mass, 0)} of the gradient runs through paths of {lengths(share)}, "
+        f"{relation}: {percent(found.mass, 0)} of the gradient runs through paths of {lengths(share)}, "
         f"{percent(share.path_fraction)} of all paths; by the paper's count × magnitude, of "
         f"{lengths(found.by_magnitude)}."
     )
@@ -99,7 +97,7 @@ def gradient_verdict(study: Study) -> str:
     tenth = f"Paths of at most {plural(found.tenth, 'block')}, a tenth of the depth, carry"
     if found.tenth == 0:
         tenth = "The path that takes no branch at all carries"
-    most = "" if found.share_to_quarter > 0.5 else " Most of it comes from longer paths, other than in the paper."
+    most = "" if found.share_to_quarter > 0.5 else " Most of it comes from longer paths, unlike in the paper."
     beyond = ""
     if found.share_to_quarter > 1.0005 or found.share_to_tenth > 1.0005:
         beyond = " More than 100 % means that longer paths pull against the whole."
@@ -123,10 +121,10 @@ def multiplicity_verdict(study: Study) -> str:
         start = "It has a single path."
     if not others:
         return f"{start} What multiplicity does takes networks to compare: name some with --beside."
-    return f"{start} {_trend(study.answers.multiplicity)}"
+    return f"{start} {trend(study.answers.multiplicity)}"
 
 
-def _trend(rows: tuple[MultiplicityRow, ...]) -> str:
+def trend(rows: tuple[MultiplicityRow, ...]) -> str:
     """Whether the error falls as multiplicity grows, and whether size grows along with it."""
     if len(rows) == 2:
         more, fewer = sorted(rows, key=lambda row: -row.log2_effective_paths)

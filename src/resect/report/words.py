@@ -69,6 +69,14 @@ def plural(count: int, unit: str) -> str:
     return f"{count:,} {unit}" if count == 1 else f"{count:,} {unit}s"
 
 
+def count(number: int) -> str:
+    """A large number in three digits or so: "940", "94.0 k", "1.73 M", "7.24 G"."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.{2 if unit != 'k' else 1}f} {unit}"
+    return str(number)
+
+
 def lengths(found: Effective) -> str:
     """ "2 to 7 blocks (4 to 14 layers)"."""
     if found.low == found.high:
