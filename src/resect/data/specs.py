@@ -76,10 +76,13 @@ def _cifar10(spec: str, folder: str, split: Split, limit: int | None) -> Samples
     if not path.is_file():
         raise DataError(f"there is no file {path}. cifar10:DIR needs the parquet files of the Hub's cifar10.")
     try:
-        table = pd.read_parquet(path).head(None if limit is None else max(limit, 1))
+        table = pd.read_parquet(path)
+        table = table if limit is None else table.head(max(limit, 1))
         images = np.stack([_decode(image["bytes"]) for image in table["img"]])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} must be whole and have the columns img.bytes and label of the Hub's cifar10: {error}") from error
+        raise DataError(
+            f"{path} must be whole and have the columns img.bytes and label of the Hub's cifar10: {error}"
+        ) from error
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (_CIFAR_MEAN, _CIFAR_STD))
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return Samples(spec, (pixels - mean) / std, torch.from_numpy(table["label"].to_numpy(np.int64, copy=True)), 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -135,12 +136,13 @@ def norm_log_figure(study: Study, ax: Axes | None = None) -> Axes:
     ax = axes_or_new(ax)
     table, _ = _lengths(study)
     ax.set_yscale("log")
-    for name, style in (
+    styles: tuple[tuple[str, dict[str, Any]], ...] = (
         ("path_norm_rms", {"color": GREEN, "linestyle": (0, (4, 2)), "linewidth": 1.3}),
         ("path_norm", {"color": ORANGE, "marker": "s", "markersize": 3}),
         ("norm", {"color": BLUE, "marker": "o", "markersize": 3.5}),
-    ):
-        ax.plot(table["length"], table[name].where(table[name] > 0), **style)  # type: ignore[arg-type]
+    )
+    for name, style in styles:
+        ax.plot(table["length"], table[name].where(table[name] > 0), **style)
     ax.set(xlabel="path length (blocks)", ylabel="norm of the loss gradient (nats per unit)")
     whole_numbers(ax)
     name_panel(ax, "log")

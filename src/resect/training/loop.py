@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
+import pickle
+import struct
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resect.errors import RunError
+from resect.errors import InputError, RunError
 
 
 @dataclass(frozen=True)
@@ -55,48 +60,82 @@ def train(
         inputs: (N, C, H, W) float images on the CPU.
         targets: (N,) int64 classes.
         checkpoint: a file that is written after every epoch; if it exists, training goes on from it, to weights
-            bit-identical to an uninterrupted run on the same machine and threads.
-        progress: called with (images seen since the last call, mean loss of the step).
+            bit-identical to an uninterrupted run on the same machine and threads. The global random state is left
+            alone; dropout, if there is any, draws from a copy of it that starts at the recipe's seed.
+        progress: called with (images seen since the last call, mean loss of the step); first of all with the images
+            of the earlier sittings and NaN, if training goes on from a checkpoint.
 
     Returns:
         Seconds of training, earlier sittings included.
 
     Raises:
-        RunError: the checkpoint was made with another recipe or network.
+        InputError: the loss is no longer finite; the checkpoint keeps the last epoch in which it was.
+        RunError: the checkpoint is damaged, or was made with another recipe, network or data.
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return _train(module, inputs, targets, recipe, checkpoint, progress)
+
+
+def _train(
+    module: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    recipe: Recipe,
+    checkpoint: Path | None,
+    progress: Callable[[int, float], None] | None,
+) -> float:
     device = next(module.parameters()).device
     generator = torch.Generator().manual_seed(recipe.seed)
     optimizer = torch.optim.SGD(
         module.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    steps = -(-len(inputs) // recipe.batch_size)
+    steps = len(_batches(torch.arange(len(inputs)), recipe.batch_size))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=steps * recipe.epochs, pct_start=recipe.warmup
     )
     parts = {"module": module, "optimizer": optimizer, "schedule": schedule}
-    epoch, seconds = _resume(checkpoint, parts, generator, recipe, progress, len(inputs))
+    made_with = {"recipe": recipe.as_dict(), "data": _digest(inputs, targets)}
+    epoch, seconds = _resume(checkpoint, parts, generator, made_with)
+    if epoch and progress:
+        progress(len(inputs) * epoch, math.nan)
     module.train()
     while epoch < recipe.epochs:
         started = time.perf_counter()
-        for chosen in torch.split(torch.randperm(len(inputs), generator=generator), recipe.batch_size):
+        total = torch.zeros((), device=device)
+        for chosen in _batches(torch.randperm(len(inputs), generator=generator), recipe.batch_size):
             images = _shifted(inputs[chosen], recipe.shift, generator).to(device)
             loss = F.cross_entropy(module(images), targets[chosen].to(device))
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
+            total += loss.detach()
             if progress:
                 progress(len(chosen), float(loss.detach()))
         epoch += 1
         seconds += time.perf_counter() - started
+        if not math.isfinite(float(total)):
+            raise InputError(
+                f"`learning_rate` must keep the loss finite, but with {recipe.learning_rate} it was {float(total)} in "
+                f"epoch {epoch}. Try a tenth of it."
+            )
         if checkpoint:
-            _save(checkpoint, parts, generator, recipe, epoch, seconds)
+            _save(checkpoint, parts, generator, {**made_with, "epoch": epoch, "seconds": seconds})
     module.eval()
     return seconds
 
 
+def _batches(order: Tensor, size: int) -> list[Tensor]:
+    """`order` in pieces of `size`; a lone last sample joins the piece before it, for batch norm needs two."""
+    pieces = list(torch.split(order, size))
+    if size > 1 and len(pieces) > 1 and len(pieces[-1]) == 1:
+        pieces[-2:] = [torch.cat(pieces[-2:])]
+    return pieces
+
+
 def _shifted(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
-    """Every image moved by up to `shift` pixels each way, filled with its own lowest value at the border."""
+    """Every image moved by up to `shift` pixels each way, filled with the lowest value among them at the border."""
     if not shift:
         return images
     count, _, height, width = images.shape
@@ -120,11 +159,19 @@ def evaluate(module: nn.Module, inputs: Tensor, targets: Tensor, batch_size: int
     return wrong / len(inputs), loss / len(inputs)
 
 
-def _save(
-    path: Path, parts: dict[str, Any], generator: torch.Generator, recipe: Recipe, epoch: int, seconds: float
-) -> None:
+def _digest(*tensors: Tensor) -> str:
+    """SHA-256 of the tensors' shapes and bytes."""
+    total = hashlib.sha256()
+    for tensor in tensors:
+        total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        total.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _save(path: Path, parts: dict[str, Any], generator: torch.Generator, facts: dict[str, Any]) -> None:
+    """Write a checkpoint; the file changes as a whole or not at all."""
     content = {name: part.state_dict() for name, part in parts.items()}
-    content |= {"generator": generator.get_state(), "recipe": recipe.as_dict(), "epoch": epoch, "seconds": seconds}
+    content |= {"generator": generator.get_state(), "global": torch.random.get_rng_state(), **facts}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
@@ -135,26 +182,41 @@ def _save(
 
 
 def _resume(
-    path: Path | None,
-    parts: dict[str, Any],
-    generator: torch.Generator,
-    recipe: Recipe,
-    progress: Callable[[int, float], None] | None,
-    samples: int,
+    path: Path | None, parts: dict[str, Any], generator: torch.Generator, made_with: dict[str, Any]
 ) -> tuple[int, float]:
+    """Take up a checkpoint, if there is one; return its epoch and seconds."""
     if path is None or not path.exists():
         return 0, 0.0
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if content["recipe"] != recipe.as_dict():
-        raise RunError(
-            f"{path} must belong to this recipe, {recipe}, got {content['recipe']}. Delete it to start anew."
-        )
+    content = _read(path)
+    for what, wanted in made_with.items():
+        if content.get(what) != wanted:
+            found = f", {wanted}, got {content.get(what)}" if what == "recipe" else ""
+            raise RunError(f"{path} must belong to this {what}{found}. Delete it to start anew.")
     try:
         for name, part in parts.items():
             part.load_state_dict(content[name])
-    except (RuntimeError, ValueError) as error:
+        generator.set_state(content["generator"])
+        torch.random.set_rng_state(content["global"])
+        return int(content["epoch"]), float(content["seconds"])
+    except (RuntimeError, ValueError, KeyError) as error:
         raise RunError(f"{path} must belong to this network; it does not fit. Delete it to start anew.") from error
-    generator.set_state(content["generator"])
-    if progress:
-        progress(samples * content["epoch"], float("nan"))
-    return int(content["epoch"]), float(content["seconds"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        OSError,
+        struct.error,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as error:
+        raise RunError(f"{path} must be a checkpoint of a training; it is damaged. Delete it to start anew.") from error
+    if not isinstance(content, dict):
+        raise RunError(
+            f"{path} must be a checkpoint of a training, got {type(content).__name__}. Delete it to start anew."
+        )
+    return content
