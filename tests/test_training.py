@@ -12,8 +12,9 @@ from torch import nn
 import resect
 from resect.data import load_samples
 from resect.models.resnet import CifarResNet
+from resect.models.vgg import Vgg15
 from resect.studies.train import TrainingJob, train_network
-from resect.training.loop import Recipe, _shifted, evaluate, train
+from resect.training.loop import Recipe, _batches, _shifted, evaluate, train
 
 RECIPE = Recipe(epochs=3, batch_size=32, learning_rate=0.05)
 
@@ -55,6 +56,62 @@ def test_a_checkpoint_of_another_recipe_or_network_is_refused(tmp_path: Path) ->
         train(_network(), data.inputs, data.targets, RECIPE, checkpoint=tmp_path / "c")
     with pytest.raises(resect.RunError, match="must belong to this network"):
         train(CifarResNet(8, width=5, channels=1), data.inputs, data.targets, one, checkpoint=tmp_path / "c")
+
+
+def test_a_checkpoint_of_other_data_or_damaged_is_refused(tmp_path: Path) -> None:
+    data = load_samples("digits", split="train", limit=64)
+    one = replace(RECIPE, epochs=1)
+    train(_network(), data.inputs, data.targets, one, checkpoint=tmp_path / "c")
+    with pytest.raises(resect.RunError, match="must belong to this data"):
+        train(_network(), data.inputs + 1, data.targets, one, checkpoint=tmp_path / "c")
+    (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes()[:500])
+    with pytest.raises(resect.RunError, match=r"is damaged\. Delete it"):
+        train(_network(), data.inputs, data.targets, one, checkpoint=tmp_path / "c")
+
+
+def test_dropout_is_resumed_to_the_bit_and_leaves_the_global_state_alone(tmp_path: Path) -> None:
+    data = load_samples("digits", split="train", limit=96)
+
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Dropout(0.5), nn.Linear(32, 10))
+
+    def stop(seen: int, loss: float) -> None:
+        if (tmp_path / "c").exists():
+            raise KeyboardInterrupt
+
+    whole, broken, resumed = network(), network(), network()
+    state = torch.random.get_rng_state()
+    train(whole, data.inputs, data.targets, RECIPE)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, data.inputs, data.targets, RECIPE, checkpoint=tmp_path / "c", progress=stop)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.rand(7)  # another process has another global state
+    calls: list[tuple[int, float]] = []
+    train(
+        resumed, data.inputs, data.targets, RECIPE, checkpoint=tmp_path / "c", progress=lambda *call: calls.append(call)
+    )
+    assert _same(whole, resumed)
+    assert calls[0][0] == 96
+    assert calls[0][1] != calls[0][1]  # NaN: the images of the earlier sitting
+    assert sum(seen for seen, _ in calls) == 96 * RECIPE.epochs
+
+
+def test_a_lone_last_sample_joins_the_batch_before() -> None:
+    assert [len(piece) for piece in _batches(torch.arange(33), 16)] == [16, 17]
+    assert [len(piece) for piece in _batches(torch.arange(34), 16)] == [16, 16, 2]
+    assert [len(piece) for piece in _batches(torch.arange(1), 16)] == [1]
+    data = load_samples("digits", split="train", limit=33)
+    network = Vgg15(width=4, channels=1, size=8)  # its last batch norm cannot train on one sample
+    train(network, data.inputs, data.targets, replace(RECIPE, epochs=1, batch_size=16))
+    assert not network.training
+
+
+def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
+    data = load_samples("digits", split="train", limit=96)
+    recipe = replace(RECIPE, learning_rate=1e12)
+    with pytest.raises(resect.InputError, match="`learning_rate` must keep the loss finite"):
+        train(_network(), data.inputs, data.targets, recipe, checkpoint=tmp_path / "c")
 
 
 def test_training_learns_and_leaves_the_global_state_alone() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -22,8 +24,12 @@ from resect.training.loop import Recipe
 @click.option("--epochs", default=Recipe.epochs, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch-size", default=Recipe.batch_size, show_default=True, type=click.IntRange(min=2))
 @click.option("--learning-rate", default=Recipe.learning_rate, show_default=True)
+@click.option("--momentum", default=Recipe.momentum, show_default=True)
+@click.option("--warmup", default=Recipe.warmup, show_default=True, help="Part of the steps up to the peak.")
 @click.option("--weight-decay", default=Recipe.weight_decay, show_default=True)
-@click.option("--shift", default=Recipe.shift, show_default=True, help="Random shifts, in pixels.")
+@click.option(
+    "--shift", default=Recipe.shift, show_default=True, type=click.IntRange(min=0), help="Random shifts, in pixels."
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -34,7 +40,7 @@ def train(
     model_args: tuple[str, ...],
     device: str,
     quiet: bool,
-    **recipe: float,
+    **recipe: Any,
 ) -> None:
     """Train a network on DATA, e.g. `resect train digits --model resnet110`.
 
@@ -42,7 +48,7 @@ def train(
     """
     name = model.removeprefix("resect:")
     target = out or Path(f"{name}-{data.partition(':')[0]}.safetensors")
-    job = TrainingJob(name, data, target, Recipe(**recipe), parse_arguments(model_args), device)  # type: ignore[arg-type]  # click has converted the values
+    job = TrainingJob(name, data, target, Recipe(**recipe), parse_arguments(model_args), device)
     images = len(load_samples(data, split="train")) * job.recipe.epochs
     columns = (
         TextColumn("training {task.fields[name]}"),
@@ -57,6 +63,9 @@ def train(
         task = progress.add_task("", total=images, name=name, loss=float("nan"), rate="")
 
         def step(seen: int, loss: float) -> None:
+            if math.isnan(loss):  # those of earlier sittings, which say nothing about the speed of this one
+                progress.reset(task, completed=seen)
+                return
             speed = progress.tasks[task].speed
             progress.update(task, advance=seen, loss=loss, rate=f"{speed:.0f} images/s" if speed else "")
 

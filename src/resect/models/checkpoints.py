@@ -80,11 +80,17 @@ def check_finite(module: nn.Module) -> None:
 def save_weights(
     module: nn.Module, path: Path, dtype: torch.dtype | None = None, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write the state dict as safetensors, floating-point tensors in `dtype`; the file appears whole or not at all."""
+    """Write the state dict as safetensors, floating-point tensors in `dtype`; the file appears whole or not at all.
+
+    Raises:
+        CheckpointError: a weight is not finite in `dtype`.
+    """
     tensors = {}
     for name, value in module.state_dict().items():
         cast = value.to(dtype) if dtype and value.is_floating_point() else value
         tensors[name] = cast.detach().cpu().contiguous()
+    if dtype:
+        _require_finite(tensors, f"{path.name} in {str(dtype).removeprefix('torch.')}")
     temporary = path.with_name(path.name + ".tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, temporary, metadata=metadata)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from resect import __version__
-from resect.data import load_samples
+from resect.data import Samples, load_samples
+from resect.errors import DataError, InputError, SpecError
 from resect.models.checkpoints import load_checkpoint, save_weights
-from resect.models.specs import Value, load_model
+from resect.models.specs import SHIPPED, Value, load_model
 from resect.studies.environment import environment
 from resect.training.loop import Recipe, evaluate, train
 
@@ -44,25 +47,37 @@ class TrainingJob:
     @property
     def command(self) -> str:
         """The command that trains the same network."""
-        arguments = "".join(f" --model-arg {name}={value}" for name, value in self.arguments.items())
-        standard = Recipe()
-        options = "".join(
-            f" --{name.replace('_', '-')} {value}"
-            for name, value in self.recipe.as_dict().items()
-            if value != getattr(standard, name)
-        )
-        return f"resect train {self.data} --model {self.model}{arguments}{options} --out {self.out.name}"
+        words = ["resect", "train", self.data, "--model", self.model]
+        for name, value in self.arguments.items():
+            words += ["--model-arg", f"{name}={value}"]
+        for name, value in self.recipe.as_dict().items():
+            if value != getattr(Recipe(), name):
+                words += [f"--{name.replace('_', '-')}", str(value)]
+        words += ["--device", self.device] if self.device != "cpu" else []
+        return shlex.join([*words, "--out", self.out.name])
 
 
 def train_network(job: TrainingJob, progress: Callable[[int, float], None] | None = None) -> dict[str, Any]:
     """Train, write half-precision weights and the card, and return the card.
 
     The test error on the card is that of the half-precision weights as written.
+
+    Args:
+        progress: as for `resect.training.loop.train`.
+
+    Raises:
+        SpecError: the name is none of `resect:`, or one of shipped weights.
+        DataError: the data have no test samples of their own.
+        InputError: the device or the file cannot be used, or the training diverges.
     """
-    samples = load_samples(job.data, split="train")
-    test = load_samples(job.data, split="test")
+    if job.model in SHIPPED:
+        bare = job.model.removesuffix("-digits")
+        raise SpecError(f"{job.model} must be a network without weights; it is trained already. Name {bare} instead.")
+    samples, test = _splits(job.data)
     spec = f"resect:{job.model}"
-    module = load_model(spec, arguments=job.arguments, samples=samples, seed=job.recipe.seed).module.to(job.device)
+    loaded = load_model(spec, arguments=job.arguments, samples=samples, seed=job.recipe.seed)
+    module = _placed(loaded.module, job.device)
+    _make_folder(job.out)
     seconds = train(module, samples.inputs, samples.targets, job.recipe, checkpoint=job.checkpoint, progress=progress)
     save_weights(module, job.out, torch.float16)
     load_checkpoint(module, job.out)
@@ -83,8 +98,47 @@ def train_network(job: TrainingJob, progress: Callable[[int, float], None] | Non
         "resect": __version__,
         "environment": environment(),
     }
-    temporary = job.out.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(card, indent=2) + "\n")
-    os.replace(temporary, job.out.with_suffix(".json"))
+    _write(job.out.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
     job.checkpoint.unlink(missing_ok=True)
     return card
+
+
+def _splits(data: str) -> tuple[Samples, Samples]:
+    """The training and the test samples, which must differ."""
+    samples, test = load_samples(data, split="train"), load_samples(data, split="test")
+    if samples.digest() == test.digest():
+        raise DataError(
+            f"{data} must have test samples beside those to train on, but it has one split, and an error on what was "
+            "trained on says nothing. Train on digits or cifar10:DIR."
+        )
+    return samples, test
+
+
+def _placed(module: nn.Module, device: str) -> nn.Module:
+    try:
+        return module.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"`device` must be one that this PyTorch can use, got {device!r}: {error}") from error
+
+
+def _make_folder(out: Path) -> None:
+    """Make the folder of `out` and check that it can be written to, before hours of training."""
+    probe = out.with_name(f".{out.name}.probe")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"`out` must be a file that can be written, got {out}: {error.strerror}.") from error
+    if out.is_dir():
+        raise InputError(f"`out` must be a file, got the folder {out}.")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a text file, which appears whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

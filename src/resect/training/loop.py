@@ -61,7 +61,7 @@ def train(
         targets: (N,) int64 classes.
         checkpoint: a file that is written after every epoch; if it exists, training goes on from it, to weights
             bit-identical to an uninterrupted run on the same machine and threads. The global random state is left
-            alone; dropout, if there is any, draws from a copy of it that starts at the recipe's seed.
+            alone; dropout draws from a stream of its own that starts at the recipe's seed.
         progress: called with (images seen since the last call, mean loss of the step); first of all with the images
             of the earlier sittings and NaN, if training goes on from a checkpoint.
 
@@ -69,7 +69,7 @@ def train(
         Seconds of training, earlier sittings included.
 
     Raises:
-        InputError: the loss is no longer finite; the checkpoint keeps the last epoch in which it was.
+        InputError: the loss is no longer finite; the checkpoint keeps the epoch before.
         RunError: the checkpoint is damaged, or was made with another recipe, network or data.
     """
     with torch.random.fork_rng(devices=[]):
@@ -102,28 +102,32 @@ def _train(
     module.train()
     while epoch < recipe.epochs:
         started = time.perf_counter()
-        total = torch.zeros((), device=device)
         for chosen in _batches(torch.randperm(len(inputs), generator=generator), recipe.batch_size):
             images = _shifted(inputs[chosen], recipe.shift, generator).to(device)
-            loss = F.cross_entropy(module(images), targets[chosen].to(device))
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            optimizer.step()
+            loss = _step(module, images, targets[chosen].to(device), optimizer)
             schedule.step()
-            total += loss.detach()
+            if not math.isfinite(loss):
+                raise InputError(
+                    f"`learning_rate` must keep the loss finite, but with {recipe.learning_rate} it was {loss} in "
+                    f"epoch {epoch + 1}. Try a tenth of it."
+                )
             if progress:
-                progress(len(chosen), float(loss.detach()))
+                progress(len(chosen), loss)
         epoch += 1
         seconds += time.perf_counter() - started
-        if not math.isfinite(float(total)):
-            raise InputError(
-                f"`learning_rate` must keep the loss finite, but with {recipe.learning_rate} it was {float(total)} in "
-                f"epoch {epoch}. Try a tenth of it."
-            )
         if checkpoint:
             _save(checkpoint, parts, generator, {**made_with, "epoch": epoch, "seconds": seconds})
     module.eval()
     return seconds
+
+
+def _step(module: nn.Module, images: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> float:
+    """Descend the mean cross-entropy of one batch; return it, in nats."""
+    loss = F.cross_entropy(module(images), targets)
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    optimizer.step()
+    return float(loss.detach())
 
 
 def _batches(order: Tensor, size: int) -> list[Tensor]:

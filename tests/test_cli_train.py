@@ -1,0 +1,155 @@
+"""`resect train` against the real thing: killed, interrupted, repeated, and asked for what it cannot do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file
+
+import resect
+from resect.cli import main
+from resect.cli._options import Setting
+from resect.data import load_samples
+from resect.models.specs import load_model
+from resect.training.loop import evaluate
+
+SMALL = ["digits", "--model", "resnet8", "--model-arg", "width=4", "--epochs", "6", "--quiet"]
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["train", *(str(argument) for argument in arguments)])
+
+
+def refused(*arguments: str | Path) -> str:
+    """What the command says that exits with status 2: one message and no traceback."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def stopped(out: Path, how: signal.Signals) -> tuple[int, str]:
+    """Start the command, stop it after its first epoch; return its exit status and what it said."""
+    code = "import torch; torch.set_num_threads(1); from resect.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "train", *SMALL, "--out", str(out)], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not out.with_suffix(".checkpoint").exists():
+        assert process.poll() is None, "the training ended before it could be stopped"
+        assert time.monotonic() < deadline, "the training wrote no checkpoint within a minute"
+        time.sleep(0.005)
+    os.kill(process.pid, how)
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+@pytest.fixture
+def one_thread() -> None:
+    """Sums depend on the number of threads, so both sides of a comparison must have the same."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, how: signal.Signals) -> None:
+    whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
+    assert run(*SMALL, "--out", whole).exit_code == 0
+    status, said = stopped(broken, how)
+    assert not broken.exists(), "the training was over before it was stopped; give it more epochs"
+    if how is signal.SIGINT:
+        assert status == 130
+        assert said.strip() == "Interrupted. The same command goes on where it stopped."
+    else:
+        assert status == -signal.SIGKILL
+    epoch = torch.load(broken.with_suffix(".checkpoint"), weights_only=True)["epoch"]
+    assert 1 <= epoch < 6
+    assert run(*SMALL, "--out", broken).exit_code == 0
+    expected, found = load_file(whole), load_file(broken)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert not broken.with_suffix(".checkpoint").exists()
+
+
+def test_the_card_holds_the_error_of_the_written_weights(tmp_path: Path) -> None:
+    out = tmp_path / "r8.safetensors"
+    result = run(*SMALL, "--seed", "2", "--out", out)
+    assert result.exit_code == 0, result.output
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert card["command"] == (
+        "resect train digits --model resnet8 --model-arg width=4 --epochs 6 --seed 2 --out r8.safetensors"
+    )
+    assert (card["train_samples"], card["test_samples"], card["precision"]) == (1297, 500, "float16")
+    assert {value.dtype for name, value in load_file(out).items() if "tracked" not in name} == {torch.float16}
+    test = load_samples("digits")
+    loaded = load_model("resect:resnet8", checkpoint=out, arguments={"width": 4}, samples=test)
+    measured = evaluate(loaded.module, test.inputs, test.targets)
+    assert measured == (card["test_error"], card["test_loss"])  # the loss tells half precision from single
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r8.json", "r8.safetensors"]
+
+
+def test_what_cannot_be_trained(tmp_path: Path) -> None:
+    out = ["--quiet", "--epochs", "1", "--out", tmp_path / "x.safetensors"]
+    np.savez(tmp_path / "own.npz", inputs=np.zeros((4, 1, 8, 8)), targets=np.arange(4))
+    assert "it has one split" in refused(f"npz:{tmp_path}/own.npz", "--model", "resnet8", *out)
+    assert "trained already. Name resnet110 instead" in refused("digits", "--model", "resnet110-digits", *out)
+    assert "6m+2, got 9. The nearest are 8 and 14" in refused("digits", "--model", "resnet9", *out)
+    assert "unknown model spec" in refused("digits", "--model", "vgg16", *out)
+    assert "unknown data spec 'digit'. Did you mean digits?" in refused("digit", "--model", "resnet8", *out)
+    assert "`device` must be" in refused("digits", "--model", "resnet8", "--device", "tpu9", *out)
+    assert "keep the loss finite" in refused("digits", "--model", "resnet8", "--learning-rate", "1e12", *out)
+    assert [path.name for path in tmp_path.iterdir()] == ["own.npz"]
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "`out` must be a file that can be written" in refused(*SMALL, "--out", tmp_path / "file" / "x.safetensors")
+    assert "`out` must be a file, got the folder" in refused(*SMALL, "--out", tmp_path)
+
+
+def test_a_checkpoint_that_does_not_belong_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "x.safetensors"
+    out.with_suffix(".checkpoint").write_bytes(b"not a checkpoint")
+    assert "is damaged. Delete it to start anew" in refused(*SMALL, "--out", out)
+
+
+def test_every_part_of_the_recipe_is_an_option() -> None:
+    from resect.training.loop import Recipe
+
+    command = main.get_command(click.Context(main), "train")
+    assert command is not None
+    assert set(Recipe().as_dict()) <= {parameter.name for parameter in command.params}
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_a_seed_does_not_move_training_images_into_the_test_set(seed: int) -> None:
+    setting = Setting("resect:resnet8", "digits", None, ("width=4",), None, 500, seed, "cpu", "float32")
+    _, samples = setting.load()
+    assert samples is not None
+    trained = {image.numpy().tobytes() for image in load_samples("digits", split="train").inputs}
+    assert not [image for image in samples.inputs if image.numpy().tobytes() in trained]
+
+
+def test_model_arguments_are_parsed() -> None:
+    from resect.cli._options import parse_arguments
+
+    found = parse_arguments(("a=3", "b=0.5", "c=true", "d=False", "e=text", "f=x=y"))
+    assert found == {"a": 3, "b": 0.5, "c": True, "d": False, "e": "text", "f": "x=y"}
+    assert [type(value) for value in found.values()] == [int, float, bool, bool, str, str]
+    with pytest.raises(resect.InputError, match="must have the form K=V, got '=3'"):
+        parse_arguments(("=3",))
