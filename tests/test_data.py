@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 
 import resect
@@ -50,6 +53,16 @@ def test_npz(tmp_path: Path) -> None:
     np.savez(file, images=np.zeros(3))
     with pytest.raises(resect.DataError, match="with the arrays `inputs` and `targets`"):
         load_samples(f"npz:{file}")
+    np.savez(file, inputs=np.float32(1), targets=np.int64(1))
+    with pytest.raises(resect.DataError, match="must have a dimension of samples"):
+        load_samples(f"npz:{file}")
+    np.savez_compressed(file, inputs=np.random.default_rng(0).random((50, 8)), targets=np.zeros(50, dtype=int))
+    content = bytearray(file.read_bytes())
+    for position in (200, len(content) // 2):
+        content[position] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(resect.DataError, match="must be an npz file"):
+        load_samples(f"npz:{file}")
     file.write_bytes(b"PK\x03\x04 not an archive")
     with pytest.raises(resect.DataError, match="must be an npz file"):
         load_samples(f"npz:{file}")
@@ -90,6 +103,41 @@ def test_lengths_and_types_are_checked() -> None:
         Samples("x", torch.zeros(3, 1), torch.zeros(2, dtype=torch.long), None)
     with pytest.raises(resect.DataError, match=r"integer classes, got torch.float32"):
         Samples("x", torch.zeros(3, 1), torch.zeros(3), None)
+
+
+def test_every_dtype_has_a_digest() -> None:
+    targets = torch.zeros(2, dtype=torch.long)
+    dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.long, torch.bool)
+    digests = {Samples("x", torch.zeros(2, 3).to(dtype), targets, None).digest() for dtype in dtypes}
+    assert len(digests) == len(dtypes)
+
+
+def _image(colour: tuple[int, int, int]) -> dict[str, object]:
+    content = io.BytesIO()
+    Image.new("RGB", (32, 32), colour).save(content, format="PNG")
+    return {"bytes": content.getvalue(), "path": None}
+
+
+def test_cifar10_in_the_column_layout_of_the_hub(tmp_path: Path) -> None:
+    file = tmp_path / "test-00000-of-00001.parquet"
+    pd.DataFrame({"img": [_image((255, 0, 0)), _image((0, 255, 0))], "label": [3, 5]}).to_parquet(file)
+    samples = load_samples(f"cifar10:{tmp_path}")
+    assert samples.inputs.shape == (2, 3, 32, 32)
+    assert samples.targets.tolist() == [3, 5]
+    assert samples.inputs[0, :, 7, 9].tolist() == pytest.approx(
+        [(1 - 0.4914) / 0.2470, -0.4822 / 0.2435, -0.4465 / 0.2616]
+    )
+    assert torch.equal(load_samples(f"cifar10:{tmp_path}", limit=1).inputs, samples.inputs[:1])
+    with pytest.raises(resect.DataError, match="`limit` must be at least 1, got 0"):
+        load_samples(f"cifar10:{tmp_path}", limit=0)
+    with pytest.raises(resect.DataError, match=r"there is no file .*train-00000"):
+        load_samples(f"cifar10:{tmp_path}", split="train")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(resect.DataError, match="must be whole and have the columns"):
+        load_samples(f"cifar10:{tmp_path}")
+    pd.DataFrame({"img": [{"bytes": b"no image", "path": None}], "label": [3]}).to_parquet(file)
+    with pytest.raises(resect.DataError, match="must be whole and have the columns"):
+        load_samples(f"cifar10:{tmp_path}")
 
 
 @pytest.mark.skipif("RESECT_CIFAR10" not in os.environ, reason="RESECT_CIFAR10 names no folder with CIFAR-10")

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import resect
-from resect.data import load_samples
+from resect.data import Samples, load_samples
 from resect.models.checkpoints import check_finite, load_checkpoint, save_weights
 from resect.models.resnet import CifarResNet
 from resect.models.specs import SHIPPED, load_model
@@ -94,7 +94,10 @@ def test_a_seed_gives_the_same_weights_and_leaves_the_global_state_alone() -> No
     [
         ("resnet110", "Did you mean resect:resnet110"),
         ("resect:resnet111", r"6m\+2, got 111"),
-        ("resect:vgg16", "unknown model spec 'resect:vgg16'"),
+        ("resect:vgg16", "unknown model spec 'resect:vgg16'. Close: resect:vgg15"),
+        ("timm:", "unknown model spec 'timm:'. Known are"),
+        ("py::f", "must name a function that can be imported"),
+        ("py:os:environ", "must name a function, got _Environ"),
         ("resect:resnet20-digits", "only for resnet110-digits, vgg15-digits. Train them with `resect train digits"),
         ("torchvison:resnet18", "Did you mean torchvision:"),
         ("torchvision:resnet19", "no model 'resnet19'. Close: resnet"),
@@ -107,6 +110,33 @@ def test_unknown_specs(spec: str, message: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(resect.SpecError, match=message):
         load_model(spec)
+
+
+def test_vgg_takes_square_images() -> None:
+    wide = Samples("wide", torch.zeros(2, 1, 8, 16), torch.zeros(2, dtype=torch.long), 2)
+    with pytest.raises(resect.SpecError, match="takes square images, but the samples are 8x16"):
+        load_model("resect:vgg15", samples=wide)
+
+
+def test_shipped_weights_take_samples_that_lack_some_digits() -> None:
+    few = Samples("few", torch.zeros(2, 1, 8, 8), torch.tensor([0, 3]), 4)
+    assert load_model("resect:vgg15-digits", samples=few).module.fc.out_features == 10
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_heads_are_off_with_and_without_pretrained_weights(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision
+
+    heads = torchvision.models.get_model(name, weights=None, aux_logits=True, init_weights=False)
+    state = heads.state_dict()  # stands for the download
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", lambda *_, **__: state)
+    for pretrained in (False, True):
+        module = load_model(f"torchvision:{name}", arguments={"pretrained": pretrained}).module
+        assert not [key for key in module.state_dict() if key.lower().startswith("aux")]
+        assert torch.equal(module.fc.weight, heads.fc.weight) is pretrained
+        assert isinstance(module.train()(torch.zeros(2, 3, 299, 299)), torch.Tensor)
 
 
 def test_arguments_that_do_not_exist_are_refused() -> None:
@@ -130,6 +160,8 @@ def test_torchvision_timm_and_factories(tmp_path: Path, monkeypatch: pytest.Monk
     loaded = load_model("py:own_factory:build", arguments={"width": 6})
     assert loaded.example.shape == (1, 6)
     assert not loaded.module.training
+    with pytest.raises(resect.SpecError, match=r"does not take these arguments: .*'depth'"):
+        load_model("py:own_factory:build", arguments={"depth": 6})
 
 
 def test_a_hugging_face_folder(tmp_path: Path) -> None:
@@ -197,6 +229,15 @@ def test_weights_that_are_not_finite(tmp_path: Path) -> None:
         module.fc.weight[0] = float("nan")
     with pytest.raises(resect.CheckpointError, match=r"`fc.weight` holds 16 NaN or infinite values"):
         check_finite(module)
+
+
+def test_weights_that_half_precision_cannot_hold(tmp_path: Path) -> None:
+    module = CifarResNet(8, width=4)
+    with torch.no_grad():
+        module.fc.bias[1] = 1e6
+    with pytest.raises(resect.CheckpointError, match=r"x.safetensors in float16 must be finite, but `fc.bias`"):
+        save_weights(module, tmp_path / "x.safetensors", torch.float16)
+    assert not list(tmp_path.iterdir())
 
 
 def test_cards_are_json() -> None:

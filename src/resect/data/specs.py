@@ -34,7 +34,8 @@ def load_samples(spec: str, *, split: Split = "test", limit: int | None = None, 
             `py:pkg.mod:factory` (a function that returns (inputs, targets) tensors or Samples).
         split: "test" or "train"; an npz file and a factory have one split.
         limit: only the first samples.
-        seed: of the split of `digits`.
+        seed: of the split of `digits`. Weights belong to the seed that they were trained with, shipped ones to 0:
+            among the test samples of another seed are some that they have seen.
 
     Raises:
         SpecError: the spec is unknown or incomplete.

@@ -27,6 +27,7 @@ SHIPPED = ("resnet110-digits", "vgg15-digits")
 _PARTS = re.compile(
     r"(?P<name>resnet(?P<depth>\d+)|vgg15)(?:-w(?P<width>\d+))?(?P<original>-original)?(?P<digits>-digits)?"
 )
+_NAMES = ("resnet20", "resnet56", "resnet110", "resnet110-original", "vgg15", *SHIPPED)
 _DIGITS_WIDTH = {"vgg15": 16}
 
 
@@ -94,14 +95,16 @@ _KNOWN = (
 def _hint(spec: str, kind: str) -> str:
     if ":" not in spec and _PARTS.fullmatch(spec):
         return f" Did you mean resect:{spec}?"
-    close = difflib.get_close_matches(kind, KINDS, n=1)
+    if kind == "resect":
+        return _closest(spec, [f"resect:{name}" for name in _NAMES])
+    close = [] if kind in KINDS else difflib.get_close_matches(kind, KINDS, n=1)
     return f" Did you mean {close[0]}:?" if close else ""
 
 
 def _resect(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
     parts = _PARTS.fullmatch(name)
     if not parts or (parts["name"] == "vgg15" and parts["original"]):
-        raise SpecError(f"unknown model spec {spec!r}. {_KNOWN}")
+        raise SpecError(f"unknown model spec {spec!r}.{_hint(spec, 'resect')} {_KNOWN}")
     shipped = parts["digits"] is not None
     if shipped and name not in SHIPPED:
         bare = name.removesuffix("-digits")
@@ -111,8 +114,12 @@ def _resect(spec: str, name: str, arguments: dict[str, Value], samples: Samples 
             f"`resect:{bare} --checkpoint {name}.safetensors`."
         )
     images = (1, 8, 8) if samples is None and shipped else _image_shape(samples)
-    settings: dict[str, Any] = {"channels": images[0], "classes": (samples.classes if samples else None) or 10}
+    # a few samples of one's own may lack some of the ten digits
+    classes = None if samples is None or shipped else samples.classes
+    settings: dict[str, Any] = {"channels": images[0], "classes": classes or 10}
     if parts["name"] == "vgg15":
+        if images[1] != images[2]:
+            raise SpecError(f"{spec} takes square images, but the samples are {images[1]}x{images[2]}.")
         settings["size"] = images[1]
         settings["width"] = _DIGITS_WIDTH["vgg15"] if images[1] <= 8 else 64
     else:
@@ -156,11 +163,18 @@ def _torchvision(spec: str, name: str, arguments: dict[str, Value], samples: Sam
         raise SpecError(f"torchvision has no model {name!r}.{_closest(name, known)}")
     settings: dict[str, Any] = dict(arguments)
     settings["weights"] = "DEFAULT" if settings.pop("pretrained", False) else None
-    if name in ("googlenet", "inception_v3"):
-        settings.setdefault("init_weights", False)
-        settings.setdefault("aux_logits", False)
+    heads = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}.get(name, ())
+    without_heads = bool(heads) and not settings.get("aux_logits", False)
+    if heads and settings["weights"] is None:
+        settings = {"init_weights": False, "aux_logits": False} | settings
+    elif without_heads:
+        settings.pop("aux_logits", None)  # torchvision loads weights only with the heads
     size = 299 if name == "inception_v3" else 224
-    module = _build(spec, lambda: models.get_model(name, **settings))
+    module: Any = _build(spec, lambda: models.get_model(name, **settings))
+    if without_heads:
+        module.aux_logits = False
+        for head in heads:
+            setattr(module, head, None)
     return LoadedModel(module, spec, torch.zeros(1, 3, size, size) if samples is None else _example(samples))
 
 
