@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def data_options(function: Decorated) -> Decorated:
     for option in (
         click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps."),
-        click.option("--seed", default=0, show_default=True, help="Of random weights, splits, plans and paths."),
+        click.option("--seed", default=0, show_default=True, help="Of random weights, plans and paths."),
         click.option("--batch-size", default=500, show_default=True, type=click.IntRange(min=1)),
         click.option("--limit", type=int, help="Use only the first samples."),
     ):
@@ -63,9 +63,21 @@ class Setting:
     device: str
     dtype: str
 
+    def samples(self) -> Samples:
+        """Load the samples in this dtype.
+
+        The seed does not move the border between training and test samples: trained weights would be tested on
+        what they were trained on.
+        """
+        assert self.data is not None
+        samples = load_samples(self.data, limit=self.limit)
+        if not samples.inputs.is_floating_point():
+            return samples
+        return replace(samples, inputs=samples.inputs.to(DTYPES[self.dtype]))
+
     def load(self) -> tuple[LoadedModel, Samples | None]:
         """Load samples and model, moved to device and dtype."""
-        samples = None if self.data is None else load_samples(self.data, limit=self.limit, seed=self.seed)
+        samples = None if self.data is None else self.samples()
         arguments = parse_arguments(self.model_args)
         loaded = load_model(
             self.model, checkpoint=self.checkpoint, arguments=arguments, samples=samples, seed=self.seed
@@ -75,7 +87,7 @@ class Setting:
                 f"{self.model} does not say what its inputs look like. Let the factory return (model, example), or "
                 "name data."
             )
-        return self.placed(loaded), None if samples is None else self.placed_samples(samples)
+        return self.placed(loaded), samples
 
     def placed(self, loaded: LoadedModel) -> LoadedModel:
         """The same model on this device and in this dtype."""
@@ -85,12 +97,6 @@ class Setting:
             raise InputError(f"`device` must be one that this PyTorch can use, got {self.device!r}: {error}") from error
         example = torch.utils._pytree.tree_map(self._place, loaded.example)
         return LoadedModel(loaded.module, loaded.spec, example, loaded.card)
-
-    def placed_samples(self, samples: Samples) -> Samples:
-        """The same samples in this dtype."""
-        if not samples.inputs.is_floating_point():
-            return samples
-        return Samples(samples.name, samples.inputs.to(DTYPES[self.dtype]), samples.targets, samples.classes)
 
     def _place(self, leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):

@@ -87,7 +87,7 @@ def study(
         seed=setting.seed,
         plain=plain,
     )
-    samples = setting.placed_samples(load_samples(data, limit=setting.limit, seed=setting.seed))
+    samples = setting.samples()
     if control is None and data == DATA and not plain:
         control = CONTROL
     asked = {**asdict(setting), **asdict(settings), "control": control, "beside": list(beside), "retrain": retrain}
