@@ -292,6 +292,20 @@ def test_captions_name_the_extremes_and_contradict_the_paper_where_the_numbers_d
     assert f"most at length {negative}" in captions.share_caption(large_negative)[1]
 
 
+def test_lengths_without_paths_are_left_out() -> None:
+    made = made_study(12, control=False)
+    assert made.lengths is not None
+    table = made.lengths.copy()
+    table.loc[9:, ["log2_paths", "path_norm", "path_norm_rms"]] = [-np.inf, np.nan, np.nan]
+    table.loc[9:, ["layers", "path_fraction", "share", "norm", "magnitude", "magnitude_rms", "sampled"]] = 0
+    parallel = replace(made, lengths=table)
+    assert len(path_figures.counts_log_figure(parallel).get_lines()[0].get_xdata()) == 9
+    for drawing in drawings(parallel):
+        drawing.figure(parallel).draw_without_rendering()
+        assert "nan" not in " ".join(drawing.caption(parallel))
+    assert "from length 0 to 8" in captions.norm_caption(parallel)[1]
+
+
 def _heights(ax: Axes) -> list[float]:
     return [patch.get_height() for patch in ax.containers[0]]
 
