@@ -105,6 +105,20 @@ def test_lengths_and_types_are_checked() -> None:
         Samples("x", torch.zeros(3, 1), torch.zeros(3), None)
 
 
+def test_targets_may_be_any_integers() -> None:
+    for dtype in (torch.int32, torch.uint8, torch.bool):
+        assert Samples("x", torch.zeros(2, 3), torch.tensor([0, 1]).to(dtype), None).targets.dtype == torch.int64
+    with pytest.raises(resect.DataError, match=r"must be integer classes, got torch.complex64"):
+        Samples("x", torch.zeros(2, 3), torch.zeros(2, dtype=torch.complex64), None)
+
+
+def test_factories_that_fail_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failing.py").write_text("def build():\n    return 1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(resect.SpecError, match=r"ZeroDivisionError came from failing.py:2: division by zero"):
+        load_samples("py:failing:build")
+
+
 def test_every_dtype_has_a_digest() -> None:
     targets = torch.zeros(2, dtype=torch.long)
     dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.long, torch.bool)

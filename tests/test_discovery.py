@@ -12,7 +12,7 @@ import transformers
 from torch import nn
 
 import resect
-from networks import CUSTOM
+from networks import CUSTOM, Frame, Residual, conv
 from resect.models.resnet import CifarResNet
 from resect.models.vgg import Vgg15
 
@@ -208,3 +208,23 @@ def test_plain_layers_of_vgg() -> None:
     assert len(net.rejected) == 5
     assert all("changes the shape" in entry.reason for entry in net.rejected)
     assert net.check(torch.randn(3, 1, 8, 8)).identical
+
+
+def test_pythons_sum_of_branches_and_a_subtracted_skip() -> None:
+    class Summed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f, self.g = conv(6), conv(6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return sum([x, self.f(x), self.g(x)])
+
+    class Negated(Residual):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.f(x) - x
+
+    net = _counted(Frame(Summed()), torch.randn(2, 1, 8, 8), 2)
+    assert {block.kind for block in net.blocks} == {"identity"}
+    assert [r.reason for r in _counted(Frame(Negated()), torch.randn(2, 1, 8, 8), 0).rejected] == [
+        "the skip would be subtracted or scaled"
+    ]

@@ -240,6 +240,31 @@ def test_weights_that_half_precision_cannot_hold(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_tied_weights_and_the_prefix_of_compiled_modules(tmp_path: Path) -> None:
+    from safetensors.torch import save_model
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+            self.head.weight = self.embed.weight
+
+    saved, loaded = Tied(), Tied()
+    save_model(saved, str(tmp_path / "tied.safetensors"))  # keeps one of the two names
+    load_checkpoint(loaded, tmp_path / "tied.safetensors")
+    assert torch.equal(loaded.head.weight, saved.embed.weight)
+    network = CifarResNet(8, width=4)
+    torch.save({f"_orig_mod.{name}": value for name, value in network.state_dict().items()}, tmp_path / "compiled.pt")
+    other = CifarResNet(8, width=4)
+    load_checkpoint(other, tmp_path / "compiled.pt")
+    assert torch.equal(other.fc.weight, network.fc.weight)
+    torch.save({**network.state_dict(), "epoch": 3}, tmp_path / "more.pt")
+    with pytest.raises(resect.CheckpointError, match="got dict with other entries: epoch"):
+        load_checkpoint(other, tmp_path / "more.pt")
+    with pytest.raises(resect.CheckpointError, match="is a folder"):
+        load_checkpoint(other, tmp_path)
+
+
 def test_cards_are_json() -> None:
     folder = resources.files("resect.models") / "weights"
     for name in SHIPPED:

@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 import resect
-from networks import CUSTOM
+from networks import CUSTOM, Frame, Residual, conv
 from resect.models.resnet import CifarResNet
 
 
@@ -118,7 +118,7 @@ def test_arrangements_are_tuples(net) -> None:
 def test_refusals_name_the_slot_and_both_shapes(net, batch) -> None:
     with pytest.raises(resect.ArrangementError, match="one entry for each of the 9 slots, got 2"):
         net(batch[0], (0, 1))
-    with pytest.raises(resect.ArrangementError, match="blocks 0 to 8 or None, got 9 in slot 0"):
+    with pytest.raises(resect.ArrangementError, match="blocks 0 to 8, None or a Variant, got 9 in slot 0"):
         net(batch[0], (9, 1, 2, 3, 4, 5, 6, 7, 8))
     with pytest.raises(resect.ArrangementError, match="one of the 9 blocks, 0 to 8, got 12"):
         net.intact.without(12)
@@ -247,3 +247,79 @@ def test_check_sees_a_difference(net, batch) -> None:
     check = net.check(batch[0])
     assert not check.identical
     assert set(check.differences) == {1, 2, 3, 6}
+
+
+class OneByOne(Frame):
+    """Runs its samples in a Python loop, so that its graph is that of one number of samples."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([super(OneByOne, self).forward(x[i : i + 1]) for i in range(len(x))])
+
+
+class OddOne(Frame):
+    """Treats a batch of one in another way."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if x.shape[0] > 1 else -super().forward(x)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_graph_of_one_batch_size_says_so(size: int) -> None:
+    model, images = OneByOne(Residual()).eval(), torch.randn(4, 1, 8, 8)
+    net = resect.unravel(model, images[:size])
+    assert torch.equal(net(images[:size]), model(images[:size]))
+    with pytest.raises(resect.InputError, match=rf"input 0 of shape \({size}, 1, 8, 8\)"):
+        net(images)
+
+
+def test_a_batch_of_one_must_be_like_any_other() -> None:
+    with pytest.raises(resect.ExportError, match="OddOne treats a batch of one in another way"):
+        resect.unravel(OddOne(Residual()).eval(), torch.randn(1, 1, 8, 8))
+
+
+class Nested(nn.Module):
+    """x + g(f(x) + h(f(x))), all in one module, with batch norms: one block in either mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.g, self.h = conv(6), conv(6), conv(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.f(x)
+        return x + self.g(y + self.h(y))
+
+
+class Shared(nn.Module):
+    """One tower on the images and on their mirror images: its batch statistics are updated twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = nn.Sequential(Residual(), Residual())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.tower(x)) * torch.sigmoid(self.tower(x.flip(-1)))
+
+
+@pytest.mark.parametrize(("body", "blocks"), [(Nested, 1), (Shared, 4)])
+def test_the_train_graph_has_the_same_blocks(body, blocks: int) -> None:
+    images = torch.randn(4, 1, 8, 8)
+    net = resect.unravel(Frame(body()).eval(), images)
+    assert [block.name for block in net.train_graph.blocks] == [block.name for block in net.blocks]
+    assert len(net.blocks) == blocks
+    alone = net.without(0)
+    with torch.no_grad():
+        assert torch.equal(alone(images), net(images, net.intact.without(0)))
+    assert alone.train()(images).requires_grad
+
+
+def test_inputs_beside_the_batch_keep_their_size() -> None:
+    class Support(Frame):
+        def forward(self, query: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
+            return super().forward(query) + support.mean()
+
+    net = resect.unravel(Support(Residual()).eval(), {"query": torch.randn(1, 1, 8, 8), "support": torch.randn(5)})
+    batch = {"support": torch.randn(5), "query": torch.randn(3, 1, 8, 8)}
+    assert net.check(batch).identical
+    assert net.without(0)(support=batch["support"], query=batch["query"]).shape == (3, 10)
+    with pytest.raises(resect.InputError, match=r"structure of the example, \(query=\., support=\.\), got \(\.\)"):
+        net.without(0)(batch["query"])

@@ -303,3 +303,16 @@ def test_plain_networks_have_no_paths() -> None:
         resect.path_spectrum(net, [(IMAGES, TARGETS)])
     with pytest.raises(resect.DataError, match="at least one"):
         resect.path_spectrum(resect.unravel(Frame(Residual()), IMAGES), [])
+
+
+def test_paths_end_in_the_logits_and_not_in_other_outputs() -> None:
+    class Hidden(Frame):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            states = [self.stem(x)]
+            for block in self.body:
+                states.append(block(states[-1]))
+            return {"hidden": states[2], "logits": self.fc(states[-1].mean((2, 3)))}
+
+    model = Hidden(Residual(), Residual(), Residual()).eval()
+    spectrum = resect.path_spectrum(resect.unravel(model, IMAGES), [(IMAGES, TARGETS)])
+    assert spectrum.count == (1, 3, 3, 1)

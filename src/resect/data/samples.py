@@ -42,8 +42,9 @@ class Samples:
                 f"{self.name} must hold as many targets as inputs, got {len(self.inputs)} inputs and "
                 f"{len(self.targets)} targets."
             )
-        if self.targets.is_floating_point():
+        if self.targets.is_floating_point() or self.targets.is_complex():
             raise DataError(f"the targets of {self.name} must be integer classes, got {self.targets.dtype}.")
+        object.__setattr__(self, "targets", self.targets.long())  # whatever integers they came as
         if self.inputs.is_floating_point() and not bool(torch.isfinite(self.inputs).all()):
             raise DataError(f"the inputs of {self.name} must be finite, but hold NaN or infinity.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import io
+import traceback
 import zipfile
 import zlib
 from importlib import import_module
@@ -96,6 +97,8 @@ def _decode(image: bytes) -> np.ndarray:
 
 
 def _npz(spec: str, path: Path) -> Samples:
+    if path.suffix == ".npy":
+        raise DataError(f"{path} is one array. npz:FILE needs two, `inputs` and `targets`: np.savez(file, inputs=...).")
     if not path.is_file():
         raise DataError(f"there is no file {path}. npz:FILE needs a file with the arrays `inputs` and `targets`.")
     try:
@@ -105,8 +108,7 @@ def _npz(spec: str, path: Path) -> Samples:
         raise DataError(f"{path} must be an npz file with the arrays `inputs` and `targets`: {error}") from error
     if inputs.is_floating_point():
         inputs = inputs.float()
-    classes = int(targets.max()) + 1 if targets.numel() and not targets.is_floating_point() else None
-    return Samples(spec, inputs, targets if targets.is_floating_point() else targets.long(), classes)
+    return Samples(spec, inputs, targets, _classes(targets))
 
 
 def _factory(spec: str, target: str) -> Samples:
@@ -116,8 +118,13 @@ def _factory(spec: str, target: str) -> Samples:
     if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(t, torch.Tensor) for t in result)):
         raise DataError(f"{spec} must return (inputs, targets) tensors or Samples, got {type(result).__name__}.")
     inputs, targets = result
-    classes = int(targets.max()) + 1 if targets.ndim == 1 and targets.numel() else None
-    return Samples(spec, inputs, targets, classes)
+    return Samples(spec, inputs, targets, _classes(targets))
+
+
+def _classes(targets: torch.Tensor) -> int | None:
+    """How many classes there are, if there is one target a sample."""
+    integers = not (targets.is_floating_point() or targets.is_complex())
+    return int(targets.long().max()) + 1 if integers and targets.ndim == 1 and targets.numel() else None
 
 
 def call_factory(spec: str, target: str, **arguments: Any) -> Any:
@@ -143,8 +150,15 @@ def call_factory(spec: str, target: str, **arguments: Any) -> Any:
         raise SpecError(f"{spec} must name a function, got {type(factory).__name__}.")
     try:
         inspect.signature(factory).bind(**arguments)
-    except TypeError as error:  # of the call itself; an error within the function is its author's to see
+    except TypeError as error:
         raise SpecError(f"{spec} does not take these arguments: {error}.") from error
     except ValueError:  # some built-in callables have no signature
         pass
-    return factory(**arguments)
+    try:
+        return factory(**arguments)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise SpecError(
+            f"{spec} must return without an error, but {type(error).__name__} came from "
+            f"{Path(place.filename).name}:{place.lineno}: {error}."
+        ) from error

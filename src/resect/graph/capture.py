@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +18,10 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from resect.errors import ExportError, InputError
+from resect.graph.ops import op_name
 
 Mode = Literal["eval", "train"]
 
@@ -75,6 +78,34 @@ def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (example,), {}
 
 
+def flat_inputs(call: tuple[tuple[Any, ...], dict[str, Any]], spec: pytree.TreeSpec) -> list[Any]:
+    """The leaves of a call in the order of the example's, whose keyword arguments may come in any order.
+
+    Raises:
+        InputError: the call has another structure than the example.
+    """
+    args, kwargs = call
+    example_args, example_kwargs = pytree.tree_unflatten([0] * spec.num_leaves, spec)
+    if kwargs.keys() == example_kwargs.keys():
+        kwargs = {name: kwargs[name] for name in example_kwargs}
+    leaves, found = pytree.tree_flatten((args, kwargs))
+    if found != spec:
+        wanted, got = _words(example_args, example_kwargs), _words(args, kwargs)
+        raise InputError(f"`inputs` must have the structure of the example, {wanted}, got {got}.")
+    return leaves
+
+
+def _words(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """The structure of a call: a dot for a leaf, e.g. "(., [., .], mask=.)"."""
+
+    def shape(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return "{" + ", ".join(f"{name!r}: {shape(v)}" for name, v in value.items()) + "}"
+        return "[" + ", ".join(map(shape, value)) + "]" if isinstance(value, (tuple, list)) else "."
+
+    return "(" + ", ".join([*map(shape, args), *(f"{name}={shape(value)}" for name, value in kwargs.items())]) + ")"
+
+
 @contextmanager
 def in_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
     """Put every submodule in `mode` and give each its own flag back afterwards."""
@@ -116,14 +147,18 @@ def capture(model: nn.Module, example: Any, mode: Mode = "eval") -> Capture:
     with in_mode(model, mode):
         _try_forward(model, args, kwargs, mode)
         # A batch of 0 or 1 is burnt into an exported graph, so it is widened to 2 first.
-        wide_args, wide_kwargs = _widen((args, kwargs), batch=leaves[0].shape[0] if leaves[0].ndim else 0)
+        batch = leaves[0].shape[0] if leaves[0].ndim else 0
+        wide_args, wide_kwargs = _widen((args, kwargs), batch)
+        labels = _labels(args, kwargs)
         try:
-            exported = _export(model, wide_args, wide_kwargs, mode)
+            captured = _read(model, _export(model, wide_args, wide_kwargs, mode), mode, labels)
         except ExportError:
-            if mode == "train" or not leaves[0].ndim or leaves[0].shape[0] > 1:
+            if mode == "train" or batch != 1:
                 raise
-            exported = _export(model, args, kwargs, mode)  # some models take one sample only
-    return _read(model, exported, mode, _labels(args, kwargs))
+            captured = _read(model, _export(model, args, kwargs, mode), mode, labels)  # some take one sample only
+        if captured.batch_size not in (None, batch) and mode == "eval":  # its forward() counts the samples
+            captured = _read(model, _export(model, args, kwargs, mode), mode, labels)
+    return captured
 
 
 def _widen(call: tuple[tuple[Any, ...], dict[str, Any]], batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -176,10 +211,11 @@ def tensors_only(output: Any) -> Any:
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mode: Mode) -> ExportedProgram:
     dynamic: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]  # torch has no annotation
-    for leaf in pytree.tree_leaves((args, kwargs)):
-        if isinstance(leaf, Tensor) and leaf.ndim:
+    shaped = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim]
+    for leaf in shaped:
+        if leaf.shape[0] == shaped[0].shape[0]:
             dynamic[leaf] = {0: Dim.AUTO}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet_export():
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(
@@ -200,6 +236,19 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mod
                 "the step out of forward()."
             ) from error
     return functional
+
+
+@contextmanager
+def _quiet_export() -> Iterator[None]:
+    """Keep torch from printing the graph it could not finish; the error that we raise says what is wrong with it."""
+    logger = logging.getLogger("torch")
+    before, output = logger.level, io.StringIO()
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with redirect_stdout(output), redirect_stderr(output):
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def _labels(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -232,6 +281,7 @@ def _where(model: nn.Module, trace: TracebackType | None) -> str:
 
 
 def _read(model: nn.Module, exported: ExportedProgram, mode: Mode, labels: list[tuple[str, Any]]) -> Capture:
+    _drop_added_zeros(exported.graph)
     signature = exported.graph_signature
     placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
     inputs: list[Input | None] = []
@@ -241,7 +291,7 @@ def _read(model: nn.Module, exported: ExportedProgram, mode: Mode, labels: list[
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
             parameters[node] = str(spec.target).removeprefix("model.")
         elif spec.kind is InputKind.USER_INPUT:
-            inputs.append(_input(node, labels[len(inputs)][0]))
+            inputs.append(_input(node, labels[len(inputs)][0], exported.range_constraints))
         else:
             constants[node] = exported.constants[str(spec.target)]
     for node in exported.graph.nodes:
@@ -277,12 +327,30 @@ def _read(model: nn.Module, exported: ExportedProgram, mode: Mode, labels: list[
     )
 
 
-def _input(node: Node, label: str) -> Input | None:
+def _drop_added_zeros(graph: Graph) -> None:
+    """Replace x + 0 by x, with which Python's sum([x, f(x), g(x)]) begins."""
+    for node in graph.nodes:
+        if op_name(node) != "add" or len(node.args) != 2 or node.kwargs:
+            continue
+        value, other = node.args
+        zero = isinstance(other, (int, float)) and other == 0
+        if zero and isinstance(value, Node) and value.meta["val"].dtype == node.meta["val"].dtype:
+            node.replace_all_uses_with(value)
+
+
+def _input(node: Node, label: str, ranges: Mapping[Any, Any]) -> Input | None:
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return None
-    shape = tuple(size if isinstance(size, int) else None for size in value.shape)
-    return Input(node, label, shape, value.dtype)
+    return Input(node, label, tuple(_size(size, ranges) for size in value.shape), value.dtype)
+
+
+def _size(size: Any, ranges: Mapping[Any, Any]) -> int | None:
+    """A size as a number, None where it is free; a free one that can have one value only is none."""
+    if isinstance(size, int):
+        return size
+    found = ranges.get(size.node.expr)
+    return int(found.lower) if found is not None and found.lower == found.upper else None
 
 
 def _attribute(root: nn.Module, target: str) -> Any:

@@ -107,6 +107,8 @@ def _judge(node: Node, first: Node, second: Node, reach: Reach, joins: dict[Node
         if verdict.join:
             return verdict
         reasons.append(verdict.reason)
+    if not either_way and _judge_ordered(node, second, first, reach, joins).join:
+        return _Verdict(reason=_SUBTRACTED)
     return _Verdict(reason=max(reasons, key=_REASONS.index))
 
 

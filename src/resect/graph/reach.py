@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch.fx import Node
 
 from resect.graph.capture import Capture
-from resect.graph.ops import ATTENTION, PRODUCTS, SHAPE_ONLY, WEIGHT_MIXING, op_name
+from resect.graph.ops import ATTENTION, NORMS, PRODUCTS, SHAPE_ONLY, WEIGHT_MIXING, op_name
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Reach:
         names = set(captured.model.state_dict())  # non-persistent buffers are tables, not weights
         weighted = sum(1 << index[node] for node, name in captured.parameters.items() if name in names)
         for i, node in enumerate(order):
-            operands = [index[operand] for operand in node.all_input_nodes if operand in index]
+            operands = [] if _is_statistic(node) else [index[o] for o in node.all_input_nodes if o in index]
             for operand in operands:
                 ancestors[i] |= ancestors[operand] | 1 << operand
             if op_name(node) not in SHAPE_ONLY and any(dependent >> o & 1 for o in operands):
@@ -47,7 +47,7 @@ class Reach:
                 weighted |= 1 << i
         descendants = [0] * len(order)
         for i in range(len(order) - 1, -1, -1):
-            for source in order[i].all_input_nodes:
+            for source in [] if _is_statistic(order[i]) else order[i].all_input_nodes:
                 if source in index:
                     descendants[index[source]] |= descendants[i] | 1 << i
         return cls(order, index, tuple(ancestors), tuple(descendants), dependent, weighted)
@@ -82,6 +82,8 @@ class Reach:
             for user in pending.pop().users:
                 if user.op == "output":
                     return False
+                if _is_statistic(user):
+                    continue
                 if user is not end and user not in seen:
                     seen.add(user)
                     pending.append(user)
@@ -126,3 +128,11 @@ class Reach:
             before = max((longest.get(operand, 0) for operand in node.all_input_nodes), default=0)
             longest[node] = before + self.mixes_with_weights(node)
         return max(longest.values(), default=0)
+
+
+def _is_statistic(node: Node) -> bool:
+    """Whether a node is a by-product of a normalisation: batch or running statistics, which carry no signal on."""
+    if op_name(node) != "getitem" or node.args[1] == 0:
+        return False
+    source = node.args[0]
+    return isinstance(source, Node) and op_name(source) in NORMS

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch.fx import Node
 
 from resect.graph.ops import SHAPE_ONLY, op_name
+from resect.graph.outputs import scored_output
 from resect.graph.slices import Sliced
 
 STEM = -1
@@ -58,9 +59,8 @@ class Routes:
         joins = [part[-1] for part in sliced.slices[1:-1]]
         self._station = {node: i for i, node in enumerate(joins)}
         self._gate = {slot.gate: slot for slot in sliced.slots}
-        outputs = [node for node in sliced.captured.outputs if isinstance(node, Node)]
         self.stations = tuple(Station(self._edges(node.all_input_nodes)) for node in joins)
-        self.output = Station(self._edges(outputs))
+        self.output = Station(self._edges([scored_output(sliced.captured)]))
         self.counts_at = self._count()
 
     def _edges(self, start: Sequence[Node]) -> tuple[tuple[int | None, int], ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,13 +26,14 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
 
     Args:
         path: a safetensors file, or a state dict saved by torch; it may be nested under "state_dict" or "model" and
-            carry the prefix "module.". Half precision is cast to the module's dtypes.
+            carry the prefix "module." or "_orig_mod.". Half precision is cast to the module's dtypes.
 
     Raises:
         CheckpointError: the file is missing or damaged, belongs to another network, or holds NaN or infinity.
     """
-    found = {name.removeprefix("module."): value for name, value in read_tensors(path).items()}
+    found = {_bare(name): value for name, value in read_tensors(path).items()}
     expected = dict(module.state_dict().items())
+    found |= {name: found[other] for name, other in _tied(expected, found).items()}
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
     missing = [name for name in expected if name not in found and name not in counters]
     unexpected = [name for name in found if name not in expected]
@@ -54,13 +56,29 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
     module.load_state_dict({name: value.to(expected[name].dtype) for name, value in found.items()}, strict=False)
 
 
+def _bare(name: str) -> str:
+    """A parameter's name without what DataParallel and torch.compile put before it."""
+    return name.removeprefix("module.").removeprefix("_orig_mod.")
+
+
+def _tied(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, str]:
+    """For names that are missing because their tensor is another's, too (safetensors keeps one name): that other."""
+    stored = {(v.data_ptr(), v.shape, v.stride()): name for name, v in expected.items() if name in found and v.numel()}
+    keys = {name: (v.data_ptr(), v.shape, v.stride()) for name, v in expected.items() if name not in found}
+    return {name: stored[key] for name, key in keys.items() if key in stored}
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file by name; CheckpointError if it is missing, damaged or no state dict."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder. Give the path of a safetensors file or a state dict.")
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}. Give the path of a safetensors file or a state dict.")
     try:
         if _is_torch_file(path):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                content = torch.load(path, map_location="cpu", weights_only=True)
         else:
             return load_file(path)
     except (SafetensorError, RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
@@ -111,7 +129,11 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path} must hold a state dict (names to tensors), got {type(content).__name__}.")
+        others = (
+            [str(k) for k, v in content.items() if not isinstance(v, Tensor)] if isinstance(content, Mapping) else []
+        )
+        which = f" with other entries: {_some(others)}" if others else ""
+        raise CheckpointError(f"{path} must hold a state dict (names to tensors), got {type(content).__name__}{which}.")
     return dict(content)
 
 

@@ -41,6 +41,9 @@ class RunFolder:
             self._check_same(file)
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path} must be a run folder or an empty one, but holds other files. Choose another --out.")
+        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        if not os.access(existing, os.W_OK):
+            raise RunError(f"{path} must be a folder that can be made, but {existing} cannot be written to.")
 
     def open(self) -> None:
         """Make the folder and write its configuration, if that is still to be done."""
@@ -85,6 +88,14 @@ class RunFolder:
 def digest(key: Mapping[str, Any]) -> str:
     """A hash of plain values, 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def require_writable(file: Path) -> None:
+    """Raise RunError, before any work is done, if a file cannot be written there."""
+    if file.is_dir():
+        raise RunError(f"{file} must be a file, but is a folder. Choose another --out.")
+    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+        raise RunError(f"{file.parent} must be a folder that can be written to. Make it, or choose another --out.")
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
