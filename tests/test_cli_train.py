@@ -138,7 +138,7 @@ def test_every_part_of_the_recipe_is_an_option() -> None:
 
 @pytest.mark.parametrize("seed", [1, 3])
 def test_a_seed_does_not_move_training_images_into_the_test_set(seed: int) -> None:
-    setting = Setting("resect:resnet8", "digits", None, ("width=4",), None, 500, seed, "cpu", "float32")
+    setting = Setting("resect:resnet8", "digits", None, ("width=4",), None, seed, "cpu", "float32")
     _, samples = setting.load()
     assert samples is not None
     trained = {image.numpy().tobytes() for image in load_samples("digits", split="train").inputs}

@@ -12,9 +12,11 @@ from torch import nn
 
 import resect
 from networks import CUSTOM, Encoder
+from resect.graph.outputs import logits_of
 from resect.models.resnet import CifarResNet
 from resect.sweep import plans
-from resect.sweep.walk import walk
+from resect.sweep.engine import Engine
+from resect.sweep.walk import Tour, walk
 
 _NETWORKS: dict[str, resect.Unraveled] = {}
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -24,17 +26,37 @@ def network(name: str) -> resect.Unraveled:
     """An unravelled network, made once."""
     if name not in _NETWORKS:
         torch.manual_seed(3)
-        model = CifarResNet(20, width=4, channels=1) if name == "resnet" else CUSTOM[name][0]()
-        _NETWORKS[name] = resect.unravel(model, IMAGES)
+        models = {"resnet": lambda: CifarResNet(20, width=4, channels=1), "gpt": _gpt}
+        model = models[name]() if name in models else CUSTOM[name][0]()
+        _NETWORKS[name] = resect.unravel(model, inputs_of(name))
     return _NETWORKS[name]
 
 
+def _gpt() -> nn.Module:
+    import transformers
+
+    options = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = transformers.GPT2Config(n_layer=3, n_embd=32, n_head=4, vocab_size=99, **options)
+    return transformers.GPT2LMHeadModel(config).eval()
+
+
+def inputs_of(name: str) -> torch.Tensor:
+    return torch.arange(30).view(3, 10) if name == "gpt" else IMAGES
+
+
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
-@pytest.mark.parametrize("name", ["resnet", "encoder", "two streams", "parallel", "restoration", "in-place", "highway"])
+@settings(max_examples=20, deadline=None)
+@pytest.mark.parametrize(
+    "name", ["resnet", "encoder", "gpt", "two streams", "parallel", "restoration", "in-place", "highway"]
+)
 def test_shared_prefixes_change_no_bit(name: str, data: st.DataObject) -> None:
     net = network(name)
-    choices = [[None, *(b.index for b in net.blocks if b.span == own.span)] for own in net.blocks]
+    choices = [
+        [None, *(b.index for b in net.blocks if b.span == own.span)]
+        + [resect.Variant.TWICE] * (not slot.once_because)
+        + [resect.Variant.BRANCH_ONLY] * (not slot.skip_because)
+        for own, slot in zip(net.blocks, net.sliced.slots, strict=True)
+    ]
     arrangement = st.tuples(*(st.sampled_from(c) for c in choices))
     chosen = [resect.Arrangement(a) for a in data.draw(st.lists(arrangement, min_size=1, max_size=6))]
     seen: dict[int, torch.Tensor] = {}
@@ -42,12 +64,13 @@ def test_shared_prefixes_change_no_bit(name: str, data: st.DataObject) -> None:
     def visit(positions, outputs) -> None:
         for position in positions:
             assert position not in seen
-            seen[position] = outputs
+            seen[position] = logits_of(outputs)
 
-    walk(net, IMAGES, chosen, visit)
+    engine, inputs = Engine(net), inputs_of(name)
+    walk(engine, inputs, Tour.of(engine.programs, chosen), visit)
     assert len(seen) == len(chosen)
     for position, arrangement_ in enumerate(chosen):
-        assert torch.equal(seen[position], net(IMAGES, arrangement_)), arrangement_
+        assert torch.equal(seen[position], logits_of(net(inputs, arrangement_))), arrangement_
 
 
 def test_single_deletions_equal_a_loop(net, batch) -> None:
@@ -62,7 +85,7 @@ def test_single_deletions_equal_a_loop(net, batch) -> None:
     assert list(result.table["name"]) == [block.name for block in net.blocks]
     assert list(result.table["damage"]) == pytest.approx(list(result.table["error"] - result.intact_error))
     assert "9 lesions (single) on 6 samples" in result.summary()
-    assert len(result.plot().get_lines()[0].get_xdata()) == 9
+    assert [bar.get_height() for bar in result.plot().patches] == pytest.approx(list(result.table["error"] * 100))
 
 
 def test_a_prefix_is_computed_once(net, batch, monkeypatch) -> None:

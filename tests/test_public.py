@@ -10,9 +10,10 @@ import pytest
 import resect
 
 PUBLIC = [
-    "Arrangement", "ArrangementError", "Block", "CheckpointError", "DataError", "ExportError", "InputError",
-    "LesionResult", "PathSamples", "PathSpectrum", "ResectError", "RunError", "SpecError", "Unraveled", "__version__",
-    "lesion", "path_spectrum", "plans", "sample_paths", "unravel",
+    "Arrangement", "ArrangementError", "Block", "CheckpointError", "DataError", "EnsembleResult", "ExportError",
+    "InputError", "LesionResult", "LesionSettings", "PathSamples", "PathSpectrum", "ResectError", "RunError",
+    "ShapleyResult", "SpecError", "Unraveled", "Variant", "__version__", "ensemble", "lesion", "path_spectrum", "plans",
+    "sample_paths", "shapley", "unravel",
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from resect.models.specs import load_model
 from resect.runs.folder import RunFolder
 from resect.studies import measure
 from resect.studies.study import Settings, Subjects, run_study
+from resect.sweep import lesion as lesion_module
 
 SETTINGS = Settings(repeats=3, gradient_samples=8, gradient_batch=8, paths=2, path_samples=8, path_batch=8)
 
@@ -71,7 +72,7 @@ def test_a_killed_study_does_only_what_is_missing(tmp_path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         go("broken")
     monkeypatch.setattr(measure, "path_spectrum", compute)
-    monkeypatch.setattr(measure, "lesion_batch", lambda *args: done.append("lesion"))
+    monkeypatch.setattr(lesion_module, "measure_batch", lambda *args: done.append("lesion"))
     resumed, finished_before = go("broken")
     assert not finished_before
     assert done == []

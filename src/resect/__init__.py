@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resect._front import lesion, path_spectrum, sample_paths
+    from resect._front import ensemble, lesion, path_spectrum, sample_paths, shapley
     from resect.errors import (
         ArrangementError,
         CheckpointError,
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
         RunError,
         SpecError,
     )
+    from resect.graph.decisions import Variant
     from resect.network.arrangement import Arrangement
     from resect.network.blocks import Block
     from resect.network.unraveled import Unraveled, unravel
     from resect.paths.samples import PathSamples
     from resect.paths.spectrum import PathSpectrum
     from resect.sweep import plans
-    from resect.sweep.lesion import LesionResult
+    from resect.sweep.ensemble import EnsembleResult
+    from resect.sweep.result import LesionResult
+    from resect.sweep.settings import LesionSettings
+    from resect.sweep.shapley import ShapleyResult
 
 __version__ = "0.1.0"
 
@@ -36,19 +40,25 @@ _HOME = {
     "Block": "resect.network.blocks",
     "CheckpointError": "resect.errors",
     "DataError": "resect.errors",
+    "EnsembleResult": "resect.sweep.ensemble",
     "ExportError": "resect.errors",
     "InputError": "resect.errors",
-    "LesionResult": "resect.sweep.lesion",
+    "LesionResult": "resect.sweep.result",
+    "LesionSettings": "resect.sweep.settings",
     "PathSamples": "resect.paths.samples",
     "PathSpectrum": "resect.paths.spectrum",
     "ResectError": "resect.errors",
     "RunError": "resect.errors",
+    "ShapleyResult": "resect.sweep.shapley",
     "SpecError": "resect.errors",
     "Unraveled": "resect.network.unraveled",
+    "Variant": "resect.graph.decisions",
+    "ensemble": "resect._front",
     "lesion": "resect._front",
     "path_spectrum": "resect._front",
     "plans": "resect.sweep.plans",
     "sample_paths": "resect._front",
+    "shapley": "resect._front",
     "unravel": "resect.network.unraveled",
 }
 
@@ -58,20 +68,26 @@ __all__ = [
     "Block",
     "CheckpointError",
     "DataError",
+    "EnsembleResult",
     "ExportError",
     "InputError",
     "LesionResult",
+    "LesionSettings",
     "PathSamples",
     "PathSpectrum",
     "ResectError",
     "RunError",
+    "ShapleyResult",
     "SpecError",
     "Unraveled",
+    "Variant",
     "__version__",
+    "ensemble",
     "lesion",
     "path_spectrum",
     "plans",
     "sample_paths",
+    "shapley",
     "unravel",
 ]
 

@@ -11,8 +11,14 @@ from resect.data import load_samples
 from resect.network.unraveled import Unraveled
 from resect.paths import samples as sampling
 from resect.paths import spectrum
+from resect.sweep import ensemble as ensembles
 from resect.sweep import lesion as sweep
+from resect.sweep import shapley as shapley_values
+from resect.sweep.ensemble import EnsembleResult
 from resect.sweep.plans import Plan
+from resect.sweep.result import LesionResult
+from resect.sweep.settings import LesionSettings
+from resect.sweep.shapley import ShapleyResult
 
 Data = str | Iterable[tuple[Any, Tensor]]
 Progress = Callable[[float], None] | None
@@ -20,17 +26,40 @@ _LESION_BATCH, _PATH_BATCH = 500, 32
 
 
 def _batches(data: Data, size: int) -> Iterable[tuple[Any, Tensor]]:
-    return load_samples(data).batches(size) if isinstance(data, str) else data
+    """Batches that can be read more than once where the data are a spec."""
+    return list(load_samples(data).batches(size)) if isinstance(data, str) else data
 
 
-def lesion(net: Unraveled, data: Data, plan: Plan, *, progress: Progress = None) -> sweep.LesionResult:
+def lesion(
+    net: Unraveled, data: Data, plan: Plan, settings: LesionSettings | None = None, *, progress: Progress = None
+) -> LesionResult:
     """`resect.sweep.lesion.lesion`, for (inputs, targets) batches or a data spec.
 
     Example:
         >>> result = resect.lesion(net, "digits", resect.plans.single(net))
         >>> result.table
     """
-    return sweep.lesion(net, _batches(data, _LESION_BATCH), plan, progress=progress)
+    return sweep.lesion(net, _batches(data, _LESION_BATCH), plan, settings, progress=progress)
+
+
+def shapley(
+    net: Unraveled, data: Data, orders: int = 20, settings: LesionSettings | None = None, *, progress: Progress = None
+) -> ShapleyResult:
+    """`resect.sweep.shapley.shapley`, for (inputs, targets) batches or a data spec."""
+    return shapley_values.shapley(net, _batches(data, _LESION_BATCH), orders, settings, progress=progress)
+
+
+def ensemble(
+    net: Unraveled,
+    data: Data,
+    removed: int,
+    members: int = 32,
+    settings: LesionSettings | None = None,
+    *,
+    progress: Progress = None,
+) -> EnsembleResult:
+    """`resect.sweep.ensemble.ensemble`, for (inputs, targets) batches or a data spec."""
+    return ensembles.ensemble(net, _batches(data, _LESION_BATCH), removed, members, settings, progress=progress)
 
 
 def path_spectrum(net: Unraveled, data: Data, *, at: str = "auto", progress: Progress = None) -> spectrum.PathSpectrum:

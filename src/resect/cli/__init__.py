@@ -42,6 +42,12 @@ class _Verbs(click.Group):
         except ResectError as error:
             click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
             sys.exit(2)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            what = f"{error.filename} cannot be used: {error.strerror}" if error.filename else str(error)
+            click.echo(f"{click.style('error:', fg='red', bold=True)} {what}. Choose another path.", err=True)
+            sys.exit(2)
         except KeyboardInterrupt:
             click.echo("Interrupted. The same command goes on where it stopped.", err=True)
             sys.exit(130)

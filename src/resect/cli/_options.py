@@ -15,6 +15,7 @@ from resect.errors import DataError, InputError
 from resect.models.specs import LoadedModel, Value, load_model
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SEED = click.IntRange(0, 2**63 - 1)
 Decorated = Callable[..., Any]
 
 
@@ -29,16 +30,20 @@ def model_options(function: Decorated) -> Decorated:
 
 
 def data_options(function: Decorated) -> Decorated:
-    """--limit, --batch-size, --seed, --device and --dtype."""
+    """--limit, --seed, --device and --dtype."""
     for option in (
         click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps."),
-        click.option("--seed", default=0, show_default=True, help="Of random weights, plans and paths."),
-        click.option("--batch-size", default=500, show_default=True, type=click.IntRange(min=1)),
+        click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights, plans and paths."),
         click.option("--limit", type=int, help="Use only the first samples."),
     ):
         function = option(function)
     return function
+
+
+def batch_option(function: Decorated) -> Decorated:
+    """--batch-size."""
+    return click.option("--batch-size", default=500, show_default=True, type=click.IntRange(min=1))(function)
 
 
 def output_options(function: Decorated) -> Decorated:
@@ -58,10 +63,10 @@ class Setting:
     checkpoint: Path | None
     model_args: tuple[str, ...]
     limit: int | None
-    batch_size: int
     seed: int
     device: str
     dtype: str
+    batch_size: int = 500
 
     def samples(self) -> Samples:
         """Load the samples in this dtype.
@@ -93,6 +98,8 @@ class Setting:
         """The same model on this device and in this dtype."""
         try:
             loaded.module.to(self.device, DTYPES[self.dtype])
+            if torch.device(self.device).type == "meta":
+                raise RuntimeError("it holds no values")
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"`device` must be one that this PyTorch can use, got {self.device!r}: {error}") from error
         example = torch.utils._pytree.tree_map(self._place, loaded.example)

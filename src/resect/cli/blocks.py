@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from resect.cli._options import Setting, model_options
+from resect.cli._options import SEED, Setting, model_options
 from resect.errors import InputError
 from resect.network.unraveled import Unraveled, unravel
 from resect.sweep.plans import no_joins_message
@@ -20,12 +20,12 @@ from resect.sweep.plans import no_joins_message
 @click.argument("model")
 @click.option("--plain", is_flag=True, help="List the layers of a plain network instead.")
 @click.option("--rejected", is_flag=True, help="List also the additions that are no blocks, with the reasons.")
-@click.option("--seed", default=0, show_default=True, help="Of random weights.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights.")
 @click.option("--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @model_options
 def blocks(model: str, plain: bool, rejected: bool, seed: int, output: str, **options: Any) -> None:
     """List the residual blocks of MODEL, e.g. `resect blocks torchvision:resnet50`."""
-    setting = Setting(model, None, limit=None, batch_size=1, seed=seed, device="cpu", dtype="float32", **options)
+    setting = Setting(model, None, limit=None, seed=seed, device="cpu", dtype="float32", **options)
     loaded, _ = setting.load()
     net = unravel(loaded.module, loaded.example, plain=plain)
     if not net.blocks and not plain:

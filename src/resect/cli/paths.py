@@ -10,12 +10,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from resect.cli._options import Setting, data_options, model_options, output_options
+from resect.cli._options import Setting, batch_option, data_options, model_options, output_options
 from resect.cli._progress import progress_bars
 from resect.network.unraveled import unravel
 from resect.paths.samples import PathSamples, sample_paths
 from resect.paths.spectrum import PathSpectrum, path_spectrum, require_paths
-from resect.runs.folder import write_parquet
+from resect.runs.folder import require_writable, write_parquet
 
 _BATCH = 32
 
@@ -38,10 +38,17 @@ _BATCH = 32
     show_default=True,
     help="Where the gradient is measured.",
 )
-@click.option("--mass", default=0.95, show_default=True, help="Of the effective range.")
+@click.option(
+    "--mass",
+    default=0.95,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Of the effective range.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the table to this parquet file.")
 @model_options
 @data_options
+@batch_option
 @output_options
 def paths(
     model: str,
@@ -56,6 +63,8 @@ def paths(
 ) -> None:
     """The gradient of MODEL on DATA by path length, e.g. `resect paths resect:resnet110-digits digits --limit 64`."""
     setting = Setting(model, data, **options)
+    if out is not None:
+        require_writable(out)
     loaded, samples = setting.load()
     assert samples is not None
     net = unravel(loaded.module, loaded.example)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from resect.cli._options import Setting, data_options, model_options, output_options, parse_arguments
+from resect.cli._options import Setting, batch_option, data_options, model_options, output_options, parse_arguments
 from resect.cli._progress import Track, progress_bars
 from resect.data import Samples, load_samples
 from resect.errors import InputError
@@ -58,6 +58,7 @@ MODEL, DATA, CONTROL = "resect:resnet110-digits", "digits", "resect:vgg15-digits
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; one under runs/ by default.")
 @model_options
 @data_options
+@batch_option
 @output_options
 def study(
     model: str,

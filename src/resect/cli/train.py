@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from resect.cli._options import parse_arguments
+from resect.cli._options import SEED, parse_arguments
 from resect.data import load_samples
 from resect.studies.train import TrainingJob, train_network
 from resect.training.loop import Recipe
@@ -23,14 +23,22 @@ from resect.training.loop import Recipe
 @click.option("--model-arg", "model_args", multiple=True, metavar="K=V", help="E.g. width=32; repeatable.")
 @click.option("--epochs", default=Recipe.epochs, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch-size", default=Recipe.batch_size, show_default=True, type=click.IntRange(min=2))
-@click.option("--learning-rate", default=Recipe.learning_rate, show_default=True)
-@click.option("--momentum", default=Recipe.momentum, show_default=True)
-@click.option("--warmup", default=Recipe.warmup, show_default=True, help="Part of the steps up to the peak.")
-@click.option("--weight-decay", default=Recipe.weight_decay, show_default=True)
+@click.option(
+    "--learning-rate", default=Recipe.learning_rate, show_default=True, type=click.FloatRange(min=0, min_open=True)
+)
+@click.option("--momentum", default=Recipe.momentum, show_default=True, type=click.FloatRange(0, 1, max_open=True))
+@click.option(
+    "--warmup",
+    default=Recipe.warmup,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Part of the steps up to the peak.",
+)
+@click.option("--weight-decay", default=Recipe.weight_decay, show_default=True, type=click.FloatRange(min=0))
 @click.option(
     "--shift", default=Recipe.shift, show_default=True, type=click.IntRange(min=0), help="Random shifts, in pixels."
 )
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def train(

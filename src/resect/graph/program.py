@@ -1,7 +1,8 @@
 """Programs: what a slice executes once it is decided which branch each of its slots runs.
 
-A deleted branch is a zero. It is followed through the graph symbolically: the join becomes its skip, and whatever only
-the branch needed is not in the program. A program is a list of steps on an environment of values, keyed by integers.
+A deleted branch is a zero, and so is a deleted skip. Zeros are followed through the graph symbolically: a join becomes
+its other operand, and whatever only the deleted one needed is not in the program. A program is a list of steps on an
+environment of values, keyed by integers.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
+from resect.graph.decisions import Decision, Variant
 from resect.graph.ops import VIEWS, gate, hint_shape, op_name
 from resect.graph.slices import Sliced, Slot
 
-Decision = int | None
+Removal = Literal["zero", "mean", "other sample"]
 Environment = dict[int, Any]
 
 
@@ -75,7 +77,7 @@ class Program:
                 return type(value)(read(item) for item in value)
             return value
 
-        for step, dead in zip(self.steps, self._dead_after, strict=True):
+        for step, dead in zip(self.steps, self.dead_after, strict=True):
             kwargs = {name: read(value) for name, value in step.kwargs.items()}
             value = step.target(*[read(argument) for argument in step.args], **kwargs)
             values[step.key] = intercept[step.key](value) if intercept and step.key in intercept else value
@@ -84,7 +86,7 @@ class Program:
         return {key: read(Ref(source)) for key, source in self.results}
 
     @cached_property
-    def _dead_after(self) -> tuple[tuple[int, ...], ...]:
+    def dead_after(self) -> tuple[tuple[int, ...], ...]:
         """The keys that no step reads after each step and that are no result."""
         needed = {source for _, source in self.results}
         dead: list[tuple[int, ...]] = []
@@ -100,19 +102,36 @@ def zeros(reference: Tensor, sizes: Sequence[int | tuple[int]], dtype: torch.dty
     return reference.new_zeros([size if isinstance(size, int) else size[0] * batch for size in sizes], dtype=dtype)
 
 
+def repeated_mean(mean: Tensor, reference: Tensor) -> Tensor:
+    """A mean over samples, (k, ...), as the value of every sample of the batch of `reference`, (k B, ...)."""
+    batch = reference.shape[0]
+    return mean.expand(batch, *mean.shape).reshape(batch * mean.shape[0], *mean.shape[1:])
+
+
+def of_other_samples(value: Tensor, others: Tensor) -> Tensor:
+    """The values (k B, ...) that belong to the samples `others` (B,)."""
+    return value.view(len(others), -1, *value.shape[1:])[others].reshape(value.shape)
+
+
 _ZERO: Final = object()
 
 
 class Programs:
     """Builds the programs of a sliced network, each once.
 
-    With `edges`, the skip and the branches of every join enter it through steps of their own (`skip_key`, and the
-    key of the slot's gate), at which gradients can be taken apart.
+    Args:
+        edges: the skip and the branches of every join enter it through steps of their own (`skip_key`, and the key of
+            the slot's gate), at which gradients can be taken apart.
+        removal: what enters a join in the place of a deleted branch: zero, the branch's mean over the data set, which
+            `base` holds under `mean_key`, or its value for the sample that `base` names under OTHERS.
     """
 
-    def __init__(self, sliced: Sliced, *, edges: bool = False) -> None:
+    OTHERS: Final = -1
+
+    def __init__(self, sliced: Sliced, *, edges: bool = False, removal: Removal = "zero") -> None:
         self.sliced = sliced
         self.edges = edges
+        self.removal = removal
         captured = sliced.captured
         inputs = [entry.node for entry in captured.inputs if entry]
         placeholders = [*captured.parameters, *captured.constants, *inputs]
@@ -122,13 +141,26 @@ class Programs:
         # Gradients flow to the inputs as to any other live value; without gradients they are just there.
         self._base = len(placeholders) - (len(inputs) if edges else 0)
         self._reference = self.key[next(entry.node for entry in captured.inputs if entry and entry.shape)]
-        self._batch = next((hint_shape(e.node) or (1,))[0] for e in captured.inputs if e and e.shape)
+        self.example_batch = next((hint_shape(e.node) or (1,))[0] for e in captured.inputs if e and e.shape)
         self._outputs = frozenset(self.key[n] for n in captured.outputs if isinstance(n, Node)) - set(range(self._base))
         self._memo: dict[tuple[int, tuple[Decision, ...], frozenset[int]], Program] = {}
 
     def skip_key(self, slot: Slot) -> int:
         """The key of the value that enters a slot's join as the skip."""
         return len(self.key) * (len(self.sliced.slots) + 2) + self.key[slot.join]
+
+    def mean_key(self, slot: Slot) -> int:
+        """The key of the mean of a slot's branch; below 0, as are all values that no node computes."""
+        return self.OTHERS - 1 - slot.index
+
+    def branch_key(self, slot: Slot) -> int:
+        """The key of the value that a slot's gate hands on."""
+        return self.key[slot.gate.all_input_nodes[0]]
+
+    @cached_property
+    def input_keys(self) -> frozenset[int]:
+        """The keys of the inputs."""
+        return frozenset(self.key[entry.node] for entry in self.sliced.captured.inputs if entry)
 
     @property
     def parameter_keys(self) -> dict[int, str]:
@@ -147,7 +179,8 @@ class Programs:
 
     def live_at_end(self, arrangement: Sequence[Decision]) -> frozenset[int]:
         """The outputs, and the buffer updates (train mode) of all modules but those of branches that do not run."""
-        runs = {name.rpartition(".")[0] for i in set(arrangement) - {None} for name in self._names(i)}
+        running = {i if isinstance(branch, Variant) else branch for i, branch in enumerate(arrangement)}
+        runs = {name.rpartition(".")[0] for i in running for name in self._names(i)}
         rests = {name.rpartition(".")[0] for i in range(len(arrangement)) for name in self._names(i)} - runs
         updates = {
             self.key[value]
@@ -156,7 +189,7 @@ class Programs:
         }
         return self._outputs | updates
 
-    def _names(self, slot: Decision) -> tuple[str, ...]:
+    def _names(self, slot: int | None) -> tuple[str, ...]:
         return () if slot is None else self.sliced.slots[slot].parameters
 
     def decisions(self, index: int, arrangement: Sequence[Decision]) -> tuple[Decision, ...]:
@@ -175,15 +208,13 @@ class Programs:
         chosen = dict(zip(slots, decisions, strict=True))
         resolution = _Resolution(self)
         gates = {slot.gate: slot for slot in slots}
-        joins = {slot.join: slot for slot in slots}
         for node in self.sliced.slices[index]:
-            deleted_gated = node in joins and joins[node].kind == "gated" and chosen[joins[node]] is None
-            if node in gates and chosen[gates[node]] != gates[node].index:
-                resolution.decide(gates[node], chosen[gates[node]])
-            elif deleted_gated:
-                resolution.alias(node, joins[node].bypass)
-            elif self.edges and node in joins:
-                resolution.join_by_edges(node, joins[node])
+            told = gates.get(node)
+            # A plain layer is its own join, and its gate.
+            if told and not isinstance(chosen[told], Variant) and chosen[told] != told.index:
+                resolution.decide(told, chosen[told])
+            elif slots and node is slots[0].join:
+                resolution.join(node, slots, decisions)
             else:
                 resolution.keep(node)
         return self._eliminate(resolution, live_after)
@@ -222,7 +253,7 @@ class _Resolution:
             rest_zero = any(self._is_zero(n) for n in others)
             if rest_zero:
                 self._value[key] = self._resolved(first)
-            elif first_zero and name == "add" and len(others) == 1:
+            elif first_zero and _is_plain_sum(node):
                 self._value[key] = self._resolved(others[0])
             else:
                 self._step(key, node)
@@ -230,6 +261,50 @@ class _Resolution:
             self._value[key] = self._resolved(node.all_input_nodes[0])
         else:
             self._step(key, node)
+
+    def join(self, node: Node, slots: Sequence[Slot], decisions: Sequence[Decision]) -> None:
+        """Execute a join as its slots were told; several slots share one where a branch is a sum of branches."""
+        slot, decision = slots[0], decisions[0]
+        if Variant.BRANCH_ONLY in decisions:
+            self._without_skip(node, slot.skip, self.programs.skip_key(slot))
+        elif decision is Variant.TWICE:
+            self._twice(slot)
+        elif slot.kind == "gated" and decision is None and self.programs.removal == "zero":
+            self.alias(node, slot.bypass)
+        elif self.programs.edges:
+            self.join_by_edges(node, slot)
+        else:
+            self.keep(node)
+
+    def _without_skip(self, node: Node, skip: Node, entering: int) -> None:
+        """Execute a join with a zero, under the key `entering`, in the place of its skip."""
+        key = self.programs.key
+        if _is_plain_sum(node):
+            (branch,) = (operand for operand in node.all_input_nodes if operand is not skip)
+            self._value[key[node]] = self._resolved(branch)
+        else:
+            self._zeros(skip, entering)
+            self._step(key[node], node, {key[skip]: entering})
+
+    def _twice(self, slot: Slot) -> None:
+        """The join, what follows it alone (a ReLU), and all from the entry to the join once more."""
+        assert slot.entry is not None
+        key, size = self.programs.key, len(self.programs.key)
+        first = {slot.join: key[slot.join] + size * (slot.index + 1)}
+        self._step(first[slot.join], slot.join)
+        last = slot.join
+        for node in slot.after:
+            first[node] = key[node] + size * (slot.index + 1)
+            self._step(first[node], node, {key[last]: first[last]})
+            last = node
+        second: dict[int, int | object] = {key[slot.entry]: first[last]}
+        offset = size * (slot.index + 4 + len(self.programs.sliced.slots))
+        for node in slot.body[:-1]:
+            self._step(key[node] + offset, node, second)
+            second[key[node]] = key[node] + offset
+        if slot.gate is not slot.join:
+            second[key[slot.gate]] = second[key[slot.branch]]
+        self._step(key[slot.join], slot.join, second)
 
     def join_by_edges(self, node: Node, slot: Slot) -> None:
         """Execute a join on its gates and on a step of its own for the skip."""
@@ -245,8 +320,9 @@ class _Resolution:
         """Give the gate of `slot` zero, or the value of another slot's branch at this slot's entry."""
         key = self.programs.key[slot.gate]
         if decision is None:
-            self._value[key] = self._resolved(slot.bypass) if slot.kind == "layer" else _ZERO
+            self._remove(slot, key)
             return
+        assert isinstance(decision, int)
         other = self.programs.sliced.slots[decision]
         assert other.entry is not None
         assert slot.entry is not None
@@ -259,6 +335,21 @@ class _Resolution:
             local[original] = original + offset
             self._step(original + offset, node, local)
         self._value[key] = local[self.programs.key[other.branch]]
+
+    def _remove(self, slot: Slot, key: int) -> None:
+        """Let what stands for a deleted branch enter the join."""
+        if slot.kind == "layer":
+            self._value[key] = self._resolved(slot.bypass)
+        elif self.programs.removal == "zero":
+            self._value[key] = _ZERO
+        elif self.programs.removal == "mean":
+            mean, reference = self.programs.mean_key(slot), self.programs._reference
+            self.steps.append(Step(key, repeated_mean, (Ref(mean), Ref(reference)), {}, (mean, reference)))
+        else:
+            value = self._resolved(slot.gate.all_input_nodes[0])
+            assert isinstance(value, int)
+            others = self.programs.OTHERS
+            self.steps.append(Step(key, of_other_samples, (Ref(value), Ref(others)), {}, (value, others)))
 
     def source(self, key: int) -> int:
         """The key that holds the value of `key`, which is made to exist if it is zero."""
@@ -281,7 +372,7 @@ class _Resolution:
         hints = hint_shape(node)
         assert hints is not None
         sizes = tuple(
-            size if isinstance(size, int) else (hint // self.programs._batch,)
+            size if isinstance(size, int) else (hint // self.programs.example_batch,)
             for size, hint in zip(value.shape, hints, strict=True)
         )
         reference = self.programs._reference
@@ -306,6 +397,12 @@ class _Resolution:
         args = tuple(_map(value, read) for value in node.args)
         kwargs = {name: _map(value, read) for name, value in node.kwargs.items()}
         self.steps.append(Step(key, node.target, args, kwargs, tuple(reads)))
+
+
+def _is_plain_sum(node: Node) -> bool:
+    """Whether `node` adds two values, neither of them scaled."""
+    unscaled = bool(node.kwargs.get("alpha", 1) == 1)
+    return op_name(node) == "add" and len(node.all_input_nodes) == 2 and unscaled
 
 
 def _map(value: Any, read: Any) -> Any:

@@ -15,7 +15,7 @@ from torch.fx import Node
 from resect.graph.capture import Capture
 from resect.graph.joins import Join, Kind, Rejected, branch_names, find_joins
 from resect.graph.layers import find_layers
-from resect.graph.ops import free_shape, gate, is_check, is_float, op_name
+from resect.graph.ops import POINTWISE, free_shape, gate, is_check, is_float, op_name
 from resect.graph.reach import Reach
 
 _PART_OF_ROOT = frozenset({"slice", "select", "narrow"})
@@ -32,6 +32,11 @@ class Slot:
         context: the values from before the entry that the branch reads and no lesion changes.
         movable: whether the branch can run in another slot; if not, `fixed_because` says why.
         span: number of the span.
+        body: the nodes between the entry and the join, in order; the join is the last.
+        after: what reads the join alone and computes a value of its shape without weights: the ReLU of an original
+            ResNet block, which belongs to the block's output.
+        once_because: why the block cannot run twice, "" if it can.
+        skip_because: why its skip cannot be deleted, "" if it can.
     """
 
     index: int
@@ -52,6 +57,10 @@ class Slot:
     parent: int | None
     fixed_because: str
     span: int
+    body: tuple[Node, ...]
+    after: tuple[Node, ...]
+    once_because: str
+    skip_because: str
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,7 @@ def cut(captured: Capture, *, plain: bool = False) -> Sliced:
     for i, ((join, name), region, entered) in enumerate(zip(joins_named, regions, gates, strict=True)):
         slots.append(_slot(i, join, name, region, entered, captured, reach, place))
     slots = _with_parents(slots, reach)
+    slots = [replace(slot, once_because=_why_once(slot, slots), skip_because=_why_skip(slot, slots)) for slot in slots]
     slots = _with_spans(slots)
     slots_of = tuple(tuple(s.index for s in slots if s.slice == i) for i in range(len(slices)))
     stem = _stem(captured, reach, slices[0])
@@ -165,9 +175,12 @@ def _slice(
     """Prelude first, then the nodes in the order of execution, cut behind each join."""
     gate_set, ends = set(gates), set(joins)
     order = [n for n in captured.nodes[0].graph.nodes if n.op == "call_function" and not is_check(n)]
-    later = {
-        n for n in order if (n in gate_set and n not in reach.index) or (n in reach.index and starts & reach.bit(n))
-    }
+    later: set[Node] = set()
+    for node in order:
+        started = bool(starts & reach.bit(node)) if node in reach.index else node in gate_set
+        # Batch statistics are no signal, so `starts` does not hold them; they are computed where their batch norm is.
+        if started or any(operand in later for operand in node.all_input_nodes):
+            later.add(node)
     slices: list[tuple[Node, ...]] = [tuple(n for n in order if n not in later)]
     current: list[Node] = []
     for node in order:
@@ -220,7 +233,42 @@ def _slot(
         parent=None,
         fixed_because=fixed,
         span=0,
+        body=() if entry is None else tuple(reach.nodes(reach.between(entry, join.node))),
+        after=() if join.kind == "layer" else _after(join.node, reach),
+        once_because="",
+        skip_because="",
     )
+
+
+def _after(node: Node, reach: Reach) -> tuple[Node, ...]:
+    found: list[Node] = []
+    while True:
+        users = [user for user in node.users if not is_check(user)]
+        if len(users) != 1 or op_name(users[0]) not in POINTWISE or len(reach.dependents(users[0])) != 1:
+            return tuple(found)
+        node = users[0]
+        if any(reach.weighted >> reach.index[o] & 1 for o in node.all_input_nodes if o in reach.index):
+            return tuple(found)
+        found.append(node)
+
+
+def _why_once(slot: Slot, slots: Sequence[Slot]) -> str:
+    if slot.fixed_because:
+        return slot.fixed_because
+    if slot.entry_shape != slot.branch_shape:
+        return "it changes the shape of its input"
+    inside = {*slot.body}
+    others = [other for other in slots if other is not slot]
+    if any(o.entry is slot.entry or o.join in inside or o.branch in inside for o in others):
+        return "another block starts from the same value"
+    return ""
+
+
+def _why_skip(slot: Slot, slots: Sequence[Slot]) -> str:
+    if slot.kind == "layer":
+        return "a plain layer has no skip"
+    beside = [o for o in slots if o.join is slot.skip and o.entry is not None and o.entry is slot.entry]
+    return f"it shares the skip of block {beside[0].index}, with which it runs in parallel" if beside else ""
 
 
 def _parameters(captured: Capture, reach: Reach, region: tuple[Node, ...]) -> tuple[str, ...]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from resect.errors import ArrangementError
+from resect.graph.decisions import Decision, Variant
 from resect.graph.slices import Sliced, Slot
-
-Decision = int | None
 
 
 class Arrangement(tuple[Decision, ...]):
-    """For each slot the index of the branch it runs, or None where it runs none. A tuple, and equal to plain ones.
+    """For each slot the index of the branch it runs, None where it runs none, or a `Variant` of its own block.
+
+    A tuple, and equal to plain ones.
 
     >>> intact = Arrangement(range(4))
     >>> intact.without(1).swapped(2, 3)
@@ -31,6 +32,18 @@ class Arrangement(tuple[Decision, ...]):
         first, second = self._known(first), self._known(second)
         branches[first], branches[second] = branches[second], branches[first]
         return Arrangement(branches)
+
+    def without_skip(self, *slots: int) -> Arrangement:
+        """The same arrangement with the skips of `slots` deleted and their own branches kept: y = branch(x)."""
+        return self._with(Variant.BRANCH_ONLY, slots)
+
+    def repeated(self, *slots: int) -> Arrangement:
+        """The same arrangement with the blocks of `slots` run twice: y = block(block(x))."""
+        return self._with(Variant.TWICE, slots)
+
+    def _with(self, variant: Variant, slots: Sequence[int]) -> Arrangement:
+        chosen = {self._known(slot) for slot in slots}
+        return Arrangement(variant if i in chosen else branch for i, branch in enumerate(self))
 
     def _known(self, slot: int) -> int:
         if isinstance(slot, bool) or not isinstance(slot, int) or not 0 <= slot < len(self):
@@ -61,12 +74,23 @@ def validate(arrangement: Sequence[Decision], sliced: Sliced) -> Arrangement:
     for slot, branch in zip(slots, branches, strict=True):
         if branch is None or (branch == slot.index and not isinstance(branch, bool)):
             continue
+        if isinstance(branch, Variant):
+            _check_variant(slot, branch)
+            continue
         if isinstance(branch, bool) or not isinstance(branch, int) or not 0 <= branch < len(slots):
             raise ArrangementError(
-                f"`arrangement` must name blocks 0 to {len(slots) - 1} or None, got {branch!r} in slot {slot.index}."
+                f"`arrangement` must name blocks 0 to {len(slots) - 1}, None or a Variant, got {branch!r} in slot "
+                f"{slot.index}."
             )
         _check_fits(slot, slots[branch])
     return Arrangement(branches)
+
+
+def _check_variant(slot: Slot, variant: Variant) -> None:
+    if variant is Variant.TWICE and slot.once_because:
+        raise ArrangementError(f"block {slot.index} ({slot.name}) cannot run twice: {slot.once_because}.")
+    if variant is Variant.BRANCH_ONLY and slot.skip_because:
+        raise ArrangementError(f"the skip of block {slot.index} ({slot.name}) cannot be deleted: {slot.skip_because}.")
 
 
 def _check_fits(slot: Slot, branch: Slot) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +10,10 @@ import torch.utils._pytree as pytree
 from torch import fx, nn
 
 from resect.errors import ExportError, InputError
-from resect.graph.program import Decision, Program, Programs, Ref
+from resect.graph.capture import flat_inputs
+from resect.graph.decisions import Decision
+from resect.graph.emit import emit
+from resect.graph.program import Programs, Ref
 
 
 class Standalone(nn.Module):
@@ -29,7 +31,7 @@ class Standalone(nn.Module):
         self._train_code: _Code | None = None
         self._no_training = ""
         try:
-            self._train_code = _Code(train_programs(), arrangement)
+            self._train_code = _train_code(programs, train_programs(), arrangement)
         except InputError as error:
             self._no_training = str(error)
         for code in (self._eval_code, self._train_code):
@@ -41,9 +43,7 @@ class Standalone(nn.Module):
         """Run the network on inputs as the example of `unravel` had them."""
         code = self._train_code if self.training and self._train_code else self._eval_code
         tensors = dict(self.named_parameters()) | dict(self.named_buffers())
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        if spec != code.in_spec:
-            raise InputError(f"inputs must have the structure of the example, {code.in_spec}, got {spec}.")
+        leaves = flat_inputs((args, kwargs), code.in_spec)
         # Autograd keeps the old values of buffers for the backward pass, so it gets copies of those that change.
         arguments = [tensors[name].clone() if name in code.updates else tensors[name] for name in code.names]
         results = code.function(*arguments, *leaves)
@@ -59,6 +59,13 @@ class Standalone(nn.Module):
             raise ExportError(f"this network runs in eval mode only: {self._no_training}")
         super().train(mode)
         return self
+
+
+def _train_code(programs: Programs, trained: Programs, arrangement: Sequence[Decision]) -> _Code:
+    names, others = ([slot.name for slot in p.sliced.slots] for p in (programs, trained))
+    if names != others:
+        raise ExportError(f"in train mode it has other blocks, {len(others)} instead of {len(names)}.")
+    return _Code(trained, arrangement)
 
 
 class _Code:
@@ -86,33 +93,7 @@ class _Code:
         self.in_spec, self.out_spec = captured.in_spec, captured.out_spec
         inputs = [key[entry.node] if entry else None for entry in captured.inputs]
         results = [Ref(key[o]) if isinstance(o, fx.Node) else o for o in captured.outputs]
-        self.function = _emit(folded, [*kept, *constants, *inputs], [*results, *map(Ref, changed.values())])
-
-
-def _emit(folded: Sequence[Program], arguments: Sequence[int | None], results: Sequence[Any]) -> fx.GraphModule:
-    """One graph that executes `folded` on positional arguments with the given keys."""
-    graph = fx.Graph()
-    values: dict[int, fx.Node] = {}
-    for position, argument in enumerate(arguments):
-        node = graph.placeholder(f"a{position}")
-        if argument is not None:
-            values[argument] = node
-    for program in folded:
-        for step in program.steps:
-            read = partial(_read, values)
-            kwargs = {name: read(value) for name, value in step.kwargs.items()}
-            values[step.key] = graph.call_function(step.target, tuple(read(value) for value in step.args), kwargs)
-        values |= {k: values[source] for k, source in program.results}
-    graph.output(tuple(_read(values, result) for result in results))
-    return fx.GraphModule(nn.Module(), graph)
-
-
-def _read(values: dict[int, fx.Node], value: Any) -> Any:
-    if isinstance(value, Ref):
-        return values[value.key]
-    if isinstance(value, (list, tuple)):
-        return type(value)(_read(values, item) for item in value)
-    return value
+        self.function = emit(folded, [*kept, *constants, *inputs], [*results, *map(Ref, changed.values())])
 
 
 def _copy_tensors(model: nn.Module, target: nn.Module, code: _Code) -> None:

@@ -11,12 +11,13 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from resect.errors import InputError
-from resect.graph.capture import Mode, as_call, capture, in_mode, tensors_only, without_fused_attention
+from resect.errors import ExportError, InputError
+from resect.graph.capture import Mode, as_call, capture, flat_inputs, in_mode, tensors_only, without_fused_attention
+from resect.graph.decisions import Decision
 from resect.graph.joins import Rejected
 from resect.graph.program import Programs
 from resect.graph.slices import cut
-from resect.network.arrangement import Arrangement, Decision, validate
+from resect.network.arrangement import Arrangement, validate
 from resect.network.blocks import Block
 from resect.network.standalone import Standalone
 
@@ -80,6 +81,12 @@ class Unraveled:
         return sum(slot.layers for slot in self.sliced.slots)
 
     @property
+    def device(self) -> torch.device:
+        """The device of the model's first parameter or buffer."""
+        tensor = next(iter(self.model.parameters()), next(iter(self.model.buffers()), None))
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    @property
     def plain(self) -> bool:
         """Whether the blocks are the layers of a network taken as a plain one."""
         return self._plain
@@ -120,7 +127,7 @@ class Unraveled:
             tensors[name] = tensors[name].clone()
         base: dict[int, Any] = {key[node]: tensors[name] for node, name in captured.parameters.items()}
         base.update({key[node]: value for node, value in captured.constants.items()})
-        leaves = self._leaves(inputs)
+        leaves = flat_inputs(as_call(inputs), captured.in_spec)
         batches: dict[int, str] = {}
         for entry, leaf in zip(captured.inputs, leaves, strict=True):
             if entry is None:
@@ -133,17 +140,13 @@ class Unraveled:
             raise InputError(f"`inputs` must all have one batch size, got {', '.join(batches.values())}.")
         return base
 
-    def _leaves(self, inputs: Any) -> list[Any]:
-        args, kwargs = as_call(inputs)
-        example_kwargs = as_call(self._example)[1]
-        if set(kwargs) == set(example_kwargs):
-            kwargs = {name: kwargs[name] for name in example_kwargs}
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        if spec != self.sliced.captured.in_spec:
-            raise InputError(
-                f"`inputs` must have the structure of the example, {_words(self._example)}, got {_words(inputs)}."
-            )
-        return leaves
+    def samples_of(self, inputs: Any) -> int:
+        """The number of samples in a batch of inputs; 1 where the graph has no free batch dimension."""
+        captured = self.sliced.captured
+        leaves = flat_inputs(as_call(inputs), captured.in_spec)
+        pairs = zip(captured.inputs, leaves, strict=True)
+        sizes = [leaf.shape[0] for entry, leaf in pairs if entry and entry.shape[:1] == (None,)]
+        return int(sizes[0]) if sizes else captured.batch_size or 1
 
     def outputs(self, base: dict[int, Any], state: dict[int, Any]) -> Any:
         """The model's output from the state after the last slice."""
@@ -168,8 +171,7 @@ class Unraveled:
         Args:
             batch: inputs as the example; `sizes` beyond its batch size are left out, its own size is added.
         """
-        args, kwargs = as_call(batch)
-        full = max(leaf.shape[0] for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        full = self.samples_of(batch)
         fixed = self.sliced.captured.batch_size
         wanted = [fixed] if fixed is not None else sorted({size for size in (*sizes, full) if size <= full})
         differences: dict[int, float] = {}
@@ -221,7 +223,39 @@ def unravel(model: nn.Module, example: Any, *, plain: bool = False) -> Unraveled
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
-    return Unraveled(model, example, plain=plain, mode="eval")
+    net = Unraveled(model, example, plain=plain, mode="eval")
+    _check_one_sample(net, example)
+    return net
+
+
+def _check_one_sample(net: Unraveled, example: Any) -> None:
+    """Raise ExportError if the graph, which is made with two samples or more, is not that of a single one."""
+    if net.sliced.captured.batch_size is not None:
+        return
+    size = net.samples_of(example)
+    one = pytree.tree_map(lambda leaf: _first(leaf, 1, size), example)
+    args, kwargs = as_call(one)
+    with in_mode(net.model, "eval"), torch.no_grad():
+        try:
+            expected = tensors_only(net.model(*args, **kwargs))
+        except Exception:  # a model that cannot run a single sample does not differ on it
+            return
+        found = net(one)
+    for want, got in zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True):
+        if isinstance(want, Tensor) and not _close(want, got):
+            raise ExportError(
+                f"`model` must compute every sample alike, but {type(net.model).__name__} treats a batch of one in "
+                "another way than larger ones. Let its forward() not depend on the number of samples."
+            )
+
+
+def _close(want: Tensor, got: Tensor) -> bool:
+    """Whether two outputs differ by rounding at the most (fused attention rounds in another way)."""
+    if want.shape != got.shape:
+        return False
+    finite = torch.isfinite(want)
+    scale = float(want[finite].abs().max()) if bool(finite.any()) else 1.0
+    return torch.allclose(want.double(), got.double(), rtol=1e-2, atol=1e-2 * scale + 1e-30, equal_nan=True)
 
 
 def _check_leaf(label: str, shape: tuple[int | None, ...], dtype: torch.dtype, leaf: Any) -> None:
@@ -235,12 +269,6 @@ def _check_leaf(label: str, shape: tuple[int | None, ...], dtype: torch.dtype, l
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _words(inputs: Any) -> str:
-    args, kwargs = as_call(inputs)
-    parts = [type(value).__name__ for value in args] + [f"{name}=" for name in kwargs]
-    return "(" + ", ".join(parts) + ")"
 
 
 def _first(leaf: Any, size: int, full: int) -> Any:

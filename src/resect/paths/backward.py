@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from resect.errors import InputError
+from resect.graph.outputs import logits_of
 from resect.graph.program import Program, Programs
 from resect.network.unraveled import Unraveled
-from resect.sweep.metrics import check_targets, device_of, logits_of
+from resect.sweep.engine import to_device
+from resect.sweep.metrics import check_targets
 
 Lanes = dict[int, Tensor]
 LANES_AT_ONCE = 16
@@ -113,9 +114,8 @@ class Trace:
     def __init__(self, net: Unraveled, inputs: Any, targets: Tensor, at: str) -> None:
         self.net = net
         self.programs = Programs(net.sliced, edges=True)
-        device = device_of(net.model)
-        inputs = pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs)
-        self.targets = targets.to(device)
+        inputs = to_device(net, inputs)
+        self.targets = targets.to(net.device)
         self.base = {
             key: value.detach() if isinstance(value, Tensor) else value for key, value in net.bind(inputs).items()
         }
@@ -183,7 +183,7 @@ def summed_loss(outputs: Any, targets: Tensor) -> Tensor:
     logits = logits_of(outputs)
     check_targets(logits, targets)
     loss = torch.nn.functional.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), reduction="sum", ignore_index=-100
+        logits.reshape(-1, logits.shape[-1]), targets.reshape(-1).long(), reduction="sum", ignore_index=-100
     )
     return loss / (targets.numel() // targets.shape[0])
 

@@ -22,6 +22,7 @@ from resect.paths.backward import Lanes, Trace, add_into, resolve_target
 from resect.paths.lanes import renormalise, widened
 from resect.paths.measures import Effective, effective_range, weighted_by_count
 from resect.paths.spectrum import require_paths
+from resect.sweep.engine import as_batch
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def sample_paths(
     routes = Routes(net.sliced)
     draw = np.random.default_rng(seed)
     collected: list[list[np.ndarray]] = [[] for _ in routes.counts.paths]
-    for inputs, targets in data:
+    for inputs, targets in map(as_batch, data):
         lengths = [k for k, count in enumerate(routes.counts.paths) if count for _ in range(samples)]
         drawn = [draw_route(routes, k, draw) for k in lengths]
         norms = path_norms(Trace(net, inputs, targets, at), routes, drawn, progress)

@@ -25,6 +25,7 @@ from resect.network.unraveled import Unraveled
 from resect.paths.backward import Lanes, SliceGradient, Trace, add_into, resolve_target
 from resect.paths.lanes import renormalise, scaled, widened
 from resect.paths.measures import Effective, Multiplicity, effective_range, multiplicity, path_fractions
+from resect.sweep.engine import as_batch
 from resect.sweep.plans import no_joins_message
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def path_spectrum(
         DataError: the data are empty or do not fit the network, or the gradient is zero or not finite.
     """
     require_paths(net)
-    parts = [_decompose(net, inputs, targets, at, progress) for inputs, targets in data]
+    parts = [_decompose(net, inputs, targets, at, progress) for inputs, targets in map(as_batch, data)]
     if not parts:
         raise DataError("`data` must hold at least one (inputs, targets) batch, got none.")
     products, norms, squares, remainder = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -157,6 +158,8 @@ def path_spectrum(
 
 def require_paths(net: Unraveled) -> None:
     """Raise InputError unless the network has skips, and so more than one path."""
+    if not isinstance(net, Unraveled):
+        raise InputError(f"`net` must come from resect.unravel(model, example), got {type(net).__name__}.")
     if net.plain:
         raise InputError("a network unravelled with plain=True has one path: it has no skips. Unravel it without.")
     if not net.blocks:

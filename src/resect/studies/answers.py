@@ -17,7 +17,7 @@ from resect.studies.results import (
     MultiplicityRow,
     PlainControl,
 )
-from resect.sweep.lesion import LesionResult
+from resect.sweep.result import LesionResult
 
 MASS = 0.95
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,16 @@ import torch
 
 from resect.data.samples import Samples
 from resect.graph.routes import Routes
+from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
 from resect.paths.backward import resolve_target
 from resect.paths.samples import PathSamples, sample_paths
 from resect.paths.spectrum import PathSpectrum, path_spectrum
 from resect.runs.folder import RunFolder
-from resect.sweep.lesion import LesionResult, gather, lesion_batch
+from resect.sweep.lesion import Keep, Outcomes, lesion
 from resect.sweep.plans import Plan
+from resect.sweep.result import LesionResult
+from resect.sweep.settings import LesionSettings
 
 Advance = Callable[[float], None]
 Track = Callable[[str, float], Advance]
@@ -47,48 +50,58 @@ def fingerprint(net: Unraveled) -> str:
     return total.hexdigest()[:32]
 
 
-def measure_lesions(net: Unraveled, bench: Bench, plan: Plan, title: str) -> LesionResult:
+def measure_lesions(
+    net: Unraveled, bench: Bench, plan: Plan, title: str, settings: LesionSettings | None = None
+) -> LesionResult:
     """Outcomes of a plan on all samples, one piece of work a batch."""
-    advance = bench.track(title, (len(plan) + 1) * len(bench.samples))
-    key = {
+    settings = settings or LesionSettings()
+    advance = bench.track(title, (len(plan) + len(plan.references) + 1) * len(bench.samples))
+    keep = kept_in(bench, net, plan, settings)
+    return lesion(net, _Batches(bench), plan, settings, progress=advance, keep=keep)
+
+
+def kept_in(bench: Bench, net: Unraveled, plan: Plan, settings: LesionSettings) -> Keep:
+    """Keep the outcomes of every batch as a piece of work in the bench's folder."""
+    key: dict[str, Any] = {
         "work": "lesion",
         "network": fingerprint(net),
-        "metric": "error and cross-entropy",
-        "arrangements": [list(arrangement) for arrangement in plan.arrangements],
+        "metrics": list(settings.names),
+        "removal": [plan.removal, settings.seed] if plan.removal == "other sample" else plan.removal,
+        "channels_last": settings.channels_last,
+        "compile": settings.compile,
     }
-    parts = []
-    for inputs, targets in bench.samples.batches(bench.batch_size):
+    if plan.removal == "mean":
+        key["means over"] = bench.samples.digest()
 
-        def compute(inputs: Any = inputs, targets: torch.Tensor = targets) -> pd.DataFrame:
-            return _lesion_table(lesion_batch(net, inputs, targets, plan, advance))
+    def keep(
+        arrangements: Sequence[Arrangement], inputs: Any, targets: torch.Tensor, compute: Callable[[], Outcomes]
+    ) -> Outcomes:
+        own = {"arrangements": [str(arrangement) for arrangement in arrangements], "samples": _digest(inputs, targets)}
+        table, _ = bench.folder.piece({**key, **own}, lambda: _outcomes_table(compute()))
+        values = table.drop(columns=["arrangement", "sample"])
+        return {str(name): values[name].to_numpy().reshape(len(arrangements), -1) for name in values}
 
-        table, found = bench.folder.piece({**key, "samples": _digest(inputs, targets)}, compute)
-        if found:
-            advance((len(plan) + 1) * len(targets))
-        parts.append(_lesion_result(plan, table))
-    return gather(plan, parts)
-
-
-def _lesion_table(result: LesionResult) -> pd.DataFrame:
-    """One row a lesion and sample; lesion -1 is the intact network."""
-    errors = np.vstack([result.errors, result.intact_errors])
-    losses = np.vstack([result.losses, result.intact_losses])
-    lesions, samples = errors.shape
-    number = np.r_[np.arange(lesions - 1), -1]
-    return pd.DataFrame(
-        {
-            "lesion": np.repeat(number, samples),
-            "sample": np.tile(np.arange(samples), lesions),
-            "error": errors.ravel(),
-            "loss": losses.ravel(),
-        }
-    )
+    return keep
 
 
-def _lesion_result(plan: Plan, table: pd.DataFrame) -> LesionResult:
-    errors = table["error"].to_numpy().reshape(len(plan) + 1, -1)
-    losses = table["loss"].to_numpy().reshape(len(plan) + 1, -1)
-    return LesionResult(plan, errors[:-1], losses[:-1], errors[-1], losses[-1])
+def _outcomes_table(outcomes: Outcomes) -> pd.DataFrame:
+    """One row an arrangement and sample; the last arrangement is the intact one."""
+    arrangements, samples = next(iter(outcomes.values())).shape
+    index = {
+        "arrangement": np.repeat(np.arange(arrangements, dtype=np.int32), samples),
+        "sample": np.tile(np.arange(samples, dtype=np.int32), arrangements),
+    }
+    return pd.DataFrame({**index, **{name: values.ravel() for name, values in outcomes.items()}})
+
+
+class _Batches:
+    """The batches of a bench, as often as they are asked for."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return self.bench.samples.batches(self.bench.batch_size)
 
 
 def measure_spectrum(net: Unraveled, bench: Bench, title: str) -> PathSpectrum:

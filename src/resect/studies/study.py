@@ -28,8 +28,8 @@ from resect.studies.environment import environment
 from resect.studies.measure import Bench, Track, measure_lesions, measure_paths, measure_spectrum
 from resect.studies.results import Answers, MultiplicityRow, PlainControl, Study, Subject
 from resect.sweep import plans
-from resect.sweep.lesion import LesionResult
 from resect.sweep.plans import no_joins_message
+from resect.sweep.result import LesionResult
 
 FINISHED = "answers.json"
 

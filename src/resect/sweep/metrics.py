@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.nn import functional as F
 
 from resect.errors import DataError
 
 IGNORED = -100  # targets that count for nothing, as torch and transformers mark them
-
-
-def logits_of(outputs: Any) -> Tensor:
-    """The logits among a model's outputs: the tensor itself, the field `logits`, or the first floating tensor."""
-    if isinstance(outputs, Tensor):
-        return outputs
-    named = getattr(outputs, "logits", None)
-    if named is None and isinstance(outputs, dict):
-        named = outputs.get("logits")
-    if isinstance(named, Tensor):
-        return named
-    for leaf in pytree.tree_leaves(outputs):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            return leaf
-    raise DataError("the model's outputs must hold logits, but no tensor among them is floating-point.")
 
 
 def error_and_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,14 +25,41 @@ def error_and_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         DataError: shapes or classes do not fit.
     """
     check_targets(logits, targets)
-    flat, wanted = logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1)
-    counted = wanted != IGNORED
-    wrong = (flat.argmax(-1) != wanted) & counted
+    flat, wanted = logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1).long()
     loss = F.cross_entropy(flat, wanted, reduction="none", ignore_index=IGNORED)
-    samples = targets.shape[0]
-    weight = counted.view(samples, -1).float()
-    total = weight.sum(1).clamp_min(1)
-    return wrong.view(samples, -1).float().sum(1) / total, (loss.view(samples, -1) * weight).sum(1) / total
+    return over_positions(flat.argmax(-1) != wanted, targets), over_positions(loss, targets)
+
+
+def agreement(predictions: Tensor, intact: Tensor, targets: Tensor) -> Tensor:
+    """Where two networks predict the same: (B,) float32; 0 or 1, for sequences the fraction of positions.
+
+    Args:
+        predictions, intact: (B,) or (B, L) integer classes.
+    """
+    return over_positions(predictions == intact, targets)
+
+
+def divergence(logits: Tensor, intact: Tensor, targets: Tensor) -> Tensor:
+    """Kullback-Leibler divergence KL(intact || lesioned) of the output distributions, (B,) float32, in nats.
+
+    Args:
+        logits, intact: (B, C), or (B, L, C) for sequences, over whose positions the mean is taken.
+    """
+    lesioned, wanted = F.log_softmax(logits.float(), -1), F.log_softmax(intact.float(), -1)
+    found = F.kl_div(lesioned, wanted, reduction="none", log_target=True).sum(-1)
+    return over_positions(found.clamp_min(0), targets)
+
+
+def over_positions(values: Tensor, targets: Tensor) -> Tensor:
+    """The mean over every sample's counted positions, (B,) float32; of the values themselves for single targets."""
+    counted = (targets != IGNORED).view(len(targets), -1)
+    total = (values.reshape(counted.shape).float() * counted).sum(1)
+    return total / counted.sum(1).clamp_min(1)
+
+
+def positions(targets: Tensor) -> Tensor:
+    """How many positions of every sample count, (B,) float32."""
+    return (targets != IGNORED).view(len(targets), -1).sum(1).float()
 
 
 def check_targets(logits: Tensor, targets: Tensor) -> None:
@@ -61,7 +69,7 @@ def check_targets(logits: Tensor, targets: Tensor) -> None:
             f"the targets must have the shape of the model's logits without their last dimension, "
             f"{tuple(logits.shape[:-1])}, got {tuple(targets.shape)}. Logits have shape {tuple(logits.shape)}."
         )
-    if targets.is_floating_point():
+    if targets.is_floating_point() or targets.is_complex():
         raise DataError(f"the targets must be integer classes, got {str(targets.dtype).removeprefix('torch.')}.")
     counted = targets[targets != IGNORED]
     if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < logits.shape[-1]:
@@ -69,9 +77,3 @@ def check_targets(logits: Tensor, targets: Tensor) -> None:
             f"the targets must be classes 0 to {logits.shape[-1] - 1} of the model's outputs, got values from "
             f"{int(counted.min())} to {int(counted.max())}. The data belong to another model."
         )
-
-
-def device_of(module: torch.nn.Module) -> torch.device:
-    """The device of a module's first parameter or buffer."""
-    tensor = next(iter(module.parameters()), next(iter(module.buffers()), None))
-    return torch.device("cpu") if tensor is None else tensor.device

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random as _random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any, get_args
 
 from scipy.stats import kendalltau
 
 from resect.errors import InputError
+from resect.graph.decisions import Decision
+from resect.graph.program import Removal
 from resect.network.arrangement import Arrangement, validate
 from resect.network.unraveled import Unraveled
 
@@ -19,26 +22,116 @@ class Plan:
     """Arrangements in the order of their rows, and a label row for each.
 
     Attributes:
-        name: "single", "random", "shuffled" or "explicit".
+        name: that of the function that made it, e.g. "single".
         labels: one dict of column -> value an arrangement.
+        references: arrangements that are measured beside them, to compare with: the single deletions of `pairs`.
+        removal: what stands for a deleted branch: "zero"; "mean", the branch's mean over the data set in the intact
+            network, position by position; or "other sample", what the same branch computes, in the same lesioned
+            network, for another sample of the batch, drawn at random.
     """
 
     name: str
     arrangements: tuple[Arrangement, ...]
     labels: tuple[dict[str, Any], ...]
+    references: tuple[Arrangement, ...] = ()
+    removal: Removal = "zero"
 
     def __len__(self) -> int:
         return len(self.arrangements)
+
+    def removing(self, removal: Removal) -> Plan:
+        """The same plan with another treatment of deleted branches; InputError if it is unknown."""
+        if removal not in get_args(Removal):
+            raise InputError(f"`removal` must be one of {', '.join(get_args(Removal))}, got {removal!r}.")
+        return replace(self, removal=removal)
 
 
 def single(net: Unraveled) -> Plan:
     """Delete each block alone (paper, section 4.1 and Figure 3). Labels: `block`, `name`."""
     _require_blocks(net)
+    every = range(len(net.blocks))
+    return _each(net, "single", every, [net.intact.without(i) for i in every])
+
+
+def pairs(net: Unraveled) -> Plan:
+    """Delete every two blocks, n(n-1)/2 lesions; `LesionResult.interaction` compares them with the single deletions.
+
+    Labels: `first`, `second`.
+    """
+    _require_blocks(net)
+    both = list(combinations(range(len(net.blocks)), 2))
     return Plan(
-        "single",
-        tuple(net.intact.without(block.index) for block in net.blocks),
-        tuple({"block": block.index, "name": block.name} for block in net.blocks),
+        "pairs",
+        tuple(net.intact.without(*pair) for pair in both),
+        tuple({"first": first, "second": second} for first, second in both),
+        references=single(net).arrangements,
     )
+
+
+def windows(net: Unraveled, lengths: Iterable[int] | None = None) -> Plan:
+    """Delete m consecutive blocks, for every m and every start: what depth pruning looks for.
+
+    Args:
+        lengths: the values of m; 1 to the number of blocks by default, n(n+1)/2 lesions.
+
+    Labels: `start`, `length`.
+    """
+    _require_blocks(net)
+    n = len(net.blocks)
+    wanted = list(range(1, n + 1)) if lengths is None else list(lengths)
+    if not wanted or not all(1 <= m <= n for m in wanted):
+        raise InputError(f"`lengths` must hold numbers of blocks from 1 to {n}, got {wanted}.")
+    rows = [(start, m) for m in wanted for start in range(n - m + 1)]
+    return Plan(
+        "windows",
+        tuple(net.intact.without(*range(start, start + m)) for start, m in rows),
+        tuple({"start": start, "length": m} for start, m in rows),
+    )
+
+
+def skips(net: Unraveled) -> Plan:
+    """Delete the skip of each block and keep its branch: whether it is the skips that a network cannot spare.
+
+    Blocks whose skip is shared (parallel branches) have it deleted once. Labels: `block`, `name`.
+    """
+    _require_blocks(net)
+    chosen = [slot.index for slot in net.sliced.slots if not slot.skip_because]
+    return _each(net, "skips", chosen, [net.intact.without_skip(i) for i in chosen])
+
+
+def repeated(net: Unraveled) -> Plan:
+    """Run each block twice in a row, y = block(block(x)), where its shapes allow. Labels: `block`, `name`.
+
+    A ReLU that follows the block's addition alone belongs to the block (original ResNets). The plan leaves out blocks
+    that change the shape; it is empty if all do.
+    """
+    _require_blocks(net)
+    chosen = [slot.index for slot in net.sliced.slots if not slot.once_because]
+    return _each(net, "repeated", chosen, [net.intact.repeated(i) for i in chosen])
+
+
+def _each(net: Unraveled, name: str, blocks: Sequence[int], arrangements: Sequence[Arrangement]) -> Plan:
+    labels = tuple({"block": i, "name": net.blocks[i].name} for i in blocks)
+    return Plan(name, tuple(arrangements), labels)
+
+
+def orders(net: Unraveled, count: int = 20, seed: int = 0) -> Plan:
+    """Delete all blocks one after another in random orders, each order also backwards: what Shapley values need.
+
+    Labels: `order`, `step` (0 to n-1), `block` (the one that this step deletes on top of those before).
+    """
+    _require_blocks(net)
+    _require_positive("count", count)
+    n, draw = len(net.blocks), _random.Random(seed)
+    rows: list[tuple[int, int, int]] = []
+    arrangements = []
+    for pair in range(count):
+        order = draw.sample(range(n), n)
+        for number, way in ((2 * pair, order), (2 * pair + 1, order[::-1])):
+            rows += [(number, step, block) for step, block in enumerate(way)]
+            arrangements += [net.intact.without(*way[: step + 1]) for step in range(n)]
+    labels = tuple({"order": order, "step": step, "block": block} for order, step, block in rows)
+    return Plan("orders", tuple(arrangements), labels, references=single(net).arrangements)
 
 
 def random(net: Unraveled, counts: Iterable[int] | None = None, repeats: int = 5, seed: int = 0) -> Plan:
@@ -95,7 +188,7 @@ def shuffled(net: Unraveled, swaps: Iterable[int] | None = None, repeats: int = 
     return Plan("shuffled", tuple(arrangements), tuple(labels))
 
 
-def explicit(net: Unraveled, arrangements: Sequence[Sequence[int | None]]) -> Plan:
+def explicit(net: Unraveled, arrangements: Sequence[Sequence[Decision]]) -> Plan:
     """Any list of arrangements. Labels: `arrangement`, its position in the list.
 
     Raises:
@@ -111,6 +204,8 @@ def _spread(n: int) -> list[int]:
 
 
 def _require_blocks(net: Unraveled) -> None:
+    if not isinstance(net, Unraveled):
+        raise InputError(f"`net` must come from resect.unravel(model, example), got {type(net).__name__}.")
     if not net.blocks:
         raise InputError(no_joins_message(net))
 

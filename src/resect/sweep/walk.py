@@ -1,55 +1,98 @@
 """Run many arrangements on one batch, sharing the state of every common prefix.
 
-A set of arrangements is a trie on its slots. It is walked depth first, the smaller subtree first, so that the states
-kept are those at the divergences of one way down the trie: for single deletions never more than two.
+A set of arrangements is a trie on their slots. It is walked depth first, the smaller subtree first, so that the states
+kept are those at the divergences of one way down the trie: for single deletions never more than two, in general at
+most the logarithm of the number of arrangements for each slice that they decide in two ways.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from resect.graph.program import Decision
+from resect.graph.decisions import Decision
+from resect.graph.program import Program, Programs
 from resect.network.arrangement import Arrangement
-from resect.network.unraveled import Unraveled
+from resect.sweep.engine import Engine
 
 State = dict[int, Any]
 
 
-def walk(
-    net: Unraveled, inputs: Any, arrangements: Sequence[Arrangement], visit: Callable[[Sequence[int], Any], None]
-) -> None:
-    """Call `visit(positions, outputs)` once for every distinct arrangement, with its positions in `arrangements`.
+@dataclass(frozen=True)
+class Stop:
+    """One slice run on the way through the trie.
 
-    The outputs are bit-identical to `net(inputs, arrangement)`.
+    Attributes:
+        group: positions of the arrangements that share it.
+        ways: in how many ways they go on from here; 0 after the last slice.
     """
-    programs = net.programs
+
+    program: Program
+    group: tuple[int, ...]
+    ways: int
+
+
+@dataclass(frozen=True)
+class Tour:
+    """The whole walk, the same for every batch.
+
+    Attributes:
+        arrangements: how many it runs.
+        states: how many states are kept at the most at one time.
+    """
+
+    stops: tuple[Stop, ...]
+    arrangements: int
+    states: int
+
+    @classmethod
+    def of(cls, programs: Programs, arrangements: Sequence[Arrangement]) -> Tour:
+        """The tour that runs every distinct arrangement once."""
+        stops = tuple(_stops(programs, arrangements))
+        kept = most = 1
+        for stop in stops:
+            kept += stop.ways - 1
+            most = max(most, kept)
+        return cls(stops, len(arrangements), most)
+
+
+def _stops(programs: Programs, arrangements: Sequence[Arrangement]) -> Iterator[Stop]:
     live = [[program.live_before for program in programs.fold(a)] + [programs.live_at_end(a)] for a in arrangements]
     last = len(programs.sliced.slices) - 1
-    with torch.no_grad():
-        base = net.bind(inputs)
-        # An entry is a slice still to run, on a state, for the arrangements that agree up to and in that slice.
-        stack: list[tuple[int, list[int], State]] = _split(net, 0, list(range(len(arrangements))), {}, arrangements)
-        while stack:
-            index, group, state = stack.pop()
-            needed = live[group[0]][index + 1].union(*(live[i][index + 1] for i in group[1:]))
-            decisions = programs.decisions(index, arrangements[group[0]])
-            state = programs.build(index, decisions, needed).run(base, state)
-            if index == last:
-                visit(group, net.outputs(base, state))
-            else:
-                stack.extend(_split(net, index + 1, group, state, arrangements))
+    stack = [(0, list(range(len(arrangements))))]
+    while stack:
+        index, group = stack.pop()
+        needed = live[group[0]][index + 1].union(*(live[i][index + 1] for i in group[1:]))
+        program = programs.build(index, programs.decisions(index, arrangements[group[0]]), needed)
+        parts = _split(programs, index + 1, group, arrangements) if index < last else []
+        yield Stop(program, tuple(group), len(parts))
+        stack += [(index + 1, part) for part in parts]
 
 
-def _split(
-    net: Unraveled, index: int, group: list[int], state: State, arrangements: Sequence[Arrangement]
-) -> list[tuple[int, list[int], State]]:
+def _split(programs: Programs, index: int, group: list[int], arrangements: Sequence[Arrangement]) -> list[list[int]]:
     """The parts of a group that decide slice `index` alike, the smallest last (to be popped first)."""
-    if not net.sliced.slots_of[index]:
-        return [(index, group, state)]
+    if not programs.sliced.slots_of[index]:
+        return [group]
     parts: dict[tuple[Decision, ...], list[int]] = {}
     for i in group:
-        parts.setdefault(net.programs.decisions(index, arrangements[i]), []).append(i)
-    return [(index, part, state) for part in sorted(parts.values(), key=len, reverse=True)]
+        parts.setdefault(programs.decisions(index, arrangements[i]), []).append(i)
+    return sorted(parts.values(), key=len, reverse=True)
+
+
+def walk(engine: Engine, inputs: Any, tour: Tour, visit: Callable[[Sequence[int], Any], None]) -> None:
+    """Call `visit(positions, outputs)` once for every distinct arrangement of a tour.
+
+    Without compilation, the outputs are bit-identical to running each arrangement from the start on the same batch.
+    """
+    with torch.no_grad():
+        base = engine.bind(inputs)
+        states: list[State] = [{}]
+        for stop in tour.stops:
+            state = engine.run(stop.program, base, states.pop())
+            if stop.ways:
+                states += [state] * stop.ways
+            else:
+                visit(stop.group, engine.net.outputs(base, state))

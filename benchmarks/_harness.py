@@ -1,0 +1,152 @@
+"""What all benchmarks share: cases measured in turn, a table or JSON lines, peak memory of a process."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two ways to compute the same.
+
+    Attributes:
+        baseline, resect: run once and return what they found.
+        difference: the largest difference of the two findings, 0.0 where they are equal.
+        tolerance: differences up to it count as equal; 0.0 demands the same bits.
+        wanted: the ratio to reach, None where there is none.
+        sizes: what the case ran on.
+    """
+
+    name: str
+    baseline: Callable[[], Any]
+    resect: Callable[[], Any]
+    difference: Callable[[Any, Any], float]
+    tolerance: float = 0.0
+    wanted: float | None = None
+    sizes: dict[str, Any] = field(default_factory=dict)
+
+
+def measure(case: Case, pairs: int) -> dict[str, Any]:
+    """Warm both sides up, then run them in turn; the ratio is the median of those of the pairs."""
+    case.resect(), case.baseline()
+    times: list[tuple[float, float]] = []
+    for _ in range(pairs):
+        start = time.perf_counter()
+        one = case.baseline()
+        middle = time.perf_counter()
+        other = case.resect()
+        times.append((middle - start, time.perf_counter() - middle))
+    difference = case.difference(one, other)
+    ratios = [a / b for a, b in times]
+    return {
+        "case": case.name,
+        "baseline_s": statistics.median(a for a, _ in times),
+        "resect_s": statistics.median(b for _, b in times),
+        "ratio": statistics.median(ratios),
+        "spread": [min(ratios), max(ratios)],
+        "wanted": case.wanted,
+        "equal": difference <= case.tolerance,
+        "largest_difference": difference,
+        **case.sizes,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """--quick and --json."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer repeats, under two minutes")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
+    return parser
+
+
+def show(rows: Iterable[dict[str, Any]], as_json: bool, title: str) -> None:
+    """Print every row as soon as it is measured (JSON), or all in a table."""
+    collected = []
+    for row in rows:
+        collected.append(row)
+        if as_json:
+            print(json.dumps(row), flush=True)
+        else:
+            print(f"{title}: {row['case']} done", file=sys.stderr, flush=True)
+    if not as_json:
+        _print(collected, title)
+
+
+def _print(rows: list[dict[str, Any]], title: str) -> None:
+    timed = [row for row in rows if "ratio" in row]
+    table = Table(title=f"{title}, {machine()}")
+    for name in ("case", "baseline", "resect", "ratio", "spread", "wanted", "equal", "largest difference", "sizes"):
+        table.add_column(name, justify="left" if name in ("case", "sizes") else "right", overflow="fold")
+    known = {
+        "case",
+        "baseline_s",
+        "resect_s",
+        "ratio",
+        "spread",
+        "wanted",
+        "equal",
+        "largest_difference",
+        "threads",
+        "torch",
+    }
+    for row in timed:
+        table.add_row(
+            row["case"],
+            f"{row['baseline_s']:.2f} s",
+            f"{row['resect_s']:.2f} s",
+            f"{row['ratio']:.2f}",
+            "{:.2f} to {:.2f}".format(*row["spread"]),
+            f"{row['wanted']:g}" if row["wanted"] else "",
+            "yes" if row["equal"] else "NO",
+            f"{row['largest_difference']:.1e}",
+            ", ".join(f"{name} {value}" for name, value in row.items() if name not in known),
+        )
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    for row in rows:
+        if "ratio" not in row:
+            facts = ", ".join(
+                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items() if k != "case"
+            )
+            console.print(f"{row['case']}: {facts}", highlight=False)
+
+
+def machine() -> str:
+    """Processor, threads, versions and date."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} threads, torch {torch.__version__}, Python {platform.python_version()}, {date.today()}"
+
+
+def peak_bytes(run: Callable[[], Any]) -> tuple[int, int]:
+    """(bytes resident before, largest number of bytes resident while running) of this process, on Linux."""
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # starts the high-water mark anew
+    run()
+    return before, _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))

@@ -1,0 +1,358 @@
+"""Lesion sweeps against what people write today: a loop that patches the model with hooks, nnsight, and captum.
+
+    python benchmarks/lesion.py [--quick] [--json]
+
+The baseline of every case is (a), a plain eager loop with forward hooks: it runs every lesion, and the intact network,
+in full, on the same batches, threads and memory format as resect, and scores each sample alike. Where a case is eager,
+the two must agree to the last bit. Further cases set nnsight and captum against resect. Models have random weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from _harness import Case, arguments, measure, peak_bytes, show
+from torch import Tensor, nn
+
+import resect
+from resect.graph.outputs import logits_of
+from resect.models.resnet import CifarResNet
+from resect.sweep import plans
+from resect.sweep.engine import Engine
+from resect.sweep.metrics import error_and_loss
+from resect.sweep.walk import Tour, walk
+
+Batches = list[tuple[Any, Tensor]]
+Removal = Callable[[nn.Module, Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, its blocks as the modules to hook, in order, and what a hook returns to delete one."""
+
+    model: nn.Module
+    blocks: list[nn.Module]
+    removed: Removal
+    batches: Batches
+
+    @property
+    def samples(self) -> int:
+        """In all batches."""
+        return sum(len(targets) for _, targets in self.batches)
+
+
+def resnet(depth: int, images: int, batch: int, dtype: torch.dtype = torch.float32) -> Subject:
+    """A CIFAR ResNet with the statistics of a trained one, channels last."""
+    torch.manual_seed(0)
+    model = CifarResNet(depth).eval()
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.running_var, 0.5, 2.0)
+            nn.init.normal_(part.running_mean, std=0.2)
+    model = model.to(dtype=dtype, memory_format=torch.channels_last)
+    return Subject(
+        model, list(model.blocks), lambda block, given, _: block.sc(given[0]), _images(images, batch, 32, dtype)
+    )
+
+
+def vit(images: int, batch: int) -> Subject:
+    """timm's ViT-S/16: 24 blocks."""
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("vit_small_patch16_224", num_classes=10).eval()
+    nn.init.normal_(model.head.weight, std=0.02)
+    blocks = [part for layer in model.blocks for part in (layer.attn, layer.mlp)]
+    return Subject(model, blocks, lambda _, __, out: torch.zeros_like(out), _images(images, batch, 224, torch.float32))
+
+
+def gpt2(sequences: int, batch: int, length: int = 64) -> Subject:
+    """transformers' GPT-2 with 12 layers: 24 blocks."""
+    import transformers
+
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(use_cache=False)).eval()
+    blocks = [part for layer in model.transformer.h for part in (layer.attn, layer.mlp)]
+
+    def removed(_: nn.Module, __: Any, out: Any) -> Any:
+        if isinstance(out, tuple):
+            return torch.zeros_like(out[0]), *out[1:]
+        return torch.zeros_like(out)
+
+    ids = torch.randint(0, 50257, (sequences, length + 1))
+    pieces = ids.split(batch)
+    return Subject(
+        model, blocks, removed, [(piece[:, :-1].contiguous(), piece[:, 1:].contiguous()) for piece in pieces]
+    )
+
+
+def _images(count: int, batch: int, size: int, dtype: torch.dtype) -> Batches:
+    generator = torch.Generator().manual_seed(1)
+    images = (
+        torch.randn(count, 3, size, size, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
+    )
+    targets = torch.randint(0, 10, (count,), generator=generator)
+    return list(zip(images.split(batch), targets.split(batch), strict=True))
+
+
+@contextmanager
+def hooked(subject: Subject, gone: tuple[int, ...]) -> Iterator[None]:
+    """The model with some blocks deleted by hooks."""
+    handles = [subject.blocks[i].register_forward_hook(subject.removed) for i in gone]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def hook_loop(subject: Subject, lesions: list[tuple[int, ...]]) -> np.ndarray:
+    """(lesions + 1, samples) cross-entropies; the last row is that of the intact network."""
+    with torch.no_grad():
+        rows = []
+        for gone in [*lesions, ()]:
+            with hooked(subject, gone):
+                losses = [error_and_loss(logits_of(subject.model(x)), y)[1] for x, y in subject.batches]
+            rows.append(torch.cat(losses).numpy())
+    return np.stack(rows)
+
+
+def sweep(net: resect.Unraveled, batches: Batches, plan: plans.Plan, settings: resect.LesionSettings) -> np.ndarray:
+    """The same by resect."""
+    result = resect.lesion(net, batches, plan, settings)
+    return np.vstack([result.losses, result.intact["loss"]])
+
+
+def largest(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest absolute difference."""
+    return float(np.abs(one - other).max())
+
+
+LOSS = resect.LesionSettings(metrics=("error", "loss"))
+
+
+def against_hooks(name: str, subject: Subject, wanted: float | None, both: bool = False) -> Case:
+    """Single deletions (or those of every two blocks), eager and bit-identical."""
+    net = resect.unravel(subject.model, subject.batches[0][0][:2])
+    n = len(net.blocks)
+    assert n == len(subject.blocks), (n, len(subject.blocks))
+    plan = plans.Plan("pairs", plans.pairs(net).arrangements, plans.pairs(net).labels) if both else plans.single(net)
+    lesions = list(combinations(range(n), 2)) if both else [(i,) for i in range(n)]
+    return Case(
+        name,
+        lambda: hook_loop(subject, lesions),
+        lambda: sweep(net, subject.batches, plan, LOSS),
+        largest,
+        wanted=wanted,
+        sizes=_sizes(subject, len(lesions), next(subject.model.parameters()).dtype),
+    )
+
+
+def _sizes(subject: Subject, lesions: int, dtype: torch.dtype) -> dict[str, Any]:
+    batch = len(subject.batches[0][1])
+    return {"lesions": lesions, "samples": subject.samples, "batch": batch, "dtype": str(dtype).removeprefix("torch.")}
+
+
+def compiled(name: str, baseline: Subject, subject: Subject, wanted: float, tolerance: float) -> Case:
+    """Single deletions, resect compiled and perhaps in another dtype, against the eager loop in float32."""
+    net = resect.unravel(subject.model, subject.batches[0][0][:2])
+    lesions = [(i,) for i in range(len(net.blocks))]
+    plan = plans.single(net)
+    # One engine for all runs, as in one long sweep: compiling (about 13 s for 54 blocks) is paid once, before.
+    engine = Engine(net, compile=True, channels_last=True)
+    tour = Tour.of(engine.programs, [*plan.arrangements, net.intact])
+
+    def run() -> np.ndarray:
+        parts = []
+        for inputs, targets in subject.batches:
+            losses = torch.zeros(tour.arrangements, len(targets))
+
+            def visit(group: Any, outputs: Any, losses: Tensor = losses, targets: Tensor = targets) -> None:
+                losses[list(group)] = error_and_loss(logits_of(outputs), targets)[1]
+
+            walk(engine, inputs, tour, visit)
+            parts.append(losses)
+        return torch.cat(parts, 1).numpy()
+
+    sizes = _sizes(subject, len(lesions), next(subject.model.parameters()).dtype)
+    return Case(name, lambda: hook_loop(baseline, lesions), run, largest, tolerance, wanted, sizes)
+
+
+def against_nnsight(subject: Subject) -> Case:
+    """Single deletions with nnsight's tracing, which runs every lesion in full."""
+    from nnsight import NNsight
+
+    wrapped = NNsight(copy.deepcopy(subject.model))
+    net = resect.unravel(subject.model, subject.batches[0][0][:2])
+    plan = plans.single(net)
+
+    def loop() -> np.ndarray:
+        rows = []
+        with torch.no_grad():
+            for i in [*range(len(net.blocks)), None]:
+                losses = []
+                for x, y in subject.batches:
+                    with wrapped.trace(x):
+                        if i is not None:
+                            wrapped.blocks[i].c2.output = torch.zeros_like(wrapped.blocks[i].c2.output)
+                        logits = wrapped.output.save()
+                    losses.append(error_and_loss(logits, y)[1])
+                rows.append(torch.cat(losses).numpy())
+        return np.stack(rows)
+
+    dtype = next(subject.model.parameters()).dtype
+    return Case(
+        "single, nnsight", loop, lambda: sweep(net, subject.batches, plan, LOSS), largest,
+        sizes=_sizes(subject, len(plan), dtype),
+    )  # fmt: skip
+
+
+def against_captum(subject: Subject) -> Case:
+    """Single deletions with captum's LayerFeatureAblation of each block's last convolution, as one feature."""
+    from captum.attr import LayerFeatureAblation
+
+    model = subject.model
+    net = resect.unravel(model, subject.batches[0][0][:2])
+    plan = plans.single(net)
+
+    def loop() -> np.ndarray:
+        rows = []
+        with torch.no_grad():
+            intact = torch.cat([error_and_loss(model(x), y)[1] for x, y in subject.batches])
+            for block in model.blocks:
+                change = []
+                for x, y in subject.batches:
+                    ablation = LayerFeatureAblation(lambda images, y=y: error_and_loss(model(images), y)[1], block.c2)
+                    mask = torch.zeros(1, 1, 1, 1, dtype=torch.long)
+                    # The attribution of one feature is intact minus ablated, in every entry of the layer's output.
+                    change.append(ablation.attribute(x, layer_mask=mask, perturbations_per_eval=1)[:, 0, 0, 0])
+                rows.append((intact - torch.cat(change)).numpy())
+        return np.stack([*rows, intact.numpy()])
+
+    dtype = next(model.parameters()).dtype
+    return Case(
+        "single, captum", loop, lambda: sweep(net, subject.batches, plan, LOSS), largest,
+        tolerance=1e-5,  # captum returns differences to the intact loss
+        sizes=_sizes(subject, len(plan), dtype),
+    )  # fmt: skip
+
+
+def growth(images: int) -> Iterator[dict[str, Any]]:
+    """Time against the number of slices that a sweep of single deletions runs."""
+    for blocks in (9, 18, 27, 54):
+        subject = resnet(2 * blocks + 2, images, images)
+        net = resect.unravel(subject.model, subject.batches[0][0][:2])
+        plan = plans.single(net)
+        slices = len(Tour.of(net.programs, [*plan.arrangements, net.intact]).stops)
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            sweep(net, subject.batches, plan, LOSS)
+            times.append(time.perf_counter() - start)
+        yield {
+            "case": f"growth, {blocks} blocks",
+            "slices": slices,
+            "in full": (blocks + 1) * (blocks + 2),
+            "seconds": min(times),
+            "milliseconds a slice": min(times) / slices * 1e3,
+        }
+
+
+def useful_rate(subject: Subject) -> dict[str, Any]:
+    """The rate of useful FLOPs of a sweep of single deletions, beside that of large matrix products on this machine."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    net = resect.unravel(subject.model, subject.batches[0][0][:2])
+    plan = plans.single(net)
+    with FlopCounterMode(display=False) as counter:
+        sweep(net, [(x[:2], y[:2]) for x, y in subject.batches[:1]], plan, LOSS)
+    useful = counter.get_total_flops() / 2 * subject.samples
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        sweep(net, subject.batches, plan, LOSS)
+        times.append(time.perf_counter() - start)
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    a @ b
+    products = []
+    for _ in range(5):
+        start = time.perf_counter()
+        a @ b
+        products.append(time.perf_counter() - start)
+    rate = 2 * 2048**3 / min(products)
+    return {
+        "case": "useful FLOPs, single",
+        "useful GFLOP/s": useful / min(times) / 1e9,
+        "matrix product GFLOP/s": rate / 1e9,
+        "fraction": useful / min(times) / rate,
+    }
+
+
+def memory(images: int, batch: int) -> dict[str, Any]:
+    """Peak resident memory of both sides, each in a process of its own."""
+    found = {}
+    for side in ("baseline", "resect"):
+        command = [sys.executable, __file__, "--peak", side, str(images), str(batch)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found[side] = json.loads(done.stdout.splitlines()[-1])
+    before, peak = (np.array([found[side][i] for side in ("baseline", "resect")]) / 2**20 for i in (0, 1))
+    return {
+        "case": "peak memory, single",
+        "baseline MiB": float(peak[0]),
+        "resect MiB": float(peak[1]),
+        "resect / baseline": float(peak[1] / peak[0]),
+        "above the start, baseline MiB": float(peak[0] - before[0]),
+        "above the start, resect MiB": float(peak[1] - before[1]),
+        "batch": batch,
+    }
+
+
+def peak(side: str, images: int, batch: int) -> None:
+    """Print bytes before and at the peak of one side's sweep."""
+    subject = resnet(110, images, batch)
+    net = resect.unravel(subject.model, subject.batches[0][0][:2])
+    plan = plans.single(net)
+    lesions = [(i,) for i in range(54)]
+    runs = {"baseline": lambda: hook_loop(subject, lesions), "resect": lambda: sweep(net, subject.batches, plan, LOSS)}
+    print(json.dumps(peak_bytes(runs[side])))
+
+
+def rows(quick: bool) -> Iterator[dict[str, Any]]:
+    """All measurements, one after the other."""
+    images, pairs = (32, 1) if quick else (256, 3)
+    batch = 32 if quick else 64
+    deep = resnet(110, images, batch)
+    yield measure(against_hooks("single", deep, 1.9), pairs)
+    yield measure(against_hooks("pairs", resnet(32, images, batch), 2.8, both=True), pairs)
+    yield measure(compiled("single-compiled", deep, resnet(110, images, batch), 2.6, 1e-2), pairs)
+    half = resnet(110, images, batch, torch.bfloat16)
+    yield measure(compiled("single-bfloat16", deep, half, 4.0, 1.0), pairs)
+    yield measure(against_hooks("single, ViT-S", vit(4 if quick else 16, 4), None), pairs)
+    yield measure(against_hooks("single, GPT-2", gpt2(2 if quick else 8, 2 if quick else 4), None), pairs)
+    small = resnet(20 if quick else 56, images, batch)
+    yield measure(against_nnsight(small), pairs)
+    yield measure(against_captum(small), pairs)
+    yield memory(batch, batch)
+    yield useful_rate(deep)
+    yield from growth(batch)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    if sys.argv[1:2] == ["--peak"]:
+        peak(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    else:
+        given = arguments(__doc__.splitlines()[0]).parse_args()
+        show(rows(given.quick), given.json, "Lesion sweeps")

@@ -1,0 +1,23 @@
+"""What a slot can be told to run."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Variant(Enum):
+    """A slot that runs its own branch, but not as the network has it.
+
+    BRANCH_ONLY deletes the skip and keeps the branch, y = branch(x): the control that tells whether it is the branch or
+    the skip that a network can spare. TWICE runs the whole block again on its own result, y = block(block(x)).
+    """
+
+    BRANCH_ONLY = "branch only"
+    TWICE = "twice"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+Decision = int | None | Variant
+"""The block whose branch a slot runs, None where it runs none, or a variant of its own block."""

@@ -1,0 +1,33 @@
+"""Programs fused by torch.compile, their weights frozen in: batch norms fold into convolutions, weights are packed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from resect.graph.emit import emit
+from resect.graph.program import Environment, Program, Programs, Ref
+
+Run = Callable[[Mapping[int, Any], Mapping[int, Any]], Environment]
+
+
+def compiled(program: Program, programs: Programs, base: Mapping[int, Any], state: Mapping[int, Any]) -> Run:
+    """A function that computes what `program.run` does, on values of the shapes of `base` and `state`.
+
+    It differs in the last bits and must run without gradients. Its first call compiles.
+    """
+    made = {step.key for step in program.steps}
+    reads = {key for step in program.steps for key in step.reads} | {source for _, source in program.results}
+    given = [key for key in sorted(reads - made) if key in state or key in programs.input_keys or key < 0]
+    held = {key: base[key] for key in reads - made if key not in given}
+    names = [key for key, _ in program.results]
+    graph = emit([program], given, [Ref(key) for key in names], held)
+    function = torch.compile(graph, dynamic=False, options={"freezing": True})
+
+    def run(base: Mapping[int, Any], state: Mapping[int, Any]) -> Environment:
+        results = function(*[state[key] if key in state else base[key] for key in given])
+        return dict(zip(names, results, strict=True))
+
+    return run

@@ -1,0 +1,139 @@
+"""How the slices of a network are executed: in which memory format, compiled or not, with what for deleted branches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from resect.errors import DataError, InputError
+from resect.graph.program import Environment, Program, Programs, Removal
+from resect.network.unraveled import Unraveled
+from resect.sweep.compiled import Run, compiled
+
+
+class Engine:
+    """Executes programs of one network.
+
+    Args:
+        removal: what stands for a deleted branch, as in `Plan`.
+        means: per slot the mean of its branch, (k, ...); needed for the removal "mean".
+        channels_last: images and convolution weights in the memory format NHWC. The model keeps its own.
+        compile: fuse a program with torch.compile when it runs for the second time on a batch of the first one's size.
+        seed: of the other samples.
+    """
+
+    def __init__(
+        self,
+        net: Unraveled,
+        *,
+        removal: Removal = "zero",
+        means: Mapping[int, Tensor] | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if removal != "zero" and net.plain:
+            raise InputError(f"the removal {removal!r} is of branches, and a plain network has none; use 'zero'.")
+        self.net = net
+        self.programs = net.programs if removal == "zero" else Programs(net.sliced, removal=removal)
+        self._means = {self.programs.mean_key(net.sliced.slots[i]): value for i, value in (means or {}).items()}
+        self._channels_last, self._compile, self._seed = channels_last, compile, seed
+        self._converted: dict[int, Tensor] | None = None
+        self._batch = self._size = 0
+        self._ready: dict[int, Run | None] = {}
+
+    def bind(self, inputs: Any) -> dict[int, Any]:
+        """Parameters, constants, inputs and what stands for deleted branches, by key; inputs on the model's device."""
+        inputs = to_device(self.net, inputs)
+        base = self.net.bind(_channels_last(inputs) if self._channels_last else inputs)
+        if self._channels_last:
+            if self._converted is None:
+                weights = {key: base[key] for key in self.programs.parameter_keys if base[key].ndim == 4}
+                self._converted = {k: w.contiguous(memory_format=torch.channels_last) for k, w in weights.items()}
+            base |= self._converted
+        base |= self._means
+        self._size = size = self.net.samples_of(inputs)
+        self._batch = self._batch or size
+        if self.programs.removal == "other sample":
+            base[Programs.OTHERS] = _others(size, self._seed).to(self.net.device)
+        return base
+
+    def run(self, program: Program, base: Mapping[int, Any], state: Mapping[int, Any]) -> Environment:
+        """The state after a program."""
+        if not self._compile or len(program.steps) < 2:
+            return program.run(base, state)
+        if id(program) not in self._ready:
+            self._ready[id(program)] = None
+            return program.run(base, state)
+        if self._size != self._batch:
+            return program.run(base, state)  # a smaller last batch is not worth compiling for
+        ready = self._ready[id(program)]
+        if ready is None:
+            ready = self._ready[id(program)] = compiled(program, self.programs, base, state)
+        return ready(base, state)
+
+
+def as_batch(item: Any) -> tuple[Any, Tensor]:
+    """One (inputs, targets) batch as `data` gives it; DataError if it is none, or empty."""
+    if not (isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[1], Tensor)):
+        found = f"{type(item).__name__} {tuple(item.shape)}" if isinstance(item, Tensor) else type(item).__name__
+        raise DataError(f"`data` must give (inputs, targets) batches whose targets are a tensor, got {found}.")
+    if not item[1].ndim or not len(item[1]):
+        raise DataError("every batch of `data` must hold at least one sample, got an empty one.")
+    return item[0], item[1]
+
+
+def to_device(net: Unraveled, inputs: Any) -> Any:
+    """The same inputs on the device of the network."""
+    return pytree.tree_map(lambda leaf: leaf.to(net.device) if isinstance(leaf, Tensor) else leaf, inputs)
+
+
+def _channels_last(inputs: Any) -> Any:
+    def convert(leaf: Any) -> Any:
+        images = isinstance(leaf, Tensor) and leaf.ndim == 4 and leaf.is_floating_point()
+        return leaf.contiguous(memory_format=torch.channels_last) if images else leaf
+
+    return pytree.tree_map(convert, inputs)
+
+
+def _others(size: int, seed: int) -> Tensor:
+    """For every sample another one, a random cycle through all, (size,) int64."""
+    if size < 2:
+        raise DataError("a batch must hold at least two samples for one to stand for another, got one.")
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    others = torch.empty_like(order)
+    others[order] = order.roll(1)
+    return others
+
+
+def branch_means(net: Unraveled, batches: Iterable[tuple[Any, Tensor]]) -> dict[int, Tensor]:
+    """The mean over all samples of every branch in the intact network, position by position, (k, ...) each.
+
+    k is 1, unless a branch folds other dimensions into that of the samples.
+    """
+    wide = torch.float32 if net.device.type == "mps" else torch.float64
+    sums: dict[int, Tensor] = {}
+    count = 0
+
+    def add(key: int, size: int, value: Tensor) -> Tensor:
+        total = value.reshape(size, -1, *value.shape[1:]).sum(0, dtype=wide)
+        sums[key] = sums[key] + total if key in sums else total
+        return value
+
+    slots, key_of = net.sliced.slots, net.programs.branch_key
+    with torch.no_grad():
+        for inputs, _ in map(as_batch, batches):
+            size = net.samples_of(inputs)
+            count += size
+            watch = {key: partial(add, key, size) for key in {key_of(slot) for slot in slots}}
+            base, state = net.bind(to_device(net, inputs)), Environment()
+            for program in net.programs.fold(net.intact):
+                state = program.run(base, state, watch)
+    if not count:
+        raise DataError("`data` must hold at least one (inputs, targets) batch, got none.")
+    return {slot.index: (sums[key_of(slot)] / count).to(slot.branch.meta["val"].dtype) for slot in slots}

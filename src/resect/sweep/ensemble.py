@@ -1,0 +1,209 @@
+"""The explicit ensemble test: average the outputs of random sub-networks, and compare with independent members.
+
+Veit et al. (section 4) argue that a residual network behaves like an ensemble of its paths. If its sub-networks are
+members of one, then averaging several must help, by as much as they differ from each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from resect.errors import DataError, InputError
+from resect.graph.outputs import logits_of
+from resect.network.unraveled import Unraveled
+from resect.sweep import plans
+from resect.sweep.engine import Engine, as_batch
+from resect.sweep.lesion import Batches
+from resect.sweep.metrics import IGNORED, check_targets
+from resect.sweep.settings import LesionSettings
+from resect.sweep.statistics import bootstrap_interval, independent_vote_error
+from resect.sweep.walk import Tour, walk
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SUBSETS = 10
+MEASURES = ("error", "vote_error", "loss", "member_error", "member_loss", "ambiguity", "disagreement")
+
+
+@dataclass(frozen=True)
+class EnsembleResult:
+    """Ensembles of sub-networks, each without `removed` random blocks. N samples (of sequences: positions).
+
+    Attributes:
+        removed: blocks removed in every member.
+        sizes: the numbers of members, M, of the ensembles.
+        values: per measure (sizes, N) float32, the mean over up to 10 ensembles of each size, drawn from one pool:
+            "error" and "loss" of the ensemble, which averages log-probabilities; "vote_error" of a plurality vote;
+            "member_error" and "member_loss", the mean of its members; "ambiguity", the mean divergence
+            KL(ensemble || member), so that loss = member_loss - ambiguity; "disagreement", the fraction of pairs of
+            members with different predictions (0 for M = 1).
+        intact_error, intact_loss: (N,) of the intact network.
+        classes: of the outputs.
+    """
+
+    removed: int
+    sizes: tuple[int, ...]
+    values: dict[str, np.ndarray]
+    intact_error: np.ndarray
+    intact_loss: np.ndarray
+    classes: int
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a size: `members`, the measures, `error_low`, `error_high`, and `independent_error`.
+
+        The interval is a bootstrap over samples. `independent_error` is that of a plurality vote of as many voters who
+        err as often as the members, but independently of each other, and whose wrong votes fall on all other classes
+        alike.
+        """
+        table = pd.DataFrame(
+            {"members": self.sizes, **{name: v.mean(1, dtype=float) for name, v in self.values.items()}}
+        )
+        table["error_low"], table["error_high"] = bootstrap_interval(self.values["error"].astype(float))
+        alone = float(self.values["member_error"][-1].mean())
+        table["independent_error"] = [independent_vote_error(alone, size, self.classes) for size in self.sizes]
+        return table
+
+    def summary(self) -> str:
+        """What averaging gains, and what independent members would."""
+        last = self.table.iloc[-1]
+        return (
+            f"Members without {self.removed} blocks err on {last['member_error']:.2%}; {last['members']:.0f} of them "
+            f"averaged on {last['error']:.2%}, where as many independent ones would err on "
+            f"{last['independent_error']:.2%}. Two members disagree on {last['disagreement']:.2%} of the samples; the "
+            f"intact network errs on {self.intact_error.mean():.2%}."
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw error against the number of members; returns the axes."""
+        from resect.sweep.drawing import draw_ensemble
+
+        return draw_ensemble(self, ax)
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self.summary()}</p>{self.table.to_html(index=False)}"
+
+
+def ensemble(
+    net: Unraveled,
+    data: Batches,
+    removed: int,
+    members: int = 32,
+    settings: LesionSettings | None = None,
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> EnsembleResult:
+    """Average the outputs of 1 to `members` random sub-networks with `removed` blocks deleted.
+
+    Args:
+        net: the unravelled network.
+        data: (inputs, targets) batches.
+        settings: the seed of the members, and how the network runs; metrics and precision have no part.
+        progress: called with the number of samples that a member has run on since the last call.
+
+    Raises:
+        InputError: `removed` or `members` is out of range.
+        DataError: the data are empty or do not fit the network.
+
+    Source: Krogh, Vedelsby 1995 for the decomposition; Heskes 1998 for its form for cross-entropy.
+    """
+    settings = settings or LesionSettings()
+    if not 0 < removed < len(net.blocks):
+        raise InputError(f"`removed` must be 1 to {len(net.blocks) - 1} of the blocks, got {removed}.")
+    if members < 2:
+        raise InputError(f"`members` must be at least 2, got {members}.")
+    pool = plans.random(net, [removed], members, settings.seed).arrangements
+    engine = Engine(net, channels_last=settings.channels_last, compile=settings.compile)
+    tour = Tour.of(engine.programs, [*pool, net.intact])
+    drawn = subsets(members, settings.seed)
+    parts: list[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, int]] = []
+    for inputs, targets in map(as_batch, data):
+        outputs = _log_probabilities(engine, inputs, targets, tour, progress)
+        counted = (targets != IGNORED).reshape(-1).to(net.device)
+        wanted = targets.reshape(-1).to(net.device)[counted]
+        outputs = outputs[:, counted]
+        measured = [measure_ensembles(outputs[:-1], wanted, chosen) for chosen in drawn.values()]
+        values = {name: torch.stack([m[name] for m in measured]).cpu().numpy() for name in MEASURES}
+        wrong, loss = outputs[-1].argmax(-1) != wanted, F.nll_loss(outputs[-1], wanted, reduction="none")
+        parts.append((values, wrong.float().cpu().numpy(), loss.cpu().numpy(), outputs.shape[-1]))
+    if not parts:
+        raise DataError("`data` must hold at least one (inputs, targets) batch, got none.")
+    return EnsembleResult(
+        removed,
+        tuple(drawn),
+        {name: np.concatenate([part[0][name] for part in parts], axis=1) for name in MEASURES},
+        np.concatenate([part[1] for part in parts]),
+        np.concatenate([part[2] for part in parts]),
+        parts[0][3],
+    )
+
+
+def subsets(members: int, seed: int) -> dict[int, list[list[int]]]:
+    """Per size 1 to `members` up to 10 subsets of the pool; all single members, and the whole pool once."""
+    draw = np.random.default_rng(seed)
+    found: dict[int, list[list[int]]] = {1: [[i] for i in range(members)]}
+    for size in range(2, members):
+        found[size] = [sorted(draw.choice(members, size, replace=False).tolist()) for _ in range(_SUBSETS)]
+    return found | {members: [list(range(members))]}
+
+
+def _log_probabilities(
+    engine: Engine, inputs: Any, targets: Tensor, tour: Tour, progress: Callable[[float], None] | None
+) -> Tensor:
+    """(arrangements, samples, classes) float32; of sequences, all positions."""
+    found: dict[int, Tensor] = {}
+
+    def visit(group: Sequence[int], outputs: Any) -> None:
+        logits = logits_of(outputs)
+        check_targets(logits, targets.to(logits.device))
+        value = F.log_softmax(logits.reshape(-1, logits.shape[-1]).float(), -1)
+        found.update(dict.fromkeys(group, value))
+        if progress:
+            progress(len(group) * len(targets))
+
+    walk(engine, inputs, tour, visit)
+    return torch.stack([found[i] for i in range(tour.arrangements)])
+
+
+def measure_ensembles(outputs: Tensor, targets: Tensor, chosen: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """The measures of `EnsembleResult`, averaged over several ensembles of one size.
+
+    Args:
+        outputs: (members, N, C) log-probabilities.
+        targets: (N,) classes.
+        chosen: the members of each ensemble.
+
+    Returns:
+        Per measure (N,) float32.
+    """
+    found = [_measure_ensemble(outputs[list(members)], targets) for members in chosen]
+    return {name: torch.stack([measures[name] for measures in found]).mean(0) for name in MEASURES}
+
+
+def _measure_ensemble(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    average = outputs.mean(0)
+    ambiguity = -average.logsumexp(-1)  # the mean of KL(ensemble || member), since exp(average) / Z is the ensemble
+    predictions = outputs.argmax(-1)
+    votes = F.one_hot(predictions, outputs.shape[-1]).sum(0)
+    losses = -outputs.gather(-1, targets.expand(len(outputs), -1)[..., None]).squeeze(-1)
+    size = len(outputs)
+    tied = votes == votes.amax(-1, keepdim=True)  # a tie is broken at random: the part of it that is wrong
+    alike = (votes * (votes - 1)).sum(-1) / max(size * (size - 1), 1)
+    return {
+        "error": (average.argmax(-1) != targets).float(),
+        "vote_error": 1 - tied.gather(-1, targets[:, None]).squeeze(-1).float() / tied.sum(-1),
+        "loss": F.nll_loss(F.log_softmax(average, -1), targets, reduction="none"),
+        "member_error": (predictions != targets).float().mean(0),
+        "member_loss": losses.mean(0),
+        "ambiguity": ambiguity,
+        "disagreement": (1 - alike) if size > 1 else torch.zeros_like(ambiguity),
+    }

@@ -1,0 +1,237 @@
+"""What a sweep found: per-sample outcomes, their table with intervals, and what can be read off them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from resect.errors import InputError
+from resect.sweep.plans import Plan
+from resect.sweep.statistics import bootstrap_interval, interval_over_repeats, mcnemar, paired_error_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_BOUNDED = {"agreement": 1.0, "kl": 0.0}  # metrics that compare with the intact network already: its own value
+_RANGES = {"agreement": (0.0, 1.0), "kl": (0.0, np.inf)}
+
+
+@dataclass(frozen=True)
+class LesionResult:
+    """Outcomes of a plan, sample by sample. N samples; float32 throughout.
+
+    Attributes:
+        plan: what was run.
+        values: per metric (lesions, N). "error": 1 where a sample is classified wrongly (for sequences, the fraction
+            of wrong positions); "loss": cross-entropy in nats; "agreement": 1 where the prediction is the intact
+            network's; "kl": divergence from its output distribution, nats. NaN where a lesion was stopped before.
+        references: per metric (references of the plan, N).
+        intact: per metric (N,), of the intact network.
+        targets: (N,) classes; None for sequences.
+        weights: (N,) the number of counted positions of every sample, 1 for single targets. Means over samples are
+            weighted by it, so that those of sequences are means over tokens.
+    """
+
+    plan: Plan
+    values: Mapping[str, np.ndarray]
+    references: Mapping[str, np.ndarray]
+    intact: Mapping[str, np.ndarray]
+    targets: np.ndarray | None
+    weights: np.ndarray
+
+    @classmethod
+    def joined(cls, plan: Plan, parts: Sequence[LesionResult]) -> LesionResult:
+        """The outcomes of several batches as one result."""
+
+        def join(field: str) -> dict[str, np.ndarray]:
+            return {m: np.concatenate([getattr(p, field)[m] for p in parts], axis=-1) for m in parts[0].values}
+
+        targets = [part.targets for part in parts if part.targets is not None]
+        return cls(
+            plan,
+            values=join("values"),
+            references=join("references"),
+            intact=join("intact"),
+            targets=np.concatenate(targets) if len(targets) == len(parts) else None,
+            weights=np.concatenate([part.weights for part in parts]),
+        )
+
+    @property
+    def errors(self) -> np.ndarray:
+        """(lesions, N) the values of "error"."""
+        return self._of("error")
+
+    @property
+    def losses(self) -> np.ndarray:
+        """(lesions, N) the values of "loss"."""
+        return self._of("loss")
+
+    @property
+    def intact_error(self) -> float:
+        """Mean error of the intact network, 0 to 1."""
+        return self.intact_mean("error")
+
+    @property
+    def intact_loss(self) -> float:
+        """Mean cross-entropy of the intact network, in nats."""
+        return self.intact_mean("loss")
+
+    @property
+    def samples(self) -> int:
+        """How many samples the intact network ran on."""
+        return len(self.weights)
+
+    def _of(self, metric: str) -> np.ndarray:
+        if metric not in self.values:
+            raise InputError(f"`metric` must be one that was measured, {', '.join(self.values)}, got {metric!r}.")
+        return self.values[metric]
+
+    def intact_mean(self, metric: str) -> float:
+        """The mean of a metric over the samples of the intact network."""
+        self._of(metric)
+        return float(_mean(self.intact[metric][None], self.weights)[0])
+
+    def means(self, metric: str) -> np.ndarray:
+        """(lesions,) float64, the mean of a metric over the samples that each lesion ran on."""
+        return _mean(self._of(metric), self.weights)
+
+    def reference_means(self, metric: str) -> np.ndarray:
+        """(references,) float64, the mean of a metric for each reference of the plan."""
+        self._of(metric)
+        return _mean(self.references[metric], self.weights)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row a lesion: the plan's labels, `samples`, and for each metric its mean and 95 % intervals.
+
+        Of `error`: `damage` (error minus intact error, paired on the samples that the lesion ran on), `damage_low`,
+        `damage_high`, and `p_value` (exact McNemar test). Of `loss` and of own metrics: `..._change` from the intact
+        network, `..._change_low`, `..._change_high` (bootstrap over samples). Of `agreement` and `kl`: `..._low`,
+        `..._high`. For sequences also `perplexity`.
+        """
+        table = pd.DataFrame(list(self.plan.labels), index=range(len(self.plan)))
+        first = next(iter(self.values.values()))
+        table["samples"] = (~np.isnan(first)).sum(1)
+        for metric in self.values:
+            self._add(table, metric)
+        if self.targets is None and "loss" in self.values:
+            table["perplexity"] = np.exp(table["loss"])
+        return table
+
+    def _add(self, table: pd.DataFrame, metric: str) -> None:
+        values = self.values[metric]
+        table[metric] = self.means(metric)
+        changes = values - self.intact[metric]
+        if metric in _BOUNDED:
+            low, high = _interval(changes, self.weights)
+            least, most = _RANGES[metric]
+            table[f"{metric}_low"] = np.clip(low + _BOUNDED[metric], least, most)
+            table[f"{metric}_high"] = np.clip(high + _BOUNDED[metric], least, most)
+            return
+        name = "damage" if metric == "error" else f"{metric}_change"
+        table[name] = _mean(changes, self.weights)
+        if metric == "error" and self.targets is not None:
+            broken, repaired = (changes > 0).sum(1), (changes < 0).sum(1)
+            table["damage_low"], table["damage_high"] = paired_error_interval(broken, repaired, table["samples"])
+            table["p_value"] = mcnemar(broken, repaired)
+        else:
+            table[f"{name}_low"], table[f"{name}_high"] = _interval(changes, self.weights)
+
+    def damage_widths(self) -> np.ndarray:
+        """(lesions,) half the width of the interval of every lesion's damage, as a fraction."""
+        changes = self.errors - self.intact["error"]
+        counted = (~np.isnan(changes)).sum(1)
+        if self.targets is None:
+            low, high = _interval(changes, self.weights)
+        else:
+            low, high = paired_error_interval((changes > 0).sum(1), (changes < 0).sum(1), counted)
+        return np.asarray(high - low) / 2
+
+    def over_repeats(self, metric: str = "error") -> pd.DataFrame:
+        """Of a plan with repeats, one row for each value of its first label: mean over repeats and 95 % t interval.
+
+        Columns: the label, `repeats`, the metric, `..._low`, `..._high`.
+        """
+        if "repeat" not in (self.plan.labels[0] if self.plan.labels else {}):
+            raise InputError(f"the plan must have repeats (random, shuffled), got {self.plan.name!r}.")
+        label = next(iter(self.plan.labels[0]))
+        values = pd.Series(self.means(metric)).groupby([row[label] for row in self.plan.labels])
+        rows = [(key, len(group), group.mean(), *interval_over_repeats(group.to_numpy())) for key, group in values]
+        return pd.DataFrame(rows, columns=[label, "repeats", metric, f"{metric}_low", f"{metric}_high"])
+
+    def by_class(self) -> pd.DataFrame:
+        """Error by class: one row a lesion and a last one, "intact"; one column a class that has samples."""
+        if self.targets is None:
+            raise InputError("`by_class` needs one target a sample, but the targets are sequences.")
+        classes = np.unique(self.targets)
+        errors = np.vstack([self.errors, self.intact["error"]])
+        columns = {int(c): _mean(errors[:, self.targets == c], self.weights[self.targets == c]) for c in classes}
+        return pd.DataFrame(columns, index=[*range(len(self.plan)), "intact"])
+
+    def flips(self, lesion: int) -> pd.DataFrame:
+        """The samples that a lesion flips: `sample`, `target`, `flip` ("broken": right before; or "repaired")."""
+        if self.targets is None:
+            raise InputError("`flips` needs one target a sample, but the targets are sequences.")
+        if not 0 <= lesion < len(self.plan):
+            raise InputError(f"`lesion` must be a row of the table, 0 to {len(self.plan) - 1}, got {lesion}.")
+        change = self.errors[lesion] - self.intact["error"]
+        samples = np.flatnonzero(np.abs(change) > 0.5)
+        kinds = np.where(change[samples] > 0, "broken", "repaired")
+        return pd.DataFrame({"sample": samples, "target": self.targets[samples], "flip": kinds})
+
+    def interaction(self, metric: str = "loss") -> pd.DataFrame:
+        """Of the plan `pairs`: how much worse deleting both blocks is than the two alone, (n, n), symmetric.
+
+        Entry (i, j) is m(i, j) - m(i) - m(j) + m(intact), m the mean of the metric: 0 where two blocks do their work
+        independently, above 0 where each makes up for the other, below 0 where they do the same harm. NaN on the
+        diagonal.
+        """
+        if self.plan.name != "pairs":
+            raise InputError(f"`interaction` is of the plan 'pairs', got {self.plan.name!r}.")
+        both, alone = self.means(metric), self.reference_means(metric)
+        matrix = np.full((len(alone), len(alone)), np.nan)
+        for label, value in zip(self.plan.labels, both, strict=True):
+            i, j = label["first"], label["second"]
+            matrix[i, j] = matrix[j, i] = value - alone[i] - alone[j] + self.intact_mean(metric)
+        return pd.DataFrame(matrix)
+
+    def summary(self) -> str:
+        """One sentence: how many lesions, the intact error, the median and the largest damage with its interval."""
+        if not len(self.plan) or "error" not in self.values:
+            return f"{len(self.plan)} lesions ({self.plan.name}) on {self.samples} samples."
+        table = self.table
+        row = int(table["damage"].argmax())
+        worst, label = table.iloc[row], ", ".join(f"{key} {value}" for key, value in self.plan.labels[row].items())
+        return (
+            f"{len(self.plan)} lesions ({self.plan.name}) on {self.samples} samples: intact error "
+            f"{self.intact_error:.2%}, median damage {table['damage'].median() * 100:.2f} points, largest "
+            f"{worst['damage'] * 100:.2f} points [{worst['damage_low'] * 100:.2f}, {worst['damage_high'] * 100:.2f}] "
+            f"({label})."
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the plan in the way that suits it, e.g. `interaction` as a heat map; returns the axes."""
+        from resect.sweep.drawing import draw
+
+        return draw(self, ax)
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self.summary()}</p>{self.table.to_html(index=False, max_rows=20)}"
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(L,) float64, the weighted mean of every row (L, N) over what is not NaN."""
+    counted = ~np.isnan(values) * weights
+    total = counted.sum(1, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(np.isnan(values), 0, values * weights).sum(1, dtype=np.float64) / total)
+
+
+def _interval(changes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    low, high = bootstrap_interval(changes, None if (weights == 1).all() else weights)
+    return low, high

@@ -1,0 +1,56 @@
+"""What a sweep measures and how it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from resect.errors import InputError
+
+UserMetric = Callable[[Any, Tensor], Tensor]
+METRICS = ("error", "loss", "agreement", "kl")
+
+
+@dataclass(frozen=True)
+class LesionSettings:
+    """Settings of `resect.lesion`, `resect.shapley` and `resect.ensemble`.
+
+    Attributes:
+        metrics: any of "error", "loss", "agreement" (with the intact network's predictions) and "kl" (divergence from
+            its output distribution, one forward pass more), and functions (outputs, targets) -> (B,) values.
+        precision: half the width, in percentage points, of the 95 % interval of a lesion's damage at which the lesion
+            is stopped; None runs every lesion on all data.
+        channels_last: images and convolution weights in the memory format NHWC; changes the last bits.
+        compile: fuse every slice with torch.compile; changes the last bits.
+        seed: of what is drawn at random: the samples whose branches stand for deleted ones (removal "other sample"),
+            the orders of `shapley` and the members of `ensemble`. Plans have seeds of their own.
+
+    Raises:
+        InputError: a metric is unknown or named twice, or the precision cannot be reached.
+    """
+
+    metrics: tuple[str | UserMetric, ...] = ("error", "loss", "agreement")
+    precision: float | None = None
+    channels_last: bool = False
+    compile: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [m for m in self.metrics if not callable(m) and m not in METRICS]
+        if unknown or not self.metrics or len(set(self.names)) < len(self.names):
+            raise InputError(
+                f"`metrics` must name some of {', '.join(METRICS)}, each once, or be functions (outputs, targets) -> "
+                f"per-sample values, got {list(self.metrics)}."
+            )
+        if self.precision is not None and not 0 < self.precision < 100:
+            raise InputError(f"`precision` must lie between 0 and 100 percentage points, got {self.precision}.")
+        if self.precision is not None and "error" not in self.metrics:
+            raise InputError("`precision` is that of the damage, so `metrics` must hold 'error'.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The metrics' names; that of a function is its own."""
+        return tuple(m if isinstance(m, str) else getattr(m, "__name__", type(m).__name__) for m in self.metrics)

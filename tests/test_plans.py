@@ -1,0 +1,291 @@
+"""Every plan against loops that patch the model by hand, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import resect
+from conftest import randomise_norms
+from networks import CUSTOM, Encoder, Frame, Parallel, Residual
+from resect.models.resnet import CifarResNet
+from resect.sweep import plans
+from resect.sweep.engine import _others
+
+GENERATOR = torch.Generator().manual_seed(11)
+IMAGES, TARGETS = torch.randn(7, 1, 8, 8, generator=GENERATOR), torch.randint(0, 10, (7,), generator=GENERATOR)
+DATA = [(IMAGES[:4], TARGETS[:4]), (IMAGES[4:], TARGETS[4:])]
+
+
+@pytest.fixture(params=[True, False], ids=["pre-activation", "original"])
+def model(request: pytest.FixtureRequest) -> CifarResNet:
+    """A ResNet-20 of width 4."""
+    torch.manual_seed(1)
+    return randomise_norms(CifarResNet(20, width=4, channels=1, preactivation=request.param))
+
+
+@contextmanager
+def patched(module: nn.Module, forward: Callable[[Callable], Callable]) -> Iterator[None]:
+    """A module whose forward is replaced by `forward(its own)`."""
+    module.forward = forward(module.forward)
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def losses(model: nn.Module) -> np.ndarray:
+    """Cross-entropies of all samples, batch by batch as the sweep runs them."""
+    with torch.no_grad():
+        found = [nn.functional.cross_entropy(model(x), y, reduction="none") for x, y in DATA]
+    return torch.cat(found).numpy()
+
+
+def deleted(model: CifarResNet, i: int):
+    block = model.blocks[i]
+    if model.preactivation:
+        return patched(block, lambda own: lambda x: block.sc(x))
+    return patched(block, lambda own: lambda x: torch.relu(block.sc(x)))
+
+
+def check(model: nn.Module, plan: plans.Plan, ways: list) -> resect.LesionResult:
+    """The sweep's losses against those of the model with each way of patching applied."""
+    net = resect.unravel(model, IMAGES[:2])
+    result = resect.lesion(net, DATA, plan)
+    assert len(plan) == len(ways)
+    assert np.array_equal(result.intact["loss"], losses(model))
+    for row, way in zip(result.losses, ways, strict=True):
+        with way():
+            assert np.array_equal(row, losses(model))
+    return result
+
+
+@contextmanager
+def together(*contexts) -> Iterator[None]:
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield
+
+
+def test_pairs_and_their_interaction(model: CifarResNet) -> None:
+    net = resect.unravel(model, IMAGES[:2])
+    both = list(combinations(range(9), 2))
+    ways = [lambda i=i, j=j: together(deleted(model, i), deleted(model, j)) for i, j in both]
+    result = check(model, plans.pairs(net), ways)
+    assert [(label["first"], label["second"]) for label in result.plan.labels] == both
+    matrix = result.interaction("loss").to_numpy()
+    with deleted(model, 2):
+        two = losses(model).mean(dtype=np.float64)
+    with deleted(model, 5):
+        five = losses(model).mean(dtype=np.float64)
+    with together(deleted(model, 2), deleted(model, 5)):
+        joint = losses(model).mean(dtype=np.float64)
+    assert matrix[2, 5] == pytest.approx(joint - two - five + losses(model).mean(dtype=np.float64), abs=1e-12)
+    assert np.array_equal(matrix, matrix.T, equal_nan=True)
+    assert np.isnan(np.diag(matrix)).all()
+    assert np.isnan(matrix).sum() == 9
+    with pytest.raises(resect.InputError, match=r"of the plan 'pairs', got 'single'"):
+        resect.lesion(net, DATA, plans.single(net)).interaction()
+
+
+def test_windows(model: CifarResNet) -> None:
+    net = resect.unravel(model, IMAGES[:2])
+    plan = plans.windows(net)
+    assert len(plan) == 9 * 10 // 2
+    rows = [(label["start"], label["length"]) for label in plan.labels]
+    assert len(set(rows)) == len(rows)
+    check(model, plan, [lambda s=s, m=m: together(*(deleted(model, i) for i in range(s, s + m))) for s, m in rows])
+    assert len(plans.windows(net, [2, 9])) == 8 + 1
+    with pytest.raises(resect.InputError, match=r"from 1 to 9, got \[0\]"):
+        plans.windows(net, [0])
+
+
+def test_skips_are_deleted_and_branches_kept(model: CifarResNet) -> None:
+    net = resect.unravel(model, IMAGES[:2])
+
+    def without_skip(i: int):
+        return patched(model.blocks[i].sc, lambda own: lambda x: torch.zeros_like(own(x)))
+
+    check(model, plans.skips(net), [lambda i=i: without_skip(i) for i in range(9)])
+
+
+def test_blocks_run_twice(model: CifarResNet) -> None:
+    net = resect.unravel(model, IMAGES[:2])
+    kept = [i for i in range(9) if i not in (3, 6)]  # those two change the shape
+    plan = plans.repeated(net)
+    assert [label["block"] for label in plan.labels] == kept
+    check(model, plan, [lambda i=i: patched(model.blocks[i], lambda own: lambda x: own(own(x))) for i in kept])
+    with pytest.raises(resect.ArrangementError, match=r"block 3 \(blocks.3\) cannot run twice: it changes the shape"):
+        net(IMAGES, net.intact.repeated(3))
+
+
+def test_a_highway_block_runs_twice_and_without_its_carry() -> None:
+    model = CUSTOM["highway"][0]().eval()
+    net = resect.unravel(model, IMAGES)
+    block = model.body[1]
+    with patched(block, lambda own: lambda x: own(own(x))), torch.no_grad():
+        assert torch.equal(net(IMAGES, net.intact.repeated(1)), model(IMAGES))
+
+    def gated_branch(own):
+        return lambda x: torch.sigmoid(block.t(x)) * block.h(x)
+
+    with patched(block, gated_branch), torch.no_grad():
+        assert torch.equal(net(IMAGES, net.intact.without_skip(1)), model(IMAGES))
+
+
+@pytest.mark.parametrize("name", ["subtracted", "scaled", "fused"])
+def test_skips_of_scaled_and_subtracted_branches(name: str) -> None:
+    model = CUSTOM[name][0]().eval()
+    net = resect.unravel(model, IMAGES)
+    block = model.body[0]
+    scale = {"subtracted": lambda y: -y, "scaled": lambda y: 0.5 * y, "fused": lambda y: block.gamma * y}[name]
+    with patched(block, lambda own: lambda x: scale(block.f(x))), torch.no_grad():
+        assert torch.equal(net(IMAGES, net.intact.without_skip(0)), model(IMAGES))
+
+
+def test_parallel_blocks_share_one_skip() -> None:
+    model = Frame(Parallel(), Residual()).eval()
+    net = resect.unravel(model, IMAGES)
+    block = model.body[0]
+    assert [label["block"] for label in plans.skips(net).labels] == [0, 2]
+    with patched(block, lambda own: lambda x: block.f(x) + block.g(x)), torch.no_grad():
+        assert torch.equal(net(IMAGES, net.intact.without_skip(0)), model(IMAGES))
+    with pytest.raises(resect.ArrangementError, match="it shares the skip of block 0"):
+        net(IMAGES, net.intact.without_skip(1))
+    with pytest.raises(resect.ArrangementError, match="another block starts from the same value"):
+        net(IMAGES, net.intact.repeated(0))
+
+
+def test_encoder_layers_run_twice() -> None:
+    model = Encoder(2).eval()
+    net = resect.unravel(model, IMAGES)
+
+    def by_hand(x: Tensor, twice: int) -> Tensor:
+        x, block = model.patch(x).flatten(2).transpose(1, 2) + model.position, 0
+        for i in range(2):
+            for branch in (lambda y, i=i: model.attention[i](y, y, y, need_weights=False)[0], model.mlp[i]):
+                for _ in range(2 if block == twice else 1):
+                    x = x + branch(model.norms[block](x))
+                block += 1
+        return model.fc(x.mean(1))
+
+    for i in range(4):
+        assert torch.equal(net(IMAGES, net.intact.repeated(i)), by_hand(IMAGES, i)), i
+
+
+def test_plain_layers_have_no_skip_and_can_run_twice() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
+    net = resect.unravel(model.eval(), IMAGES, plain=True)
+    x = model[2](model[1](IMAGES.flatten(1)))
+    twice = model[4](model[3](model[4](model[3](x))))
+    assert torch.equal(net(IMAGES, net.intact.repeated(1)), model[5](twice))
+    assert len(plans.skips(net)) == 0
+    with pytest.raises(resect.InputError, match="a plain network has none"):
+        resect.lesion(net, DATA, plans.single(net).removing("mean"))
+
+
+def branch_of(block: nn.Module) -> nn.Module:
+    """The last module of a pre-activation block's branch."""
+    return block.c2
+
+
+@pytest.fixture
+def preactivated() -> CifarResNet:
+    torch.manual_seed(1)
+    return randomise_norms(CifarResNet(20, width=4, channels=1))
+
+
+def test_removed_branches_can_be_their_means(preactivated: CifarResNet) -> None:
+    model, outputs = preactivated, {}
+    for i, block in enumerate(model.blocks):
+        branch_of(block).register_forward_hook(lambda _, __, out, i=i: outputs.setdefault(i, []).append(out))
+    losses(model)
+    for block in model.blocks:
+        branch_of(block)._forward_hooks.clear()
+    means = {i: torch.cat(found).double().mean(0).float() for i, found in outputs.items()}
+    net = resect.unravel(model, IMAGES[:2])
+
+    def by_mean(i: int):
+        return patched(branch_of(model.blocks[i]), lambda own: lambda x: means[i].expand(len(x), -1, -1, -1))
+
+    for plan, gone in ((plans.single(net), [(i,) for i in range(9)]), (plans.pairs(net), combinations(range(9), 2))):
+        ways = [
+            lambda g=g: together(
+                *(
+                    patched(branch_of(model.blocks[i]), lambda own, i=i: lambda x: means[i].expand(len(x), -1, -1, -1))
+                    for i in g
+                )
+            )
+            for g in gone
+        ]
+        check(model, plan.removing("mean"), ways)
+
+
+def test_removed_branches_can_be_those_of_other_samples(preactivated: CifarResNet) -> None:
+    model = preactivated
+    net = resect.unravel(model, IMAGES[:2])
+
+    def other(i: int):
+        return patched(branch_of(model.blocks[i]), lambda own: lambda x: own(x)[_others(len(x), 0)])
+
+    check(model, plans.single(net).removing("other sample"), [lambda i=i: other(i) for i in range(9)])
+    for size in range(2, 9):
+        others = _others(size, 3)
+        assert sorted(others.tolist()) == list(range(size))
+        assert not (others == torch.arange(size)).any()
+    with pytest.raises(resect.DataError, match="at least two samples"):
+        resect.lesion(net, [(IMAGES[:1], TARGETS[:1])], plans.single(net).removing("other sample"))
+    with pytest.raises(resect.InputError, match="must be one of zero, mean, other sample, got 'one'"):
+        plans.single(net).removing("one")
+
+
+def test_one_shot_data_are_read_twice_for_means(preactivated: CifarResNet) -> None:
+    net = resect.unravel(preactivated, IMAGES[:2])
+    plan = plans.single(net).removing("mean")
+    again = resect.lesion(net, iter(DATA), plan)
+    assert np.array_equal(again.losses, resect.lesion(net, DATA, plan).losses)
+
+
+def test_orders_delete_every_block_both_ways(preactivated: CifarResNet) -> None:
+    net = resect.unravel(preactivated, IMAGES[:2])
+    plan = plans.orders(net, 2, seed=5)
+    blocks = np.array([label["block"] for label in plan.labels]).reshape(4, 9)
+    assert (np.sort(blocks, axis=1) == np.arange(9)).all()
+    assert np.array_equal(blocks[1], blocks[0][::-1])
+    for row, arrangement in enumerate(plan.arrangements):
+        gone = blocks[row // 9][: row % 9 + 1]
+        assert arrangement == net.intact.without(*gone.tolist())
+
+
+def test_explicit_plans_may_be_empty_and_hold_variants(preactivated: CifarResNet) -> None:
+    net = resect.unravel(preactivated, IMAGES[:2])
+    assert resect.lesion(net, DATA, plans.explicit(net, [])).summary() == "0 lesions (explicit) on 7 samples."
+    chosen = [net.intact.without(1).repeated(2), (resect.Variant.BRANCH_ONLY, *range(1, 9))]
+    result = check(preactivated, plans.explicit(net, chosen), _ways(preactivated))
+    assert list(result.table["arrangement"]) == [0, 1]
+
+
+def _ways(model: CifarResNet) -> list:
+    def first():
+        return together(deleted(model, 1), patched(model.blocks[2], lambda own: lambda x: own(own(x))))
+
+    def second():
+        return patched(model.blocks[0].sc, lambda own: lambda x: torch.zeros_like(own(x)))
+
+    return [first, second]
+
+
+def test_plans_of_other_networks_are_refused(preactivated: CifarResNet) -> None:
+    other = resect.unravel(CifarResNet(8, width=4, channels=1), IMAGES[:2])
+    net = resect.unravel(preactivated, IMAGES[:2])
+    with pytest.raises(resect.InputError, match="made for this network of 9 blocks, but is for one of 3"):
+        resect.lesion(net, DATA, plans.single(other))
+    with pytest.raises(resect.InputError, match=r"must come from resect.unravel\(model, example\), got CifarResNet"):
+        plans.single(preactivated)
