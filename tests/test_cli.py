@@ -12,10 +12,14 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+import resect
 from resect.cli import main
+from resect.data import load_samples
 from resect.models.checkpoints import save_weights
 from resect.models.resnet import CifarResNet
+from resect.models.specs import load_model
 
+SAMPLES = load_samples("digits")
 SMALL = ["--model-arg", "width=4", "--limit", "40", "--quiet"]
 
 
@@ -101,7 +105,51 @@ def test_study_and_train(tmp_path: Path) -> None:
     assert "another configuration" in refused("study", "resect:resnet14", "digits", *other)
 
 
-def test_beside_trains_what_has_no_weights(tmp_path: Path) -> None:
+SHORT = ["--repeats", "1", "--paths", "1", "--gradient-samples", "4"]
+
+
+def test_a_finished_study_of_other_weights_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    weights = tmp_path / "r8.safetensors"
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_weights(CifarResNet(8, width=4, channels=1), weights)
+        command = [
+            "study",
+            "resect:resnet8",
+            "digits",
+            *SMALL,
+            *SHORT,
+            "--checkpoint",
+            weights,
+            "--out",
+            tmp_path / "run",
+        ]
+        if not seed:
+            assert run(*command).exit_code == 0
+    assert "holds the study of other networks under the same names" in refused(*command)
+
+
+def test_beside_trains_what_has_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from resect.cli import study
+    from resect.training.loop import Recipe
+
+    monkeypatch.setattr(study, "Recipe", lambda seed: Recipe(epochs=1, seed=seed))
+    command = ["study", "resect:resnet8", "digits", *SMALL, *SHORT, "--out", tmp_path / "run", "--format", "json"]
+    assert "6m+2, got 9" in refused(*command, "--beside", "resect:resnet9")
+    assert "no residual joins" in refused(*command, "--beside", "resect:vgg15-digits")
+    assert not (tmp_path / "run" / "parts").exists()
+    result = run(*command, "--beside", "resect:resnet8-w4", "--control", "resect:vgg15")
+    assert result.exit_code == 0, result.output
+    assert sorted(f.name for f in (tmp_path / "run" / "networks").glob("*.safetensors")) == [
+        "resnet8-w4.safetensors",
+        "vgg15.safetensors",
+    ]
+    rows = json.loads(result.stdout)["answers"]["multiplicity"]
+    assert [row["model"] for row in rows] == ["resect:resnet8", "resect:resnet8-w4"]
+    assert "leave out --checkpoint and --model-arg" in refused("study", *SMALL, "--retrain")
+
+
+def test_beside_loads_weights_that_are_given(tmp_path: Path) -> None:
     weights = tmp_path / "r8.safetensors"
     save_weights(CifarResNet(8, channels=1), weights)
     result = run(
@@ -149,6 +197,22 @@ def test_bad_input(tmp_path: Path) -> None:
     assert "one of the 3 blocks, 0 to 2, got 7" in refused("lesion", "resect:resnet8", "digits", "--without", "7")
     assert "K=V" in refused("blocks", "resect:resnet8", "--model-arg", "width")
     assert "`device` must be" in refused("lesion", "resect:resnet8", "digits", "--device", "tpu9")
+    assert "`device` must be" in refused("lesion", "resect:resnet8", "digits", "--device", "meta")
+    assert "must be a file, but is a folder" in refused("paths", "resect:resnet8", "digits", "--out", tmp_path)
+    nowhere = tmp_path / "none" / "x.parquet"
+    assert "must be a folder that can be written to" in refused("paths", "resect:resnet8", "digits", "--out", nowhere)
+
+
+def test_json_keeps_small_numbers() -> None:
+    found = json.loads(run("paths", "resect:resnet20", "digits", *SMALL, "--samples", "1", "--format", "json").stdout)
+    table = resect.path_spectrum(
+        resect.unravel(
+            load_model("resect:resnet20", arguments={"width": 4}, samples=SAMPLES).module, SAMPLES.inputs[:1]
+        ),
+        SAMPLES.limited(40).batches(32),
+    ).table
+    assert [row["share"] for row in found["lengths"]] == pytest.approx(list(table["share"]), rel=1e-9)
+    assert found["lengths"][9]["norm"] != round(found["lengths"][9]["norm"], 10)
 
 
 def test_bad_options_are_clicks() -> None:

@@ -74,7 +74,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, how: sig
     assert not broken.exists(), "the training was over before it was stopped; give it more epochs"
     if how is signal.SIGINT:
         assert status == 130
-        assert said.strip() == "Interrupted. The same command goes on where it stopped."
+        assert said.strip() == "Interrupted. A study or training, or a sweep with --out, goes on where it stopped."
     else:
         assert status == -signal.SIGKILL
     epoch = torch.load(broken.with_suffix(".checkpoint"), weights_only=True)["epoch"]
@@ -120,6 +120,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_training(tmp_path:
     (tmp_path / "file").touch()
     assert "`out` must be a file that can be written" in refused(*SMALL, "--out", tmp_path / "file" / "x.safetensors")
     assert "`out` must be a file, got the folder" in refused(*SMALL, "--out", tmp_path)
+    assert "`out` must end in .safetensors" in refused(*SMALL, "--out", tmp_path / "x.json")
 
 
 def test_a_checkpoint_that_does_not_belong_is_refused(tmp_path: Path) -> None:

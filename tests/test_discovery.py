@@ -228,3 +228,17 @@ def test_pythons_sum_of_branches_and_a_subtracted_skip() -> None:
     assert [r.reason for r in _counted(Frame(Negated()), torch.randn(2, 1, 8, 8), 0).rejected] == [
         "the skip would be subtracted or scaled"
     ]
+
+
+def test_layers_of_several_outputs_are_refused() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.fc = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.lstm(x[:, 0])[1][0][0])
+
+    net = resect.unravel(Recurrent().eval(), torch.randn(2, 1, 8, 8), plain=True)
+    assert net.blocks == ()
+    assert any("not one tensor" in entry.reason for entry in net.rejected)

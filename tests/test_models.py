@@ -265,6 +265,16 @@ def test_tied_weights_and_the_prefix_of_compiled_modules(tmp_path: Path) -> None
         load_checkpoint(other, tmp_path)
 
 
+def test_a_state_dict_cut_short_anywhere_is_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "old.pt"
+    torch.save(CifarResNet(8, width=2).state_dict(), file, _use_new_zipfile_serialization=False)
+    content = file.read_bytes()
+    for part in range(1, 60):
+        file.write_bytes(content[: len(content) * part // 60])
+        with pytest.raises(resect.CheckpointError, match=r"damaged|belongs to another|state dict"):
+            load_checkpoint(CifarResNet(8, width=2), file)
+
+
 def test_cards_are_json() -> None:
     folder = resources.files("resect.models") / "weights"
     for name in SHIPPED:

@@ -323,3 +323,22 @@ def test_inputs_beside_the_batch_keep_their_size() -> None:
     assert net.without(0)(support=batch["support"], query=batch["query"]).shape == (3, 10)
     with pytest.raises(resect.InputError, match=r"structure of the example, \(query=\., support=\.\), got \(\.\)"):
         net.without(0)(batch["query"])
+
+
+def test_constants_of_either_mode_are_kept_apart() -> None:
+    class Scaled(Frame):
+        def __init__(self) -> None:
+            super().__init__(Residual())
+            self.a, self.b = torch.tensor(5.0), torch.tensor(2.0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                x = x * self.a
+            return super().forward(x) * self.b
+
+    images = torch.randn(4, 1, 8, 8)
+    model = Scaled().eval()
+    alone = resect.unravel(model, images).without()
+    with torch.no_grad():
+        assert torch.equal(alone(images), model(images))
+        torch.testing.assert_close(alone.train()(images), model.train()(images))

@@ -97,7 +97,7 @@ def test_all_paths_by_brute_force(name: str) -> None:
     assert spectrum.share.sum() == pytest.approx(1.0, abs=1e-12)
     assert spectrum.sum_error < 1e-12
     trace = Trace(net, *data[0], at="input")
-    routes = [{i: (i if through else None) for i, through in enumerate(taken)} for taken in paths]
+    routes = [{i: (i if through else None, i - 1) for i, through in enumerate(taken)} for taken in paths]
     norms = path_norms(trace, Routes(net.sliced), routes)
     for found, gradient in zip(norms, paths.values(), strict=True):
         np.testing.assert_allclose(found, gradient.flatten(1).norm(dim=1), rtol=1e-9)
@@ -234,12 +234,12 @@ def test_gradients_of_branches_are_measured_at_the_stem_for_tokens() -> None:
 def test_sampled_routes_have_their_length_and_are_uniform(net) -> None:
     routes = Routes(net.sliced)
     draw = np.random.default_rng(0)
-    seen = [frozenset(s for s in draw_route(routes, 1, draw).values() if s is not None) for _ in range(900)]
+    seen = [frozenset(s for s, _ in draw_route(routes, 1, draw).values() if s is not None) for _ in range(900)]
     counts = [seen.count(frozenset([slot])) for slot in range(9)]
     assert sum(counts) == 900
     assert min(counts) > 60 and max(counts) < 140  # 100 each, standard deviation 9.4
     for k in range(10):
-        assert sum(slot is not None for slot in draw_route(routes, k, draw).values()) == k
+        assert sum(slot is not None for slot, _ in draw_route(routes, k, draw).values()) == k
 
 
 def test_sampled_norms_at_the_ends_are_those_of_the_spectrum(net, batch) -> None:
@@ -316,3 +316,56 @@ def test_paths_end_in_the_logits_and_not_in_other_outputs() -> None:
     model = Hidden(Residual(), Residual(), Residual()).eval()
     spectrum = resect.path_spectrum(resect.unravel(model, IMAGES), [(IMAGES, TARGETS)])
     assert spectrum.count == (1, 3, 3, 1)
+
+
+class Injected(nn.Module):
+    """y = x + f(x); y + g(y, x): the second branch reads the stem's value beside the state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.f, self.g, self.out = nn.Linear(64, 8), nn.Linear(8, 8), nn.Linear(16, 8), nn.Linear(8, 10)
+
+    def forward(self, images: Tensor, route: str = "") -> Tensor:
+        """The logits; with a route such as "f g.y", gradients take only that one."""
+        x = torch.tanh(self.stem(images.flatten(1)))
+
+        def on(value: Tensor, *edges: str) -> Tensor:
+            return value if not route or route in edges else value.detach()
+
+        y = on(x, "skip skip", "skip g.y") + on(torch.tanh(self.f(x)), "f skip", "f g.y")
+        read = torch.cat([on(y, "skip g.y", "f g.y"), on(x, "g.x")], 1)
+        total = on(y, "skip skip", "f skip") + on(torch.tanh(self.g(read)), "skip g.y", "f g.y", "g.x")
+        return self.out(total)
+
+
+def test_a_route_keeps_to_one_of_the_states_that_a_branch_reads() -> None:
+    model, images = Injected().double().eval(), IMAGES.double()
+    net = resect.unravel(model, images)
+    routes = Routes(net.sliced)
+    assert routes.counts.paths == (1, 3, 1)
+    stem = -1
+    named = {
+        "skip skip": {1: (None, 0), 0: (None, stem)},
+        "f skip": {1: (None, 0), 0: (0, stem)},
+        "skip g.y": {1: (1, 0), 0: (None, stem)},
+        "f g.y": {1: (1, 0), 0: (0, stem)},
+        "g.x": {1: (1, stem)},
+    }
+    norms = path_norms(Trace(net, images, TARGETS, at="input"), routes, [*named.values()])
+    for found, route in zip(norms, named, strict=True):
+        given = images.clone().requires_grad_()
+        loss = nn.functional.cross_entropy(model(given, route), TARGETS, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, given)
+        np.testing.assert_allclose(found, gradient.flatten(1).norm(dim=1), rtol=1e-9, err_msg=route)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steep_falls_do_not_overflow_the_scales(dtype: torch.dtype) -> None:
+    x, targets = torch.randn(2, 5, dtype=dtype), torch.tensor([0, 1])
+    net = resect.unravel(Linear([1e-10] * 8).to(dtype), x)
+    spectrum = resect.path_spectrum(net, [(x, targets)])
+    samples = resect.sample_paths(net, [(x, targets)], samples=3)
+    ratios = np.log10(spectrum.norm[:-1] / spectrum.norm[1:])
+    assert ((ratios > 8) & (ratios < 12)).all()
+    assert np.isfinite(samples.mean).all()
+    assert samples.mean[8] == pytest.approx(spectrum.norm[8], rel=1e-3)

@@ -366,3 +366,15 @@ def test_numbers_in_words() -> None:
     assert plural(1, "block") == "1 block" and plural(10_000, "sample") == "10,000 samples"
     assert count(940) == "940" and count(94_000) == "94.0 k" and count(1_727_962) == "1.73 M"
     assert duration(12.3) == "12 s" and duration(163) == "2 min 43 s" and duration(11_100) == "3 h 5 min"
+
+
+def test_infinite_numbers_are_written_and_not_raised() -> None:
+    assert power_of_ten(float("inf")) == "∞"
+    assert power_of_ten(float("-inf")) == "−∞"
+    made = made_study(12, control=False)
+    deletions = made.deletions.copy()
+    deletions.loc[3, "loss"] = np.inf
+    blown = replace(made, deletions=deletions)
+    assert "(∞ nats)" in captions.strip_caption(blown)[1]
+    for drawing in drawings(blown):
+        drawing.figure(blown).draw_without_rendering()

@@ -153,3 +153,13 @@ def test_weights_and_card_are_written(tmp_path: Path) -> None:
     test_set = load_samples("digits")
     loaded = load_model("resect:resnet8", checkpoint=job.out, arguments={"width": 4}, samples=test_set)
     assert evaluate(loaded.module, test_set.inputs, test_set.targets)[0] == card["test_error"]
+
+
+def test_momentum_has_an_effect() -> None:
+    data = load_samples("digits", split="train", limit=96)
+    trained = []
+    for momentum in (0.9, 0.1):
+        network = _network()
+        train(network, data.inputs, data.targets, replace(RECIPE, momentum=momentum))
+        trained.append(network)
+    assert not _same(*trained)

@@ -100,7 +100,7 @@ class Setting:
             loaded.module.to(self.device, DTYPES[self.dtype])
             if torch.device(self.device).type == "meta":
                 raise RuntimeError("it holds no values")
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError, TypeError) as error:
             raise InputError(f"`device` must be one that this PyTorch can use, got {self.device!r}: {error}") from error
         example = torch.utils._pytree.tree_map(self._place, loaded.example)
         return LoadedModel(loaded.module, loaded.spec, example, loaded.card)

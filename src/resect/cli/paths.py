@@ -15,6 +15,7 @@ from resect.cli._progress import progress_bars
 from resect.network.unraveled import unravel
 from resect.paths.samples import PathSamples, sample_paths
 from resect.paths.spectrum import PathSpectrum, path_spectrum, require_paths
+from resect.report.tables import plain_rows
 from resect.runs.folder import require_writable, write_parquet
 
 _BATCH = 32
@@ -101,7 +102,7 @@ def _numbers(
         "effective": vars(spectrum.effective(mass)),
         "effective_by_magnitude": vars(sampled.effective(mass)) if sampled else None,
         "multiplicity": vars(spectrum.multiplicity()),
-        "lengths": json.loads(table.to_json(orient="records")),
+        "lengths": plain_rows(table),
     }
 
 

@@ -80,6 +80,8 @@ def study(
     MODEL is resect:resnet110-digits and DATA is digits by default. A killed study goes on where it stopped.
     """
     setting = Setting(model, data, **options)
+    if retrain and (setting.checkpoint or setting.model_args):
+        raise InputError("`--retrain` trains by the shipped recipe: leave out --checkpoint and --model-arg.")
     settings = Settings(
         batch_size=setting.batch_size,
         repeats=repeats,
@@ -130,6 +132,7 @@ def _subjects(setting: Setting, samples: Samples, folder: RunFolder, track: Trac
         if setting.data is None or setting.data.partition(":")[0] not in ("digits", "cifar10"):
             raise InputError(f"{spec} has no weights for {setting.data}: pass them as {spec}@FILE.")
         file = networks / f"{name}.safetensors"
+        load_model(f"resect:{name}", samples=samples)  # refuses an unknown name before anything is written
         if not file.exists():
             folder.open()
             _train(TrainingJob(name, setting.data, file, Recipe(seed=setting.seed), {}, setting.device), track)
@@ -144,11 +147,17 @@ def _subjects(setting: Setting, samples: Samples, folder: RunFolder, track: Trac
         loaded = load_model(spec, checkpoint=checkpoint, arguments=arguments, samples=samples, seed=setting.seed)
         return setting.placed(loaded)
 
+    def beside(text: str) -> LoadedModel:
+        spec, checkpoint = split_spec(text)
+        if asked["retrain"] and spec.endswith("-digits"):
+            return load(spec, checkpoint)
+        return setting.placed(load_beside(text, samples, setting.seed, trained))
+
     control = asked["control"]
     return Subjects(
         main=load(setting.model, setting.checkpoint),
-        control=load(*split_spec(control)) if control else None,
-        beside=tuple(setting.placed(load_beside(text, samples, setting.seed, trained)) for text in asked["beside"]),
+        control=beside(control) if control else None,
+        beside=tuple(beside(text) for text in asked["beside"]),
     )
 
 

@@ -22,11 +22,11 @@ def find_layers(captured: Capture, reach: Reach) -> tuple[list[Join], list[Rejec
             continue
         entry, end = reach.dependents(node)[0], _end_of_unit(node, reach)
         before, after = hint_shape(entry), hint_shape(end)
-        if before == after:
+        if before is None or after is None:
+            refused.append(Rejected(node.name, module_of(node), "its input or its output is not one tensor"))
+        elif before == after:
             found.append(Join(end, "layer", entry, end, end, (entry,), entry))
         else:
-            assert before
-            assert after
             change = f"{_sizes(before)} to {_sizes(after)}"
             refused.append(Rejected(node.name, module_of(node), f"the layer changes the shape of a sample, {change}"))
     return found, refused

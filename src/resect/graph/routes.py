@@ -59,9 +59,17 @@ class Routes:
         joins = [part[-1] for part in sliced.slices[1:-1]]
         self._station = {node: i for i, node in enumerate(joins)}
         self._gate = {slot.gate: slot for slot in sliced.slots}
+        self._sources: dict[Node, frozenset[int]] = {}
         self.stations = tuple(Station(self._edges(node.all_input_nodes)) for node in joins)
         self.output = Station(self._edges([scored_output(sliced.captured)]))
         self.counts_at = self._count()
+
+    def sources(self, node: Node) -> frozenset[int]:
+        """The stations from which the signal in `node` comes."""
+        if node not in self._sources:
+            stations = {source for _, source in self._edges([node])} if node not in self._gate else set()
+            self._sources[node] = frozenset(stations)
+        return self._sources[node]
 
     def _edges(self, start: Sequence[Node]) -> tuple[tuple[int | None, int], ...]:
         """The edges found by walking back from `start` to the nearest joins, gates and stem values."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -16,9 +16,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from resect.errors import CheckpointError
+from resect.files import whole
 
 _NESTED = ("state_dict", "model", "model_state_dict")
 _SHOWN = 3
+# What safetensors, torch.load and pickle raise for files that are cut short or of another kind.
+DAMAGED = (
+    SafetensorError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    IndexError,
+    KeyError,
+    OSError,
+    struct.error,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+)
 
 
 def load_checkpoint(module: nn.Module, path: Path) -> None:
@@ -81,7 +95,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 content = torch.load(path, map_location="cpu", weights_only=True)
         else:
             return load_file(path)
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+    except DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} must be a safetensors file or a state dict that torch can read safely, but it is damaged, "
@@ -109,13 +123,10 @@ def save_weights(
         tensors[name] = cast.detach().cpu().contiguous()
     if dtype:
         _require_finite(tensors, f"{path.name} in {str(dtype).removeprefix('torch.')}")
-    temporary = path.with_name(path.name + ".tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, temporary, metadata=metadata)
-    temporary.chmod(0o644)  # safetensors makes files that only their owner can read
-    with temporary.open("rb") as written:
-        os.fsync(written.fileno())
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def _is_torch_file(path: Path) -> bool:

@@ -20,6 +20,7 @@ from resect.errors import SpecError
 from resect.models.checkpoints import check_finite, load_checkpoint
 from resect.models.resnet import CifarResNet
 from resect.models.vgg import Vgg15
+from resect.training.seeds import seeded
 
 Value = str | int | float | bool
 KINDS = ("resect", "torchvision", "timm", "hf", "py")
@@ -76,8 +77,7 @@ def load_model(
     builders = {"resect": _resect, "torchvision": _torchvision, "timm": _timm, "hf": _hugging_face, "py": _factory}
     if kind not in builders or not rest:
         raise SpecError(f"unknown model spec {spec!r}.{_hint(spec, kind)} {_KNOWN}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         loaded = builders[kind](spec, rest, dict(arguments or {}), samples)
     if checkpoint is not None:
         load_checkpoint(loaded.module, checkpoint)

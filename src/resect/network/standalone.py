@@ -86,7 +86,7 @@ class _Code:
         reads |= {key[output] for output in captured.outputs if isinstance(output, fx.Node)}
         kept = {k: name for k, name in programs.parameter_keys.items() if k in reads or name in changed}
         constants = {key[node]: value for node, value in captured.constants.items() if key[node] in reads}
-        self.constants = {f"_constant_{k}": value for k, value in constants.items()}
+        self.constants = {f"_constant_{captured.mode}_{k}": value for k, value in constants.items()}
         self.parameters = tuple(kept.values())
         self.names = (*self.parameters, *self.constants)
         self.updates = tuple(changed)
@@ -112,7 +112,7 @@ def _copy_tensors(model: nn.Module, target: nn.Module, code: _Code) -> None:
         else:
             home.register_buffer(leaf, buffers[name].detach().clone(), persistent=name in persistent)
     for name, value in code.constants.items():
-        target.register_buffer(name, value, persistent=False)
+        target.register_buffer(name, value.clone(), persistent=False)
 
 
 def _home(root: nn.Module, path: str) -> nn.Module:

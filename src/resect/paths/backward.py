@@ -128,6 +128,7 @@ class Trace:
                 self.states.append(program.run(self.base, self.states[-1]))
         self.inputs = {key: value for key, value in self.states[0].items() if _differentiable(value)}
         self.stem = [self.programs.key[node] for node in net.sliced.stem]
+        self.node = {key: node for node, key in self.programs.key.items()}
 
     def loss_gradient(self) -> Lanes:
         """Gradient of the summed cross-entropy with respect to the state before the tail, as one lane."""

@@ -5,6 +5,7 @@ A lane stands for `value * 2**exponent`. Gradients of paths through 50 branches 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -19,7 +20,7 @@ def scaled(lanes: Tensor, exponents: Tensor) -> Tensor:
     """Multiply each lane by 2**exponent; exponents (L,) int32, at most 0."""
     if not bool(exponents.any()):
         return lanes
-    return lanes * _powers(exponents.clamp_min(-126), lanes)
+    return lanes * _powers(exponents.clamp_min(-_widest({0: lanes})), lanes)
 
 
 def renormalise(lanes: Lanes, exponents: Tensor) -> Tensor:
@@ -27,7 +28,7 @@ def renormalise(lanes: Lanes, exponents: Tensor) -> Tensor:
     largest = peak(lanes.values())
     strayed = (largest > 0) & torch.isfinite(largest)
     shift = torch.where(strayed, torch.floor(torch.log2(torch.where(strayed, largest, 1.0))), 0.0).to(exponents.dtype)
-    shift = torch.where(shift.abs() > _TOLERATED, shift, 0)
+    shift = torch.where(shift.abs() > _TOLERATED, shift, 0).clamp(-_widest(lanes), _widest(lanes))
     if bool(shift.any()):
         for key, value in lanes.items():
             lanes[key] = value * _powers(-shift, value)
@@ -36,13 +37,19 @@ def renormalise(lanes: Lanes, exponents: Tensor) -> Tensor:
 
 def _powers(exponents: Tensor, like: Tensor) -> Tensor:
     """2**exponents, exact, of the dtype of `like` and broadcast along its lanes."""
-    powers = torch.ldexp(torch.ones_like(exponents, dtype=torch.float32), exponents)
-    return powers.to(like.dtype).view(-1, *(1,) * (like.ndim - 1))
+    powers = torch.ldexp(torch.ones_like(exponents, dtype=like.dtype), exponents)
+    return powers.view(-1, *(1,) * (like.ndim - 1))
+
+
+def _widest(lanes: Lanes) -> int:
+    """The largest exponent of a power of two that neither overflows nor vanishes in the lanes' dtype."""
+    dtype = next(iter(lanes.values())).dtype
+    return int(-math.log2(torch.finfo(dtype).tiny))
 
 
 def peak(values: Iterable[Tensor]) -> Tensor:
-    """Largest absolute value of every lane over several tensors, (L,) float32."""
-    return torch.stack([value.flatten(1).abs().amax(1).float() for value in values]).amax(0)
+    """Largest absolute value of every lane over several tensors, (L,), widened."""
+    return torch.stack([widened(value.flatten(1).abs().amax(1)) for value in values]).amax(0)
 
 
 def widened(value: Tensor) -> Tensor:

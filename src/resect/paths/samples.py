@@ -122,7 +122,7 @@ def sample_paths(
     return PathSamples(routes.counts, found, resolve_target(net, at))
 
 
-Route = dict[int, int | None]  # station -> the slot whose branch is taken there, or None for the skip
+Route = dict[int, tuple[int | None, int]]  # station -> (the slot whose branch is taken, None for the skip; from where)
 
 
 def draw_route(routes: Routes, length: int, draw: np.random.Generator) -> Route:
@@ -142,7 +142,7 @@ def draw_route(routes: Routes, length: int, draw: np.random.Generator) -> Route:
             point -= weights[chosen]
             chosen += 1
         slot, source = station.edges[chosen]
-        route[where] = slot
+        route[where] = slot, source
         length -= slot is not None
         if source == STEM:
             return route
@@ -164,24 +164,38 @@ def path_norms(
         key: value.expand(count, *value.shape[1:]).contiguous() for key, value in trace.loss_gradient().items()
     }
     exponents = torch.zeros(count, dtype=torch.int32, device=next(iter(cotangents.values())).device)
-    for done, (index, gradient) in enumerate(trace.slices()):
+    for index, gradient in trace.slices():
         edges, collected = gradient.to_edges(cotangents)
-        taken = [route.get(index - 1, "none") for route in drawn]
-        parts = [(gradient.skip, [i for i, edge in enumerate(taken) if edge is None])]
-        parts += [(key, [i for i, edge in enumerate(taken) if edge == slot]) for slot, key in gradient.branches.items()]
-        for key, lanes in parts:
-            if key in edges and lanes:
-                _spread(collected, gradient.from_edge(key, edges[key][lanes]), lanes, count)
+        for (slot, source), lanes in _by_edge(drawn, index - 1).items():
+            key = gradient.skip if slot is None else gradient.branches[slot]
+            if key is not None and key in edges:
+                found = gradient.from_edge(key, edges[key][lanes])
+                _spread(collected, _from(found, source, trace, routes), lanes, count)
         cotangents = collected
-        if done % 4 == 0:
-            exponents = renormalise(cotangents, exponents)
+        exponents = renormalise(cotangents, exponents)
         if progress:
             progress(1)
-    found = trace.to_target(cotangents)
-    squares = sum(widened(value.flatten(2)).square().sum(2) for value in found)
+    arrived = trace.to_target(cotangents)
+    squares = sum(widened(value.flatten(2)).square().sum(2) for value in arrived)
     assert isinstance(squares, Tensor)
     norms = squares.sqrt().cpu().double().numpy()
     return np.asarray(np.ldexp(norms, exponents.view(-1, 1).cpu().numpy()))
+
+
+def _by_edge(drawn: list[Route], station: int) -> dict[tuple[int | None, int], list[int]]:
+    """The lanes of the routes that pass a station, by the edge over which they go on."""
+    found: dict[tuple[int | None, int], list[int]] = {}
+    for lane, route in enumerate(drawn):
+        if station in route:
+            found.setdefault(route[station], []).append(lane)
+    return found
+
+
+def _from(cotangents: Lanes, source: int, trace: Trace, routes: Routes) -> Lanes:
+    """Those of the live values that come from one station: a branch may read several states (U-Net, DenseNet)."""
+    if len(cotangents) < 2:
+        return cotangents
+    return {key: value for key, value in cotangents.items() if source in routes.sources(trace.node[key])}
 
 
 def _spread(total: Lanes, part: Lanes, lanes: list[int], count: int) -> None:

@@ -31,8 +31,6 @@ from resect.sweep.plans import no_joins_message
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_RENORMALISE_EVERY = 4
-
 
 @dataclass(frozen=True)
 class PathSpectrum:
@@ -194,10 +192,9 @@ def degrees(trace: Trace, progress: Callable[[float], None] | None = None) -> tu
     cotangents = trace.loss_gradient()
     device = next(iter(cotangents.values())).device
     exponents = torch.zeros(1, dtype=torch.int32, device=device)
-    for done, (_, gradient) in enumerate(trace.slices()):
+    for _, gradient in trace.slices():
         cotangents, exponents = _through_slice(gradient, cotangents, exponents)
-        if done % _RENORMALISE_EVERY == 0:
-            exponents = renormalise(cotangents, exponents)
+        exponents = renormalise(cotangents, exponents)
         if progress:
             progress(1)
     return cotangents, renormalise(cotangents, exponents)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from resect.files import write_bytes, write_text
 from resect.report.answers import COMPARED, answers, comparison
 from resect.report.gallery import drawings
 from resect.report.style import SETTINGS
@@ -45,13 +45,13 @@ def write_report(study: Study, folder: Path, configuration: Mapping[str, Any] | 
         vector = _rendered(figure, "svg")
         figure.set_layout_engine("none")  # the layout is found; finding it again takes as long as drawing
         pixels = _rendered(figure, "png")
-        _write(figures / f"{drawing.name}.svg", vector)
-        _write(figures / f"{drawing.name}.png", pixels)
+        write_bytes(figures / f"{drawing.name}.svg", vector)
+        write_bytes(figures / f"{drawing.name}.png", pixels)
         what, meaning = drawing.caption(study)
         source = "data:image/svg+xml;base64," + base64.b64encode(vector).decode()
         shown.append({"name": drawing.name, "title": drawing.title, "source": source, "what": what, "meaning": meaning})
     page = folder / "report.html"
-    _write(page, _html(study, shown, configuration or {}).encode())
+    write_text(page, _html(study, shown, configuration or {}))
     return page
 
 
@@ -61,12 +61,6 @@ def _rendered(figure: Figure, kind: str) -> bytes:
     with mpl.rc_context(SETTINGS):
         figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
     return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _html(study: Study, figures: list[dict[str, str]], configuration: Mapping[str, Any]) -> str:

@@ -14,8 +14,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from resect.files import write_text
 from resect.report.style import SETTINGS
-from resect.runs.folder import write_parquet, write_text
+from resect.report.tables import plain, plain_rows
+from resect.runs.folder import write_parquet
 from resect.studies.sweeps import SweepFound
 from resect.sweep.drawing import draw_classes, draw_flips
 from resect.sweep.result import LesionResult
@@ -100,9 +102,9 @@ def sweep_numbers(found: SweepFound) -> str:
     if found.shapley:
         numbers["total"] = dict(found.shapley.total)
     rows = "ensembles" if found.ensemble else "blocks" if found.shapley else "lesions"
-    numbers[rows] = json.loads(main_table(found).to_json(orient="records", double_precision=15))
+    numbers[rows] = plain_rows(main_table(found))
     if found.lesions and found.lesions.plan.name == "pairs":
-        numbers["interaction"] = json.loads(_interaction(found.lesions).to_json(orient="values", double_precision=15))
+        numbers["interaction"] = [[plain(v) for v in row] for row in _interaction(found.lesions).to_numpy()]
     return json.dumps(numbers, indent=2)
 
 

@@ -34,6 +34,8 @@ def decimal(value: float | None, digits: int = 2) -> str:
 
 def power_of_ten(value: float) -> str:
     """Two significant digits: 1.8e-07 is "1.8 × 10⁻⁷"."""
+    if not isfinite(value):
+        return NOTHING if value != value else _signed(f"{'-' if value < 0 else ''}∞")
     if value == 0:
         return "0"
     exponent = floor(log10(abs(value)))

@@ -18,6 +18,7 @@ import pyarrow
 import yaml
 
 from resect.errors import RunError
+from resect.files import whole, write_text
 
 CONFIGURATION = "run.yaml"
 
@@ -100,19 +101,5 @@ def require_writable(file: Path) -> None:
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
     """Write a table so that the file appears whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    table.to_parquet(temporary, index=False)
-    _publish(temporary, path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text so that the file appears whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    _publish(temporary, path)
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        table.to_parquet(temporary, index=False)

@@ -12,12 +12,13 @@ from typing import Any
 import pandas as pd
 
 from resect.data import Samples
-from resect.errors import InputError
+from resect.errors import InputError, RunError
+from resect.files import write_text
 from resect.models.checkpoints import check_finite
 from resect.models.specs import LoadedModel, load_model
 from resect.network.blocks import blocks_table
 from resect.network.unraveled import Unraveled, unravel
-from resect.runs.folder import RunFolder, write_parquet, write_text
+from resect.runs.folder import RunFolder, write_parquet
 from resect.studies.answers import (
     answer_depth,
     answer_ensemble,
@@ -25,7 +26,7 @@ from resect.studies.answers import (
     multiplicity_row,
 )
 from resect.studies.environment import environment
-from resect.studies.measure import Bench, Track, measure_lesions, measure_paths, measure_spectrum
+from resect.studies.measure import Bench, Track, fingerprint, measure_lesions, measure_paths, measure_spectrum
 from resect.studies.results import Answers, MultiplicityRow, PlainControl, Study, Subject
 from resect.sweep import plans
 from resect.sweep.plans import no_joins_message
@@ -80,15 +81,17 @@ def run_study(
     started = time.perf_counter()
     lab = _Lab(samples, settings, folder, track)
     net = lab.unravel(subjects.main, plain=settings.plain)
+    control_net = lab.unravel(subjects.control, plain=True) if subjects.control else None
+    besides = [(other.spec, lab.unravel(other, plain=False)) for other in subjects.beside]
     singles = lab.lesion(net, plans.single(net), "single deletions")
     random = lab.lesion(net, plans.random(net, repeats=settings.repeats, seed=settings.seed), "random deletions")
     shuffled_plan = plans.shuffled(net, repeats=settings.repeats, seed=settings.seed)
     shuffled = lab.lesion(net, shuffled_plan, "reorderings") if len(shuffled_plan) else None
-    control = lab.control(subjects.control) if subjects.control else None
+    control = lab.control(subjects.control.spec, control_net) if subjects.control and control_net else None
     spectrum = None if net.plain else lab.spectrum(net, "gradient by path length")
     paths = None if net.plain else lab.paths(net, "sampled single paths")
     rows = [multiplicity_row(subjects.main.spec, net, singles.intact_error, spectrum)]
-    rows += [lab.beside(other) for other in subjects.beside]
+    rows += [lab.beside(spec, other) for spec, other in besides]
     answers = Answers(
         ensemble=answer_ensemble(singles, random, shuffled, control, samples.targets),
         depth=answer_depth(spectrum, paths) if spectrum and paths else None,
@@ -110,7 +113,8 @@ def run_study(
         environment=environment(),
         seconds=time.perf_counter() - started,
     )
-    return _keep(study, folder)
+    made_of = {"samples": samples.digest(), "networks": lab.fingerprints}
+    return _keep(study, folder, made_of)
 
 
 class _Lab:
@@ -118,14 +122,15 @@ class _Lab:
 
     def __init__(self, samples: Samples, settings: Settings, folder: RunFolder, track: Track) -> None:
         self.samples, self.settings, self.folder, self.track = samples, settings, folder, track
+        self.fingerprints: list[str] = []
 
     def unravel(self, loaded: LoadedModel, *, plain: bool) -> Unraveled:
         check_finite(loaded.module)
-        net = unravel(loaded.module, self.samples.inputs[:1], plain=plain)
-        if not net.blocks and plain:
-            raise InputError(f"{loaded.spec} has no layer that can be deleted: every one changes the shape.")
+        device = next(iter(loaded.module.parameters()), self.samples.inputs).device
+        net = unravel(loaded.module, self.samples.inputs[:1].to(device), plain=plain)
         if not net.blocks:
             raise InputError(no_joins_message(net))
+        self.fingerprints.append(fingerprint(net))
         return net
 
     def lesion(self, net: Unraveled, plan: plans.Plan, title: str) -> LesionResult:
@@ -141,12 +146,11 @@ class _Lab:
         bench = Bench(self.folder, chosen, self.settings.path_batch, self.track)
         return measure_paths(net, bench, self.settings.paths, self.settings.seed, title)
 
-    def control(self, loaded: LoadedModel) -> PlainControl:
-        net = self.unravel(loaded, plain=True)
-        result = self.lesion(net, plans.single(net), f"plain control, {loaded.spec}")
+    def control(self, spec: str, net: Unraveled) -> PlainControl:
+        result = self.lesion(net, plans.single(net), f"plain control, {spec}")
         damage = result.table["damage"]
         return PlainControl(
-            model=loaded.spec,
+            model=spec,
             intact_error=result.intact_error,
             deletions=_with_kinds(result.table, blocks_table(net.blocks)),
             refused=len(net.rejected),
@@ -155,10 +159,9 @@ class _Lab:
             largest_damage_layer=str(result.table["name"][int(damage.argmax())]),
         )
 
-    def beside(self, loaded: LoadedModel) -> MultiplicityRow:
-        net = self.unravel(loaded, plain=False)
-        intact = self.lesion(net, plans.explicit(net, []), f"{loaded.spec}, intact")
-        return multiplicity_row(loaded.spec, net, intact.intact_error, self.spectrum(net, f"{loaded.spec}, gradient"))
+    def beside(self, spec: str, net: Unraveled) -> MultiplicityRow:
+        intact = self.lesion(net, plans.explicit(net, []), f"{spec}, intact")
+        return multiplicity_row(spec, net, intact.intact_error, self.spectrum(net, f"{spec}, gradient"))
 
 
 def _with_kinds(table: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
@@ -177,12 +180,22 @@ def _subject(loaded: LoadedModel, net: Unraveled, samples: Samples) -> Subject:
     )
 
 
-def _keep(study: Study, folder: RunFolder) -> tuple[Study, bool]:
-    """Write the tables and answers of a study; of a folder that is finished, keep everything as it is."""
+def _keep(study: Study, folder: RunFolder, made_of: dict[str, Any]) -> tuple[Study, bool]:
+    """Write the tables and answers of a study; of a folder that is finished, keep everything as it is.
+
+    Raises:
+        RunError: the folder was finished with other samples or weights.
+    """
     file = folder.path / FINISHED
     if file.exists():
-        seconds = json.loads((folder.path / "environment.json").read_text())["seconds"]
-        return replace(study, seconds=seconds), True
+        written = json.loads((folder.path / "environment.json").read_text())
+        changed = [what for what in made_of if written["made_of"][what] != made_of[what]]
+        if changed:
+            raise RunError(
+                f"{folder.path} holds the study of other {' and '.join(changed)} under the same names: a file has "
+                "changed since. Choose another --out."
+            )
+        return replace(study, seconds=written["seconds"]), True
     tables = {"single": study.deletions, "random": study.random, "shuffled": study.reorderings}
     if study.plain:
         tables["plain control"] = study.plain.deletions
@@ -191,7 +204,8 @@ def _keep(study: Study, folder: RunFolder) -> tuple[Study, bool]:
     if study.lengths is not None:
         write_parquet(folder.path / "lengths.parquet", study.lengths)
     write_text(
-        folder.path / "environment.json", json.dumps({**study.environment, "seconds": study.seconds}, indent=2) + "\n"
+        folder.path / "environment.json",
+        json.dumps({**study.environment, "seconds": study.seconds, "made_of": made_of}, indent=2) + "\n",
     )
     write_text(file, json.dumps(study_numbers(study), indent=2) + "\n")
     return study, False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import nn
 from resect import __version__
 from resect.data import Samples, load_samples
 from resect.errors import DataError, InputError, SpecError
+from resect.files import write_text
 from resect.models.checkpoints import load_checkpoint, save_weights
 from resect.models.specs import SHIPPED, Value, load_model
 from resect.studies.environment import environment
@@ -98,7 +98,7 @@ def train_network(job: TrainingJob, progress: Callable[[int, float], None] | Non
         "resect": __version__,
         "environment": environment(),
     }
-    _write(job.out.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
+    write_text(job.out.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
     job.checkpoint.unlink(missing_ok=True)
     return card
 
@@ -132,13 +132,5 @@ def _make_folder(out: Path) -> None:
         raise InputError(f"`out` must be a file that can be written, got {out}: {error.strerror}.") from error
     if out.is_dir():
         raise InputError(f"`out` must be a file, got the folder {out}.")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a text file, which appears whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    if out.suffix != ".safetensors":  # the card and the checkpoint are written beside it, with other suffixes
+        raise InputError(f"`out` must end in .safetensors, got {out}.")

@@ -212,6 +212,8 @@ def _require_blocks(net: Unraveled) -> None:
 
 def no_joins_message(net: Unraveled) -> str:
     """What to tell a user whose network has no blocks."""
+    if net.plain:
+        return f"{type(net.model).__name__} has no layer that can be deleted: every one changes the shape."
     return (
         f"{type(net.model).__name__} has no residual joins: none of its additions brings a branch back to the skip it "
         "came from. Its plain layers can be lesioned instead: unravel it with plain=True (--plain on the command line)."
