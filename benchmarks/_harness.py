@@ -25,7 +25,9 @@ class Case:
 
     Attributes:
         baseline, resect: run once and return what they found.
+        warm: a first, short run of the baseline.
         difference: the largest difference of the two findings, 0.0 where they are equal.
+        sweeps_to_warm: first runs of resect; compiled code is made at the second.
         tolerance: differences up to it count as equal; 0.0 demands the same bits.
         wanted: the ratio to reach, None where there is none.
         sizes: what the case ran on.
@@ -34,15 +36,19 @@ class Case:
     name: str
     baseline: Callable[[], Any]
     resect: Callable[[], Any]
+    warm: Callable[[], Any]
     difference: Callable[[Any, Any], float]
     tolerance: float = 0.0
+    sweeps_to_warm: int = 1
     wanted: float | None = None
     sizes: dict[str, Any] = field(default_factory=dict)
 
 
 def measure(case: Case, pairs: int) -> dict[str, Any]:
-    """Warm both sides up, then run them in turn; the ratio is the median of those of the pairs."""
-    case.resect(), case.baseline()
+    """Warm up, then run both sides in turn; the ratio is the median of those of the pairs."""
+    for _ in range(case.sweeps_to_warm):
+        case.resect()
+    case.warm()
     times: list[tuple[float, float]] = []
     for _ in range(pairs):
         start = time.perf_counter()

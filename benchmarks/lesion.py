@@ -54,17 +54,18 @@ class Subject:
 
 
 def resnet(depth: int, images: int, batch: int, dtype: torch.dtype = torch.float32) -> Subject:
-    """A CIFAR ResNet with the statistics of a trained one, channels last."""
+    """A CIFAR ResNet whose batch norms have the statistics of its images, channels last."""
     torch.manual_seed(0)
-    model = CifarResNet(depth).eval()
+    model = CifarResNet(depth)
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):
-            nn.init.uniform_(part.running_var, 0.5, 2.0)
-            nn.init.normal_(part.running_mean, std=0.2)
-    model = model.to(dtype=dtype, memory_format=torch.channels_last)
-    return Subject(
-        model, list(model.blocks), lambda block, given, _: block.sc(given[0]), _images(images, batch, 32, dtype)
-    )
+            part.momentum = None  # the running statistics become those of the one batch it sees
+    data = _images(images, batch, 32)
+    with torch.no_grad():
+        model.train()(data[0][0])
+    model = model.eval().to(dtype=dtype, memory_format=torch.channels_last)
+    batches = [(x.to(dtype), y) for x, y in data]
+    return Subject(model, list(model.blocks), lambda block, given, _: block.sc(given[0]), batches)
 
 
 def vit(images: int, batch: int) -> Subject:
@@ -75,7 +76,7 @@ def vit(images: int, batch: int) -> Subject:
     model = timm.create_model("vit_small_patch16_224", num_classes=10).eval()
     nn.init.normal_(model.head.weight, std=0.02)
     blocks = [part for layer in model.blocks for part in (layer.attn, layer.mlp)]
-    return Subject(model, blocks, lambda _, __, out: torch.zeros_like(out), _images(images, batch, 224, torch.float32))
+    return Subject(model, blocks, lambda _, __, out: torch.zeros_like(out), _images(images, batch, 224))
 
 
 def gpt2(sequences: int, batch: int, length: int = 64) -> Subject:
@@ -98,11 +99,9 @@ def gpt2(sequences: int, batch: int, length: int = 64) -> Subject:
     )
 
 
-def _images(count: int, batch: int, size: int, dtype: torch.dtype) -> Batches:
+def _images(count: int, batch: int, size: int) -> Batches:
     generator = torch.Generator().manual_seed(1)
-    images = (
-        torch.randn(count, 3, size, size, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
-    )
+    images = torch.randn(count, 3, size, size, generator=generator).contiguous(memory_format=torch.channels_last)
     targets = torch.randint(0, 10, (count,), generator=generator)
     return list(zip(images.split(batch), targets.split(batch), strict=True))
 
@@ -154,6 +153,7 @@ def against_hooks(name: str, subject: Subject, wanted: float | None, both: bool 
         name,
         lambda: hook_loop(subject, lesions),
         lambda: sweep(net, subject.batches, plan, LOSS),
+        lambda: hook_loop(subject, []),
         largest,
         wanted=wanted,
         sizes=_sizes(subject, len(lesions), next(subject.model.parameters()).dtype),
@@ -187,7 +187,17 @@ def compiled(name: str, baseline: Subject, subject: Subject, wanted: float, tole
         return torch.cat(parts, 1).numpy()
 
     sizes = _sizes(subject, len(lesions), next(subject.model.parameters()).dtype)
-    return Case(name, lambda: hook_loop(baseline, lesions), run, largest, tolerance, wanted, sizes)
+    return Case(
+        name,
+        lambda: hook_loop(baseline, lesions),
+        run,
+        lambda: hook_loop(baseline, []),
+        largest,
+        tolerance,
+        sweeps_to_warm=2,
+        wanted=wanted,
+        sizes=sizes,
+    )
 
 
 def against_nnsight(subject: Subject) -> Case:
@@ -214,7 +224,7 @@ def against_nnsight(subject: Subject) -> Case:
 
     dtype = next(subject.model.parameters()).dtype
     return Case(
-        "single, nnsight", loop, lambda: sweep(net, subject.batches, plan, LOSS), largest,
+        "single, nnsight", loop, lambda: sweep(net, subject.batches, plan, LOSS), loop, largest,
         sizes=_sizes(subject, len(plan), dtype),
     )  # fmt: skip
 
@@ -243,13 +253,13 @@ def against_captum(subject: Subject) -> Case:
 
     dtype = next(model.parameters()).dtype
     return Case(
-        "single, captum", loop, lambda: sweep(net, subject.batches, plan, LOSS), largest,
+        "single, captum", loop, lambda: sweep(net, subject.batches, plan, LOSS), loop, largest,
         tolerance=1e-5,  # captum returns differences to the intact loss
         sizes=_sizes(subject, len(plan), dtype),
     )  # fmt: skip
 
 
-def growth(images: int) -> Iterator[dict[str, Any]]:
+def growth(images: int, repeats: int) -> Iterator[dict[str, Any]]:
     """Time against the number of slices that a sweep of single deletions runs."""
     for blocks in (9, 18, 27, 54):
         subject = resnet(2 * blocks + 2, images, images)
@@ -257,7 +267,7 @@ def growth(images: int) -> Iterator[dict[str, Any]]:
         plan = plans.single(net)
         slices = len(Tour.of(net.programs, [*plan.arrangements, net.intact]).stops)
         times = []
-        for _ in range(3):
+        for _ in range(repeats):
             start = time.perf_counter()
             sweep(net, subject.batches, plan, LOSS)
             times.append(time.perf_counter() - start)
@@ -300,59 +310,77 @@ def useful_rate(subject: Subject) -> dict[str, Any]:
     }
 
 
-def memory(images: int, batch: int) -> dict[str, Any]:
-    """Peak resident memory of both sides, each in a process of its own."""
-    found = {}
-    for side in ("baseline", "resect"):
-        command = [sys.executable, __file__, "--peak", side, str(images), str(batch)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found[side] = json.loads(done.stdout.splitlines()[-1])
-    before, peak = (np.array([found[side][i] for side in ("baseline", "resect")]) / 2**20 for i in (0, 1))
-    return {
-        "case": "peak memory, single",
-        "baseline MiB": float(peak[0]),
-        "resect MiB": float(peak[1]),
-        "resect / baseline": float(peak[1] / peak[0]),
-        "above the start, baseline MiB": float(peak[0] - before[0]),
-        "above the start, resect MiB": float(peak[1] - before[1]),
-        "batch": batch,
-    }
-
-
-def peak(side: str, images: int, batch: int) -> None:
-    """Print bytes before and at the peak of one side's sweep."""
-    subject = resnet(110, images, batch)
+def peak(side: str, depth: int, batch: int) -> dict[str, Any]:
+    """Resident memory of one side's sweep, before and at its peak."""
+    subject = resnet(depth, batch, batch)
     net = resect.unravel(subject.model, subject.batches[0][0][:2])
     plan = plans.single(net)
-    lesions = [(i,) for i in range(54)]
-    runs = {"baseline": lambda: hook_loop(subject, lesions), "resect": lambda: sweep(net, subject.batches, plan, LOSS)}
-    print(json.dumps(peak_bytes(runs[side])))
+    lesions = [(i,) for i in range(len(plan))]
+    run = {"baseline": lambda: hook_loop(subject, lesions), "resect": lambda: sweep(net, subject.batches, plan, LOSS)}
+    run[side]()  # what is imported and cached at the first run belongs to neither side
+    before, most = peak_bytes(run[side])
+    return {"case": f"peak memory, {side}", "MiB": most / 2**20, "MiB above the start": (most - before) / 2**20}
+
+
+CASES = (
+    "single",
+    "pairs",
+    "single-compiled",
+    "single-bfloat16",
+    "single, ViT-S",
+    "single, GPT-2",
+    "single, nnsight",
+    "single, captum",
+    "peak memory, baseline",
+    "peak memory, resect",
+    "useful FLOPs, single",
+    "growth",
+)
+
+
+def run_case(name: str, quick: bool) -> Iterator[dict[str, Any]]:
+    """The rows of one case."""
+    images, batch, pairs = (32, 32, 1) if quick else (256, 64, 3)
+    half = torch.bfloat16
+    small = 20 if quick else 56
+    timed: dict[str, Callable[[], Case]] = {
+        "single": lambda: against_hooks(name, resnet(110, images, batch), 1.9),
+        "pairs": lambda: against_hooks(name, resnet(32, images, batch), 2.8, both=True),
+        "single-compiled": lambda: compiled(name, *(resnet(110, images, batch),) * 2, 2.6, 1e-3),
+        "single-bfloat16": lambda: compiled(
+            name, resnet(110, images, batch), resnet(110, images, batch, half), 4.0, 0.5
+        ),
+        "single, ViT-S": lambda: against_hooks(name, vit(2 if quick else 16, 2 if quick else 4), None),
+        "single, GPT-2": lambda: against_hooks(name, gpt2(1 if quick else 8, 1 if quick else 4), None),
+        "single, nnsight": lambda: against_nnsight(resnet(small, images, batch)),
+        "single, captum": lambda: against_captum(resnet(small, images, batch)),
+    }
+    if name in timed:
+        yield measure(timed[name](), pairs)
+    elif name.startswith("peak memory"):
+        yield peak(name.rpartition(" ")[2], 56 if quick else 110, batch)
+    elif name == "growth":
+        yield from growth(batch, 1 if quick else 3)
+    else:
+        yield useful_rate(resnet(56 if quick else 110, images, batch))
 
 
 def rows(quick: bool) -> Iterator[dict[str, Any]]:
-    """All measurements, one after the other."""
-    images, pairs = (32, 1) if quick else (256, 3)
-    batch = 32 if quick else 64
-    deep = resnet(110, images, batch)
-    yield measure(against_hooks("single", deep, 1.9), pairs)
-    yield measure(against_hooks("pairs", resnet(32, images, batch), 2.8, both=True), pairs)
-    yield measure(compiled("single-compiled", deep, resnet(110, images, batch), 2.6, 1e-2), pairs)
-    half = resnet(110, images, batch, torch.bfloat16)
-    yield measure(compiled("single-bfloat16", deep, half, 4.0, 1.0), pairs)
-    yield measure(against_hooks("single, ViT-S", vit(4 if quick else 16, 4), None), pairs)
-    yield measure(against_hooks("single, GPT-2", gpt2(2 if quick else 8, 2 if quick else 4), None), pairs)
-    small = resnet(20 if quick else 56, images, batch)
-    yield measure(against_nnsight(small), pairs)
-    yield measure(against_captum(small), pairs)
-    yield memory(batch, batch)
-    yield useful_rate(deep)
-    yield from growth(batch)
+    """All cases, each in a process of its own: what one leaves behind in the memory allocator changes the next."""
+    for name in CASES:
+        command = [sys.executable, __file__, "--case", name, *(["--quick"] if quick else [])]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        yield from (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    if sys.argv[1:2] == ["--peak"]:
-        peak(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--case", choices=CASES, help="one case only, as JSON")
+    given = parser.parse_args()
+    if given.case:
+        show(run_case(given.case, given.quick), True, "Lesion sweeps")
     else:
-        given = arguments(__doc__.splitlines()[0]).parse_args()
         show(rows(given.quick), given.json, "Lesion sweeps")

@@ -67,6 +67,9 @@ class Program:
         Args:
             intercept: functions that replace the value of a key as soon as it is computed.
         """
+        if intercept is None:
+            found: Environment = self._function(state, base)
+            return found
         values = dict(state)
 
         def read(value: Any) -> Any:
@@ -80,10 +83,29 @@ class Program:
         for step, dead in zip(self.steps, self.dead_after, strict=True):
             kwargs = {name: read(value) for name, value in step.kwargs.items()}
             value = step.target(*[read(argument) for argument in step.args], **kwargs)
-            values[step.key] = intercept[step.key](value) if intercept and step.key in intercept else value
+            values[step.key] = intercept[step.key](value) if step.key in intercept else value
             for key in dead:
                 values.pop(key, None)
         return {key: read(Ref(source)) for key, source in self.results}
+
+    @cached_property
+    def _function(self) -> Callable[[Mapping[int, Any], Mapping[int, Any]], Environment]:
+        """The steps as one Python function of (state, base); looking every value up in a dictionary takes longer."""
+        held: dict[str, Any] = {}
+        made = {step.key for step in self.steps}
+        reads = {key for step in self.steps for key in step.reads} | {source for _, source in self.results}
+        lines = [f"{_local(k)} = state[{k}] if {k} in state else base[{k}]" for k in sorted(reads - made)]
+        for i, (step, dead) in enumerate(zip(self.steps, self.dead_after, strict=True)):
+            held[f"f{i}"] = step.target
+            words = [_source(value, held) for value in step.args]
+            words += [f"{name}={_source(value, held)}" for name, value in step.kwargs.items()]
+            lines.append(f"{_local(step.key)} = f{i}({', '.join(words)})")
+            # What `state` holds, too, is only let go here; the caller decides when it is gone.
+            lines += [f"{_local(key)} = None" for key in dead]
+        lines.append("return {" + ", ".join(f"{key}: {_local(source)}" for key, source in self.results) + "}")
+        exec("def run(state, base):\n    " + "\n    ".join(lines), held)  # names and numbers of our own only
+        function: Callable[[Mapping[int, Any], Mapping[int, Any]], Environment] = held["run"]
+        return function
 
     @cached_property
     def dead_after(self) -> tuple[tuple[int, ...], ...]:
@@ -94,6 +116,25 @@ class Program:
             dead.append(tuple(key for key in {step.key, *step.reads} if key not in needed))
             needed.update(step.reads)
         return tuple(reversed(dead))
+
+
+def _local(key: int) -> str:
+    return f"v{key}" if key >= 0 else f"x{-key}"
+
+
+def _source(value: Any, held: dict[str, Any]) -> str:
+    """An argument as Python source; what has no safe source text is put into `held` under a name."""
+    if type(value) is Ref:
+        return _local(value.key)
+    if type(value) is list:
+        return "[" + ", ".join(_source(item, held) for item in value) + "]"
+    if type(value) is tuple:
+        return "(" + "".join(_source(item, held) + ", " for item in value) + ")"
+    if value is None or type(value) in (bool, int):
+        return repr(value)
+    name = f"c{len(held)}"
+    held[name] = value
+    return name
 
 
 def zeros(reference: Tensor, sizes: Sequence[int | tuple[int]], dtype: torch.dtype) -> Tensor:

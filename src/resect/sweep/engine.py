@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,8 @@ from resect.graph.program import Environment, Program, Programs, Removal
 from resect.network.unraveled import Unraveled
 from resect.sweep.compiled import Run, compiled
 
+_STRIDE = 6  # slices fused into one function: more save more memory traffic, but fit into fewer ways through the trie
+
 
 class Engine:
     """Executes programs of one network.
@@ -23,7 +25,8 @@ class Engine:
         removal: what stands for a deleted branch, as in `Plan`.
         means: per slot the mean of its branch, (k, ...); needed for the removal "mean".
         channels_last: images and convolution weights in the memory format NHWC. The model keeps its own.
-        compile: fuse a program with torch.compile when it runs for the second time on a batch of the first one's size.
+        compile: fuse programs with torch.compile when they run for the second time on a batch of the first one's size,
+            and runs of `stride` slices into one.
         seed: of the other samples.
     """
 
@@ -45,7 +48,8 @@ class Engine:
         self._channels_last, self._compile, self._seed = channels_last, compile, seed
         self._converted: dict[int, Tensor] | None = None
         self._batch = self._size = 0
-        self._ready: dict[int, Run | None] = {}
+        self._ready: dict[tuple[int, ...], Run | None] = {}
+        self.stride = _STRIDE if compile else 1
 
     def bind(self, inputs: Any) -> dict[int, Any]:
         """Parameters, constants, inputs and what stands for deleted branches, by key; inputs on the model's device."""
@@ -63,19 +67,28 @@ class Engine:
             base[Programs.OTHERS] = _others(size, self._seed).to(self.net.device)
         return base
 
-    def run(self, program: Program, base: Mapping[int, Any], state: Mapping[int, Any]) -> Environment:
-        """The state after a program."""
-        if not self._compile or len(program.steps) < 2:
-            return program.run(base, state)
-        if id(program) not in self._ready:
-            self._ready[id(program)] = None
-            return program.run(base, state)
-        if self._size != self._batch:
-            return program.run(base, state)  # a smaller last batch is not worth compiling for
-        ready = self._ready[id(program)]
+    def run(self, programs: Sequence[Program], base: Mapping[int, Any], state: Mapping[int, Any]) -> Environment:
+        """The state after programs that follow each other."""
+        if self._compile and sum(len(program.steps) for program in programs) > 1:
+            ready = self._compiled(programs, base, state)
+            if ready:
+                return ready(base, state)
+        for program in programs:
+            state = program.run(base, state)
+        return dict(state)
+
+    def _compiled(self, programs: Sequence[Program], base: Mapping[int, Any], state: Mapping[int, Any]) -> Run | None:
+        """The programs fused, or None where that is not worth the time it takes."""
+        key = tuple(map(id, programs))
+        if key not in self._ready:
+            self._ready[key] = None
+            return None
+        if self._size != self._batch:  # a smaller last batch
+            return None
+        ready = self._ready[key]
         if ready is None:
-            ready = self._ready[id(program)] = compiled(program, self.programs, base, state)
-        return ready(base, state)
+            ready = self._ready[key] = compiled(programs, self.programs, base, state)
+        return ready
 
 
 def as_batch(item: Any) -> tuple[Any, Tensor]:

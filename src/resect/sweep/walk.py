@@ -26,10 +26,12 @@ class Stop:
     """One slice run on the way through the trie.
 
     Attributes:
+        index: of the slice.
         group: positions of the arrangements that share it.
         ways: in how many ways they go on from here; 0 after the last slice.
     """
 
+    index: int
     program: Program
     group: tuple[int, ...]
     ways: int
@@ -58,6 +60,20 @@ class Tour:
             most = max(most, kept)
         return cls(stops, len(arrangements), most)
 
+    def stretches(self, stride: int) -> Iterator[tuple[Stop, ...]]:
+        """The stops in order, those of `stride` slices in a row as one where the way does not part between them.
+
+        Stretches start at slices whose number is a multiple of the stride, so that few kinds of them occur.
+        """
+        position = 0
+        while position < len(self.stops):
+            stretch = self.stops[position : position + stride]
+            whole = len(stretch) == stride and stretch[0].index % stride == 0
+            if not whole or any(stop.ways != 1 for stop in stretch[:-1]):
+                stretch = self.stops[position : position + 1]
+            yield stretch
+            position += len(stretch)
+
 
 def _stops(programs: Programs, arrangements: Sequence[Arrangement]) -> Iterator[Stop]:
     live = [[program.live_before for program in programs.fold(a)] + [programs.live_at_end(a)] for a in arrangements]
@@ -68,7 +84,7 @@ def _stops(programs: Programs, arrangements: Sequence[Arrangement]) -> Iterator[
         needed = live[group[0]][index + 1].union(*(live[i][index + 1] for i in group[1:]))
         program = programs.build(index, programs.decisions(index, arrangements[group[0]]), needed)
         parts = _split(programs, index + 1, group, arrangements) if index < last else []
-        yield Stop(program, tuple(group), len(parts))
+        yield Stop(index, program, tuple(group), len(parts))
         stack += [(index + 1, part) for part in parts]
 
 
@@ -90,9 +106,10 @@ def walk(engine: Engine, inputs: Any, tour: Tour, visit: Callable[[Sequence[int]
     with torch.no_grad():
         base = engine.bind(inputs)
         states: list[State] = [{}]
-        for stop in tour.stops:
-            state = engine.run(stop.program, base, states.pop())
-            if stop.ways:
-                states += [state] * stop.ways
+        for stretch in tour.stretches(engine.stride):
+            last = stretch[-1]
+            state = engine.run([stop.program for stop in stretch], base, states.pop())
+            if last.ways:
+                states += [state] * last.ways
             else:
-                visit(stop.group, engine.net.outputs(base, state))
+                visit(last.group, engine.net.outputs(base, state))
