@@ -1,10 +1,10 @@
-# make study: the main job, with the core package alone.  make test: everything, tested.
+# make study: the main job, with the core package alone.  make test: everything, tested.  make bench: speed, in minutes.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study setup test lint types check clean
+.PHONY: study setup test lint types check bench clean
 
 study: $(VENV)/.core
 	$(BIN)/resect study
@@ -23,6 +23,9 @@ types: setup
 
 check: lint types test
 
+bench: setup $(VENV)/.bench
+	$(BIN)/python benchmarks/all.py
+
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "resect needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +38,10 @@ $(VENV)/.core: pyproject.toml | $(BIN)/python
 $(VENV)/.full: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[vision,hf,ray,explore,dev]'
 	touch $@ $(VENV)/.core
+
+$(VENV)/.bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

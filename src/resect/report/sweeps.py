@@ -19,11 +19,11 @@ from resect.report.style import SETTINGS
 from resect.report.tables import plain, plain_rows
 from resect.runs.folder import write_parquet
 from resect.studies.sweeps import SweepFound
-from resect.sweep.drawing import draw_classes, draw_flips
+from resect.sweep.drawing import BY_BLOCK, draw_classes, draw_flips
 from resect.sweep.result import LesionResult
 
 _SHOWN = 60
-_CLASSES_SHOWN, _LESIONS_SHOWN = 50, 200  # in one heat map of errors by class
+_CLASSES_SHOWN = 50  # in one heat map
 _PERCENT = ("error", "damage", "agreement", "vote_error", "member_error", "independent_error", "disagreement")
 
 
@@ -142,7 +142,7 @@ def _figures(found: SweepFound) -> list[tuple[str, Any]]:
     result = found.lesions
     assert result is not None
     drawn: list[tuple[str, Any]] = [(result.plan.name, result.plot)] if "error" in result.values else []
-    if result.targets is None or "error" not in result.values:
+    if result.targets is None or "error" not in result.values or result.plan.name not in BY_BLOCK:
         return drawn
 
     def flips(ax: Axes | None) -> Axes:
@@ -152,6 +152,6 @@ def _figures(found: SweepFound) -> list[tuple[str, Any]]:
         return draw_classes(result, ax)
 
     drawn.append(("flips", flips))
-    if result.by_class().shape[1] <= _CLASSES_SHOWN and len(result.plan) <= _LESIONS_SHOWN:
+    if result.by_class().shape[1] <= _CLASSES_SHOWN:
         drawn.append(("classes", classes))
     return drawn

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import TwoSlopeNorm
+from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -22,11 +22,13 @@ _TITLES = {
     "repeated": "One block run twice",
 }
 _KEY: dict[str, Any] = {"frameon": False, "fontsize": 8.5}
+_ABOVE: dict[str, Any] = {**_KEY, "loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2, "borderaxespad": 0.2}
+BY_BLOCK = ("single", "skips", "repeated")
 
 
 def draw(result: LesionResult, ax: Axes | None = None) -> Axes:
     """Draw a result by its plan: a heat map of pairs and windows, else error against the plan's labels."""
-    ax = _axes(ax)
+    ax = _axes(ax, height=5.6 if result.plan.name == "pairs" else 4.0)
     by_plan = {"pairs": _draw_pairs, "windows": _draw_windows, "random": _draw_repeats, "shuffled": _draw_shuffled}
     by_plan.get(result.plan.name, _draw_each)(result, ax)
     return ax
@@ -92,16 +94,21 @@ def _draw_shuffled(result: LesionResult, ax: Axes) -> None:
 
 
 def _draw_pairs(result: LesionResult, ax: Axes) -> None:
-    """The interaction matrix, on a scale that its few largest entries do not flatten."""
+    """The interaction matrix, on a scale that is linear around zero and logarithmic beyond."""
     metric = "loss" if "loss" in result.values else next(iter(result.values))
     matrix = result.interaction(metric).to_numpy()
     found = matrix[np.isfinite(matrix)]
-    limit = max(float(np.quantile(np.abs(found), 0.98)), 1e-12)
-    image = ax.imshow(matrix, cmap="RdBu_r", norm=TwoSlopeNorm(0, -limit, limit), interpolation="nearest")
-    ax.figure.colorbar(image, ax=ax, shrink=0.85, extend="both", label=f"{metric} of both, above the sum of each alone")
+    limit = max(float(np.abs(found).max()), 1e-12)
+    # A few pairs interact a thousand times as strongly as most, which a linear scale would leave white.
+    norm = SymLogNorm(linthresh=limit / 1000, vmin=-limit, vmax=limit, base=10)
+    image = ax.imshow(matrix, cmap="RdBu_r", norm=norm, interpolation="nearest")
+    label = f"{metric} without both, less what each costs alone"
+    label += "\nblue: they do the same work; red: each makes up for the other"
+    ax.figure.colorbar(image, ax=ax, shrink=0.9, label=label)
+    ax.grid(visible=False)
     ax.set(xlabel="block", ylabel="block", facecolor="#e3e6e9")
     ax.yaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
-    _finish(ax, "Two blocks deleted: red where each makes up for the other, blue where they do the same work")
+    _finish(ax, "How two deletions interact")
     ax.spines[["left", "bottom"]].set_visible(False)
 
 
@@ -113,6 +120,7 @@ def _draw_windows(result: LesionResult, ax: Axes) -> None:
     image = ax.imshow(grid, cmap="viridis", origin="lower", aspect="auto", interpolation="nearest",
                       extent=(-0.5, grid.shape[1] - 0.5, 0.5, grid.shape[0] + 0.5))  # fmt: skip
     ax.figure.colorbar(image, ax=ax, label="damage (points of error)")
+    ax.grid(visible=False)
     ax.set(xlabel="first block deleted", ylabel="consecutive blocks deleted")
     ax.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     _finish(ax, "Windows of consecutive blocks deleted")
@@ -124,16 +132,15 @@ def draw_flips(result: LesionResult, ax: Axes | None = None) -> Axes:
     change = result.errors - result.intact["error"]
     counted = (~np.isnan(change)).sum(1)
     broken, repaired = (change > 0).sum(1) / counted * 100, (change < 0).sum(1) / counted * 100
-    across = result.table[str(result.table.columns[0])]
-    where = across if result.plan.name in ("single", "skips", "repeated") else np.arange(len(broken))
+    by_block = result.plan.name in BY_BLOCK
+    where = result.table["block"] if by_block else np.arange(len(broken))
     ax.bar(where, broken, color=ORANGE, width=0.8, label="broken: right before, wrong now")
     ax.bar(where, -repaired, color=BLUE, width=0.8, label="repaired: wrong before, right now")
     ax.axhline(0, color="#22262b", linewidth=0.8)
-    unit = "block" if result.plan.name in ("single", "skips", "repeated") else "lesion (row of the table)"
-    ax.set(xlabel=unit, ylabel="samples (%)")
+    ax.set(xlabel="block" if by_block else "lesion (row of the table)", ylabel="samples (%)")
     ax.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-    ax.legend(loc="upper right", **_KEY)
-    _finish(ax, "Samples that a lesion flips")
+    ax.legend(**_ABOVE)
+    _finish(ax, "Samples flipped")
     return ax
 
 
@@ -143,9 +150,13 @@ def draw_classes(result: LesionResult, ax: Axes | None = None) -> Axes:
     ax = _axes(ax, height=max(3.0, 1.2 + 0.09 * len(table)))
     image = ax.imshow(table.to_numpy(), cmap="viridis", aspect="auto", vmin=0, vmax=100, interpolation="nearest")
     ax.axhline(len(table) - 1.5, color="white", linewidth=1.5)
+    ax.grid(visible=False)
     ax.figure.colorbar(image, ax=ax, label="error (%)")
-    ax.set(xlabel="class", ylabel="lesion (row of the table); last row: intact")
-    ax.yaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+    unit = "block" if result.plan.name in BY_BLOCK else "lesion (row of the table)"
+    ax.set(xlabel="class", ylabel=unit)
+    rows = list(range(0, len(table) - 1, max(1, len(table) // 10)))
+    blocks = result.table["block"] if result.plan.name in BY_BLOCK else range(len(table))
+    ax.set_yticks([*rows, len(table) - 1], [*(str(blocks[row]) for row in rows), "intact"])
     _finish(ax, "Error by class")
     if table.shape[1] <= 20:
         ax.set_xticks(range(table.shape[1]), [str(c) for c in table.columns])
@@ -176,16 +187,16 @@ def draw_ensemble(result: EnsembleResult, ax: Axes | None = None) -> Axes:
     table = result.table
     ax.fill_between(table["members"], table["error_low"] * 100, table["error_high"] * 100, color=PALE, linewidth=0)
     for column, label, style in (
-        ("member_error", "one member, mean", {"color": GREY, "linestyle": "--"}),
+        ("member_error", "one member", {"color": GREY, "linestyle": "--"}),
         ("error", "outputs averaged (95 % interval)", {"color": BLUE, "marker": "o", "markersize": 3}),
         ("vote_error", "plurality vote", {"color": BLUE, "linestyle": ":"}),
-        ("independent_error", "independent voters of that error", {"color": ORANGE}),
+        ("independent_error", "vote of as many independent members", {"color": ORANGE}),
     ):
         ax.plot(table["members"], table[column] * 100, label=label, **style)
     intact = float(result.intact_error.mean()) * 100
     ax.axhline(intact, color="#22262b", linewidth=1, linestyle=(0, (4, 3)), label=f"intact network, {intact:.1f} %")
     ax.set(xlabel="members of the ensemble", ylabel="error (%)", ylim=(0, None))
-    ax.legend(loc="upper right", **_KEY)
+    ax.legend(loc="upper right", bbox_to_anchor=(1, 0.93), **_KEY)
     blocks = f"{result.removed} block{'s' if result.removed > 1 else ''}"
     disagree = table["disagreement"].iloc[-1] * 100
     _finish(ax, f"Sub-networks without {blocks}, averaged; two members disagree on {disagree:.1f} % of the samples")

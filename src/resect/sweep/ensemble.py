@@ -30,7 +30,6 @@ from resect.sweep.walk import Tour, walk
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SUBSETS = 10
 MEASURES = ("error", "vote_error", "loss", "member_error", "member_loss", "ambiguity", "disagreement")
 
 
@@ -41,7 +40,8 @@ class EnsembleResult:
     Attributes:
         removed: blocks removed in every member.
         sizes: the numbers of members, M, of the ensembles.
-        values: per measure (sizes, N) float32, the mean over up to 10 ensembles of each size, drawn from one pool:
+        values: per measure (sizes, N) float32, the mean over ensembles of each size, drawn from one pool so that each
+            member is in equally many:
             "error" and "loss" of the ensemble, which averages log-probabilities; "vote_error" of a plurality vote;
             "member_error" and "member_loss", the mean of its members; "ambiguity", the mean divergence
             KL(ensemble || member), so that loss = member_loss - ambiguity; "disagreement", the fraction of pairs of
@@ -148,11 +148,14 @@ def ensemble(
 
 
 def subsets(members: int, seed: int) -> dict[int, list[list[int]]]:
-    """Per size 1 to `members` up to 10 subsets of the pool; all single members, and the whole pool once."""
-    draw = np.random.default_rng(seed)
-    found: dict[int, list[list[int]]] = {1: [[i] for i in range(members)]}
-    for size in range(2, members):
-        found[size] = [sorted(draw.choice(members, size, replace=False).tolist()) for _ in range(_SUBSETS)]
+    """Per size 1 to `members` as many subsets of the pool, in each of which every member is equally often.
+
+    The members stand in a random circle, a new one for each size; a subset is a run of neighbours.
+    """
+    draw, found = np.random.default_rng(seed), {}
+    for size in range(1, members):
+        circle = draw.permutation(members)
+        found[size] = [sorted(np.roll(circle, -start)[:size].tolist()) for start in range(members)]
     return found | {members: [list(range(members))]}
 
 

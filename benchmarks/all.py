@@ -1,0 +1,51 @@
+"""Run every benchmark in full and write RESULTS.md.  python benchmarks/all.py [--quick]"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from _harness import machine
+
+HERE = Path(__file__).parent
+NAMES = sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("all", "_harness"))
+_KNOWN = set("case baseline_s resect_s ratio spread wanted equal largest_difference threads torch".split())
+
+
+def main() -> None:
+    """Each benchmark in a process of its own; a section and a table each."""
+    options = ["--json", *(["--quick"] if "--quick" in sys.argv else [])]
+    sections = [f"# Benchmark results\n\n{machine()}. Made by `make bench`; ratio above 1: resect is faster."]
+    for name in NAMES:
+        command = [sys.executable, str(HERE / f"{name}.py"), *options]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        sections.append(f"## {name}\n\n{table(rows)}")
+    (HERE / "RESULTS.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Timed cases as a table, all others as a list."""
+    lines = ["| case | baseline, s | resect, s | ratio | spread | to reach | equal | largest difference | sizes |"]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        if "ratio" in row:
+            low, high = row["spread"]
+            sizes = ", ".join(f"{k} {v}" for k, v in row.items() if k not in _KNOWN)
+            cells = [row["case"], f"{row['baseline_s']:.2f}", f"{row['resect_s']:.2f}", f"{row['ratio']:.2f}"]
+            cells += [f"{low:.2f} to {high:.2f}", str(row["wanted"] or ""), "yes" if row["equal"] else "no"]
+            cells += [f"{row['largest_difference']:.1e}", sizes]
+            lines.append("| " + " | ".join(cells) + " |")
+    lines.append("")
+    for row in rows:
+        if "ratio" not in row:
+            facts = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items() if k != "case"]
+            lines.append(f"- {row['case']}: {', '.join(facts)}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""`resect lesion` against the library: every plan, its run folder, resuming, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+import resect
+from resect.cli import main
+from resect.cli._sizes import BatchSize, Bytes, Numbers
+from resect.data import load_samples
+from resect.models.specs import load_model
+from resect.studies.sweeps import PLANS
+from resect.sweep import lesion as lesion_module
+
+COMMON = ["resect:resnet20", "digits", "--model-arg", "width=4", "--limit", "60", "--quiet"]
+FAST = ["--counts", "1,3", "--repeats", "2", "--orders", "2", "--members", "4", "--batch-size", "30"]
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["lesion", *COMMON, *(str(argument) for argument in arguments)])
+
+
+def refused(*arguments: str | Path) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def network() -> resect.Unraveled:
+    samples = load_samples("digits", limit=60)
+    return resect.unravel(
+        load_model("resect:resnet20", arguments={"width": 4}, samples=samples).module, samples.inputs[:1]
+    )
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_plan_writes_its_tables_and_figures(plan: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = run("--plan", plan, *FAST, "--layout", "contiguous", "--out", out, "--format", "json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found == json.loads((out / "summary.json").read_text())
+    assert (found["batch_size"], found["channels_last"], found["compile"]) == (30, False, False)
+    rows = found["ensembles" if plan == "ensemble" else "blocks" if plan == "shapley" else "lesions"]
+    table = pd.read_parquet(out / "results.parquet")
+    assert [row["error"] for row in rows] == list(table["error"])
+    names = {"single", "skips", "repeated"} & {plan}
+    expected = {plan, *({"flips", "classes"} if names else ())}
+    assert {file.stem for file in (out / "figures").iterdir()} == expected
+    assert (out / "interaction.parquet").exists() == (plan == "pairs")
+    assert (out / "flips.parquet").exists() == (plan not in ("shapley", "ensemble"))
+
+
+def test_the_numbers_are_those_of_the_library(network: resect.Unraveled) -> None:
+    options = ["--plan", "pairs", "--removal", "mean", "--metric", "loss", "--metric", "kl", "--batch-size", "30"]
+    found = json.loads(run(*options, "--layout", "contiguous", "--format", "json").stdout)
+    data = list(load_samples("digits", limit=60).batches(30))
+    plan = resect.plans.pairs(network).removing("mean")
+    expected = resect.lesion(network, data, plan, resect.LesionSettings(metrics=("loss", "kl")))
+    assert [row["loss"] for row in found["lesions"]] == list(expected.table["loss"])
+    assert [row["kl_high"] for row in found["lesions"]] == list(expected.table["kl_high"])
+    assert found["interaction"][0][1] == expected.interaction("loss").iloc[0, 1]
+    assert found["interaction"][0][0] is None
+    assert found["slices_run"] > len(plan)
+
+
+def test_a_killed_sweep_does_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--plan", "windows", "--batch-size", "20", "--layout", "contiguous", "--format", "json"]
+    whole = json.loads(run(*options, "--out", tmp_path / "whole").stdout)
+    measure, done = lesion_module.measure_batch, []
+
+    def killed(*args):
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append("batch")
+        return measure(*args)
+
+    monkeypatch.setattr(lesion_module, "measure_batch", killed)
+    stopped = run(*options, "--out", tmp_path / "broken")
+    assert stopped.exit_code == 130
+    assert "goes on where it stopped" in stopped.stderr
+    monkeypatch.setattr(lesion_module, "measure_batch", lambda *args: done.append("batch") or measure(*args))
+    resumed = json.loads(run(*options, "--out", tmp_path / "broken").stdout)
+    assert done == ["batch"] * 3  # one before, the two that were missing after
+    assert resumed == whole
+    assert json.loads(run(*options, "--out", tmp_path / "broken").stdout) == whole
+    assert len(done) == 3
+    assert "another configuration" in refused(*options, "--precision", "5", "--out", tmp_path / "broken")
+
+
+def test_a_batch_size_is_chosen_and_kept(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--plan", "pairs", "--out", out, "--format", "json"]
+    first = json.loads(run(*options).stdout)
+    trials = pd.read_parquet(out / "trials.parquet")
+    assert first["batch_size"] == trials["batch_size"][0]
+    assert first["batch_size"] in (60, 32, 16, 8)
+    assert json.loads(run(*options).stdout) == first
+
+
+def test_the_table_shows_intervals_and_how_it_ran() -> None:
+    shown = run("--precision", "30", *FAST).stdout
+    assert "damage" in shown
+    assert "[" in shown
+    assert "9 lesions (single) on" in shown
+    assert "Batches of 30" in shown
+
+
+def test_bad_options() -> None:
+    assert "one of the 9 blocks, 0 to 8, got 12" in refused("--without", "12")
+    assert "whole numbers and ranges with commas between" in refused("--without", "3-1")
+    assert "between 0 and 100 percentage points, got -1" in refused("--precision", "-1")
+    assert "must hold 'error'" in refused("--precision", "1", "--metric", "loss")
+    assert "from 0 to 9, got [10]" in refused("--plan", "random", "--counts", "10")
+    assert "1 to 8 of the blocks, got 9" in refused("--plan", "ensemble", "--removed", "9")
+    assert "`removal` of an ensemble must be 'zero'" in refused("--plan", "ensemble", "--removal", "mean")
+    assert "`memory` must hold a batch of" in refused("--memory", "1k")
+    assert "no amount of memory" in refused("--memory", "much")
+    assert "neither a whole number" in refused("--batch-size", "0")
+    assert "a plain network has none" in refused("--plain", "--plan", "skips")
+    assert "each once" in refused("--metric", "loss", "--metric", "loss")
+
+
+def test_numbers_and_sizes_are_parsed() -> None:
+    assert Numbers().convert("1-3,7", None, None) == (1, 2, 3, 7)
+    assert Bytes().convert("4GiB", None, None) == 4 * 2**30
+    assert Bytes().convert("1.5 mb", None, None) == 3 * 2**19
+    assert Bytes().convert("100", None, None) == 100
+    assert BatchSize().convert("auto", None, None) is None
+    assert BatchSize().convert("7", None, None) == 7
+    with pytest.raises(click.BadParameter, match="neither a whole number"):
+        BatchSize().convert("-3", None, None)
