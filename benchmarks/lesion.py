@@ -342,7 +342,7 @@ def run_case(name: str, quick: bool) -> Iterator[dict[str, Any]]:
     """The rows of one case."""
     images, batch, pairs = (32, 32, 1) if quick else (256, 64, 3)
     half = torch.bfloat16
-    small = 20 if quick else 56
+    small = 20 if quick else 110
     timed: dict[str, Callable[[], Case]] = {
         "single": lambda: against_hooks(name, resnet(110, images, batch), 1.9),
         "pairs": lambda: against_hooks(name, resnet(32, images, batch), 2.8, both=True),

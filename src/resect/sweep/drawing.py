@@ -196,7 +196,7 @@ def draw_ensemble(result: EnsembleResult, ax: Axes | None = None) -> Axes:
     intact = float(result.intact_error.mean()) * 100
     ax.axhline(intact, color="#22262b", linewidth=1, linestyle=(0, (4, 3)), label=f"intact network, {intact:.1f} %")
     ax.set(xlabel="members of the ensemble", ylabel="error (%)", ylim=(0, None))
-    ax.legend(loc="upper right", bbox_to_anchor=(1, 0.93), **_KEY)
+    ax.legend(loc="center right", bbox_to_anchor=(1, 0.6), **_KEY)
     blocks = f"{result.removed} block{'s' if result.removed > 1 else ''}"
     disagree = table["disagreement"].iloc[-1] * 100
     _finish(ax, f"Sub-networks without {blocks}, averaged; two members disagree on {disagree:.1f} % of the samples")

@@ -148,6 +148,8 @@ class LesionResult:
         counted = (~np.isnan(changes)).sum(1)
         if self.targets is None:
             low, high = _interval(changes, self.weights)
+            # A bootstrap of equal values has no width; that none of N samples differs still leaves 3 / N open.
+            high = np.maximum(high, low + 6 / counted)
         else:
             low, high = paired_error_interval((changes > 0).sum(1), (changes < 0).sum(1), counted)
         return np.asarray(high - low) / 2
