@@ -24,7 +24,9 @@ from resect.data import load_samples
 from resect.models.specs import load_model
 from resect.training.loop import evaluate
 
-SMALL = ["digits", "--model", "resnet8", "--model-arg", "width=4", "--epochs", "6", "--quiet"]
+NETWORK = ["digits", "--model", "resnet8", "--model-arg", "width=4", "--quiet"]
+SMALL = [*NETWORK, "--epochs", "6"]
+LONG = [*NETWORK, "--epochs", "40"]  # long enough to be stopped on a busy machine
 
 
 def run(*arguments: str | Path) -> Result:
@@ -44,7 +46,7 @@ def stopped(out: Path, how: signal.Signals) -> tuple[int, str]:
     """Start the command, stop it after its first epoch; return its exit status and what it said."""
     code = "import torch; torch.set_num_threads(1); from resect.cli import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "train", *SMALL, "--out", str(out)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, "train", *LONG, "--out", str(out)], stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
     while not out.with_suffix(".checkpoint").exists():
@@ -69,7 +71,7 @@ def one_thread() -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, how: signal.Signals) -> None:
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
-    assert run(*SMALL, "--out", whole).exit_code == 0
+    assert run(*LONG, "--out", whole).exit_code == 0
     status, said = stopped(broken, how)
     assert not broken.exists(), "the training was over before it was stopped; give it more epochs"
     if how is signal.SIGINT:
@@ -78,8 +80,8 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, how: sig
     else:
         assert status == -signal.SIGKILL
     epoch = torch.load(broken.with_suffix(".checkpoint"), weights_only=True)["epoch"]
-    assert 1 <= epoch < 6
-    assert run(*SMALL, "--out", broken).exit_code == 0
+    assert 1 <= epoch < 40
+    assert run(*LONG, "--out", broken).exit_code == 0
     expected, found = load_file(whole), load_file(broken)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
