@@ -76,7 +76,7 @@ def measure(case: Case, pairs: int) -> dict[str, Any]:
 def arguments(description: str) -> argparse.ArgumentParser:
     """--quick and --json."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer repeats, under two minutes")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes and one repeat, a few minutes")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     return parser
 

@@ -200,37 +200,46 @@ def compiled(name: str, baseline: Subject, subject: Subject, wanted: float, tole
     )
 
 
-def against_nnsight(subject: Subject) -> Case:
+def branches(subject: Subject) -> list[tuple[str, nn.Module]]:
+    """The module whose output is each block's branch, with its dotted name."""
+    names = {module: name for name, module in subject.model.named_modules()}
+    ends = [block.c2 if hasattr(block, "c2") else block for block in subject.blocks]
+    return [(names[end], end) for end in ends]
+
+
+def zeroed(output: Any) -> Any:
+    """The same output with zeros for its (first) tensor."""
+    return (torch.zeros_like(output[0]), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(output)
+
+
+def against_nnsight(name: str, subject: Subject) -> Case:
     """Single deletions with nnsight's tracing, which runs every lesion in full."""
     from nnsight import NNsight
 
-    wrapped = NNsight(copy.deepcopy(subject.model))
     net = resect.unravel(subject.model, subject.batches[0][0][:2])
-    plan = plans.single(net)
+    plan, ends = plans.single(net), [end for end, _ in branches(subject)]
+    wrapped = NNsight(copy.deepcopy(subject.model))
 
     def loop() -> np.ndarray:
         rows = []
         with torch.no_grad():
-            for i in [*range(len(net.blocks)), None]:
+            for end in [*ends, None]:
                 losses = []
                 for x, y in subject.batches:
                     with wrapped.trace(x):
-                        if i is not None:
-                            wrapped.blocks[i].c2.output = torch.zeros_like(wrapped.blocks[i].c2.output)
-                        logits = wrapped.output.save()
-                    losses.append(error_and_loss(logits, y)[1])
+                        if end is not None:
+                            part = wrapped.get(end)
+                            part.output = zeroed(part.output)
+                        outputs = wrapped.output.save()
+                    losses.append(error_and_loss(logits_of(outputs), y)[1])
                 rows.append(torch.cat(losses).numpy())
         return np.stack(rows)
 
-    dtype = next(subject.model.parameters()).dtype
-    return Case(
-        "single, nnsight", loop, lambda: sweep(net, subject.batches, plan, LOSS), loop, largest,
-        sizes=_sizes(subject, len(plan), dtype),
-    )  # fmt: skip
+    return _beside(name, subject, loop, lambda: sweep(net, subject.batches, plan, LOSS))
 
 
-def against_captum(subject: Subject) -> Case:
-    """Single deletions with captum's LayerFeatureAblation of each block's last convolution, as one feature."""
+def against_captum(name: str, subject: Subject) -> Case:
+    """Single deletions with captum's LayerFeatureAblation of each branch's output, as one feature."""
     from captum.attr import LayerFeatureAblation
 
     model = subject.model
@@ -241,22 +250,24 @@ def against_captum(subject: Subject) -> Case:
         rows = []
         with torch.no_grad():
             intact = torch.cat([error_and_loss(model(x), y)[1] for x, y in subject.batches])
-            for block in model.blocks:
+            for _, end in branches(subject):
                 change = []
                 for x, y in subject.batches:
-                    ablation = LayerFeatureAblation(lambda images, y=y: error_and_loss(model(images), y)[1], block.c2)
-                    mask = torch.zeros(1, 1, 1, 1, dtype=torch.long)
+                    ablation = LayerFeatureAblation(lambda given, y=y: error_and_loss(model(given), y)[1], end)
+                    mask = torch.zeros(1, dtype=torch.long)
                     # The attribution of one feature is intact minus ablated, in every entry of the layer's output.
-                    change.append(ablation.attribute(x, layer_mask=mask, perturbations_per_eval=1)[:, 0, 0, 0])
+                    found = ablation.attribute(x, layer_mask=mask, perturbations_per_eval=1)
+                    change.append(found.flatten(1)[:, 0])
                 rows.append((intact - torch.cat(change)).numpy())
         return np.stack([*rows, intact.numpy()])
 
-    dtype = next(model.parameters()).dtype
-    return Case(
-        "single, captum", loop, lambda: sweep(net, subject.batches, plan, LOSS), loop, largest,
-        tolerance=1e-5,  # captum returns differences to the intact loss
-        sizes=_sizes(subject, len(plan), dtype),
-    )  # fmt: skip
+    # captum returns differences to the intact loss, which round once more
+    return _beside(name, subject, loop, lambda: sweep(net, subject.batches, plan, LOSS), tolerance=1e-5)
+
+
+def _beside(name: str, subject: Subject, loop: Any, run: Any, tolerance: float = 0.0) -> Case:
+    sizes = _sizes(subject, len(subject.blocks), next(subject.model.parameters()).dtype)
+    return Case(name, loop, run, lambda: None, largest, tolerance, sizes=sizes)
 
 
 def growth(images: int, repeats: int) -> Iterator[dict[str, Any]]:
@@ -331,6 +342,9 @@ CASES = (
     "single, GPT-2",
     "single, nnsight",
     "single, captum",
+    "single, ViT-S, nnsight",
+    "single, ViT-S, captum",
+    "single, GPT-2, nnsight",
     "peak memory, baseline",
     "peak memory, resect",
     "useful FLOPs, single",
@@ -341,6 +355,7 @@ CASES = (
 def run_case(name: str, quick: bool) -> Iterator[dict[str, Any]]:
     """The rows of one case."""
     images, batch, pairs = (32, 32, 1) if quick else (256, 64, 3)
+    few = (1, 1) if quick else (8, 4)  # samples, batch
     half = torch.bfloat16
     small = 20 if quick else 110
     timed: dict[str, Callable[[], Case]] = {
@@ -350,10 +365,13 @@ def run_case(name: str, quick: bool) -> Iterator[dict[str, Any]]:
         "single-bfloat16": lambda: compiled(
             name, resnet(110, images, batch), resnet(110, images, batch, half), 4.0, 0.5
         ),
-        "single, ViT-S": lambda: against_hooks(name, vit(2 if quick else 16, 2 if quick else 4), None),
-        "single, GPT-2": lambda: against_hooks(name, gpt2(1 if quick else 8, 1 if quick else 4), None),
-        "single, nnsight": lambda: against_nnsight(resnet(small, images, batch)),
-        "single, captum": lambda: against_captum(resnet(small, images, batch)),
+        "single, ViT-S": lambda: against_hooks(name, vit(*few), None),
+        "single, GPT-2": lambda: against_hooks(name, gpt2(*few), None),
+        "single, nnsight": lambda: against_nnsight(name, resnet(small, images, batch)),
+        "single, captum": lambda: against_captum(name, resnet(small, images, batch)),
+        "single, ViT-S, nnsight": lambda: against_nnsight(name, vit(*few)),
+        "single, ViT-S, captum": lambda: against_captum(name, vit(*few)),
+        "single, GPT-2, nnsight": lambda: against_nnsight(name, gpt2(*few)),  # captum has no layers of several outputs
     }
     if name in timed:
         yield measure(timed[name](), pairs)
@@ -368,6 +386,8 @@ def run_case(name: str, quick: bool) -> Iterator[dict[str, Any]]:
 def rows(quick: bool) -> Iterator[dict[str, Any]]:
     """All cases, each in a process of its own: what one leaves behind in the memory allocator changes the next."""
     for name in CASES:
+        if quick and name.startswith(("single, ViT-S, ", "single, GPT-2, ")):
+            continue  # loading each model once more takes longer than the case
         command = [sys.executable, __file__, "--case", name, *(["--quick"] if quick else [])]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
