@@ -44,7 +44,9 @@ def refused(*arguments: str | Path) -> str:
 
 def stopped(out: Path, how: signal.Signals) -> tuple[int, str]:
     """Start the command, stop it after its first epoch; return its exit status and what it said."""
-    code = "import torch; torch.set_num_threads(1); from resect.cli import main; main()"
+    # A process started in the background of a shell ignores SIGINT, and so do its children, unless they are told.
+    code = "import signal, torch; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "torch.set_num_threads(1); from resect.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "train", *LONG, "--out", str(out)], stderr=subprocess.PIPE, text=True
     )
