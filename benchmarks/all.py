@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 NAMES = sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("all", "_harness"))
 NOTE = """\
 Sharing alone gives 1.93 for `single` of 54 blocks. The rest depends on the memory allocator: with glibc's defaults the
-eager model's time varies by up to 1.9 times between processes, as memory is given back to the system and fetched again.
+eager model's time varies by up to twice between processes, as memory is given back to the system and fetched again.
 With `MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=1000000000`, which prevents that on both sides, 32 images
 gave 2.2 for `single` and 2.3 for `single-compiled`, where they gave 2.2 and 2.6 without (AMD EPYC, 2 threads,
 torch 2.14.1, 2026-11-24)."""

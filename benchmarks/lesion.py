@@ -371,7 +371,7 @@ def run_case(name: str, quick: bool) -> Iterator[dict[str, Any]]:
         "single, captum": lambda: against_captum(name, resnet(small, images, batch)),
         "single, ViT-S, nnsight": lambda: against_nnsight(name, vit(*few)),
         "single, ViT-S, captum": lambda: against_captum(name, vit(*few)),
-        "single, GPT-2, nnsight": lambda: against_nnsight(name, gpt2(*few)),  # captum has no layers of several outputs
+        "single, GPT-2, nnsight": lambda: against_nnsight(name, gpt2(*few)),  # captum was not tried
     }
     if name in timed:
         yield measure(timed[name](), pairs)
