@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 from math import comb, log2
 
 import numpy as np
@@ -18,20 +18,30 @@ from networks import CUSTOM, Encoder, Frame, Parallel, Residual
 from resect.graph.routes import Counts, Routes
 from resect.models.resnet import CifarResNet
 from resect.paths.backward import Trace
+from resect.paths.degrees import at_target, decompose
 from resect.paths.measures import effective_range, multiplicity, weighted_by_count
-from resect.paths.samples import draw_route, path_norms
-from resect.paths.spectrum import degrees
+from resect.paths.participation import participation
+from resect.paths.samples import path_norms
+from resect.paths.settings import PathSettings
+from resect.paths.signs import path_squares
+from resect.paths.strongest import strongest_paths
+from resect.paths.target import resolve_target
+from resect.paths.tree import draw_routes
 
 IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(7))
 TARGETS = torch.tensor([3, 1, 4, 1])
 
 
-def chain_forward(model: CifarResNet, images: Tensor, taken: tuple[bool, ...]) -> Tensor:
+def chain_forward(
+    model: CifarResNet, images: Tensor, taken: tuple[bool, ...], states: list[Tensor] | None = None
+) -> Tensor:
     """A CIFAR ResNet in which gradients take only the branches of `taken` and only the skips elsewhere."""
     relu, x = torch.relu, model.stem(images)
     if not model.preactivation:
         x = relu(model.bn(x))
+    states = [] if states is None else states
     for block, through in zip(model.blocks, taken, strict=True):
+        states.append(x)
         if model.preactivation:
             branch = block.c2(relu(block.bn2(block.c1(relu(block.bn1(x))))))
         else:
@@ -39,6 +49,7 @@ def chain_forward(model: CifarResNet, images: Tensor, taken: tuple[bool, ...]) -
         skip = block.sc(x)
         x = skip.detach() + branch if through else skip + branch.detach()
         x = x if model.preactivation else relu(x)
+    states.append(x)
     if model.preactivation:
         x = relu(model.bn(x))
     return model.fc(x.mean((2, 3)))
@@ -96,23 +107,194 @@ def test_all_paths_by_brute_force(name: str) -> None:
         assert spectrum.share[k] == pytest.approx(share.item(), rel=1e-8, abs=1e-14)
     assert spectrum.share.sum() == pytest.approx(1.0, abs=1e-12)
     assert spectrum.sum_error < 1e-12
-    trace = Trace(net, *data[0], at="input")
+    trace = Trace(net, *data[0], resolve_target(net, "input"))
     routes = [{i: (i if through else None, i - 1) for i, through in enumerate(taken)} for taken in paths]
     norms = path_norms(trace, Routes(net.sliced), routes)
     for found, gradient in zip(norms, paths.values(), strict=True):
         np.testing.assert_allclose(found, gradient.flatten(1).norm(dim=1), rtol=1e-9)
 
 
+@pytest.mark.parametrize("name", CHAINS)
+def test_blocks_pairs_and_strongest_paths_by_brute_force(name: str) -> None:
+    build, forward, n = CHAINS[name]
+    model = randomise_norms(build()).double()
+    paths = brute_force(model, forward, n)
+    net = resect.unravel(model, IMAGES.double())
+    data = [(IMAGES.double(), TARGETS)]
+    truth = sum(paths.values())
+    shares = {taken: ((g * truth).sum() / truth.square().sum()).item() for taken, g in paths.items()}
+    found = participation(net, data, pairs=True)
+    for i in range(n):
+        through = sum(share for taken, share in shares.items() if taken[i])
+        assert found.share[i] == pytest.approx(through, rel=1e-8, abs=1e-12)
+        for j in range(n):
+            both = sum(share for taken, share in shares.items() if taken[i] and taken[j])
+            assert found.pairs[i, j] == pytest.approx(both, rel=1e-8, abs=1e-12)
+        alone = [sum((g * truth)[b].sum() for taken, g in paths.items() if taken[i]) for b in range(4)]
+        np.testing.assert_allclose(found.products[:, i], alone, rtol=1e-8, atol=1e-12)
+    share = resect.path_spectrum(net, data).share
+    assert found.effective_depth == pytest.approx((share * np.arange(n + 1)).sum(), rel=1e-9)
+    norms = {taken: (g.square().sum() / 4).sqrt().item() for taken, g in paths.items()}
+    best = sorted(norms, key=lambda taken: -norms[taken])
+    strong = strongest_paths(net, data, count=10, limit=10**6)
+    for row, taken in zip(strong.table.itertuples(), best[:10], strict=False):
+        assert row.blocks == tuple(np.flatnonzero(taken))
+        assert row.norm == pytest.approx(norms[taken], rel=1e-9)
+        assert row.share == pytest.approx(shares[taken], rel=1e-8, abs=1e-12)
+    every = strongest_paths(net, data, count=2**n, limit=10**6)
+    assert (len(every.table), every.open, every.proven) == (2**n, 0, 2**n)
+    assert "Every path was looked at" in every.summary()
+
+
+@pytest.mark.parametrize("name", ["CNN of 3 blocks", "CNN of 6 blocks"])
+def test_random_signs_give_the_sum_of_squares_of_all_paths(name: str) -> None:
+    """The expectation over all 2^n sign vectors, enumerated."""
+    build, forward, n = CHAINS[name]
+    model = randomise_norms(build()).double()
+    paths = brute_force(model, forward, n)
+    trace = Trace(net := resect.unravel(model, IMAGES.double()), IMAGES.double(), TARGETS, resolve_target(net, "input"))
+    total = torch.zeros(n + 1, 4, dtype=torch.float64)
+    for signs in product([-1.0, 1.0], repeat=n):
+        degrees = decompose(trace, n, rest=False, signs=dict(enumerate(signs)))
+        for some, arrived in at_target(trace, degrees.lanes, n + 1):
+            (lanes,) = arrived.values()
+            powers = torch.from_numpy(np.ldexp(1.0, degrees.exponents[some])).view(-1, 1)
+            total[some] += (lanes.flatten(2).norm(dim=2) * powers).square() / 2**n
+    for k in range(n + 1):
+        expected = sum(g.flatten(1).square().sum(1) for taken, g in paths.items() if sum(taken) == k)
+        torch.testing.assert_close(total[k], expected, rtol=1e-9, atol=1e-15)
+
+
+def test_random_signs_estimate_the_root_mean_square_of_single_paths() -> None:
+    build, forward, n = CHAINS["CNN of 6 blocks"]
+    model = randomise_norms(build()).double()
+    paths = brute_force(model, forward, n)
+    data = [(IMAGES.double(), TARGETS)]
+    found = path_squares(resect.unravel(model, IMAGES.double()), data, sweeps=60)
+    low, high = found.rms_interval()
+    for k in range(n + 1):
+        mean = sum(g.square().sum() for taken, g in paths.items() if sum(taken) == k) / 4 / comb(n, k)
+        assert found.rms[k] == pytest.approx(mean.sqrt().item(), rel=0.35)
+        assert low[k] * 0.8 <= mean.sqrt() <= high[k] * 1.25  # 7 intervals of 95 %, widened: all hold
+    assert found.rms[0] == pytest.approx(high[0])  # one path: every sign gives the same
+    assert found.magnitude.sum() == pytest.approx(1.0)
+
+
 def test_coefficients_themselves_by_brute_force() -> None:
     build, forward, n = CHAINS["CNN of 6 blocks"]
     model = randomise_norms(build()).double()
     paths = brute_force(model, forward, n)
-    trace = Trace(resect.unravel(model, IMAGES.double()), IMAGES.double(), TARGETS, at="input")
-    lanes, exponents = degrees(trace)
-    (found,) = trace.to_target(lanes)
-    for k in range(n + 1):
-        expected = sum(g for taken, g in paths.items() if sum(taken) == k)
-        torch.testing.assert_close(found[k] * 2.0 ** int(exponents[k]), expected, rtol=1e-9, atol=1e-13)
+    net = resect.unravel(model, IMAGES.double())
+    trace = Trace(net, IMAGES.double(), TARGETS, resolve_target(net, "input"))
+    degrees = decompose(trace, n, rest=False)
+    for some, arrived in at_target(trace, degrees.lanes, n + 1):
+        (found,) = arrived.values()
+        for k, lane in zip(range(n + 1)[some], found, strict=True):
+            expected = sum(g for taken, g in paths.items() if sum(taken) == k)
+            torch.testing.assert_close(lane * 2.0 ** int(degrees.exponents[k]), expected, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("longest", [0, 2, 5, 6])
+def test_truncated_spectra_keep_the_exact_rest(longest: int) -> None:
+    build, forward, n = CHAINS["CNN of 6 blocks"]
+    model = randomise_norms(build()).double()
+    paths = brute_force(model, forward, n)
+    data = [(IMAGES.double(), TARGETS)]
+    net = resect.unravel(model, IMAGES.double())
+    full, cut = resect.path_spectrum(net, data), resect.path_spectrum(net, data, max_length=longest)
+    np.testing.assert_allclose(cut.share[: longest + 1], full.share[: longest + 1], rtol=1e-9)
+    assert np.isnan(cut.share[longest + 1 :]).all()
+    rest = sum((g for taken, g in paths.items() if sum(taken) > longest), torch.zeros(4, 1, 8, 8))
+    np.testing.assert_allclose(cut.rest_norms, rest.flatten(1).norm(dim=1), rtol=1e-8, atol=1e-13)
+    assert np.nansum(cut.share) + cut.rest_share == pytest.approx(1.0, abs=1e-12)
+    assert cut.sum_error < 1e-12
+    if longest == 0:
+        with pytest.raises(resect.InputError, match="`max_length` must be longer for a range that holds 99%"):
+            cut.effective(0.99)
+
+
+# where, the first block that a path to it can take, and whether it must: a parameter of block 3 lies on its branch
+PLACES = [
+    ("stem", 0, False),
+    (2, 2, False),
+    ("blocks.4", 4, False),
+    ("blocks.3.c1.weight", 3, True),
+    ("blocks.0.bn2.bias", 0, True),
+    ("stem.weight", 0, False),
+    ("fc.weight", 6, False),
+]
+
+
+@pytest.mark.parametrize(("at", "first", "must"), PLACES)
+@pytest.mark.parametrize("of", ["loss", "target", 3, lambda outputs, targets: outputs.square().sum(1)])
+def test_gradients_at_other_places_and_of_other_scalars_by_brute_force(at, first: int, must: bool, of) -> None:
+    build, forward, n = CHAINS["CNN of 6 blocks"]
+    model, images = randomise_norms(build()).double(), IMAGES.double()
+    by_length = [torch.zeros(1, dtype=torch.float64) for _ in range(n + 1)]
+    for behind in product([False, True], repeat=n - first):
+        if must and not behind[0]:
+            continue
+        states: list[Tensor] = []
+        logits = forward(model, images, (False,) * first + behind, states)
+        value = {"loss": nn.functional.cross_entropy(logits, TARGETS, reduction="sum"), 3: logits[:, 3].sum()}
+        value["target"] = logits.gather(1, TARGETS[:, None]).sum()
+        place = dict(model.named_parameters()).get(at, states[first])
+        scalar = value[of] if of in value else of(logits, TARGETS).sum()
+        by_length[sum(behind)] = by_length[sum(behind)] + torch.autograd.grad(scalar, place)[0]
+    net, data = resect.unravel(model, images), [(images, TARGETS)]
+    spectrum = resect.path_spectrum(net, data, PathSettings(at=at, of=of))
+    for k, total in enumerate(by_length):
+        rows = total.flatten(1) if len(spectrum.squares) == 4 and total.ndim > 1 else total.reshape(1, -1)
+        expected = np.broadcast_to(rows.norm(dim=1), len(spectrum.squares))
+        np.testing.assert_allclose(spectrum.norms[:, k], expected, rtol=1e-8, atol=1e-13)
+    paths_behind = n - first - must
+    assert spectrum.count == tuple(comb(paths_behind, k - must) if k >= must else 0 for k in range(n + 1))
+    assert spectrum.share.sum() == pytest.approx(1.0, abs=1e-10)
+    depth = participation(net, data, PathSettings(at=at, of=of)).effective_depth
+    assert depth == pytest.approx((spectrum.share * np.arange(n + 1)).sum(), rel=1e-8, abs=1e-10)
+
+
+def test_bad_places_and_scalars_are_named(net, batch) -> None:
+    for own, message in [
+        (PathSettings(at="blocks.1.c7.weight"), "`at` must be .* got 'blocks.1.c7.weight'. Close to it: blocks.1.c"),
+        (PathSettings(at=9), "its index below 9.* got 9"),
+        (PathSettings(of="logit"), "`of` must be 'loss', 'target', a class below 10"),
+        (PathSettings(of=10), "a class below 10"),
+        (PathSettings(of=lambda outputs, targets: outputs), r"one number a sample, \(6,\), got \(6, 10\)"),
+        (PathSettings(memory=1000), "`memory` must hold one sample with 10 lanes"),
+    ]:
+        with pytest.raises(resect.InputError, match=message):
+            resect.path_spectrum(net, [batch], own)
+    with pytest.raises(resect.InputError, match="`max_length` must be a whole number of blocks"):
+        resect.path_spectrum(net, [batch], max_length=-1)
+
+
+def test_little_memory_splits_batches_and_changes_nothing_but_rounding(net, batch) -> None:
+    whole = resect.path_spectrum(net, [batch])
+    settings = PathSettings(memory=150_000)
+    split = resect.path_spectrum(net, [batch], settings)
+    np.testing.assert_allclose(split.share, whole.share, atol=1e-6)
+    alone = participation(net, [batch], settings, pairs=True)
+    np.testing.assert_allclose(alone.pairs, participation(net, [batch], pairs=True).pairs, atol=1e-6)
+    samples = resect.sample_paths(net, [batch], settings, samples=2)
+    assert len(np.unique(samples.batch)) > 1  # split batches draw paths of their own
+
+
+def test_errors_of_the_sum_are_errors(net, batch) -> None:
+    half = resect.unravel(net.model.bfloat16(), batch[0][:1].bfloat16())
+    with pytest.raises(resect.AccuracyError, match="must sum to autograd's"):
+        resect.path_spectrum(half, [(batch[0].bfloat16(), batch[1])])
+
+
+def test_intervals_cover_and_tighten(net, batch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    images, targets = torch.randn(80, 1, 8, 8, generator=generator), torch.randint(0, 10, (80,), generator=generator)
+    few = resect.path_spectrum(net, [(images[:20], targets[:20])])
+    many = resect.path_spectrum(net, [(images, targets)])
+    (low, high), (lower, higher) = few.share_interval(), many.share_interval()
+    assert np.all(low <= few.share) and np.all(few.share <= high)
+    assert (higher - lower)[:4].sum() < (high - low)[:4].sum()
+    assert np.isnan(resect.path_spectrum(net, [(images[:1], targets[:1])]).share_interval()[0]).all()
 
 
 class ParallelGated(nn.Module):
@@ -228,18 +410,25 @@ def test_gradients_of_branches_are_measured_at_the_stem_for_tokens() -> None:
     assert spectrum.at == "stem"
     assert spectrum.share.sum() == pytest.approx(1.0, abs=1e-6)
     with pytest.raises(resect.InputError, match="`at` must be 'stem'"):
-        resect.path_spectrum(net, [(ids, ids)], at="input")
+        resect.path_spectrum(net, [(ids, ids)], PathSettings(at="input"))
 
 
 def test_sampled_routes_have_their_length_and_are_uniform(net) -> None:
     routes = Routes(net.sliced)
     draw = np.random.default_rng(0)
-    seen = [frozenset(s for s, _ in draw_route(routes, 1, draw).values() if s is not None) for _ in range(900)]
+    drawn = [draw_routes(routes, range(10), draw) for _ in range(900)]
+    taken = [[frozenset(s for s, _ in route.values() if s is not None) for route in routes_] for routes_ in drawn]
+    seen = [each[1] for each in taken]
     counts = [seen.count(frozenset([slot])) for slot in range(9)]
     assert sum(counts) == 900
     assert min(counts) > 60 and max(counts) < 140  # 100 each, standard deviation 9.4
-    for k in range(10):
-        assert sum(slot is not None for slot, _ in draw_route(routes, k, draw).values()) == k
+    middle = [each[4] for each in taken]
+    often = [sum(slot in each for each in middle) for slot in range(9)]
+    assert min(often) > 340 and max(often) < 460  # 400 each, standard deviation 15
+    assert len(set(middle)) > 100  # of 126
+    for each in taken:
+        assert [len(blocks) for blocks in each] == list(range(10))
+        assert all(shorter < longer for shorter, longer in pairwise(each))  # lanes are shared
 
 
 def test_sampled_norms_at_the_ends_are_those_of_the_spectrum(net, batch) -> None:
@@ -247,15 +436,14 @@ def test_sampled_norms_at_the_ends_are_those_of_the_spectrum(net, batch) -> None
     samples = resect.sample_paths(net, [batch], samples=2)
     assert samples.mean[0] == pytest.approx(spectrum.norm[0], rel=1e-5)  # one path of length 0, one of length n
     assert samples.mean[9] == pytest.approx(spectrum.norm[9], rel=1e-4)
-    assert [len(norms) for norms in samples.norms] == [12] * 10
-    again = resect.sample_paths(net, [batch], samples=2)
-    assert all(np.array_equal(a, b) for a, b in zip(samples.norms, again.norms, strict=True))
+    assert samples.norms.shape == (6, 2, 10)
+    assert np.array_equal(samples.norms, resect.sample_paths(net, [batch], samples=2).norms)
 
 
 def test_sampled_parallel_branches_exclude_each_other() -> None:
     net = resect.unravel(Frame(Parallel(), Residual()), IMAGES)
     samples = resect.sample_paths(net, [(IMAGES, TARGETS)], samples=3)
-    assert [len(norms) > 0 for norms in samples.norms] == [True, True, True, False]
+    assert np.isfinite(samples.norms).all((0, 1)).tolist() == [True, True, True, False]
     assert not np.isnan(samples.magnitude).any()
 
 
@@ -351,7 +539,8 @@ def test_a_route_keeps_to_one_of_the_states_that_a_branch_reads() -> None:
         "f g.y": {1: (1, 0), 0: (0, stem)},
         "g.x": {1: (1, stem)},
     }
-    norms = path_norms(Trace(net, images, TARGETS, at="input"), routes, [*named.values()])
+    trace = Trace(net, images, TARGETS, resolve_target(net, "input"))
+    norms = path_norms(trace, routes, [*named.values()])
     for found, route in zip(norms, named, strict=True):
         given = images.clone().requires_grad_()
         loss = nn.functional.cross_entropy(model(given, route), TARGETS, reduction="sum")

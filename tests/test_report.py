@@ -299,7 +299,7 @@ def test_lengths_without_paths_are_left_out() -> None:
     table.loc[9:, ["log2_paths", "path_norm", "path_norm_rms"]] = [-np.inf, np.nan, np.nan]
     table.loc[9:, ["layers", "path_fraction", "share", "norm", "magnitude", "magnitude_rms", "sampled"]] = 0
     parallel = replace(made, lengths=table)
-    assert len(path_figures.counts_log_figure(parallel).get_lines()[0].get_xdata()) == 9
+    assert len(path_figures.counts_log_figure(parallel.curves).get_lines()[0].get_xdata()) == 9
     for drawing in drawings(parallel):
         drawing.figure(parallel).draw_without_rendering()
         assert "nan" not in " ".join(drawing.caption(parallel))
@@ -318,16 +318,20 @@ def test_figures_hold_the_data(study: Study) -> None:
     reordered = lesion_figures.reordering_figure(study)
     assert len(reordered.get_lines()[0].get_xdata()) == len(study.reorderings)
     assert reordered.get_xlim()[0] > reordered.get_xlim()[1]
-    assert _heights(path_figures.counts_figure(study)) == pytest.approx(list(study.lengths["path_fraction"] * 100))
-    assert len(path_figures.counts_log_figure(study).get_lines()[0].get_xdata()) == 55
-    exact = path_figures.share_figure(study).get_lines()[2].get_ydata()
+    assert _heights(path_figures.counts_figure(study.curves)) == pytest.approx(
+        list(study.lengths["path_fraction"] * 100)
+    )
+    assert len(path_figures.counts_log_figure(study.curves).get_lines()[0].get_xdata()) == 55
+    exact = path_figures.share_figure(study.curves).get_lines()[2].get_ydata()
     assert list(exact) == pytest.approx(list(study.lengths["share"][: len(exact)] * 100))
     hollow = [
-        line for line in path_figures.share_log_figure(study).get_lines() if line.get_markerfacecolor() == "white"
+        line
+        for line in path_figures.share_log_figure(study.curves).get_lines()
+        if line.get_markerfacecolor() == "white"
     ]
     assert len(hollow) == 1 and (np.asarray(hollow[0].get_ydata()) > 0).all() and len(hollow[0].get_xdata()) > 0
-    assert len(path_figures.norm_log_figure(study).get_lines()) == 3
-    assert max(path_figures.norm_figure(study).get_lines()[1].get_ydata()) == pytest.approx(100)
+    assert len(path_figures.norm_log_figure(study.curves).get_lines()) == 3
+    assert max(path_figures.norm_figure(study.curves).get_lines()[1].get_ydata()) == pytest.approx(100)
     assert len(block_figure.strip_figure(study).patches) == 54
     assert len(ensemble_figures.multiplicity_figure(study).patches) == 2 * 4
     assert len(ensemble_figures.intact_errors_figure(study).patches) == 4
@@ -338,8 +342,9 @@ def test_figures_draw_into_axes_given_and_start_bars_at_zero(study: Study) -> No
         for panel in drawing.panels:
             ax = Figure().subplots()
             assert panel(study, ax) is ax
-    for figure in (lesion_figures.deletions_figure, lesion_figures.plain_figure, path_figures.counts_figure):
+    for figure in (lesion_figures.deletions_figure, lesion_figures.plain_figure):
         assert figure(study).get_ylim()[0] == 0
+    assert path_figures.counts_figure(study.curves).get_ylim()[0] == 0
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])

@@ -11,6 +11,7 @@ from resect.data import load_samples
 from resect.network.unraveled import Unraveled
 from resect.paths import samples as sampling
 from resect.paths import spectrum
+from resect.paths.settings import PathSettings
 from resect.sweep import ensemble as ensembles
 from resect.sweep import lesion as sweep
 from resect.sweep import shapley as shapley_values
@@ -62,17 +63,29 @@ def ensemble(
     return ensembles.ensemble(net, _batches(data, _LESION_BATCH), removed, members, settings, progress=progress)
 
 
-def path_spectrum(net: Unraveled, data: Data, *, at: str = "auto", progress: Progress = None) -> spectrum.PathSpectrum:
+def path_spectrum(
+    net: Unraveled,
+    data: Data,
+    settings: PathSettings | None = None,
+    *,
+    max_length: int | None = None,
+    progress: Progress = None,
+) -> spectrum.PathSpectrum:
     """`resect.paths.spectrum.path_spectrum`, for (inputs, targets) batches or a data spec.
 
     Example:
         >>> resect.path_spectrum(net, "digits").effective(0.95)
     """
-    return spectrum.path_spectrum(net, _batches(data, _PATH_BATCH), at=at, progress=progress)
+    return spectrum.path_spectrum(net, _batches(data, _PATH_BATCH), settings, max_length=max_length, progress=progress)
 
 
 def sample_paths(
-    net: Unraveled, data: Data, *, samples: int = 20, at: str = "auto", seed: int = 0, progress: Progress = None
+    net: Unraveled,
+    data: Data,
+    settings: PathSettings | None = None,
+    *,
+    samples: int = 20,
+    progress: Progress = None,
 ) -> sampling.PathSamples:
     """`resect.paths.samples.sample_paths`, for (inputs, targets) batches or a data spec."""
-    return sampling.sample_paths(net, _batches(data, _PATH_BATCH), samples=samples, at=at, seed=seed, progress=progress)
+    return sampling.sample_paths(net, _batches(data, _PATH_BATCH), settings, samples=samples, progress=progress)

@@ -7,7 +7,8 @@ ResectError
     ├── SpecError                       a model or data specification is not understood
     ├── CheckpointError                 weights that do not fit, are damaged or are not finite
     ├── DataError                       samples that are empty, malformed or do not fit the model
-    └── RunError                        a run folder that belongs to another configuration, or is damaged
+    ├── RunError                        a run folder that belongs to another configuration, or is damaged
+    └── AccuracyError                   a result that its own check refutes
 """
 
 from __future__ import annotations
@@ -43,3 +44,7 @@ class DataError(InputError):
 
 class RunError(InputError):
     """A run folder belongs to another configuration, or is damaged."""
+
+
+class AccuracyError(InputError):
+    """A result fails its own check: in this precision it cannot be computed."""

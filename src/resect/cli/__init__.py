@@ -16,6 +16,7 @@ _VERBS = {
     "blocks": "List the residual blocks of a network.",
     "lesion": "Delete or reorder blocks, and measure what it does.",
     "paths": "The gradient by path length, exact and sampled.",
+    "compare": "Overlay finished runs by path length.",
     "train": "Train one of resect's networks.",
 }
 

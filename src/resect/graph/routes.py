@@ -20,6 +20,14 @@ STEM = -1
 
 
 @dataclass(frozen=True)
+class Start:
+    """Where routes begin: before the first `skipped` joins, or at the nodes of a parameter."""
+
+    skipped: int = 0
+    parameters: frozenset[Node] = frozenset()
+
+
+@dataclass(frozen=True)
 class Station:
     """A join, or the output, with the edges by which a route can go on from it.
 
@@ -52,10 +60,15 @@ class Counts:
 
 
 class Routes:
-    """All routes through a sliced network; station i is the join that ends slice i + 1, the last is the output."""
+    """All routes through a sliced network; station i is the join that ends slice i + 1, the last is the output.
 
-    def __init__(self, sliced: Sliced) -> None:
+    Args:
+        start: where they begin, the stem by default.
+    """
+
+    def __init__(self, sliced: Sliced, start: Start | None = None) -> None:
         self.sliced = sliced
+        self.start = start or Start()
         joins = [part[-1] for part in sliced.slices[1:-1]]
         self._station = {node: i for i, node in enumerate(joins)}
         self._gate = {slot.gate: slot for slot in sliced.slots}
@@ -83,11 +96,13 @@ class Routes:
                 for _, source in self._edges(node.all_input_nodes):
                     edges[slot.index, source] = None
             else:
-                edges[None, self._station.get(node, STEM)] = None
+                station = self._station.get(node, STEM)
+                edges[None, station if station >= self.start.skipped else STEM] = None
         return tuple(edges)
 
     def _walk(self, start: Sequence[Node]) -> list[Node]:
-        stops = {*self._station, *self._gate, *self.sliced.stem}
+        ends = self.start.parameters or self.sliced.stem
+        stops = {*self._station, *self._gate, *ends}
         pending, seen, reached = list(start), set(start), []
         while pending:
             node = pending.pop()

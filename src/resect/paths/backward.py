@@ -1,149 +1,126 @@
-"""Backward through one slice, lane by lane, with the gradient of a join taken apart into skip and branches.
-
-A lane is one gradient among several that are carried backward together: a degree of the path polynomial, or one
-sampled path. Shapes: L lanes, B batch; a cotangent of a value of shape (B, ...) is a tensor (L, B, ...).
-"""
+"""The backward pass of one batch, slice by slice, from a scalar of the outputs to a target."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 
-from resect.errors import InputError
+from resect.errors import DataError, InputError
 from resect.graph.outputs import logits_of
-from resect.graph.program import Program, Programs
+from resect.graph.program import Programs
 from resect.network.unraveled import Unraveled
+from resect.paths.linear import Lanes, LinearSlice, add_into, is_identity
+from resect.paths.target import Target
 from resect.sweep.engine import to_device
 from resect.sweep.metrics import check_targets
 
-Lanes = dict[int, Tensor]
-LANES_AT_ONCE = 16
+Scalar = str | int | Callable[[Any, Tensor], Tensor]
 
 
-class SliceGradient:
-    """One slice, run with gradients from its live values to its own.
+class SliceGradient(LinearSlice):
+    """One slice that ends in a join.
 
     Attributes:
         branches: per slot decided in this slice, the key of its gate.
-        skip: the key of the skip's value where it enters the join, None in the prelude and the tail.
+        skip: the key of the skip's value where it enters the join.
     """
 
-    def __init__(self, trace: Trace, index: int, program: Program) -> None:
-        programs, base, state = trace.programs, trace.base, trace.states[index]
-        signal = trace.signal(index)
+    def __init__(self, trace: Trace, index: int) -> None:
+        programs = trace.programs
         slots = [programs.sliced.slots[i] for i in programs.sliced.slots_of[index]]
         self.branches = {slot.index: programs.key[slot.gate] for slot in slots}
-        self.skip = programs.skip_key(slots[0]) if slots else None
-        self._live = {key: value.detach().requires_grad_() for key, value in state.items() if key in signal}
-        self._before: dict[int, Tensor] = {}
-        self._leaf: dict[int, Tensor] = {}
-        edges = [*self.branches.values(), *([] if self.skip is None else [self.skip])]
-        with torch.enable_grad():
-            results = program.run(base, {**state, **self._live}, {key: self._cut(key) for key in edges})
-        self._results = {key: value for key, value in results.items() if _differentiable(value)}
+        self.skip = programs.skip_key(slots[0])
+        ends = [*self.branches.values(), self.skip]
+        self.slot_of = {gate: slot for slot, gate in self.branches.items()}
+        super().__init__(trace.program(index), trace.base, trace.states[index], trace.signal(index), ends)
 
-    def _cut(self, key: int) -> Any:
-        def cut(value: Tensor) -> Tensor:
-            self._before[key] = value
-            self._leaf[key] = value.detach().requires_grad_()
-            return self._leaf[key]
+    def end(self, slot: int | None) -> int:
+        """The key at which the branch of a slot, or for None the skip, enters the join."""
+        return self.skip if slot is None else self.branches[slot]
 
-        return cut
+    def backward(self, cotangents: Lanes) -> tuple[Lanes, Lanes]:
+        """The ordinary backward pass, over all edges together: (cotangents of the live values, those at the ends)."""
+        total = {key: value for key, value in cotangents.items() if not self.ends_here(key)}
+        ends, direct = self.to_ends({key: value for key, value in cotangents.items() if key not in total})
+        add_into(total, self.from_ends(ends))
+        add_into(total, direct)
+        return total, ends
 
-    def to_edges(self, cotangents: Lanes) -> tuple[Lanes, Lanes]:
-        """From the slice's results to (the edges of its join, the live values that pass the join by)."""
-        passing = {key: value for key, value in cotangents.items() if self._results.get(key) is self._live.get(key, 0)}
-        rest = {key: value for key, value in cotangents.items() if key in self._results and key not in passing}
-        inputs = {**self._leaf, **self._live}
-        found = vjp([self._results[key] for key in rest], list(inputs.values()), list(rest.values()))
-        gradients = {key: value for key, value in zip(inputs, found, strict=True) if value is not None}
-        edges = {key: gradients.pop(key) for key in list(gradients) if key in self._leaf}
-        add_into(gradients, passing)
-        return edges, gradients
+    def ends_here(self, key: int) -> bool:
+        """Whether cotangents of a value that lives after the slice go back through it."""
+        return key in self.source and key not in self.passing
 
-    def from_edge(self, key: int, cotangents: Tensor) -> Lanes:
-        """From where a branch (or the skip) enters the join back to the live values."""
-        source = self._before[key]
-        for live, value in self._live.items():
-            if value is source:
-                return {live: cotangents}
-        found = vjp([source], list(self._live.values()), [cotangents])
-        return {live: value for live, value in zip(self._live, found, strict=True) if value is not None}
-
-
-def add_into(total: Lanes, part: Mapping[int, Tensor]) -> None:
-    """Add cotangents to those already collected."""
-    for key, value in part.items():
-        total[key] = total[key] + value if key in total else value
-
-
-def vjp(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor | None]:
-    """Vector-Jacobian products of all lanes: for cotangents (L, *output) of the outputs, (L, *input) of the inputs."""
-    reached = [i for i, output in enumerate(outputs) if output.requires_grad]
-    if not reached or not inputs:
-        return [None] * len(inputs)
-    outputs, cotangents = [outputs[i] for i in reached], [cotangents[i] for i in reached]
-    lanes = cotangents[0].shape[0]
-    parts: list[tuple[Tensor | None, ...]] = []
-    for start in range(0, lanes, LANES_AT_ONCE):
-        chunk = [value[start : start + LANES_AT_ONCE] for value in cotangents]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an operator without a batching rule is slower, not wrong
-            parts.append(
-                torch.autograd.grad(outputs, inputs, chunk, retain_graph=True, allow_unused=True, is_grads_batched=True)
-            )
-    columns = zip(*parts, strict=True)
-    return [None if column[0] is None else torch.cat([v for v in column if v is not None]) for column in columns]
-
-
-def _differentiable(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 0
+    def stays(self, result: int) -> int | None:
+        """The live value that is the skip of the join `result`, untouched on its way into the sum."""
+        for operand, each in self._edges.get(self.source[result], []):
+            if operand == self.skip and is_identity(each):
+                return self.unchanged(self.skip)
+        return None
 
 
 class Trace:
-    """The states of one batch at every slice, and the gradient of its summed loss at the last one.
+    """The states of one batch at every slice, and the gradient of a scalar at the last one.
+
+    Args:
+        of: the scalar, see `scalar_of`.
 
     Attributes:
-        at: "input" or "stem": where gradients are measured.
+        first: the slice that ends in the first join on the way to the target.
     """
 
-    def __init__(self, net: Unraveled, inputs: Any, targets: Tensor, at: str) -> None:
-        self.net = net
+    def __init__(self, net: Unraveled, inputs: Any, targets: Tensor, target: Target, of: Scalar = "loss") -> None:
+        self.net, self.target, self.of = net, target, of
         self.programs = Programs(net.sliced, edges=True)
-        inputs = to_device(net, inputs)
+        inputs = pytree.tree_map(_dense, to_device(net, inputs))
         self.targets = targets.to(net.device)
         self.base = {
             key: value.detach() if isinstance(value, Tensor) else value for key, value in net.bind(inputs).items()
         }
-        self.at = resolve_target(net, at)
         self._folded = self.programs.fold(net.intact)
+        self.first = target.first_slice
+        self.parameters = {self.programs.key[node] for node in target.parameters}
         keys = [self.programs.key[entry.node] for entry in net.sliced.captured.inputs if entry]
         self.states: list[dict[int, Any]] = [{key: self.base[key] for key in keys}]
         with torch.no_grad():
             for program in self._folded[:-1]:
                 self.states.append(program.run(self.base, self.states[-1]))
-        self.inputs = {key: value for key, value in self.states[0].items() if _differentiable(value)}
+        for state in self.states:
+            state.update({key: self.base[key] for key in self.parameters})
         self.stem = [self.programs.key[node] for node in net.sliced.stem]
         self.node = {key: node for node, key in self.programs.key.items()}
 
-    def loss_gradient(self) -> Lanes:
-        """Gradient of the summed cross-entropy with respect to the state before the tail, as one lane."""
+    @property
+    def rows(self) -> int:
+        """How many gradients are told apart: one a sample; a parameter has one for the whole batch."""
+        return 1 if self.parameters else len(self.targets)
+
+    def program(self, index: int) -> Any:
+        """The program of a slice."""
+        return self._folded[index]
+
+    def scalar_gradient(self) -> Lanes:
+        """Gradient of the summed scalar with respect to the state before the tail, as one lane.
+
+        Raises:
+            DataError: the scalar does not depend on the signal.
+        """
         state = self.states[-1]
         live = {key: state[key].detach().requires_grad_() for key in self.signal(len(self.states) - 1)}
         with torch.enable_grad():
-            results = self._folded[-1].run(self.base, {**state, **live})
-            loss = summed_loss(self.net.outputs(self.base, results), self.targets)
-        found = torch.autograd.grad(loss, list(live.values()), allow_unused=True)
+            results = self._folded[-1].run({**self.base, **live}, {**state, **live})
+            scalar = scalar_of(self.of, self.net.outputs({**self.base, **live}, results), self.targets)
+        found = torch.autograd.grad(scalar.sum(), list(live.values()), allow_unused=True)
         return {key: value[None] for key, value in zip(live, found, strict=True) if value is not None}
 
     def slices(self) -> Iterator[tuple[int, SliceGradient]]:
-        """The slices that end in a join, from the last to the first, each with its gradients."""
-        for index in range(len(self._folded) - 2, 0, -1):
-            yield index, SliceGradient(self, index, self._folded[index])
+        """The slices that end in a join, from the last to the first on the way to the target."""
+        for index in range(len(self._folded) - 2, self.first - 1, -1):
+            yield index, SliceGradient(self, index)
 
     def signal(self, index: int) -> set[int]:
         """The live values before a slice that carry the signal; masks, position tables and sizes do not."""
@@ -151,49 +128,113 @@ class Trace:
         return {
             key
             for key, value in self.states[index].items()
-            if _differentiable(value) and (key in self.stem or later.get(key, 0) > 0)
+            if differentiable(value)
+            and (key in self.parameters or (index > 0 and (key in self.stem or later.get(key, 0) > 0)))
         }
 
-    def to_target(self, cotangents: Lanes) -> list[Tensor]:
-        """From the live values after the prelude to the stem's values or the inputs: (L, B, ...) each."""
-        if self.at == "stem":
-            return [cotangents[key] for key in self.stem if key in cotangents]
-        live = {key: value.detach().requires_grad_() for key, value in self.inputs.items()}
-        with torch.enable_grad():
-            results = self._folded[0].run(self.base, {**self.states[0], **live})
-        keys = [key for key in cotangents if key in results]
-        found = vjp([results[key] for key in keys], list(live.values()), [cotangents[key] for key in keys])
-        return [value for value in found if value is not None]
+    def to_target(self, cotangents: Lanes) -> Lanes:
+        """From the live values before the first slice to the target: (L, rows, ...) each."""
+        if self.target.kind == "state":
+            return cotangents
+        if self.target.kind == "stem":
+            return {key: cotangents[key] for key in self.stem if key in cotangents}
+        prelude = self._prelude()
+        _, reached = prelude.to_ends({key: value for key, value in cotangents.items() if key in prelude.source})
+        if not self.parameters:
+            return reached
+        parts = [*reached.values(), *(cotangents[key] for key in self.parameters & cotangents.keys())]
+        return _one_row(parts)
 
-    def true_gradient(self) -> list[Tensor]:
+    def from_target(self, tangents: Lanes) -> Lanes:
+        """Tangents of the target, (L, rows, ...) each, forward to the live values before the first slice."""
+        if self.parameters:
+            tangents = dict.fromkeys(self.parameters, tangents[0][:, 0])
+        if self.target.kind in ("stem", "state"):
+            return tangents
+        return self._prelude().push(tangents) | {key: tangents[key] for key in self.parameters}
+
+    def _prelude(self) -> LinearSlice:
+        signal = self.parameters or {key for key, value in self.states[0].items() if differentiable(value)}
+        return LinearSlice(self._folded[0], self.base, self.states[0], signal)
+
+    def true_gradient(self) -> Lanes:
         """The gradient at the target by plain autograd through the whole network, as one lane each."""
-        first = 0 if self.at == "input" else 1
-        keys = list(self.inputs) if self.at == "input" else self.stem
-        live = {key: self.states[first][key].detach().requires_grad_() for key in keys if key in self.states[first]}
-        state = {**self.states[first], **live}
+        first = {"state": self.first, "stem": 1}.get(self.target.kind, 0)
+        live = {key: self.states[first][key].detach().requires_grad_() for key in self._target_keys(first)}
+        tied = {key: live[key] for key in self.parameters}
+        base, state = {**self.base, **tied}, {**self.states[first], **live}
         with torch.enable_grad():
             for program in self._folded[first:]:
-                state = program.run(self.base, state)
-            loss = summed_loss(self.net.outputs(self.base, state), self.targets)
-        found = torch.autograd.grad(loss, list(live.values()), allow_unused=True)
-        return [value[None] for value in found if value is not None]
+                state = {**program.run(base, state), **tied}
+            scalar = scalar_of(self.of, self.net.outputs(base, state), self.targets)
+        found = torch.autograd.grad(scalar.sum(), list(live.values()), allow_unused=True)
+        lanes = {key: value[None] for key, value in zip(live, found, strict=True) if value is not None}
+        return _one_row(list(lanes.values())) if self.parameters else lanes
+
+    def _target_keys(self, first: int) -> list[int]:
+        if self.parameters:
+            return sorted(self.parameters)
+        if self.target.kind == "stem":
+            return [key for key in self.stem if key in self.states[first]]
+        if self.target.kind == "state":
+            return sorted(self.signal(first))
+        return sorted(key for key, value in self.states[0].items() if differentiable(value))
 
 
-def summed_loss(outputs: Any, targets: Tensor) -> Tensor:
-    """Cross-entropy summed over the batch, so that every sample's gradient is its own; mean over a sequence."""
+def scalar_of(of: Scalar, outputs: Any, targets: Tensor) -> Tensor:
+    """The scalar that is differentiated, one value a sample, so that every sample's gradient is its own.
+
+    Args:
+        of: "loss", the cross-entropy; "target", the logit of the target class; a number, the logit of that class; or a
+            function (outputs, targets) -> (B,). Of a sequence, the first three are means over its positions.
+
+    Raises:
+        InputError, DataError: there is no such logit, or the function gives another shape.
+    """
+    if callable(of):
+        values = of(outputs, targets)
+        if not isinstance(values, Tensor) or values.shape != targets.shape[:1] or not values.is_floating_point():
+            found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise InputError(f"`of` must give one number a sample, ({len(targets)},), got {found}.")
+        return values
     logits = logits_of(outputs)
     check_targets(logits, targets)
-    loss = torch.nn.functional.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]), targets.reshape(-1).long(), reduction="sum", ignore_index=-100
-    )
-    return loss / (targets.numel() // targets.shape[0])
+    flat, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1).long()
+    if of == "loss":
+        values = torch.nn.functional.cross_entropy(flat, wanted, reduction="none", ignore_index=-100)
+    elif of == "target":
+        values = flat.gather(1, wanted.clamp_min(0)[:, None])[:, 0] * (wanted != -100)
+    elif isinstance(of, int) and -flat.shape[1] <= of < flat.shape[1]:
+        values = flat[:, of]
+    else:
+        raise InputError(
+            f"`of` must be 'loss', 'target', a class below {flat.shape[1]}, or a function (outputs, targets) -> one "
+            f"number a sample, got {of!r}."
+        )
+    return values.view(len(targets), -1).mean(1)
 
 
-def resolve_target(net: Unraveled, at: str) -> str:
-    """Where gradients are measured: "input", unless the network's inputs are integers (tokens): then "stem"."""
-    if at not in ("auto", "input", "stem"):
-        raise InputError(f"`at` must be 'auto', 'input' or 'stem', got {at!r}.")
-    floating = any(entry and entry.dtype.is_floating_point for entry in net.sliced.captured.inputs)
-    if at == "input" and not floating:
-        raise InputError("`at` must be 'stem' for a network whose inputs are integers, got 'input'.")
-    return at if at != "auto" else "input" if floating else "stem"
+def _one_row(parts: list[Tensor]) -> Lanes:
+    """The gradient of a parameter, wherever it is used, as that of a single row: (L, 1, ...)."""
+    return {0: torch.stack(parts).sum(0)[:, None]} if parts else {}
+
+
+def differentiable(value: Any) -> bool:
+    """Whether gradients flow through a value."""
+    return isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 0
+
+
+def require_finite(squares: np.ndarray, where: str) -> None:
+    """Raise DataError unless gradients are finite and not all zero; these are their squared norms."""
+    total = float(squares.sum())
+    if not 0 < total < float("inf"):
+        raise DataError(
+            f"the gradient at {where} must be finite and not zero on these samples, got a squared norm of "
+            f"{total:.3g}. In half precision, try float32."
+        )
+
+
+def _dense(leaf: Any) -> Any:
+    """Images in the memory format in which convolutions are fastest; everything behind them follows."""
+    images = isinstance(leaf, Tensor) and leaf.ndim == 4 and leaf.is_floating_point()
+    return leaf.contiguous(memory_format=torch.channels_last) if images else leaf

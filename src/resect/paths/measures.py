@@ -54,16 +54,17 @@ def path_fractions(counts: Counts) -> np.ndarray:
     return np.array([count / total for count in counts.paths])
 
 
-def effective_range(weight: np.ndarray, counts: Counts, mass: float = 0.95) -> Effective:
+def effective_range(weight: np.ndarray, counts: Counts, mass: float = 0.95, total: float | None = None) -> Effective:
     """The shortest range of lengths whose weights sum to `mass` of the whole; of several, the one that holds most.
 
     Args:
-        weight: (n+1,) weights of the lengths, negative ones allowed; they are divided by their sum.
+        weight: (n+1,) weights of the lengths, negative ones allowed.
         mass: 0 to 1, exclusive.
+        total: what counts as the whole; the sum of the weights by default.
     """
     if not 0 < mass < 1:
         raise InputError(f"`mass` must lie between 0 and 1, got {mass}.")
-    portion = np.asarray(weight, dtype=np.float64) / np.sum(weight)
+    portion = np.asarray(weight, dtype=np.float64) / (np.sum(weight) if total is None else total)
     before = np.concatenate([[0.0], np.cumsum(portion)])
     n = len(portion)
     low, high = 0, n - 1
@@ -86,8 +87,9 @@ def multiplicity(share: np.ndarray, counts: Counts) -> Multiplicity:
     entropy = sum(
         p * (log2(count) - log2(p)) for p, count in zip(portion, counts.paths, strict=True) if p > 0 and count
     )
-    depth = float(np.sum(portion * np.arange(len(portion))))
-    layers = float(np.sum(portion * np.array(_mean_layers(counts))))
+    whole = np.asarray(share) / np.sum(share)
+    depth = float(np.sum(whole * np.arange(len(whole))))
+    layers = float(np.sum(whole * np.array(_mean_layers(counts))))
     return Multiplicity(log2(sum(counts.paths)), float(entropy), depth, layers)
 
 
@@ -106,6 +108,24 @@ def weighted_by_count(norm: np.ndarray, counts: Counts) -> np.ndarray:
         return np.zeros(len(logs))
     weights = np.array([2.0 ** (value - top) for value in logs])
     return np.asarray(weights / weights.sum())
+
+
+def entropy_within(squares: np.ndarray, counts: Counts) -> np.ndarray:
+    """log2 of the effective number of paths of each length, from sampled ones; NaN where none was.
+
+    With weights w over the N paths of a length, the entropy of w / sum(w) is log2 N - E[v log2 v], v = w / mean(w).
+
+    Args:
+        squares: (draws, n+1) squared norms of sampled paths.
+    """
+    found = np.full(len(counts.paths), np.nan)
+    for k, count in enumerate(counts.paths):
+        values = squares[:, k]
+        if count and np.isfinite(values).all() and values.mean() > 0:
+            relative = values / values.mean()
+            lost = np.where(relative > 0, relative * np.log2(np.where(relative > 0, relative, 1.0)), 0.0).mean()
+            found[k] = max(0.0, log2(count) - lost)
+    return found
 
 
 def _mean_layers(counts: Counts) -> list[float]:

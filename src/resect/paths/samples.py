@@ -6,48 +6,65 @@ skips elsewhere; take the norm of what arrives. Sampled paths are lanes, so one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
-from resect.errors import DataError, InputError
-from resect.graph.routes import STEM, Counts, Routes
+from resect.errors import InputError
+from resect.graph.routes import Counts, Routes
 from resect.network.unraveled import Unraveled
-from resect.paths.backward import Lanes, Trace, add_into, resolve_target
-from resect.paths.lanes import renormalise, widened
-from resect.paths.measures import Effective, effective_range, weighted_by_count
-from resect.paths.spectrum import require_paths
-from resect.sweep.engine import as_batch
+from resect.paths.backward import Trace
+from resect.paths.degrees import at_target
+from resect.paths.lanes import widened
+from resect.paths.linear import Lanes
+from resect.paths.measures import Effective, effective_range, entropy_within, weighted_by_count
+from resect.paths.settings import PathSettings, Progress, Traces
+from resect.paths.tree import Route, draw_routes, path_lanes
+from resect.sweep.statistics import bootstrap_interval
 
 
 @dataclass(frozen=True)
 class PathSamples:
-    """Norms of the gradients of sampled single paths.
+    """Norms of the gradients of sampled single paths. N rows (samples), R paths of each of the n+1 lengths.
 
     Attributes:
         counts: exact numbers of paths and of their layers.
-        norms: per length 0..n an array of float64 norms, one a sampled path and sample; empty where there is no path.
-        at: "input" or "stem": where the gradient is measured.
+        norms: (N, R, n+1) float64; NaN for lengths of which there is no path. The samples of a batch see the same
+            paths; the paths of one draw are not independent between lengths, but those of different draws are.
+        batch: (N,) the batch that each row was in.
+        at: where the gradient is measured.
     """
 
     counts: Counts
-    norms: tuple[np.ndarray, ...]
+    norms: np.ndarray
+    batch: np.ndarray
     at: str
 
     @property
     def mean(self) -> np.ndarray:
         """(n+1,) mean norm of a single path; NaN where there is none."""
-        return np.array([values.mean() if len(values) else np.nan for values in self.norms])
+        return np.asarray(self.norms.mean((0, 1)))
 
     @property
     def rms(self) -> np.ndarray:
         """(n+1,) root mean square of the norms of single paths; NaN where there is none."""
-        return np.array([np.sqrt(np.square(values).mean()) if len(values) else np.nan for values in self.norms])
+        return np.asarray(np.sqrt(np.square(self.norms).mean((0, 1))))
+
+    def mean_interval(self, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """(low, high), (n+1,) each: studentised bootstrap intervals of the mean norm over draws of paths."""
+        means, weights = self._draws(self.norms)
+        return draw_interval(means, weights, level, resamples, seed)
+
+    def _draws(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Means over the samples of a batch, (draws, n+1), and how many samples each holds."""
+        batches = np.unique(self.batch)
+        means = [values[self.batch == b].mean(0) for b in batches]
+        sizes = [np.full(values.shape[1], (self.batch == b).sum()) for b in batches]
+        return np.concatenate(means), np.concatenate(sizes).astype(float)
 
     @property
     def magnitude(self) -> np.ndarray:
@@ -64,146 +81,113 @@ class PathSamples:
         return effective_range(self.magnitude_rms if rms else self.magnitude, self.counts, mass)
 
     @property
+    def log2_paths_within(self) -> np.ndarray:
+        """(n+1,) log2 of how many paths of each length effectively contribute: 2 to the entropy of their squared norms.
+
+        Estimated from the spread of the sampled paths, for which it is too high as long as the strongest paths have
+        not been drawn; equal to log2 of the count where all are equally strong.
+        """
+        return entropy_within(self._draws(np.square(self.norms))[0], self.counts)
+
+    @property
     def table(self) -> pd.DataFrame:
-        """One row a length: `length`, `path_norm`, `path_norm_rms`, `sampled`, `magnitude`, `magnitude_rms`."""
+        """One row a length: `length`, `path_norm` with its interval, `path_norm_rms`, `sampled`, `magnitude`, ...
+
+        `sampled` is the number of norms; `log2_paths_within` as the property.
+        """
+        low, high = self.mean_interval()
         return pd.DataFrame(
             {
-                "length": range(len(self.norms)),
+                "length": range(self.norms.shape[2]),
                 "path_norm": self.mean,
+                "path_norm_low": low,
+                "path_norm_high": high,
                 "path_norm_rms": self.rms,
-                "sampled": [len(values) for values in self.norms],
+                "sampled": np.isfinite(self.norms).sum((0, 1)),
                 "magnitude": self.magnitude,
                 "magnitude_rms": self.magnitude_rms,
+                "log2_paths_within": self.log2_paths_within,
             }
         )
 
-    def _repr_html_(self) -> str:
-        return str(self.table.to_html(index=False))
+
+def draw_interval(
+    means: np.ndarray, weights: np.ndarray, level: float, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals over independent draws, (n+1,) each, of values (draws, n+1); NaN where there is nothing to draw."""
+    low, high = np.full((2, means.shape[1]), np.nan)
+    known = np.isfinite(means).all(0)
+    if known.any() and len(means) > 1:
+        low[known], high[known] = bootstrap_interval(means[:, known].T, weights, level, resamples, seed)
+    return low, high
 
 
 def sample_paths(
     net: Unraveled,
     data: Iterable[tuple[Any, Tensor]],
+    settings: PathSettings | None = None,
     *,
     samples: int = 20,
-    at: str = "auto",
-    seed: int = 0,
-    progress: Callable[[float], None] | None = None,
+    lengths: Sequence[int] | None = None,
+    progress: Progress | None = None,
 ) -> PathSamples:
-    """Sample single paths of every length and measure the norms of their gradients.
+    """Sample single paths of every length and measure the norm of the gradient along each.
 
     Args:
         net: an unravelled network with at least one block.
-        data: (inputs, targets) batches; every batch meets paths of its own.
-        samples: paths drawn of each length and batch, uniformly among all paths of that length.
-        at: where the gradient is measured, as in `path_spectrum`.
-        seed: of the paths.
+        data: (inputs, targets) batches; every batch has paths of its own.
+        settings: what is differentiated, where, in how much memory, and the seed of the paths.
+        samples: sampled paths of each length and batch.
+        lengths: the lengths to sample, all by default; those of others are NaN.
         progress: called with the number of slices done since the last call.
 
     Raises:
-        InputError: the network has no joins.
+        InputError: the network has no joins, a length does not exist, or the settings do not fit.
         DataError: the data are empty or do not fit the network.
     """
-    require_paths(net)
+    settings = settings or PathSettings()
     if samples < 1:
-        raise InputError(f"`samples` must be at least 1, got {samples}.")
-    routes = Routes(net.sliced)
-    draw = np.random.default_rng(seed)
-    collected: list[list[np.ndarray]] = [[] for _ in routes.counts.paths]
-    for inputs, targets in map(as_batch, data):
-        lengths = [k for k, count in enumerate(routes.counts.paths) if count for _ in range(samples)]
-        drawn = [draw_route(routes, k, draw) for k in lengths]
-        norms = path_norms(Trace(net, inputs, targets, at), routes, drawn, progress)
-        for k, lane in zip(lengths, norms, strict=True):
-            collected[k].append(lane)
-    if not any(collected):
-        raise DataError("`data` must hold at least one (inputs, targets) batch, got none.")
-    found = tuple(np.concatenate(values) if values else np.empty(0) for values in collected)
-    return PathSamples(routes.counts, found, resolve_target(net, at))
-
-
-Route = dict[int, tuple[int | None, int]]  # station -> (the slot whose branch is taken, None for the skip; from where)
-
-
-def draw_route(routes: Routes, length: int, draw: np.random.Generator) -> Route:
-    """A route of so many branches, uniformly among all of them."""
-    route: Route = {}
-    station, where = routes.output, len(routes.stations)
-    while True:
-        weights = []
-        for slot, source in station.edges:
-            left = length - (slot is not None)
-            before = routes.counts_before(source).paths
-            weights.append(before[left] if 0 <= left < len(before) else 0)
-        total = sum(weights)
-        # Counts are exact integers beyond float64, so the choice is made among integers.
-        point, chosen = _below(total, draw), 0
-        while point >= weights[chosen]:
-            point -= weights[chosen]
-            chosen += 1
-        slot, source = station.edges[chosen]
-        route[where] = slot, source
-        length -= slot is not None
-        if source == STEM:
-            return route
-        station, where = routes.stations[source], source
-
-
-def _below(total: int, draw: np.random.Generator) -> int:
-    """A uniform integer in [0, total) for a total of any size."""
-    size = (total.bit_length() + 7) // 8 + 8  # 64 spare bits make the bias of the remainder negligible
-    return int.from_bytes(draw.bytes(size), "big") % total
+        raise InputError(f"`samples` must be 1 or more, got {samples}.")
+    traces = Traces(net, settings)
+    routes = Routes(net.sliced, traces.target.start)
+    wanted = [k for k, count in enumerate(routes.counts.paths) if count and (lengths is None or k in lengths)]
+    if lengths is not None and set(lengths) - set(wanted):
+        raise InputError(
+            f"`lengths` must have paths, got {sorted(set(lengths) - set(wanted))}, of which there is none."
+        )
+    draw = np.random.default_rng(settings.seed)
+    collected, batches = [], []
+    for number, trace in enumerate(traces(data, 2)):
+        drawn = [draw_routes(routes, wanted, draw) for _ in range(samples)]
+        norms = path_norms(trace, routes, [r for each in drawn for r in each], traces.lanes_for(trace), progress)
+        found = np.full((trace.rows, samples, len(routes.counts.paths)), np.nan)
+        found[:, :, wanted] = norms.T.reshape(trace.rows, samples, len(wanted))
+        collected.append(found)
+        batches.append(np.full(trace.rows, number))
+    return PathSamples(routes.counts, np.concatenate(collected), np.concatenate(batches), traces.target.name)
 
 
 def path_norms(
-    trace: Trace, routes: Routes, drawn: list[Route], progress: Callable[[float], None] | None = None
+    trace: Trace, routes: Routes, drawn: Sequence[Route], most: int = 1024, progress: Progress | None = None
 ) -> np.ndarray:
-    """Norm of the gradient of every route and sample, (routes, B) float64."""
-    count = len(drawn)
-    cotangents = {
-        key: value.expand(count, *value.shape[1:]).contiguous() for key, value in trace.loss_gradient().items()
-    }
-    exponents = torch.zeros(count, dtype=torch.int32, device=next(iter(cotangents.values())).device)
-    for index, gradient in trace.slices():
-        edges, collected = gradient.to_edges(cotangents)
-        for (slot, source), lanes in _by_edge(drawn, index - 1).items():
-            key = gradient.skip if slot is None else gradient.branches[slot]
-            if key is not None and key in edges:
-                found = gradient.from_edge(key, edges[key][lanes])
-                _spread(collected, _from(found, source, trace, routes), lanes, count)
-        cotangents = collected
-        exponents = renormalise(cotangents, exponents)
-        if progress:
-            progress(1)
-    arrived = trace.to_target(cotangents)
-    squares = sum(widened(value.flatten(2)).square().sum(2) for value in arrived)
-    assert isinstance(squares, Tensor)
-    norms = squares.sqrt().cpu().double().numpy()
-    return np.asarray(np.ldexp(norms, exponents.view(-1, 1).cpu().numpy()))
+    """Norm of the gradient of every route and row, (routes, rows) float64; equal routes are run once.
+
+    Args:
+        most: lanes at one time.
+    """
+    place: dict[tuple[Any, ...], int] = {}
+    which = [place.setdefault(tuple(sorted(route.items())), len(place)) for route in drawn]
+    distinct = [dict(key) for key in place]
+    found = np.zeros((len(distinct), trace.rows))
+    for members, lanes, exponents in path_lanes(trace, routes, distinct, most, progress):
+        powers = np.clip(exponents, -5000, 5000).astype(np.int32)[:, None]
+        for some, arrived in at_target(trace, lanes, len(members)):
+            if arrived:
+                found[members[some]] = np.ldexp(row_norms(arrived), powers[some])
+    return found[which]
 
 
-def _by_edge(drawn: list[Route], station: int) -> dict[tuple[int | None, int], list[int]]:
-    """The lanes of the routes that pass a station, by the edge over which they go on."""
-    found: dict[tuple[int | None, int], list[int]] = {}
-    for lane, route in enumerate(drawn):
-        if station in route:
-            found.setdefault(route[station], []).append(lane)
-    return found
-
-
-def _from(cotangents: Lanes, source: int, trace: Trace, routes: Routes) -> Lanes:
-    """Those of the live values that come from one station: a branch may read several states (U-Net, DenseNet)."""
-    if len(cotangents) < 2:
-        return cotangents
-    return {key: value for key, value in cotangents.items() if source in routes.sources(trace.node[key])}
-
-
-def _spread(total: Lanes, part: Lanes, lanes: list[int], count: int) -> None:
-    """Add the cotangents of some lanes to those of all."""
-    for key, value in part.items():
-        if len(lanes) == count:
-            add_into(total, {key: value})
-            continue
-        if key not in total:
-            total[key] = value.new_zeros(count, *value.shape[1:])
-        total[key].index_add_(0, torch.tensor(lanes, device=value.device), value)
+def row_norms(lanes: Lanes) -> np.ndarray:
+    """(L, rows) float64 norms over all of a target's values (L, rows, ...)."""
+    squares = [widened(value.flatten(2)).square().sum(2) for value in lanes.values()]
+    return np.sqrt(sum(each.cpu().double().numpy() for each in squares))

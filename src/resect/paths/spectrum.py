@@ -9,40 +9,49 @@ Source: the unravelled view is Veit et al., section 3; they sample single paths 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import log2
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from resect.errors import DataError, InputError
+from resect.errors import AccuracyError, InputError
 from resect.graph.routes import Counts, Routes
 from resect.network.unraveled import Unraveled
-from resect.paths.backward import Lanes, SliceGradient, Trace, add_into, resolve_target
-from resect.paths.lanes import renormalise, scaled, widened
+from resect.paths.backward import Trace, require_finite
+from resect.paths.degrees import at_target, decompose
+from resect.paths.lanes import widened
+from resect.paths.linear import Lanes
 from resect.paths.measures import Effective, Multiplicity, effective_range, multiplicity, path_fractions
-from resect.sweep.engine import as_batch
-from resect.sweep.plans import no_joins_message
+from resect.paths.settings import PathSettings, Progress, Traces
+from resect.sweep.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+TOLERANCE = 1e-3  # of the relative error of the sum over all lengths
+
 
 @dataclass(frozen=True)
 class PathSpectrum:
-    """The gradient by path length. n blocks, N samples; index k is the length in blocks.
+    """The gradient by path length. n blocks, N rows (samples; batches, if gradients are those of a parameter).
+
+    Index k is the length in blocks, 0 to n. Lengths beyond `max_length`, if that was given, are NaN; what they carry
+    together is `rest`.
 
     Attributes:
         counts: exact numbers of paths and of their layers.
-        products: (N, n+1) float64; <C_k, g> of every sample.
-        norms: (N, n+1) float64; |C_k| of every sample.
+        products: (N, n+1) float64; <C_k, g> of every row.
+        norms: (N, n+1) float64; |C_k| of every row.
         squares: (N,) float64; <g, g> by autograd.
-        remainder: (N,) float64; |sum of C_k - g|^2 of every sample.
-        at: "input" or "stem": where the gradient is measured.
+        remainder: (N,) float64; |sum of C_k and rest - g|^2 of every row.
+        rest: (N,) float64; <R, g>, where R is the sum of all C_k beyond `max_length`; 0 without.
+        rest_norms: (N,) float64; |R|.
+        at: where the gradient is measured: "input", "stem", "state before blocks.3" or a parameter.
     """
 
     counts: Counts
@@ -50,16 +59,41 @@ class PathSpectrum:
     norms: np.ndarray
     squares: np.ndarray
     remainder: np.ndarray
+    rest: np.ndarray
+    rest_norms: np.ndarray
     at: str
 
     @property
     def share(self) -> np.ndarray:
-        """(n+1,) the share of every length in the gradient, pooled over samples; sums to 1."""
+        """(n+1,) the share of every length in the gradient, pooled over rows; with `rest_share` it sums to 1."""
         return np.asarray(self.products.sum(0) / self.squares.sum())
 
     @property
+    def shares(self) -> np.ndarray:
+        """(N, n+1) the share of every length in each row's own gradient; NaN where that is zero."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(self.products / self.squares[:, None])
+
+    @property
+    def rest_share(self) -> float:
+        """The share of all lengths beyond `max_length` together; 0 without."""
+        return float(self.rest.sum() / self.squares.sum())
+
+    def share_interval(
+        self, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(low, high), (n+1,) each: studentised bootstrap intervals of the pooled shares over rows; NaN for one row."""
+        rows = self.squares > 0
+        known = np.isfinite(self.products).all(0)
+        low, high = np.full((2, len(known)), np.nan)
+        if rows.sum() > 1:
+            shares, weights = self.shares[rows][:, known].T, self.squares[rows]
+            low[known], high[known] = bootstrap_interval(shares, weights, level, resamples, seed)
+        return low, high
+
+    @property
     def norm(self) -> np.ndarray:
-        """(n+1,) the mean over samples of the norm of the summed gradient of all paths of a length."""
+        """(n+1,) the mean over rows of the norm of the summed gradient of all paths of a length."""
         return np.asarray(self.norms.mean(0))
 
     @property
@@ -84,35 +118,52 @@ class PathSpectrum:
         return float(np.sqrt(self.remainder.sum() / self.squares.sum()))
 
     def effective(self, mass: float = 0.95) -> Effective:
-        """The shortest range of lengths that holds `mass` of the gradient, by exact share."""
-        return effective_range(self.share, self.counts, mass)
+        """The shortest range of lengths that holds `mass` of the gradient, by exact share.
+
+        Raises:
+            InputError: the lengths up to `max_length` do not hold that much.
+        """
+        share = np.nan_to_num(self.share)
+        if np.isnan(self.share).any() and np.maximum.accumulate(np.cumsum(share)).max() < mass:
+            raise InputError(
+                f"`max_length` must be longer for a range that holds {mass:.0%} of the gradient, got "
+                f"{int(np.isfinite(self.share).sum()) - 1}, up to which {share.sum():.2%} is held."
+            )
+        return effective_range(share, self.counts, mass, total=1.0)
 
     def multiplicity(self) -> Multiplicity:
-        """How many paths there are, and how many effectively contribute."""
-        return multiplicity(self.share, self.counts)
+        """How many paths there are, and how many effectively contribute; of those up to `max_length`."""
+        return multiplicity(np.nan_to_num(self.share), self.counts)
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a length: `length`, `layers`, `log2_paths`, `path_fraction`, `share`, `norm`."""
-        fractions = path_fractions(self.counts)
+        """One row a length: `length`, `layers`, `log2_paths`, `path_fraction`, `share` with its interval, `norm`."""
+        low, high = self.share_interval()
         return pd.DataFrame(
             {
                 "length": range(len(self.count)),
                 "layers": self.layers,
-                "log2_paths": [_log2(count) for count in self.count],
-                "path_fraction": fractions,
+                "log2_paths": [log2(count) if count else float("-inf") for count in self.count],
+                "path_fraction": path_fractions(self.counts),
                 "share": self.share,
+                "share_low": low,
+                "share_high": high,
                 "norm": self.norm,
             }
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the share of every length; returns the axes."""
+        """Draw the share of every length with its interval; returns the axes."""
         from matplotlib.figure import Figure
 
         if ax is None:
             ax = Figure(layout="constrained").subplots()
-        ax.bar(range(len(self.share)), self.share * 100)
+        low, high = self.share_interval()
+        known = np.isfinite(self.share)
+        lengths, share = np.flatnonzero(known), self.share[known] * 100
+        ax.bar(lengths, share)
+        if np.isfinite(low[known]).all():
+            ax.vlines(lengths, low[known] * 100, high[known] * 100, color="black", linewidth=1)
         ax.set(xlabel="path length (blocks)", ylabel="share of the gradient (%)")
         return ax
 
@@ -123,114 +174,95 @@ class PathSpectrum:
 def path_spectrum(
     net: Unraveled,
     data: Iterable[tuple[Any, Tensor]],
+    settings: PathSettings | None = None,
     *,
-    at: str = "auto",
-    progress: Callable[[float], None] | None = None,
+    max_length: int | None = None,
+    progress: Progress | None = None,
 ) -> PathSpectrum:
-    """Decompose the gradient of the cross-entropy exactly by path length.
+    """Decompose a gradient exactly by path length.
 
     Args:
         net: an unravelled network with at least one block.
         data: (inputs, targets) batches.
-        at: where the gradient is measured: "input", "stem" (the state before the first block), or "auto": the input,
-            but the stem for networks that read tokens.
-        progress: called with the number of slices done since the last call.
+        settings: what is differentiated, where, and in how much memory.
+        max_length: the longest paths, in blocks, that are told apart; the exact sum of all longer ones is `rest`.
+        progress: called with the number of slices and samples done since the last call.
 
     Raises:
-        InputError: the network has no joins.
+        InputError: the network has no joins, or the settings do not fit it.
         DataError: the data are empty or do not fit the network, or the gradient is zero or not finite.
+        AccuracyError: the sum over all lengths is off autograd's gradient by more than 1e-3 of it.
     """
-    require_paths(net)
-    parts = [_decompose(net, inputs, targets, at, progress) for inputs, targets in map(as_batch, data)]
-    if not parts:
-        raise DataError("`data` must hold at least one (inputs, targets) batch, got none.")
+    settings = settings or PathSettings()
+    traces = Traces(net, settings)
+    routes = Routes(net.sliced, traces.target.start)
+    top, rest = _highest(routes.counts, max_length)
+    parts = [_decompose(trace, top, rest, progress) for trace in traces(data, top + 1 + rest)]
     products, norms, squares, remainder = (np.concatenate(column) for column in zip(*parts, strict=True))
-    counts, where = Routes(net.sliced).counts, resolve_target(net, at)
-    if not np.isfinite(products).all() or not squares.sum() > 0:
-        raise DataError(
-            f"the gradient at the {where} must be finite and not zero on these samples, got a squared norm of "
-            f"{squares.sum():.3g}. In half precision, try float32."
+    require_finite(squares, traces.target.name)
+    empty = np.zeros(len(squares))
+    missing = ((0, 0), (0, len(net.blocks) - top))
+    spectrum = PathSpectrum(
+        counts=routes.counts,
+        products=np.pad(products[:, : top + 1], missing, constant_values=np.nan if rest else 0.0),
+        norms=np.pad(norms[:, : top + 1], missing, constant_values=np.nan if rest else 0.0),
+        squares=squares,
+        remainder=remainder,
+        rest=products[:, -1] if rest else empty,
+        rest_norms=norms[:, -1] if rest else empty,
+        at=traces.target.name,
+    )
+    if not spectrum.sum_error <= TOLERANCE:
+        raise AccuracyError(
+            f"the gradients of all path lengths must sum to autograd's, but are off by {spectrum.sum_error:.1e} of it, "
+            f"more than {TOLERANCE:g}. In half precision, use float32; in float32, float64."
         )
-    return PathSpectrum(counts, products, norms, squares, remainder, where)
+    return spectrum
 
 
-def require_paths(net: Unraveled) -> None:
-    """Raise InputError unless the network has skips, and so more than one path."""
-    if not isinstance(net, Unraveled):
-        raise InputError(f"`net` must come from resect.unravel(model, example), got {type(net).__name__}.")
-    if net.plain:
-        raise InputError("a network unravelled with plain=True has one path: it has no skips. Unravel it without.")
-    if not net.blocks:
-        raise InputError(no_joins_message(net))
+def _highest(counts: Counts, max_length: int | None) -> tuple[int, bool]:
+    """The highest degree that gets a lane of its own, and whether there are higher ones."""
+    longest = max((k for k, count in enumerate(counts.paths) if count), default=0)
+    if max_length is None:
+        return longest, False
+    if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 0:
+        raise InputError(f"`max_length` must be a whole number of blocks, 0 or more, got {max_length!r}.")
+    return min(max_length, longest), max_length < longest
 
 
 def _decompose(
-    net: Unraveled, inputs: Any, targets: Tensor, at: str, progress: Callable[[float], None] | None
+    trace: Trace, top: int, rest: bool, progress: Progress | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Inner products, norms, squares and remainders of one batch; see PathSpectrum."""
-    trace = Trace(net, inputs, targets, at)
-    cotangents, exponents = degrees(trace, progress)
-    lanes = _flat(trace.to_target(cotangents))
-    truth = _flat(trace.true_gradient())[0]
-    coefficients = torch.ldexp(lanes, exponents.view(-1, 1, 1).to(lanes.dtype))
-    products = torch.einsum("kbd,bd->bk", coefficients, truth)
-    remainder = (coefficients.sum(0) - truth).square().sum(1)
-    norms = coefficients.norm(dim=2).T
-    pad = (0, len(net.blocks) + 1 - len(exponents))  # parallel branches exclude each other: the longest are missing
-    columns = F.pad(products, pad), F.pad(norms, pad), truth.square().sum(1), remainder
-    first, second, third, fourth = (column.cpu().double().numpy() for column in columns)
+    """Inner products and norms of every lane, squares and remainders of one batch; see PathSpectrum."""
+    degrees = decompose(trace, top, rest=rest, progress=progress)
+    truth = trace.true_gradient()
+    exponents = np.clip(degrees.exponents, -(2**20), 2**20).astype(np.int32)
+    columns, left = [], None
+    for some, found in at_target(trace, degrees.lanes, len(exponents)):
+        lanes, whole = aligned(found, truth)
+        powers = torch.from_numpy(exponents[some]).to(lanes.device).view(-1, 1, 1)
+        lanes = torch.ldexp(lanes, powers.to(lanes.dtype))
+        left = (whole if left is None else left) - lanes.sum(0)
+        columns.append((torch.einsum("kbd,bd->bk", lanes, whole), lanes.norm(dim=2).T))
+    assert left is not None
+    products, norms = (torch.cat(column, 1) for column in zip(*columns, strict=True))
+    results = products, norms, whole.square().sum(1), left.square().sum(1)
+    first, second, third, fourth = (column.cpu().double().numpy() for column in results)
     return first, second, third, fourth
 
 
-def degrees(trace: Trace, progress: Callable[[float], None] | None = None) -> tuple[Lanes, Tensor]:
-    """Carry the path polynomial back to the prelude: lane k of every value is the part of degree k.
-
-    Returns:
-        cotangents of the live values after the prelude, (K, B, ...) each, and exponents (K,) int32: the value of lane
-        k is its entries times 2**exponent.
-    """
-    cotangents = trace.loss_gradient()
-    device = next(iter(cotangents.values())).device
-    exponents = torch.zeros(1, dtype=torch.int32, device=device)
-    for _, gradient in trace.slices():
-        cotangents, exponents = _through_slice(gradient, cotangents, exponents)
-        exponents = renormalise(cotangents, exponents)
-        if progress:
-            progress(1)
-    return cotangents, renormalise(cotangents, exponents)
-
-
-def _through_slice(gradient: SliceGradient, cotangents: Lanes, exponents: Tensor) -> tuple[Lanes, Tensor]:
-    """Back through one join: the skip keeps each degree, a branch raises it by one."""
-    edges, collected = gradient.to_edges(cotangents)
-    # Degree k receives lane k over the skip and lane k - 1 over a branch; both are brought to the larger exponent.
-    low = exponents.new_full((1,), torch.iinfo(torch.int32).min // 2)
-    kept, raised = torch.cat([exponents, low]), torch.cat([low, exponents])
-    joint = torch.maximum(kept, raised)
-    down_kept, down_raised = (kept - joint)[:-1], (raised - joint)[1:]
-    collected = {key: _padded(scaled(value, down_kept), after=True) for key, value in collected.items()}
-    assert gradient.skip is not None
-    if gradient.skip in edges:
-        over_skip = gradient.from_edge(gradient.skip, scaled(edges[gradient.skip], down_kept))
-        add_into(collected, {key: _padded(value, after=True) for key, value in over_skip.items()})
-    for key in gradient.branches.values():
-        if key in edges:
-            over_branch = gradient.from_edge(key, scaled(edges[key], down_raised))
-            add_into(collected, {k: _padded(value, after=False) for k, value in over_branch.items()})
-    return collected, joint
-
-
-def _padded(lanes: Tensor, *, after: bool) -> Tensor:
-    empty = lanes.new_zeros(1, *lanes.shape[1:])
-    return torch.cat([lanes, empty] if after else [empty, lanes])
+def aligned(lanes: Lanes, truth: Lanes) -> tuple[Tensor, Tensor]:
+    """(L, rows, D) and (rows, D), widened: the lanes of a target's values, and its gradient, side by side."""
+    keys = sorted({*lanes, *truth})
+    count, like = len(next(iter(lanes.values()))), next(iter(lanes.values()))
+    parts, wholes = [], []
+    for key in keys:
+        shape = (lanes[key] if key in lanes else truth[key]).shape[1:]
+        parts.append(lanes[key] if key in lanes else like.new_zeros(count, *shape))
+        wholes.append(truth[key] if key in truth else like.new_zeros(1, *shape))
+    return _flat(parts), _flat(wholes)[0]
 
 
 def _flat(values: list[Tensor]) -> Tensor:
-    """(L, B, D), widened, of several cotangents (L, B, ...)."""
+    """(L, rows, D), widened, of several cotangents (L, rows, ...)."""
     return torch.cat([widened(value.flatten(2)) for value in values], dim=2)
-
-
-def _log2(count: int) -> float:
-    from math import log2
-
-    return log2(count) if count else float("-inf")

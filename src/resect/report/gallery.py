@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from resect.report import block_figure, captions, ensemble_figures, lesion_figures, path_figures
 from resect.report.captions import Caption
 from resect.report.style import panels
-from resect.studies.results import Study
+from resect.studies.results import PathCurves, Study
 
 Panel = Callable[[Study, Axes | None], Axes]
 
@@ -68,14 +68,18 @@ def _lesions(study: Study) -> list[Drawing]:
 def _paths(study: Study) -> list[Drawing]:
     if study.lengths is None:
         return []
-    counts = (path_figures.counts_figure, path_figures.counts_log_figure)
-    shares = (path_figures.share_figure, path_figures.share_log_figure)
-    norms = (path_figures.norm_figure, path_figures.norm_log_figure)
+    counts = _of_curves(path_figures.counts_figure, path_figures.counts_log_figure)
+    shares = _of_curves(path_figures.share_figure, path_figures.share_log_figure)
+    norms = _of_curves(path_figures.norm_figure, path_figures.norm_log_figure)
     return [
         Drawing("counts", "How many paths of each length", counts, captions.counts_caption),
         Drawing("shares", "How much of the gradient they carry", shares, captions.share_caption, 4.2),
         Drawing("norms", "How strong the gradient is", norms, captions.norm_caption),
     ]
+
+
+def _of_curves(*figures: Callable[[PathCurves, Axes | None], Axes]) -> tuple[Panel, ...]:
+    return tuple(lambda study, ax, draw=draw: draw(study.curves, ax) for draw in figures)
 
 
 def _comparison(study: Study) -> list[Drawing]:

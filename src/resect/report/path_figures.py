@@ -25,7 +25,7 @@ from resect.report.style import (
     whole_numbers,
 )
 from resect.report.words import percent, superscript
-from resect.studies.results import DepthAnswer, Study
+from resect.studies.results import DepthAnswer, PathCurves
 
 _DEEPEST = 1e-12  # the lowest value on a log axis, as a part of the highest
 _VISIBLE = 2e-3  # of the gradient: less cannot be seen on a linear axis
@@ -33,16 +33,15 @@ _OVER_LAYERS = 38  # points, over the axis in layers
 _SHARE_KEY = [("● exact", BLUE), ("■ count × norm", ORANGE), ("- - count × rms", GREEN)]
 
 
-def _lengths(study: Study) -> tuple[pd.DataFrame, DepthAnswer]:
+def _lengths(curves: PathCurves) -> tuple[pd.DataFrame, DepthAnswer]:
     """The lengths of which there are paths, and the effective ranges."""
-    assert study.lengths is not None and study.answers.depth is not None, "a plain network has no path lengths"
-    return study.lengths[np.isfinite(study.lengths["log2_paths"])], study.answers.depth
+    return curves.lengths[np.isfinite(curves.lengths["log2_paths"])], curves.depth
 
 
-def counts_figure(study: Study, ax: Axes | None = None) -> Axes:
+def counts_figure(curves: PathCurves, ax: Axes | None = None) -> Axes:
     """Which part of all paths each length has, linear, with the effective ranges."""
     ax = axes_or_new(ax)
-    table, depth = _lengths(study)
+    table, depth = _lengths(curves)
     ax.bar(table["length"], table["path_fraction"] * 100, color="#a9aeb5", width=0.8)
     ax.set_ylabel("paths of this length (% of all)")
     ax.set_ylim(0, float(table["path_fraction"].max()) * 100 * 1.4)
@@ -52,10 +51,10 @@ def counts_figure(study: Study, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def counts_log_figure(study: Study, ax: Axes | None = None) -> Axes:
+def counts_log_figure(curves: PathCurves, ax: Axes | None = None) -> Axes:
     """How many paths have each length, as a power of ten, with the effective ranges."""
     ax = axes_or_new(ax)
-    table, depth = _lengths(study)
+    table, depth = _lengths(curves)
     ax.plot(table["length"], table["log2_paths"] * np.log10(2), color=INK, marker=".", markersize=4)
     ax.set_ylabel("number of paths")
     ax.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True))
@@ -68,17 +67,17 @@ def counts_log_figure(study: Study, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def share_figure(study: Study, ax: Axes | None = None) -> Axes:
+def share_figure(curves: PathCurves, ax: Axes | None = None) -> Axes:
     """Share of the gradient by path length: exact, and by the paper's count x magnitude; linear."""
     ax = axes_or_new(ax, height=4.2)
-    table, depth = _lengths(study)
+    table, depth = _lengths(curves)
     shown = _visible(table)
-    curves = shown[["share", "magnitude", "magnitude_rms"]] * 100
-    ax.plot(shown["length"], curves["magnitude_rms"], color=GREEN, linestyle=(0, (4, 2)), linewidth=1.3)
-    ax.plot(shown["length"], curves["magnitude"], color=ORANGE, marker="s", markersize=3.5)
-    ax.plot(shown["length"], curves["share"], color=BLUE, marker="o", markersize=4, linewidth=1.8)
+    shares = shown[["share", "magnitude", "magnitude_rms"]] * 100
+    ax.plot(shown["length"], shares["magnitude_rms"], color=GREEN, linestyle=(0, (4, 2)), linewidth=1.3)
+    ax.plot(shown["length"], shares["magnitude"], color=ORANGE, marker="s", markersize=3.5)
+    ax.plot(shown["length"], shares["share"], color=BLUE, marker="o", markersize=4, linewidth=1.8)
     ax.axhline(0, color=INK, linewidth=0.8)
-    low, high = min(0.0, float(curves.min().min())), float(curves.max().max())
+    low, high = min(0.0, float(shares.min().min())), float(shares.max().max())
     ax.set_ylim(low - (high - low) * 0.05, high + (high - low) * 0.35)
     ax.set_ylabel("share of the gradient (%)")
     _finish(ax, shown, depth)
@@ -88,10 +87,10 @@ def share_figure(study: Study, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def share_log_figure(study: Study, ax: Axes | None = None) -> Axes:
+def share_log_figure(curves: PathCurves, ax: Axes | None = None) -> Axes:
     """The same on a logarithmic axis; hollow markers are negative shares, drawn at their size without sign."""
     ax = axes_or_new(ax, height=4.2)
-    table, depth = _lengths(study)
+    table, depth = _lengths(curves)
     ax.set_yscale("log")
     deep = table[(table["share"].abs() > _DEEPEST) | (table["magnitude"] > _DEEPEST)]
     size = deep["share"].abs().where(deep["share"] != 0)
@@ -115,10 +114,10 @@ def share_log_figure(study: Study, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def norm_figure(study: Study, ax: Axes | None = None) -> Axes:
+def norm_figure(curves: PathCurves, ax: Axes | None = None) -> Axes:
     """Norm of the gradient by path length, linear; each curve as a part of its own largest value."""
     ax = axes_or_new(ax)
-    table, _ = _lengths(study)
+    table, _ = _lengths(curves)
     together, single = table["norm"] / table["norm"].max(), table["path_norm"] / table["path_norm"].max()
     seen = table["length"][(together > 0.01) | (single > 0.01)]
     shown = table["length"] <= int(seen.max()) + 2
@@ -131,10 +130,10 @@ def norm_figure(study: Study, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def norm_log_figure(study: Study, ax: Axes | None = None) -> Axes:
+def norm_log_figure(curves: PathCurves, ax: Axes | None = None) -> Axes:
     """Norm of the gradient by path length, logarithmic, in the gradient's own unit."""
     ax = axes_or_new(ax)
-    table, _ = _lengths(study)
+    table, _ = _lengths(curves)
     ax.set_yscale("log")
     styles: tuple[tuple[str, dict[str, Any]], ...] = (
         ("path_norm_rms", {"color": GREEN, "linestyle": (0, (4, 2)), "linewidth": 1.3}),

@@ -12,12 +12,8 @@ import pandas as pd
 import torch
 
 from resect.data.samples import Samples
-from resect.graph.routes import Routes
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
-from resect.paths.backward import resolve_target
-from resect.paths.samples import PathSamples, sample_paths
-from resect.paths.spectrum import PathSpectrum, path_spectrum
 from resect.runs.folder import RunFolder
 from resect.sweep.lesion import Keep, Outcomes, lesion
 from resect.sweep.plans import Plan
@@ -76,7 +72,10 @@ def kept_in(bench: Bench, net: Unraveled, plan: Plan, settings: LesionSettings) 
     def keep(
         arrangements: Sequence[Arrangement], inputs: Any, targets: torch.Tensor, compute: Callable[[], Outcomes]
     ) -> Outcomes:
-        own = {"arrangements": [str(arrangement) for arrangement in arrangements], "samples": _digest(inputs, targets)}
+        own = {
+            "arrangements": [str(arrangement) for arrangement in arrangements],
+            "samples": batch_digest(inputs, targets),
+        }
         table, _ = bench.folder.piece({**key, **own}, lambda: _outcomes_table(compute()))
         values = table.drop(columns=["arrangement", "sample"])
         return {str(name): values[name].to_numpy().reshape(len(arrangements), -1) for name in values}
@@ -104,66 +103,6 @@ class _Batches:
         return self.bench.samples.batches(self.bench.batch_size)
 
 
-def measure_spectrum(net: Unraveled, bench: Bench, title: str) -> PathSpectrum:
-    """The exact spectrum on all samples, one piece of work a batch."""
-    batches = list(bench.samples.batches(bench.batch_size))
-    slices = len(net.sliced.slices) - 2
-    advance = bench.track(title, slices * len(batches))
-    key = {"work": "spectrum", "network": fingerprint(net)}
-    parts = []
-    for inputs, targets in batches:
-
-        def compute(inputs: Any = inputs, targets: torch.Tensor = targets) -> pd.DataFrame:
-            return _spectrum_table(path_spectrum(net, [(inputs, targets)], progress=advance))
-
-        table, found = bench.folder.piece({**key, "samples": _digest(inputs, targets)}, compute)
-        if found:
-            advance(slices)
-        parts.append(table)
-    table = pd.concat(parts)
-    products, norms, squares, remainder = (
-        table[name].to_numpy().reshape(-1, len(net.blocks) + 1) for name in ("product", "norm", "square", "remainder")
-    )
-    where = resolve_target(net, "auto")
-    return PathSpectrum(Routes(net.sliced).counts, products, norms, squares[:, 0], remainder[:, 0], where)
-
-
-def _spectrum_table(spectrum: PathSpectrum) -> pd.DataFrame:
-    samples, lengths = spectrum.products.shape
-    return pd.DataFrame(
-        {
-            "sample": np.repeat(np.arange(samples), lengths),
-            "length": np.tile(np.arange(lengths), samples),
-            "product": spectrum.products.ravel(),
-            "norm": spectrum.norms.ravel(),
-            "square": np.repeat(spectrum.squares, lengths),
-            "remainder": np.repeat(spectrum.remainder, lengths),
-        }
-    )
-
-
-def measure_paths(net: Unraveled, bench: Bench, paths: int, seed: int, title: str) -> PathSamples:
-    """Norms of sampled single paths on all samples, one piece of work a batch."""
-    batches = list(bench.samples.batches(bench.batch_size))
-    slices = len(net.sliced.slices) - 2
-    advance = bench.track(title, slices * len(batches))
-    key = {"work": "paths", "network": fingerprint(net), "paths": paths}
-    tables = []
-    for number, (inputs, targets) in enumerate(batches):
-
-        def compute(inputs: Any = inputs, targets: torch.Tensor = targets, own: int = number) -> pd.DataFrame:
-            drawn = sample_paths(net, [(inputs, targets)], samples=paths, seed=seed + own, progress=advance)
-            lengths = np.repeat(np.arange(len(drawn.norms)), [len(norms) for norms in drawn.norms])
-            return pd.DataFrame({"length": lengths, "norm": np.concatenate(drawn.norms)})
-
-        table, found = bench.folder.piece({**key, "seed": seed + number, "samples": _digest(inputs, targets)}, compute)
-        if found:
-            advance(slices)
-        tables.append(table)
-    joined = pd.concat(tables)
-    norms = tuple(joined.loc[joined["length"] == k, "norm"].to_numpy() for k in range(len(net.blocks) + 1))
-    return PathSamples(Routes(net.sliced).counts, norms, resolve_target(net, "auto"))
-
-
-def _digest(inputs: torch.Tensor, targets: torch.Tensor) -> str:
+def batch_digest(inputs: torch.Tensor, targets: torch.Tensor) -> str:
+    """A hash of the samples of one batch."""
     return Samples("piece", inputs, targets, None).digest()

@@ -18,6 +18,7 @@ from resect.models.checkpoints import check_finite
 from resect.models.specs import LoadedModel, load_model
 from resect.network.blocks import blocks_table
 from resect.network.unraveled import Unraveled, unravel
+from resect.paths.settings import PathSettings
 from resect.runs.folder import RunFolder, write_parquet
 from resect.studies.answers import (
     answer_depth,
@@ -26,7 +27,8 @@ from resect.studies.answers import (
     multiplicity_row,
 )
 from resect.studies.environment import environment
-from resect.studies.measure import Bench, Track, fingerprint, measure_lesions, measure_paths, measure_spectrum
+from resect.studies.measure import Bench, Track, fingerprint, measure_lesions
+from resect.studies.measure_paths import measure_paths, measure_spectrum
 from resect.studies.results import Answers, MultiplicityRow, PlainControl, Study, Subject
 from resect.sweep import plans
 from resect.sweep.plans import no_joins_message
@@ -144,7 +146,7 @@ class _Lab:
     def paths(self, net: Unraveled, title: str) -> Any:
         chosen = self.samples.limited(self.settings.path_samples)
         bench = Bench(self.folder, chosen, self.settings.path_batch, self.track)
-        return measure_paths(net, bench, self.settings.paths, self.settings.seed, title)
+        return measure_paths(net, bench, self.settings.paths, title, PathSettings(seed=self.settings.seed))
 
     def control(self, spec: str, net: Unraveled) -> PlainControl:
         result = self.lesion(net, plans.single(net), f"plain control, {spec}")

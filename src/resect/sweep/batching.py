@@ -63,7 +63,7 @@ class Choices:
         """
         size = net.sliced.captured.batch_size if size is None else size
         each = bytes_per_sample(net, states)
-        allowed = _free() // 2 if memory is None else memory
+        allowed = free_bytes() // 2 if memory is None else memory
         wanted = [min(c, samples) for c in _CANDIDATES] if size is None else [size]
         fitting = tuple(dict.fromkeys(c for c in wanted if c * each <= allowed))
         if not fitting:
@@ -136,7 +136,7 @@ def _has_images(net: Unraveled) -> bool:
 def bytes_per_sample(net: Unraveled, states: int) -> int:
     """An upper estimate of the bytes that one sample takes in a sweep: the kept states, and one slice at work."""
     programs = net.programs
-    sizes = _sizes(programs)
+    sizes = value_bytes(programs)
     batch = programs.example_batch
     folded: Sequence[Program] = programs.fold(net.intact)
     largest_state = max((sum(sizes.get(key, 0) for key in program.live_before) for program in folded), default=0)
@@ -156,7 +156,7 @@ def _working_set(program: Program, sizes: dict[int, int]) -> int:
     return most
 
 
-def _sizes(programs: Programs) -> dict[int, int]:
+def value_bytes(programs: Programs) -> dict[int, int]:
     """Bytes of every value that depends on the inputs, at the example's batch."""
     found = {}
     for node, key in programs.key.items():
@@ -169,7 +169,7 @@ def _sizes(programs: Programs) -> dict[int, int]:
     return found
 
 
-def _free() -> int:
+def free_bytes() -> int:
     """Bytes of main memory that are free, 2 GiB where the system does not say."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

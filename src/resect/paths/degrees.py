@@ -1,0 +1,160 @@
+"""The path polynomial, carried back through the network degree by degree.
+
+C(z) <- (S_i + z J_i^T) C(z) at every join i, from the last to the first; S_i is the transposed skip, J_i the transposed
+branch. Lane k holds C_k, the summed gradient of all paths of length k. With a sign on each branch, J_i becomes s_i J_i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+from torch import Tensor
+
+from resect.paths.backward import SliceGradient, Trace
+from resect.paths.lanes import EMPTY, apart, buffer, empty_lanes, group_size, renormalise, scaled
+from resect.paths.linear import Lanes
+
+Progress = Callable[[float], None]
+
+
+class Degrees:
+    """C_0 to C_K of every live value; beyond K, one lane more holds the sum of all higher degrees (the rest).
+
+    Attributes:
+        lanes: per live value (lanes, B, ...).
+        exponents: (lanes,) int64; a lane stands for its entries times 2**exponent.
+    """
+
+    def __init__(self, start: Lanes, longest: int, *, rest: bool) -> None:
+        self.highest = longest
+        count = longest + 1 + rest
+        self.lanes = {key: empty_lanes(count, value[0]) for key, value in start.items()}
+        for key, value in start.items():
+            self.lanes[key][0] = value[0]
+        self.exponents = np.full(count, EMPTY, dtype=np.int64)
+        self.exponents[0] = 0
+        self.used = 1
+        self.rest = count - 1 if rest else None
+
+    def through(self, gradient: SliceGradient, signs: Mapping[int, float] | None = None) -> None:
+        """Back through one join: the skip keeps each degree, a branch raises it by one."""
+        _Step(self, gradient, signs or {}).run()
+
+
+class _Step:
+    """One join. Lanes are taken in groups from the top, so that every lane is read before it is overwritten."""
+
+    def __init__(self, degrees: Degrees, gradient: SliceGradient, signs: Mapping[int, float]) -> None:
+        self.degrees, self.gradient, self.signs = degrees, gradient, signs
+        bank, old = degrees.lanes, degrees.exponents
+        self.ending = {key: bank.pop(key) for key in list(bank) if gradient.ends_here(key)}
+        self.raised = np.concatenate([[EMPTY], old[:-1]])
+        self.full = degrees.rest is not None and degrees.used == degrees.highest + 1
+        if degrees.rest is not None:
+            self.raised[degrees.rest] = max(old[degrees.rest], old[degrees.highest]) if self.full else EMPTY
+        self.old, self.joint = old.copy(), np.maximum(old, self.raised)
+        (result,) = self.ending if len(self.ending) == 1 else (None,)
+        self.stays = None if result is None else gradient.stays(result)
+        if self.stays in bank:
+            self.stays = None
+        if self.stays is not None and result is not None:
+            bank[self.stays] = self.ending[result]
+        self.present = set(bank)  # what has lanes already, to which those of this slice are added
+        self.reusable = [] if self.stays is not None else list(self.ending.values())
+        self.new: set[int] = set()
+
+    def run(self) -> None:
+        degrees = self.degrees
+        top = min(degrees.used + 1, degrees.highest + 1)
+        size = group_size(value[0] for value in [*self.ending.values(), *degrees.lanes.values()])
+        if self.full:
+            assert degrees.rest is not None
+            self._group(degrees.rest, degrees.rest + 1)
+        for stop in range(top, 1, -size):
+            self._group(max(1, stop - size), stop)
+        self._group(0, 1)
+        degrees.used = top
+
+    def _group(self, start: int, stop: int) -> None:
+        """Lanes [start, stop) from those before and themselves."""
+        low = max(start - 1, 0)
+        ends, direct = self.gradient.to_ends({key: value[low:stop] for key, value in self.ending.items()})
+        kept = (self.old - self.joint)[start:stop]
+        seeds: Lanes = {}
+        for key, value in ends.items():
+            if key == self.gradient.skip:
+                if self.stays is None:
+                    seeds[key] = scaled(value[start - low :], kept)
+            elif start > 0:
+                seeds[key] = self._raised(key, value, start, stop)
+        found = self.gradient.from_ends(seeds) if seeds else {}
+        for key, value in direct.items():
+            part = scaled(value[start - low :], kept)
+            found[key] = found[key] + part if key in found else part
+        self._write(found, start, stop, kept)
+
+    def _raised(self, gate: int, value: Tensor, start: int, stop: int) -> Tensor:
+        """What enters a branch: each degree from the one below, and the rest from itself and the highest, too."""
+        down = self.raised - self.joint
+        if start == self.degrees.rest:
+            below = np.array([self.old[self.degrees.highest], self.old[start]]) - self.raised[start]
+            lanes = scaled(scaled(value, below).sum(0, keepdim=True), down[start:stop])
+        else:
+            lanes = scaled(value[:-1], down[start:stop])
+        sign = self.signs.get(self.gradient.slot_of[gate], 1.0)
+        return lanes if sign == 1.0 else lanes * sign
+
+    def _write(self, found: Lanes, start: int, stop: int, kept: np.ndarray) -> None:
+        bank = self.degrees.lanes
+        found = {key: apart(value, self.ending.values()) for key, value in found.items()}
+        for key in self.present:
+            scaled(bank[key][start:stop], kept, owned=True)
+        for key, value in found.items():
+            if key in self.present:
+                bank[key][start:stop].add_(value)
+                continue
+            if key not in bank:
+                bank[key] = buffer(len(self.joint), value[0], self.reusable)
+                self.new.add(key)
+            bank[key][start:stop] = value
+        for key in self.new - found.keys():
+            bank[key][start:stop] = 0
+        self.degrees.exponents[start:stop] = self.joint[start:stop]
+        renormalise(bank, self.degrees.exponents, start, stop)
+        self.reusable = []  # a value that shows up in a later group only is zero in this one
+
+
+def decompose(
+    trace: Trace,
+    longest: int,
+    *,
+    rest: bool,
+    signs: Mapping[int, float] | None = None,
+    progress: Progress | None = None,
+) -> Degrees:
+    """Carry the polynomial of one batch back to the live values before the first slice of the trace's target.
+
+    Args:
+        longest: the highest degree that gets a lane of its own.
+        rest: whether the sum of all higher ones gets a lane.
+        signs: per slot the sign of its branch; 1 where absent.
+    """
+    degrees = Degrees(trace.scalar_gradient(), longest, rest=rest)
+    for _, gradient in trace.slices():
+        degrees.through(gradient, signs)
+        if progress:
+            progress(1)
+    return degrees
+
+
+def at_target(trace: Trace, lanes: Lanes, count: int) -> Iterator[tuple[slice, Lanes]]:
+    """From the live values before the first slice to the target, a few lanes at a time.
+
+    Yields:
+        Which of the first `count` lanes, and their cotangents (L, rows, ...) at the target's values.
+    """
+    size = group_size(value[0] for value in lanes.values())
+    for start in range(0, count, size):
+        some = slice(start, min(start + size, count))
+        yield some, trace.to_target({key: value[some] for key, value in lanes.items()})

@@ -1,0 +1,228 @@
+"""One slice, linearised at a batch: cotangents go back through it and tangents forward, many lanes at once.
+
+A lane is one gradient among several: a degree of the path polynomial, one sampled path. Shapes: L lanes, B samples; the
+lanes of a value (B, ...) are a tensor (L, B, ...).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resect.graph.program import Program, Ref
+from resect.paths.maps import Convolution, Factor, Identity, Map
+from resect.paths.rules import differentiate, record
+
+Key = int | tuple[int, int]  # a value, or one of those that an operator returned together
+Lanes = dict[int, Tensor]
+Edges = dict[Key, list[tuple[Key, Map]]]
+
+
+class LinearSlice:
+    """The derivative of a program's results with respect to live values.
+
+    Args:
+        base: parameters, constants and inputs.
+        state: the values before the slice.
+        signal: the keys of those that carry the signal.
+        ends: the keys at which joins take the signal apart: the skip, and the gates of the branches.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        base: Mapping[int, Any],
+        state: Mapping[int, Any],
+        signal: Collection[int],
+        ends: Collection[int] = (),
+    ) -> None:
+        self.signal = frozenset(signal)
+        self.ends = frozenset(ends)
+        self.source = dict(program.results)
+        self._edges = _linearise(program, base, state, self.signal)
+        _fuse(self._edges, {*self.source.values(), *self.ends})
+
+    @property
+    def passing(self) -> frozenset[int]:
+        """The live values that the slice hands on unchanged."""
+        return frozenset(key for key, source in self.source.items() if source == key and key in self.signal)
+
+    def unchanged(self, end: int) -> int | None:
+        """The live value that reaches a join as it is, where `end` is nothing else."""
+        key: Key = end
+        while key not in self.signal:
+            edges = self._edges.get(key, [])
+            if len(edges) != 1 or not is_identity(edges[0][1]):
+                return None
+            key = edges[0][0]
+        return key if isinstance(key, int) else None
+
+    def to_ends(self, cotangents: Mapping[int, Tensor]) -> tuple[Lanes, Lanes]:
+        """From the slice's results to (the ends of its join, the live values that are reached beside it)."""
+        seeds = {self.source[key]: value for key, value in cotangents.items() if key in self.source}
+        found = self._pull(seeds, self.ends | self.signal)
+        return (
+            {key: value for key, value in found.items() if key in self.ends},
+            {key: value for key, value in found.items() if key in self.signal},
+        )
+
+    def from_ends(self, cotangents: Mapping[int, Tensor]) -> Lanes:
+        """From where the skip and the branches enter the join back to the live values. May be views of the given."""
+        return self._pull(dict(cotangents), self.signal)
+
+    @torch.no_grad()
+    def _pull(self, seeds: Mapping[Any, Tensor], stops: frozenset[int]) -> Lanes:
+        waiting: dict[Key, tuple[Tensor, bool]] = {}
+        found: dict[Key, tuple[Tensor, bool]] = {}
+        for key, value in seeds.items():
+            _add(found if key in self.signal else waiting, key, value, False)
+        for key in reversed(self._edges):
+            if key not in waiting:
+                continue
+            lanes, owned = waiting.pop(key)
+            edges = self._edges[key]
+            for i, (operand, each) in enumerate(edges):
+                pulled, fresh = each.pull(lanes, owned and i == len(edges) - 1)
+                _add(found if operand in stops else waiting, operand, pulled, fresh)
+        return {key: value for key, (value, _) in found.items() if isinstance(key, int)}
+
+    @torch.no_grad()
+    def push(self, tangents: Mapping[int, Tensor], only: int | None = None) -> Lanes:
+        """Tangents of live values, or of ends, forward: those of all results and ends.
+
+        Args:
+            only: the one end that they may pass; all by default.
+        """
+        moving: dict[Key, Tensor] = dict(tangents.items())
+        for key, edges in self._edges.items():
+            parts = [each.push(moving[operand]) for operand, each in edges if operand in moving]
+            if parts and (only is None or key == only or key not in self.ends):
+                moving[key] = sum(parts[1:], parts[0])
+        found = {key: moving[key] for key in self.ends if key in moving}
+        return found | {key: moving[source] for key, source in self.source.items() if source in moving}
+
+
+def add_into(total: Lanes, part: Mapping[int, Tensor]) -> None:
+    """Add lanes to those already collected, out of place."""
+    for key, value in part.items():
+        total[key] = total[key] + value if key in total else value
+
+
+def _add(total: dict[Key, tuple[Tensor, bool]], key: Key, value: Tensor, owned: bool) -> None:
+    """Add lanes to those already collected; a tensor that nobody else reads is added to in place."""
+    if key not in total:
+        total[key] = value, owned
+        return
+    present, mine = total[key]
+    if mine and present.dtype == value.dtype:
+        total[key] = present.add_(value), True
+    elif owned and present.dtype == value.dtype:
+        total[key] = value.add_(present), True
+    else:
+        total[key] = present + value, True
+
+
+def _linearise(program: Program, base: Mapping[int, Any], state: Mapping[int, Any], signal: frozenset[int]) -> Edges:
+    """Run a program and note the linear maps of all operators that the signal passes."""
+    values = dict(state)
+    edges: Edges = {}
+    active: set[Key] = set(signal)
+    several: set[int] = set()  # keys of values that an operator returned together, some of them with the signal
+
+    def read(value: Any) -> Any:
+        if type(value) is Ref:
+            return values[value.key] if value.key in values else base[value.key]
+        if type(value) in (list, tuple):
+            return type(value)(read(item) for item in value)
+        return value
+
+    with torch.no_grad():
+        for step, dead in zip(program.steps, program.dead_after, strict=True):
+            args, kwargs = [read(argument) for argument in step.args], {n: read(v) for n, v in step.kwargs.items()}
+            if step.target is operator.getitem and step.reads[0] in several:
+                values[step.key] = args[0][args[1]]
+                found: Edges = {step.key: [((step.reads[0], args[1]), Identity())]}
+                found = found if (step.reads[0], args[1]) in active else {}
+            elif active.isdisjoint(step.reads):
+                values[step.key], found = step.target(*args, **kwargs), {}
+            else:
+                values[step.key], found = _step(step, args, kwargs, read, active)
+            edges.update(found)
+            active.update(found)
+            several.update(key[0] for key in found if isinstance(key, tuple))
+            for gone in dead:
+                values.pop(gone, None)
+    return edges
+
+
+def _step(step: Any, args: list[Any], kwargs: dict[str, Any], read: Any, active: set[Key]) -> tuple[Any, Edges]:
+    """Run one operator on the signal: its value, and the edges of its outputs."""
+    places = {i: value.key for i, value in enumerate(step.args) if type(value) is Ref and value.key in active}
+    named = {name: value.key for name, value in step.kwargs.items() if type(value) is Ref and value.key in active}
+    signals: dict[int | str, int] = dict([*places.items(), *named.items()])
+    if len(signals) == sum(key in active for key in step.reads):  # none inside a list
+        value, maps = differentiate(step.target, args, kwargs, list(signals))
+        if maps is not None:
+            key = step.key if isinstance(value, Tensor) else (step.key, 0)
+            return value, {key: [(signals[place], each) for place, each in maps.items()]}
+    operands = list(dict.fromkeys(key for key in step.reads if key in active))
+
+    def run(leaves: list[Tensor]) -> Any:
+        own = dict(zip(operands, leaves, strict=True))
+
+        def given(value: Any) -> Any:
+            if type(value) is Ref and value.key in own:
+                return own[value.key]
+            if type(value) in (list, tuple):
+                return type(value)(given(item) for item in value)
+            return read(value)
+
+        return step.target(*[given(a) for a in step.args], **{n: given(v) for n, v in step.kwargs.items()})
+
+    value, recorded = record(step.target, run, [read(Ref(key)) for key in operands])
+    found: Edges = {}
+    for index, each in recorded.items():
+        found[step.key if index is None else (step.key, index)] = list(zip(operands, each, strict=True))
+    return value, found
+
+
+def is_identity(each: Map) -> bool:
+    """Whether a map hands lanes on as they are."""
+    if isinstance(each, Factor):
+        return not isinstance(each.factor, Tensor) and each.factor == 1 and each.inner == each.outer
+    return isinstance(each, Identity)
+
+
+def _fuse(edges: Edges, kept: Collection[Key]) -> None:
+    """Make one map of a factor behind a factor, and of a factor for each channel behind a convolution."""
+    readers: dict[Key, int] = {}
+    for each in edges.values():
+        for operand, _ in each:
+            readers[operand] = readers.get(operand, 0) + 1
+    for key in list(edges):
+        while len(edges[key]) == 1:
+            operand, last = edges[key][0]
+            if operand in kept or readers[operand] != 1 or len(edges.get(operand, [])) != 1:
+                break
+            source, first = edges[operand][0]
+            joined = _joined(first, last)
+            if joined is None:
+                break
+            edges[key] = [(source, joined)]
+            del edges[operand]
+
+
+def _joined(first: Map, last: Map) -> Map | None:
+    if is_identity(last):
+        return first
+    if is_identity(first):
+        return last
+    if isinstance(last, Factor) and isinstance(first, Factor):
+        return last.after(first)
+    if isinstance(last, Factor) and isinstance(first, Convolution) and last.channels is not None:
+        return first.scaled(last.channels)
+    return None

@@ -1,0 +1,247 @@
+"""Who carries the gradient: the exact share of all paths through each block, and through each pair of blocks.
+
+With a factor z_i on every branch, the gradient g(z) is linear in each z_i, so that its derivative with respect to z_i
+is the sum of the gradients of all paths through block i, and the second derivative that of all paths through two.
+share_i = <dg/dz_i, g> / <g, g> = <c_i, J_i t> / <g, g>: c_i is the cotangent of the branch's output, from the
+ordinary backward pass, and t the tangent that starts as g at the target and comes forward to the block.
+The shares of all blocks sum to the effective depth, the mean path length by share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from resect.errors import AccuracyError
+from resect.network.unraveled import Unraveled
+from resect.paths.backward import SliceGradient, Trace, require_finite
+from resect.paths.lanes import apart, buffer, group_size
+from resect.paths.linear import Lanes
+from resect.paths.settings import PathSettings, Progress, Traces
+from resect.sweep.statistics import bootstrap_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TOLERANCE = 1e-3  # of the relative error of each share's own check
+
+
+@dataclass(frozen=True)
+class Participation:
+    """The share of the gradient that passes through blocks. n blocks, N rows (samples).
+
+    Attributes:
+        names: of the blocks.
+        products: (N, n) float64; <sum of the gradients of all paths through a block, g> of every row.
+        squares: (N,) float64; <g, g>.
+        pairs: (n, n) float64, symmetric: the pooled share of all paths through both of two blocks; on the diagonal
+            that through the block itself. None if pairs were not asked for.
+        at: where the gradient is measured.
+    """
+
+    names: tuple[str, ...]
+    products: np.ndarray
+    squares: np.ndarray
+    pairs: np.ndarray | None
+    at: str
+
+    @property
+    def share(self) -> np.ndarray:
+        """(n,) the pooled share of all paths through each block; can be negative or above 1. Their sum is the depth."""
+        return np.asarray(self.products.sum(0) / self.squares.sum())
+
+    @property
+    def effective_depth(self) -> float:
+        """Mean path length by share, in blocks."""
+        return float(self.share.sum())
+
+    def share_interval(
+        self, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(low, high), (n,) each: studentised bootstrap intervals of the pooled shares over rows; NaN for one row."""
+        rows = self.squares > 0
+        if rows.sum() < 2:
+            return np.full(len(self.names), np.nan), np.full(len(self.names), np.nan)
+        shares = self.products[rows] / self.squares[rows][:, None]
+        return bootstrap_interval(shares.T, self.squares[rows], level, resamples, seed)
+
+    @property
+    def interaction(self) -> np.ndarray:
+        """(n, n) share through both less the product of the shares: 0 where the gradient chooses independently."""
+        assert self.pairs is not None, "ask for pairs"
+        found = self.pairs - np.outer(self.share, self.share)
+        np.fill_diagonal(found, 0.0)
+        return np.asarray(found)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a block: `block`, `name`, `share` with its interval."""
+        low, high = self.share_interval()
+        columns = {"block": range(len(self.names)), "name": self.names, "share": self.share}
+        return pd.DataFrame({**columns, "share_low": low, "share_high": high})
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the share through every block with its interval; returns the axes."""
+        from matplotlib.figure import Figure
+
+        if ax is None:
+            ax = Figure(layout="constrained").subplots()
+        low, high = self.share_interval()
+        blocks = np.arange(len(self.names))
+        ax.bar(blocks, self.share * 100)
+        ax.vlines(blocks, low * 100, high * 100, color="black", linewidth=1)
+        ax.set(xlabel="block", ylabel="gradient through the block (%)")
+        return ax
+
+
+def participation(
+    net: Unraveled,
+    data: Iterable[tuple[Any, Tensor]],
+    settings: PathSettings | None = None,
+    *,
+    pairs: bool = False,
+    progress: Progress | None = None,
+) -> Participation:
+    """The exact share of the gradient through each block: one backward and one forward-mode pass.
+
+    Args:
+        net: an unravelled network with at least one block.
+        data: (inputs, targets) batches.
+        settings: what is differentiated, where (a parameter excepted), and in how much memory.
+        pairs: through each pair of blocks, too: about half as many forward-mode passes as there are blocks.
+        progress: called with the number of slices done since the last call.
+
+    Raises:
+        InputError: the network has no joins, or the settings do not fit it.
+        DataError: the data are empty or do not fit the network, or the gradient is zero or not finite.
+        AccuracyError: <J t, scalar's gradient> at the output is off <g, g> by more than 1e-3.
+    """
+    settings = settings or PathSettings()
+    traces = Traces(net, settings)
+    lanes = len(net.blocks) + 2 if pairs else 2
+    parts = [_Pass(trace, pairs, progress).run() for trace in traces(data, lanes)]
+    products, squares, both, arrived = (np.concatenate(column) for column in zip(*parts, strict=True))
+    require_finite(squares, traces.target.name)
+    # Every path but those without a branch ends where the tangent arrives: all of g, by another way.
+    error = abs(arrived.sum() / squares.sum() - 1)
+    if not error <= TOLERANCE:
+        raise AccuracyError(
+            f"the tangent of the gradient must give back its squared norm, but is off by {error:.1e} of it, more than "
+            f"{TOLERANCE:g}. In half precision, use float32; in float32, float64."
+        )
+    names = tuple(block.name for block in net.blocks)
+    found = both.sum(0) / squares.sum() if pairs else None
+    return Participation(names, products, squares, found, traces.target.name)
+
+
+class _Pass:
+    """One batch: back once, keeping the cotangent at every gate; then forward with tangents."""
+
+    def __init__(self, trace: Trace, pairs: bool, progress: Progress | None) -> None:
+        self.trace, self.progress = trace, progress or (lambda _: None)
+        count = len(trace.net.blocks)
+        self.products = np.zeros((trace.rows, count))
+        self.pairs = _Pairs(count) if pairs else None
+        self.at_gates: Lanes = {}
+
+    def run(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Products (N, n), squares (N,), pooled products of pairs (1, n, n), and <g, g> as the output sees it (1,)."""
+        trace = self.trace
+        top = trace.scalar_gradient()
+        gradient = self._backward(top)
+        squares = sum((_sum(value.square().flatten(2))[0] for value in gradient.values()), np.zeros(trace.rows))
+        tangents = trace.from_target(gradient)
+        fixed = {key: tangents[key] for key in trace.parameters & tangents.keys()}
+        for index in range(trace.first, len(trace.states) - 1):
+            tangents = self._forward(SliceGradient(trace, index), tangents) | fixed
+            self.progress(1)
+        arrived = sum(_sum((tangents[key] * value).flatten(1)) for key, value in top.items() if key in tangents)
+        both = np.zeros((1, 0, 0)) if self.pairs is None else self.pairs.products[None]
+        return self.products, squares, both, np.broadcast_to(arrived, (1,))
+
+    def _backward(self, cotangents: Lanes) -> Lanes:
+        for _, part in self.trace.slices():
+            cotangents, ends = part.backward(cotangents)
+            self.at_gates |= {slot: ends[gate][0] for slot, gate in part.branches.items() if gate in ends}
+            self.progress(1)
+        return self.trace.to_target(cotangents)
+
+    def _forward(self, part: SliceGradient, tangents: Lanes) -> Lanes:
+        found = part.push({key: value for key, value in tangents.items() if key in part.signal})
+        gates = {slot: found[gate] for slot, gate in part.branches.items() if gate in found and slot in self.at_gates}
+        for slot, value in gates.items():
+            self.products[:, slot] = self._dot(slot, value[0])
+        if self.pairs is not None:
+            fresh = {slot: part.push({part.branches[slot]: value}) for slot, value in gates.items()}
+            self.pairs.through(part, fresh, self._meet)
+            self.pairs.products[[*gates], [*gates]] = self.products[:, [*gates]].sum(0)
+        return {key: value for key, value in found.items() if key in part.source}
+
+    def _meet(self, slot: int, lanes: Tensor) -> np.ndarray:
+        """(L,) pooled inner products of tangents at a gate with the cotangent there."""
+        if slot not in self.at_gates:
+            return np.zeros(len(lanes))
+        return _sum((lanes * self.at_gates[slot]).flatten(1))
+
+    def _dot(self, slot: int, tangent: Tensor) -> np.ndarray:
+        """(rows,) the same for a single tangent (B, ...), row by row."""
+        product = tangent * self.at_gates[slot]
+        if self.trace.parameters:
+            return _sum(product.reshape(1, -1))
+        sizes = self.trace.net.sliced.slots[slot].branch.meta["val"].shape
+        batch = next((i for i, size in enumerate(sizes) if not isinstance(size, int)), 0)
+        return _sum(product.movedim(batch, 0).reshape(self.trace.rows, -1))
+
+
+class _Pairs:
+    """A tangent for every block passed so far, of the paths through it; each meets all later blocks.
+
+    Attributes:
+        products: (n, n) symmetric; <sum of the gradients of all paths through two blocks, g>, pooled.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        self.products = np.zeros((blocks, blocks))
+        self.lanes: Lanes = {}
+        self.started: list[int] = []
+
+    def through(self, part: SliceGradient, fresh: dict[int, Lanes], meet: Callable[[int, Tensor], np.ndarray]) -> None:
+        """Forward through one join; `fresh` are the tangents behind it of the paths through its own blocks."""
+        ending, self.lanes = self.lanes, {}
+        reusable = list(ending.values())
+        size = group_size(value[0] for value in ending.values()) if ending else 1
+        for start in range(0, len(self.started), size):
+            some = slice(start, min(start + size, len(self.started)))
+            found = part.push({key: value[some] for key, value in ending.items() if key in part.signal})
+            for slot, gate in part.branches.items():
+                if gate in found:
+                    self.products[self.started[some], slot] = self.products[slot, self.started[some]] = meet(
+                        slot, found[gate]
+                    )
+            behind = {key: apart(value, ending.values()) for key, value in found.items() if key in part.source}
+            self._write(some, behind, reusable)
+            reusable = []
+        for slot, found in fresh.items():
+            place = len(self.started)
+            self.started.append(slot)
+            self._write(slice(place, place + 1), {k: v for k, v in found.items() if k in part.source}, [])
+
+    def _write(self, some: slice, found: Lanes, reusable: list[Tensor]) -> None:
+        for key, value in found.items():
+            if key not in self.lanes:
+                self.lanes[key] = buffer(len(self.products), value[0], reusable)
+            self.lanes[key][some] = value
+        for key in self.lanes.keys() - found.keys():
+            self.lanes[key][some] = 0
+
+
+def _sum(products: Tensor) -> np.ndarray:
+    """Sums over the last dimension, float64."""
+    wide = torch.float32 if products.device.type == "mps" else torch.float64
+    return np.asarray(products.sum(-1, dtype=wide).cpu().double().numpy())

@@ -1,0 +1,143 @@
+"""The root mean square of all paths of every length, from random signs.
+
+Give every branch an independent random sign s_i. The coefficient C_k of the path polynomial becomes the sum over the
+paths S of length k of s_S g_S, where s_S is the product of the signs on S; as E[s_S s_T] is 0 unless S = T, the
+expectation of |C_k|^2 is the sum of |g_S|^2 over all C(n, k) paths. One sweep serves all lengths at once.
+Source: Hutchinson's estimator (1990) of a trace, with the signs on the branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import log2
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from resect.errors import InputError
+from resect.graph.routes import Counts, Routes
+from resect.network.unraveled import Unraveled
+from resect.paths.backward import Trace
+from resect.paths.degrees import at_target, decompose
+from resect.paths.measures import Effective, effective_range, weighted_by_count
+from resect.paths.samples import draw_interval, row_norms
+from resect.paths.settings import PathSettings, Progress, Traces
+
+
+@dataclass(frozen=True)
+class PathSquares:
+    """Sums of squares over all paths of each length, estimated. N rows (samples), R sweeps, lengths 0 to n.
+
+    Attributes:
+        counts: exact numbers of paths and of their layers.
+        norms: (N, R, n+1) float64; |C_k| under the signs of each sweep, whose mean square estimates without bias the
+            sum of the squared norms of all paths of length k. The samples of a batch see the same signs.
+        batch: (N,) the batch that each row was in.
+        at: where the gradient is measured.
+    """
+
+    counts: Counts
+    norms: np.ndarray
+    batch: np.ndarray
+    at: str
+
+    @property
+    def total(self) -> np.ndarray:
+        """(n+1,) mean over samples of the sum of squared norms over all paths of a length."""
+        return np.asarray(np.square(self.norms).mean((0, 1)))
+
+    @property
+    def rms(self) -> np.ndarray:
+        """(n+1,) root mean square norm of a single path, over all paths and samples; NaN where there is none."""
+        logs = [log2(count) / 2 if count else np.nan for count in self.counts.paths]
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.exp2(np.log2(self.total) / 2 - np.array(logs)))
+
+    def rms_interval(self, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """(low, high), (n+1,) each: the interval of `rms` over sweeps, from that of its square."""
+        means, weights = self.sweeps
+        scale = np.where(self.total > 0, self.total, np.nan)
+        low, high = draw_interval(means / scale, weights, level, resamples, seed)
+        return self.rms * np.sqrt(np.maximum(low, 0)), self.rms * np.sqrt(np.maximum(high, 0))
+
+    @property
+    def sweeps(self) -> tuple[np.ndarray, np.ndarray]:
+        """The squares of every sweep and batch, (sweeps, n+1), and how many samples each holds."""
+        batches = np.unique(self.batch)
+        squares = [np.square(self.norms[self.batch == b]).mean(0) for b in batches]
+        sizes = [np.full(self.norms.shape[1], (self.batch == b).sum()) for b in batches]
+        return np.concatenate(squares), np.concatenate(sizes).astype(float)
+
+    @property
+    def magnitude(self) -> np.ndarray:
+        """(n+1,) count x root mean square norm, normalised to sum to 1 (as in the paper's Figure 6c)."""
+        return weighted_by_count(self.rms, self.counts)
+
+    def effective(self, mass: float = 0.95) -> Effective:
+        """The shortest range of lengths that holds `mass` of count x root mean square."""
+        return effective_range(self.magnitude, self.counts, mass)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a length: `length`, `rms` with its interval, `rms_magnitude`."""
+        low, high = self.rms_interval()
+        return pd.DataFrame(
+            {
+                "length": range(self.norms.shape[2]),
+                "rms": self.rms,
+                "rms_low": low,
+                "rms_high": high,
+                "rms_magnitude": self.magnitude,
+            }
+        )
+
+
+def path_squares(
+    net: Unraveled,
+    data: Iterable[tuple[Any, Tensor]],
+    settings: PathSettings | None = None,
+    *,
+    sweeps: int = 8,
+    progress: Progress | None = None,
+) -> PathSquares:
+    """Estimate the root mean square norm of single paths, over all paths of every length at once.
+
+    Args:
+        net: an unravelled network with at least one block.
+        data: (inputs, targets) batches; every batch has signs of its own.
+        settings: what is differentiated, where, in how much memory, and the seed of the signs.
+        sweeps: random signs a batch; each costs what `path_spectrum` does.
+        progress: called with the number of slices done since the last call.
+
+    Raises:
+        InputError: the network has no joins, or the settings do not fit it.
+        DataError: the data are empty or do not fit the network.
+    """
+    settings = settings or PathSettings()
+    if sweeps < 1:
+        raise InputError(f"`sweeps` must be 1 or more, got {sweeps}.")
+    traces = Traces(net, settings)
+    counts = Routes(net.sliced, traces.target.start).counts
+    longest = max(k for k, count in enumerate(counts.paths) if count)
+    draw = np.random.default_rng(settings.seed)
+    norms, batches = [], []
+    for number, trace in enumerate(traces(data, longest + 1)):
+        found = np.full((trace.rows, sweeps, len(counts.paths)), np.nan)
+        found[:, :, np.array(counts.paths, dtype=object) == 0] = 0.0
+        for sweep in range(sweeps):
+            signs = dict(enumerate(draw.choice([-1.0, 1.0], len(net.blocks))))
+            found[:, sweep, : longest + 1] = _norms(trace, longest, signs, progress).T
+        norms.append(found)
+        batches.append(np.full(trace.rows, number))
+    return PathSquares(counts, np.concatenate(norms), np.concatenate(batches), traces.target.name)
+
+
+def _norms(trace: Trace, longest: int, signs: dict[int, float], progress: Progress | None) -> np.ndarray:
+    """(lengths, rows) float64 norms of the coefficients under some signs."""
+    degrees = decompose(trace, longest, rest=False, signs=signs, progress=progress)
+    powers = np.clip(degrees.exponents, -5000, 5000).astype(np.int32)[:, None]
+    parts = [np.ldexp(row_norms(found), powers[some]) for some, found in at_target(trace, degrees.lanes, longest + 1)]
+    return np.concatenate(parts)

@@ -1,0 +1,296 @@
+"""The strongest single paths, found by best-first search from the output back.
+
+A node of the search is the part of a path from the output down to some join, with its cotangent. The next to be
+expanded is the one whose cotangent, times the gain that the whole gradient finds on the best edges below, is largest.
+That order is a guess. What is proven rests on a bound: no path that begins with a node can be stronger than the node's
+norm times the product of the operator norms below it, so that a path stronger than the bounds of all nodes left open is
+surely among the strongest.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from resect.errors import DataError, InputError
+from resect.graph.routes import Routes
+from resect.network.unraveled import Unraveled
+from resect.paths.backward import SliceGradient, Trace, require_finite
+from resect.paths.degrees import at_target
+from resect.paths.lanes import group_size, widened
+from resect.paths.linear import Lanes
+from resect.paths.settings import PathSettings, Progress, Traces
+from resect.paths.spectrum import aligned
+from resect.paths.tree import Edge, of_source, over_edge
+
+_POWER_STEPS = 15
+
+
+@dataclass(frozen=True)
+class StrongPaths:
+    """The strongest paths that a search has found, and what is known about all others.
+
+    Attributes:
+        table: one row a path, the strongest first: `blocks` (tuple of indices), `length`, `layers`, `norm` (root mean
+            square over samples of the norm of the gradient along it), `relative` (norm over that of the whole
+            gradient), `share` (of the gradient; can be negative).
+        bound: no path that was not completed is stronger, as far as the operator norms are right; they come from
+            power iteration, which approaches them from below.
+        expanded: nodes of the search that were expanded.
+        open: nodes that were left.
+        settled: whether the search ended because, by its own estimate, nothing left is stronger; else because of its
+            limit.
+        at: where the gradient is measured.
+    """
+
+    table: pd.DataFrame
+    bound: float
+    expanded: int
+    open: int
+    settled: bool
+    at: str
+
+    @property
+    def proven(self) -> int:
+        """How many of the paths are surely the strongest, in this order: those at least as strong as `bound`."""
+        return int((self.table["norm"] >= self.bound).sum())
+
+    def summary(self) -> str:
+        """What is proven about the paths and what is not."""
+        many, best = len(self.table), self.table["norm"].iloc[0]
+        if not self.open:
+            return f"Every path was looked at ({self.expanded} nodes): these {many} are the strongest."
+        ended = "nothing left open seemed stronger" if self.settled else "its limit was reached"
+        known = f"The first {self.proven} are proven to be the strongest" if self.proven else "None is proven to be so"
+        return (
+            f"The {many} strongest paths found in {self.expanded} nodes; the search ended as {ended}. {known}: paths "
+            f"left open may be as strong as {self.bound / best:.3g} times the first, by the operator norms of the "
+            "branches (power iteration). That all others are weaker is the search's estimate."
+        )
+
+
+def strongest_paths(
+    net: Unraveled,
+    data: Iterable[tuple[Any, Tensor]],
+    settings: PathSettings | None = None,
+    *,
+    count: int = 20,
+    limit: int = 5000,
+    progress: Progress | None = None,
+) -> StrongPaths:
+    """Search for the single paths along which the gradient is largest.
+
+    Args:
+        net: an unravelled network with at least one block.
+        data: (inputs, targets) batches, of which the first is used, cut to what fits into the memory.
+        settings: what is differentiated, where, and in how much memory.
+        count: paths to find; fewer if there are not so many.
+        limit: nodes to expand at the most.
+        progress: called with the number of nodes expanded since the last call.
+
+    Raises:
+        InputError: the network has no joins, or the settings do not fit it.
+        DataError: the data are empty or do not fit the network, or the gradient is zero or not finite.
+    """
+    if count < 1 or limit < 1:
+        raise InputError(f"`count` and `limit` must be 1 or more, got {count} and {limit}.")
+    traces = Traces(net, settings or PathSettings())
+    trace = next(traces(data, count + 2))
+    search = _Search(trace, Routes(net.sliced, traces.target.start), traces.lanes_for(trace))
+    settled = search.run(count, limit, progress or (lambda _: None))
+    found = sorted(search.complete, key=lambda path: -path.norm)[:count]
+    if not found:
+        raise DataError(f"`limit` must be larger: no path was complete after {search.expanded} nodes.")
+    rows = [
+        {
+            "blocks": path.blocks,
+            "length": len(path.blocks),
+            "layers": sum(net.blocks[i].layers for i in path.blocks),
+            "norm": path.norm,
+            "relative": path.norm / search.whole,
+            "share": path.share,
+        }
+        for path in found
+    ]
+    unseen = [path.norm for path in search.complete if path not in found]
+    bound = max([search.bound(), *unseen], default=0.0)
+    opened = sum(map(len, search.heaps.values())) + search.dropped
+    return StrongPaths(pd.DataFrame(rows), bound, search.expanded, opened, settled, traces.target.name)
+
+
+@dataclass(frozen=True)
+class _Path:
+    blocks: tuple[int, ...]
+    norm: float
+    share: float
+
+
+@dataclass(order=True)
+class _Node:
+    """A path from the output down to before some slice. Sorted by its estimate, the largest first."""
+
+    estimate: float  # negative, for the heap
+    number: int
+    norm: float = field(compare=False)
+    station: int = field(compare=False)  # where the path goes on
+    blocks: tuple[int, ...] = field(compare=False)
+    lanes: Lanes = field(compare=False)
+
+
+class _Search:
+    """Open nodes by the slice that is next on their way; the slices of the batch stay linearised."""
+
+    def __init__(self, trace: Trace, routes: Routes, room: int) -> None:
+        self.trace, self.routes, self.room = trace, routes, room
+        self.slices = dict(trace.slices())
+        self.truth = trace.true_gradient()
+        squares = sum(float(widened(value).square().sum()) for value in self.truth.values())
+        require_finite(np.array([squares]), trace.target.name)
+        self.squares, self.whole = squares, (squares / len(trace.targets)) ** 0.5
+        self.complete: list[_Path] = []
+        self.expanded, self.dropped, self.dropped_bound, self.numbers = 0, 0, 0.0, 0
+        self.heaps: dict[int, list[_Node]] = {}
+        start = trace.scalar_gradient()
+        self.gains, self.limits = self._gains(start)
+        for station in dict.fromkeys(source for _, source in routes.output.edges):
+            self._open(len(trace.states) - 2, of_source(start, station, trace, routes), station, ())
+
+    def run(self, count: int, limit: int, progress: Progress) -> bool:
+        """Expand nodes until `count` paths are complete and nothing left seems stronger; False at the limit."""
+        while any(self.heaps.values()):
+            index = min((heap[0].estimate, i) for i, heap in self.heaps.items() if heap)[1]
+            norms = sorted((path.norm for path in self.complete), reverse=True)
+            least = norms[count - 1] if len(norms) >= count else 0.0
+            if -self.heaps[index][0].estimate * len(self.trace.targets) ** -0.5 < least:
+                return True
+            if self.expanded >= limit:
+                return False
+            nodes = self._take(index, least)
+            self.expanded += len(nodes)
+            self._expand(index, nodes)
+            self._prune()
+            progress(len(nodes))
+        return True
+
+    def bound(self) -> float:
+        """No path that begins with an open node is stronger, root mean square over samples."""
+        norms = [node.norm * self.limits[index] for index, heap in self.heaps.items() for node in heap]
+        return float(max([*norms, self.dropped_bound], default=0.0) / len(self.trace.targets) ** 0.5)
+
+    def _take(self, index: int, least: float) -> list[_Node]:
+        heap = self.heaps[index]
+        most = group_size(value[0] for value in heap[0].lanes.values())
+        nodes = [heapq.heappop(heap)]
+        while heap and len(nodes) < most and -heap[0].estimate >= max(least, -nodes[0].estimate / 2):
+            nodes.append(heapq.heappop(heap))
+        return nodes
+
+    def _expand(self, index: int, nodes: list[_Node]) -> None:
+        if index < self.trace.first:
+            self._finish(nodes)
+            return
+        groups: dict[int, list[_Node]] = {}
+        for node in nodes:
+            groups.setdefault(node.station, []).append(node)
+        for station, group in groups.items():
+            lanes = {key: torch.cat([node.lanes[key] for node in group]) for key in group[0].lanes}
+            edges: tuple[Edge | None, ...] = (None,)
+            if station == index - 1:
+                edges = self.routes.stations[station].edges
+            for edge in edges:
+                found = over_edge(self.slices[index], edge, lanes, self.trace, self.routes)
+                if not found:
+                    continue
+                for i, node in enumerate(group):
+                    own = {key: value[i : i + 1].clone() for key, value in found.items()}
+                    blocks = node.blocks if edge is None or edge[0] is None else (edge[0], *node.blocks)
+                    self._open(index - 1, own, node.station if edge is None else edge[1], blocks)
+
+    def _open(self, index: int, lanes: Lanes, station: int, blocks: tuple[int, ...]) -> None:
+        norm = _norm(lanes)
+        self.numbers += 1
+        node = _Node(-norm * self.gains[index], self.numbers, norm, station, blocks, lanes)
+        heapq.heappush(self.heaps.setdefault(index, []), node)
+
+    def _finish(self, nodes: list[_Node]) -> None:
+        for node in nodes:
+            for _, arrived in at_target(self.trace, node.lanes, 1):
+                lanes, truth = aligned(arrived, self.truth)
+                norm = float(lanes.norm()) / len(self.trace.targets) ** 0.5
+                share = float((lanes[0] * truth).sum()) / self.squares
+                self.complete.append(_Path(node.blocks, norm, share))
+
+    def _prune(self) -> None:
+        """Forget the least promising nodes where the memory is full."""
+        everything = sorted((node, index) for index, heap in self.heaps.items() for node in heap)
+        for node, index in everything[self.room :]:
+            self.dropped += 1
+            self.dropped_bound = max(self.dropped_bound, node.norm * self.limits[index])
+        if len(everything) > self.room:
+            self.heaps = {}
+            for node, index in everything[: self.room]:
+                self.heaps.setdefault(index, []).append(node)
+
+    def _gains(self, start: Lanes) -> tuple[dict[int, float], dict[int, float]]:
+        """Per slice, from behind it to the target: the gain of the gradient itself on its best edges, and a limit."""
+        typical, largest = {}, {}
+        cotangents = start
+        for index, part in self.slices.items():
+            options = [over_edge(part, edge, cotangents, self.trace, self.routes) for edge in self._edges(index)]
+            before = _norm(cotangents)
+            typical[index] = (
+                max((_norm(option) for option in options if option), default=0.0) / before if before else 1.0
+            )
+            largest[index] = max(self._operator_norm(part, edge, cotangents) for edge in self._edges(index))
+            cotangents, _ = part.backward(cotangents)
+        last = self.trace.first - 1
+        arrived = self.trace.to_target(cotangents)
+        gains = {last: _norm(arrived) / _norm(cotangents) if _norm(cotangents) else 1.0}
+        limits = {last: self._target_norm(cotangents)}
+        for index in sorted(self.slices):
+            gains[index] = gains[index - 1] * typical[index]
+            limits[index] = limits[index - 1] * largest[index]
+        return gains, limits
+
+    def _edges(self, index: int) -> tuple[Edge | None, ...]:
+        return (*self.routes.stations[index - 1].edges, None)
+
+    def _operator_norm(self, part: SliceGradient, edge: Edge | None, like: Lanes) -> float:
+        """The largest gain of a slice's cotangents over one edge, by power iteration."""
+        if edge is None:
+            return 1.0 if len(like) > 1 else 0.0
+        lanes, gain = {key: torch.randn_like(value) for key, value in like.items()}, 0.0
+        for _ in range(_POWER_STEPS):
+            norm = _norm(lanes)
+            if not norm:
+                return 0.0
+            lanes = {key: value / norm for key, value in lanes.items()}
+            found = over_edge(part, edge, lanes, self.trace, self.routes)
+            gain = _norm(found)
+            back = part.push(found, only=part.end(edge[0]))
+            lanes = {key: back.get(key, torch.zeros_like(value)) for key, value in like.items()}
+        return gain
+
+    def _target_norm(self, like: Lanes) -> float:
+        lanes, gain = {key: torch.randn_like(value) for key, value in like.items()}, 0.0
+        for _ in range(_POWER_STEPS):
+            norm = _norm(lanes)
+            if not norm:
+                return 0.0
+            found = self.trace.to_target({key: value / norm for key, value in lanes.items()})
+            gain = _norm(found)
+            back = self.trace.from_target(found)
+            lanes = {key: back.get(key, torch.zeros_like(value)) for key, value in like.items()}
+        return gain
+
+
+def _norm(lanes: Lanes) -> float:
+    return math.sqrt(sum(float(widened(value).square().sum()) for value in lanes.values()))

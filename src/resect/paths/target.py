@@ -1,0 +1,73 @@
+"""Where gradients are measured: the inputs, the stem's output, the state before a block, or a parameter."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+from torch.fx import Node
+
+from resect.errors import InputError
+from resect.graph.routes import Start
+from resect.network.unraveled import Unraveled
+
+At = str | int
+
+
+@dataclass(frozen=True)
+class Target:
+    """A place in a network.
+
+    Attributes:
+        name: what the user asked for, resolved: "input", "stem", "state before blocks.3", or a parameter's name.
+        first_slice: the slice that ends in the first join of the paths to it.
+        parameters: the nodes of the parameter; several where it is tied.
+    """
+
+    name: str
+    kind: Literal["input", "stem", "state", "parameter"]
+    first_slice: int = 1
+    parameters: tuple[Node, ...] = ()
+
+    @property
+    def start(self) -> Start:
+        """Where routes to it begin."""
+        return Start(self.first_slice - 1, frozenset(self.parameters))
+
+
+def resolve_target(net: Unraveled, at: At) -> Target:
+    """The target that `at` names.
+
+    Args:
+        at: "auto": the input, but the stem where inputs are integers (tokens); "input"; "stem", the values that enter
+            the first block; the index or name of a block, the state before it; or the name of a parameter.
+
+    Raises:
+        InputError: there is no such target, or gradients do not exist there.
+    """
+    floating = any(entry and entry.dtype.is_floating_point for entry in net.sliced.captured.inputs)
+    if at == "auto":
+        at = "input" if floating else "stem"
+    if at == "input" and not floating:
+        raise InputError("`at` must be 'stem' for a network whose inputs are integers, got 'input'.")
+    if at in ("input", "stem"):
+        return Target(str(at), "input" if at == "input" else "stem")
+    names = {block.name: block.index for block in net.blocks}
+    index = names.get(at) if isinstance(at, str) else at
+    if index is not None and not isinstance(index, bool) and 0 <= index < len(net.blocks):
+        (where,) = (i for i, slots in enumerate(net.sliced.slots_of) if index in slots)
+        return Target(f"state before {net.blocks[index].name}", "state", where)
+    parameters = dict(net.model.named_parameters(remove_duplicate=False))
+    if isinstance(at, str) and at in parameters:
+        own = parameters[at]
+        pairs = net.sliced.captured.parameters.items()
+        nodes = tuple(node for node, name in pairs if parameters.get(name) is own)
+        if nodes:
+            return Target(at, "parameter", parameters=nodes)
+    close = difflib.get_close_matches(str(at), [*names, *parameters], n=3)
+    hint = f" Close to it: {', '.join(close)}." if close else ""
+    raise InputError(
+        f"`at` must be 'auto', 'input', 'stem', a block (its name, or its index below {len(net.blocks)}) or a "
+        f"parameter's name, got {at!r}.{hint}"
+    )

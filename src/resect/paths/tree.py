@@ -1,0 +1,206 @@
+"""Many single paths in one backward sweep.
+
+Paths that agree from the output down to some join share their lane down to there: the lanes are the leaves of a tree
+that grows on the way back. A lane that only takes a skip stays where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resect.graph.routes import STEM, Routes
+from resect.paths.backward import SliceGradient, Trace
+from resect.paths.degrees import Progress
+from resect.paths.lanes import apart, buffer, empty_lanes, excess, group_size, scale
+from resect.paths.linear import Lanes, add_into
+
+Edge = tuple[int | None, int]  # the slot whose branch is taken, None for the skip; the station where it comes from
+Route = dict[int, Edge]  # per station that the route passes, how it goes on from there
+
+
+def draw_routes(routes: Routes, lengths: Sequence[int], draw: np.random.Generator) -> list[Route]:
+    """One route of each length, each uniform among all of its length.
+
+    All take the same random number at a station, so that in a chain the blocks of a route are among those of every
+    longer one: routes that agree from the output on share their lanes. The lengths are not independent of each other.
+    """
+    numbers = [int.from_bytes(draw.bytes(_DIGITS // 8), "big") for _ in range(len(routes.stations) + 1)]
+    return [_route(routes, length, numbers) for length in lengths]
+
+
+def _route(routes: Routes, length: int, numbers: Sequence[int]) -> Route:
+    route: Route = {}
+    station, where = routes.output, len(routes.stations)
+    while True:
+        weights = []
+        for slot, source in station.edges:
+            left = length - (slot is not None)
+            before = routes.counts_before(source).paths
+            weights.append(before[left] if 0 <= left < len(before) else 0)
+        # Counts are exact integers beyond float64, so the choice is made among integers.
+        point, chosen = _scaled(numbers[where], sum(weights)), 0
+        while point >= weights[chosen]:
+            point -= weights[chosen]
+            chosen += 1
+        slot, source = station.edges[chosen]
+        route[where] = slot, source
+        length -= slot is not None
+        if source == STEM:
+            return route
+        station, where = routes.stations[source], source
+
+
+_DIGITS = 1024  # bits of a random number
+
+
+def _scaled(number: int, total: int) -> int:
+    """A number of _DIGITS bits as one in [0, total); the bias is below total / 2**_DIGITS."""
+    return (number * total) >> _DIGITS
+
+
+def path_lanes(
+    trace: Trace, routes: Routes, drawn: Sequence[Route], most: int, progress: Progress | None = None
+) -> Iterator[tuple[list[int], Lanes, np.ndarray]]:
+    """The gradients of routes, back to the live values before the first slice of the trace's target.
+
+    Args:
+        most: lanes at one time; the routes are taken in as many parts as that needs.
+
+    Yields:
+        The routes of a part (indices into `drawn`), their lanes (L, B, ...) and exponents (L,).
+    """
+    order = sorted(range(len(drawn)), key=lambda i: _from_output(drawn[i]))
+    start = trace.scalar_gradient()
+    for first in range(0, len(order), most):
+        part = order[first : first + most]
+        tree = _Tree(start, [drawn[i] for i in part])
+        for index, gradient in trace.slices():
+            tree.through(gradient, index - 1, routes, trace)
+            if progress:
+                progress(len(part) / len(order))
+        slots = sorted(tree.members)
+        yield [part[tree.members[slot][0]] for slot in slots], tree.lanes, tree.exponents
+
+
+def _from_output(route: Route) -> list[tuple[int, int, int]]:
+    """A key that puts routes side by side that agree longest from the output on."""
+    return [(-where, -1 if slot is None else slot, source) for where, (slot, source) in sorted(route.items())[::-1]]
+
+
+class _Tree:
+    """The lanes of some different routes.
+
+    Attributes:
+        members: per lane in use the routes that share it.
+    """
+
+    def __init__(self, start: Lanes, drawn: Sequence[Route]) -> None:
+        self.drawn = drawn
+        self.lanes = {key: empty_lanes(len(drawn), value[0]) for key, value in start.items()}
+        for key, value in start.items():
+            self.lanes[key][0] = value[0]
+        self.exponents = np.zeros(len(drawn), dtype=np.int64)
+        self.members: dict[int, list[int]] = {0: list(range(len(drawn)))}
+
+    def through(self, gradient: SliceGradient, station: int, routes: Routes, trace: Trace) -> None:
+        """Back through one join, every lane over the edges that its routes take there."""
+        moves = self._grow(station)
+        ending = {key: self.lanes.pop(key) for key in list(self.lanes) if gradient.ends_here(key)}
+        step = _Step(self, gradient, ending)
+        for in_place in (False, True):  # a lane's own place is overwritten last, when all that branch off are served
+            for edge, pairs in moves.items():
+                chosen = [pair for pair in pairs if (pair[0] == pair[1]) == in_place]
+                if chosen:
+                    step.move(edge, chosen, routes, trace)
+
+    def _grow(self, station: int) -> dict[Edge | None, list[tuple[int, int]]]:
+        """Split the lanes whose routes part here: per edge (None: past this join) pairs (lane before, lane behind)."""
+        moves: dict[Edge | None, list[tuple[int, int]]] = {}
+        members: dict[int, list[int]] = {}
+        free = len(self.members)
+        for lane, routes in self.members.items():
+            by_edge: dict[Edge | None, list[int]] = {}
+            for route in routes:
+                by_edge.setdefault(self.drawn[route].get(station), []).append(route)
+            edges = sorted(by_edge, key=lambda edge: edge is not None and edge[0] is not None)  # a skip stays in place
+            for i, edge in enumerate(edges):
+                place = lane if i == 0 else free
+                free += i > 0
+                members[place] = by_edge[edge]
+                moves.setdefault(edge, []).append((lane, place))
+        self.members = members
+        return moves
+
+
+class _Step:
+    """One join, with the lanes that end there."""
+
+    def __init__(self, tree: _Tree, gradient: SliceGradient, ending: Lanes) -> None:
+        self.tree, self.gradient, self.ending = tree, gradient, ending
+        self.present = set(tree.lanes)
+        (result,) = ending if len(ending) == 1 else (None,)
+        self.stays = None if result is None else gradient.stays(result)
+        if self.stays in self.present:
+            self.stays = None
+        if self.stays is not None and result is not None:
+            tree.lanes[self.stays] = ending[result]
+        self.reusable = [] if self.stays is not None else list(ending.values())
+
+    def move(self, edge: Edge | None, moves: list[tuple[int, int]], routes: Routes, trace: Trace) -> None:
+        """Bring lanes over one edge to their places."""
+        in_place = moves[0][0] == moves[0][1]
+        if in_place and edge is not None and edge[0] is None and self.stays is not None and not self.present:
+            return
+        size = group_size(value[0] for value in [*self.ending.values(), *self.tree.lanes.values()])
+        for start in range(0, len(moves), size):
+            before, behind = (list(column) for column in zip(*moves[start : start + size], strict=True))
+            self._write(self._over(edge, before, routes, trace), before, behind)
+
+    def _over(self, edge: Edge | None, before: list[int], routes: Routes, trace: Trace) -> Lanes:
+        """What some lanes become over one edge."""
+        every = {**self.ending, **{key: self.tree.lanes[key] for key in self.present}}
+        return over_edge(self.gradient, edge, {k: _picked(v, before) for k, v in every.items()}, trace, routes)
+
+    def _write(self, found: Lanes, before: list[int], behind: list[int]) -> None:
+        tree = self.tree
+        if found:
+            shift = excess(list(found.values()))
+            tree.exponents[behind] = tree.exponents[before] + shift
+            found = {key: apart(value, [*self.ending.values(), *tree.lanes.values()]) for key, value in found.items()}
+            found = {key: scale(value.clone(), -shift) for key, value in found.items()} if shift.any() else found
+        for key, value in found.items():
+            if key not in tree.lanes:
+                tree.lanes[key] = buffer(len(tree.drawn), value[0], self.reusable)
+            tree.lanes[key].index_copy_(0, torch.tensor(behind, device=value.device), value)
+        for key in tree.lanes.keys() - found.keys():
+            tree.lanes[key][behind] = 0
+        self.reusable = []
+
+
+def _picked(lanes: Tensor, which: list[int]) -> Tensor:
+    if which == list(range(which[0], which[0] + len(which))):
+        return lanes[which[0] : which[0] + len(which)]
+    return lanes[torch.tensor(which, device=lanes.device)]
+
+
+def over_edge(part: SliceGradient, edge: Edge | None, cotangents: Lanes, trace: Trace, routes: Routes) -> Lanes:
+    """From behind a join to before it, over one edge; for None past the join. May hold views of what was given."""
+    found = {key: value for key, value in cotangents.items() if not part.ends_here(key)}
+    ends, direct = part.to_ends({key: value for key, value in cotangents.items() if key not in found})
+    if edge is not None:
+        end = part.end(edge[0])
+        over = part.from_ends({end: ends[end]}) if end in ends else {}
+        add_into(found, of_source(over, edge[1], trace, routes))
+    add_into(found, direct)
+    return found
+
+
+def of_source(cotangents: Lanes, source: int, trace: Trace, routes: Routes) -> Lanes:
+    """Those of the live values that come from one station: a branch may read several states (U-Net, DenseNet)."""
+    if len(cotangents) < 2:
+        return cotangents
+    return {key: value for key, value in cotangents.items() if source in routes.sources(trace.node[key])}
