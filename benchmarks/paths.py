@@ -28,6 +28,7 @@ from _harness import Case, arguments, measure, peak_bytes, show
 from torch import Tensor, nn
 
 import resect
+from resect.allocator import keep_freed_memory
 from resect.data import load_samples
 from resect.graph.routes import Routes
 from resect.models.resnet import CifarResNet
@@ -106,7 +107,7 @@ def sampled(name: str, subject: tuple[Any, Tensor, Tensor], repeats: int, wanted
     return Case(
         name,
         lambda: by_hooks(model, x, y, drawn, weights=weights),
-        lambda: path_norms(Trace(net, x, y, target), routes, drawn),
+        lambda: path_norms(Trace(net, x, y, target, truth=False), routes, drawn),
         lambda: by_hooks(model, x, y, drawn[:3], weights=weights),
         lambda one, other: float(np.abs(one / other - 1)[other > 1e-30].max()),
         tolerance=1e-2,  # float32 in another order; the longest paths are products of 100 small Jacobians
@@ -273,6 +274,7 @@ if __name__ == "__main__":
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--case", choices=CASES, help="one case only, as JSON")
     given = parser.parse_args()
+    keep_freed_memory()  # for both sides
     if given.case:
         show(run_case(given.case, given.quick), True, "Paths")
     else:

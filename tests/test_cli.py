@@ -198,13 +198,17 @@ def test_bad_input(tmp_path: Path) -> None:
     assert "K=V" in refused("blocks", "resect:resnet8", "--model-arg", "width")
     assert "`device` must be" in refused("lesion", "resect:resnet8", "digits", "--device", "tpu9")
     assert "`device` must be" in refused("lesion", "resect:resnet8", "digits", "--device", "meta")
-    assert "must be a file, but is a folder" in refused("paths", "resect:resnet8", "digits", "--out", tmp_path)
-    nowhere = tmp_path / "none" / "x.parquet"
-    assert "must be a folder that can be written to" in refused("paths", "resect:resnet8", "digits", "--out", nowhere)
+    assert "must be a run folder or an empty one" in refused("paths", "resect:resnet8", "digits", "--out", tmp_path)
+    assert "`at` must be" in refused("paths", "resect:resnet8", "digits", *SMALL, "--at", "blocks.7")
+    assert "a class below 10" in refused("paths", "resect:resnet8", "digits", *SMALL, "--of", "10")
+    (tmp_path / "empty").mkdir()
+    weights = tmp_path / "empty"
+    assert "must hold checkpoints" in refused("paths", "resect:resnet8", "digits", "--checkpoints", weights)
 
 
 def test_json_keeps_small_numbers() -> None:
-    found = json.loads(run("paths", "resect:resnet20", "digits", *SMALL, "--samples", "1", "--format", "json").stdout)
+    few = ["--samples", "1", "--sweeps", "0", "--strongest", "0"]
+    found = json.loads(run("paths", "resect:resnet20", "digits", *SMALL, *few, "--format", "json").stdout)
     table = resect.path_spectrum(
         resect.unravel(
             load_model("resect:resnet20", arguments={"width": 4}, samples=SAMPLES).module, SAMPLES.inputs[:1]
@@ -224,5 +228,5 @@ def test_bad_options_are_clicks() -> None:
 def test_help_is_quick_and_lists_every_verb() -> None:
     code = "import sys; from resect.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for verb in ("study", "blocks", "lesion", "paths", "train"):
+    for verb in ("study", "blocks", "lesion", "paths", "compare", "train"):
         assert f"  {verb}" in done.stdout

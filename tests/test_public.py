@@ -10,10 +10,11 @@ import pytest
 import resect
 
 PUBLIC = [
-    "Arrangement", "ArrangementError", "Block", "CheckpointError", "DataError", "EnsembleResult", "ExportError",
-    "InputError", "LesionResult", "LesionSettings", "PathSamples", "PathSpectrum", "ResectError", "RunError",
-    "ShapleyResult", "SpecError", "Unraveled", "Variant", "__version__", "ensemble", "lesion", "path_spectrum", "plans",
-    "sample_paths", "shapley", "unravel",
+    "AccuracyError", "Arrangement", "ArrangementError", "Block", "CheckpointError", "DataError", "EnsembleResult",
+    "ExportError", "InputError", "LesionResult", "LesionSettings", "Participation", "PathSamples", "PathSettings",
+    "PathSpectrum", "PathSquares", "ResectError", "RunError", "ShapleyResult", "SpecError", "StrongPaths",
+    "Unraveled", "Variant", "__version__", "ensemble", "keep_freed_memory", "lesion", "participation",
+    "path_spectrum", "path_squares", "plans", "sample_paths", "shapley", "strongest_paths", "unravel",
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import resect
 from resect.data import load_samples
 from resect.models.specs import load_model
 from resect.runs.folder import RunFolder
-from resect.studies import measure
+from resect.studies import measure_paths
 from resect.studies.study import Settings, Subjects, run_study
 from resect.sweep import lesion as lesion_module
 
@@ -63,15 +63,15 @@ def test_a_killed_study_does_only_what_is_missing(tmp_path: Path, monkeypatch: p
         return run_study(subjects, samples, SETTINGS, run, lambda what, total: lambda amount: None)
 
     whole, _ = go("whole")
-    compute = measure.path_spectrum
+    compute = measure_paths.path_spectrum
 
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure, "path_spectrum", killed)
+    monkeypatch.setattr(measure_paths, "path_spectrum", killed)
     with pytest.raises(KeyboardInterrupt):
         go("broken")
-    monkeypatch.setattr(measure, "path_spectrum", compute)
+    monkeypatch.setattr(measure_paths, "path_spectrum", compute)
     monkeypatch.setattr(lesion_module, "measure_batch", lambda *args: done.append("lesion"))
     resumed, finished_before = go("broken")
     assert not finished_before

@@ -9,8 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resect._front import ensemble, lesion, path_spectrum, sample_paths, shapley
+    from resect._front import (
+        ensemble,
+        lesion,
+        participation,
+        path_spectrum,
+        path_squares,
+        sample_paths,
+        shapley,
+        strongest_paths,
+    )
+    from resect.allocator import keep_freed_memory
     from resect.errors import (
+        AccuracyError,
         ArrangementError,
         CheckpointError,
         DataError,
@@ -24,8 +35,12 @@ if TYPE_CHECKING:
     from resect.network.arrangement import Arrangement
     from resect.network.blocks import Block
     from resect.network.unraveled import Unraveled, unravel
+    from resect.paths.participation import Participation
     from resect.paths.samples import PathSamples
+    from resect.paths.settings import PathSettings
+    from resect.paths.signs import PathSquares
     from resect.paths.spectrum import PathSpectrum
+    from resect.paths.strongest import StrongPaths
     from resect.sweep import plans
     from resect.sweep.ensemble import EnsembleResult
     from resect.sweep.result import LesionResult
@@ -35,6 +50,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "AccuracyError": "resect.errors",
     "Arrangement": "resect.network.arrangement",
     "ArrangementError": "resect.errors",
     "Block": "resect.network.blocks",
@@ -45,26 +61,33 @@ _HOME = {
     "InputError": "resect.errors",
     "LesionResult": "resect.sweep.result",
     "LesionSettings": "resect.sweep.settings",
+    "Participation": "resect.paths.participation",
     "PathSamples": "resect.paths.samples",
     "PathSettings": "resect.paths.settings",
     "PathSpectrum": "resect.paths.spectrum",
-    "AccuracyError": "resect.errors",
+    "PathSquares": "resect.paths.signs",
     "ResectError": "resect.errors",
     "RunError": "resect.errors",
     "ShapleyResult": "resect.sweep.shapley",
     "SpecError": "resect.errors",
+    "StrongPaths": "resect.paths.strongest",
     "Unraveled": "resect.network.unraveled",
     "Variant": "resect.graph.decisions",
     "ensemble": "resect._front",
+    "keep_freed_memory": "resect.allocator",
     "lesion": "resect._front",
+    "participation": "resect._front",
     "path_spectrum": "resect._front",
+    "path_squares": "resect._front",
     "plans": "resect.sweep.plans",
     "sample_paths": "resect._front",
     "shapley": "resect._front",
+    "strongest_paths": "resect._front",
     "unravel": "resect.network.unraveled",
 }
 
 __all__ = [
+    "AccuracyError",
     "Arrangement",
     "ArrangementError",
     "Block",
@@ -75,21 +98,29 @@ __all__ = [
     "InputError",
     "LesionResult",
     "LesionSettings",
+    "Participation",
     "PathSamples",
+    "PathSettings",
     "PathSpectrum",
+    "PathSquares",
     "ResectError",
     "RunError",
     "ShapleyResult",
     "SpecError",
+    "StrongPaths",
     "Unraveled",
     "Variant",
     "__version__",
     "ensemble",
+    "keep_freed_memory",
     "lesion",
+    "participation",
     "path_spectrum",
+    "path_squares",
     "plans",
     "sample_paths",
     "shapley",
+    "strongest_paths",
     "unravel",
 ]
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from resect.data import load_samples
 from resect.network.unraveled import Unraveled
+from resect.paths import participation as carriers
 from resect.paths import samples as sampling
-from resect.paths import spectrum
+from resect.paths import signs, spectrum, strongest
 from resect.paths.settings import PathSettings
 from resect.sweep import ensemble as ensembles
 from resect.sweep import lesion as sweep
@@ -89,3 +90,31 @@ def sample_paths(
 ) -> sampling.PathSamples:
     """`resect.paths.samples.sample_paths`, for (inputs, targets) batches or a data spec."""
     return sampling.sample_paths(net, _batches(data, _PATH_BATCH), settings, samples=samples, progress=progress)
+
+
+def path_squares(
+    net: Unraveled, data: Data, settings: PathSettings | None = None, *, sweeps: int = 8, progress: Progress = None
+) -> signs.PathSquares:
+    """`resect.paths.signs.path_squares`, for (inputs, targets) batches or a data spec."""
+    return signs.path_squares(net, _batches(data, _PATH_BATCH), settings, sweeps=sweeps, progress=progress)
+
+
+def participation(
+    net: Unraveled, data: Data, settings: PathSettings | None = None, *, pairs: bool = False, progress: Progress = None
+) -> carriers.Participation:
+    """`resect.paths.participation.participation`, for (inputs, targets) batches or a data spec."""
+    return carriers.participation(net, _batches(data, _PATH_BATCH), settings, pairs=pairs, progress=progress)
+
+
+def strongest_paths(
+    net: Unraveled,
+    data: Data,
+    settings: PathSettings | None = None,
+    *,
+    count: int = 20,
+    limit: int = 5000,
+    progress: Progress = None,
+) -> strongest.StrongPaths:
+    """`resect.paths.strongest.strongest_paths`, for (inputs, targets) batches or a data spec."""
+    batches = _batches(data, _PATH_BATCH)
+    return strongest.strongest_paths(net, batches, settings, count=count, limit=limit, progress=progress)

@@ -30,14 +30,14 @@ class SliceGradient(LinearSlice):
         skip: the key of the skip's value where it enters the join.
     """
 
-    def __init__(self, trace: Trace, index: int) -> None:
+    def __init__(self, trace: Trace, index: int, state: dict[int, Any]) -> None:
         programs = trace.programs
         slots = [programs.sliced.slots[i] for i in programs.sliced.slots_of[index]]
         self.branches = {slot.index: programs.key[slot.gate] for slot in slots}
         self.skip = programs.skip_key(slots[0])
         ends = [*self.branches.values(), self.skip]
         self.slot_of = {gate: slot for slot, gate in self.branches.items()}
-        super().__init__(trace.program(index), trace.base, trace.states[index], trace.signal(index), ends)
+        super().__init__(trace.program(index), trace.base, state, trace.signal(index, state), ends)
 
     def end(self, slot: int | None) -> int:
         """The key at which the branch of a slot, or for None the skip, enters the join."""
@@ -64,16 +64,20 @@ class SliceGradient(LinearSlice):
 
 
 class Trace:
-    """The states of one batch at every slice, and the gradient of a scalar at the last one.
+    """One batch run forward once, every slice on the way to the target linearised.
 
     Args:
         of: the scalar, see `scalar_of`.
+        truth: whether the gradient at the target is wanted, which autograd finds on the way (`true_gradient`).
 
     Attributes:
-        first: the slice that ends in the first join on the way to the target.
+        first, last: the slices that end in the first and the last join on the way to the target.
+        parts: the linearised slices, by index.
     """
 
-    def __init__(self, net: Unraveled, inputs: Any, targets: Tensor, target: Target, of: Scalar = "loss") -> None:
+    def __init__(
+        self, net: Unraveled, inputs: Any, targets: Tensor, target: Target, of: Scalar = "loss", truth: bool = True
+    ) -> None:
         self.net, self.target, self.of = net, target, of
         self.programs = Programs(net.sliced, edges=True)
         inputs = pytree.tree_map(_dense, to_device(net, inputs))
@@ -84,14 +88,12 @@ class Trace:
         self._folded = self.programs.fold(net.intact)
         self.first = target.first_slice
         self.parameters = {self.programs.key[node] for node in target.parameters}
-        keys = [self.programs.key[entry.node] for entry in net.sliced.captured.inputs if entry]
-        self.states: list[dict[int, Any]] = [{key: self.base[key] for key in keys}]
-        with torch.no_grad():
-            for program in self._folded[:-1]:
-                self.states.append(program.run(self.base, self.states[-1]))
-        for state in self.states:
-            state.update({key: self.base[key] for key in self.parameters})
+        self.last = len(self._folded) - 2
         self.stem = [self.programs.key[node] for node in net.sliced.stem]
+        self.parts: dict[int, SliceGradient] = {}
+        with torch.set_grad_enabled(truth):
+            self._start, leaves, state = self._run_forward()
+        self._top, self._truth = self._differentiate(leaves if truth else {}, state)
         self.node = {key: node for node, key in self.programs.key.items()}
 
     @property
@@ -103,31 +105,66 @@ class Trace:
         """The program of a slice."""
         return self._folded[index]
 
-    def scalar_gradient(self) -> Lanes:
-        """Gradient of the summed scalar with respect to the state before the tail, as one lane.
+    def _run_forward(self) -> tuple[dict[int, Any], Lanes, dict[int, Any]]:
+        """The state at the inputs, the target's values, and the state before the tail."""
+        keys = [self.programs.key[entry.node] for entry in self.net.sliced.captured.inputs if entry]
+        start = state = {key: self.base[key] for key in [*keys, *self.parameters]}
+        leaves: Lanes = {}
+        begin = {"state": self.first, "stem": 1}.get(self.target.kind, 0)
+        for index in range(self.last + 1):
+            if index == begin:
+                leaves = {key: state[key].detach().requires_grad_() for key in self._target_keys(index, state)}
+                state = state | leaves
+            tied = {key: state[key] for key in self.parameters}
+            if index < self.first:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and index >= begin):
+                    state = self._folded[index].run({**self.base, **tied}, state) | tied
+            else:
+                self.parts[index] = part = SliceGradient(self, index, state)
+                state, part.results = part.results | tied, {}
+        return start, leaves, state
+
+    def _differentiate(self, leaves: Lanes, state: dict[int, Any]) -> tuple[Lanes, Lanes]:
+        """Gradients of the summed scalar at the state before the tail, and at the target's values, one lane each.
 
         Raises:
-            DataError: the scalar does not depend on the signal.
+            InputError, DataError: see `scalar_of`.
         """
-        state = self.states[-1]
-        live = {key: state[key].detach().requires_grad_() for key in self.signal(len(self.states) - 1)}
+        live = {}
+        for key in self.signal(self.last + 1, state):
+            value = state[key]
+            # A parameter's gradient is asked for twice: through the tail alone, and as a whole.
+            live[key] = value if value.requires_grad else value.detach().requires_grad_()
         with torch.enable_grad():
-            results = self._folded[-1].run({**self.base, **live}, {**state, **live})
-            scalar = scalar_of(self.of, self.net.outputs({**self.base, **live}, results), self.targets)
-        found = torch.autograd.grad(scalar.sum(), list(live.values()), allow_unused=True)
-        return {key: value[None] for key, value in zip(live, found, strict=True) if value is not None}
+            live = {key: value.view_as(value) for key, value in live.items()}
+            base = {**self.base, **live}
+            results = self._folded[-1].run(base, {**state, **live})
+            scalar = scalar_of(self.of, self.net.outputs(base, results), self.targets)
+        found = torch.autograd.grad(scalar.sum(), [*live.values(), *leaves.values()], allow_unused=True)
+        lanes = [None if value is None else value[None] for value in found]
+        top = {key: value for key, value in zip(live, lanes, strict=False) if value is not None}
+        truth = {key: value for key, value in zip(leaves, lanes[len(live) :], strict=True) if value is not None}
+        return top, _one_row(list(truth.values())) if self.parameters else truth
+
+    def scalar_gradient(self) -> Lanes:
+        """Gradient of the summed scalar with respect to the state before the tail, as one lane."""
+        return self._top
+
+    def true_gradient(self) -> Lanes:
+        """The gradient at the target by plain autograd through the whole network, as one lane each."""
+        return self._truth
 
     def slices(self) -> Iterator[tuple[int, SliceGradient]]:
         """The slices that end in a join, from the last to the first on the way to the target."""
-        for index in range(len(self._folded) - 2, self.first - 1, -1):
-            yield index, SliceGradient(self, index)
+        for index in range(self.last, self.first - 1, -1):
+            yield index, self.parts[index]
 
-    def signal(self, index: int) -> set[int]:
+    def signal(self, index: int, state: dict[int, Any]) -> set[int]:
         """The live values before a slice that carry the signal; masks, position tables and sizes do not."""
         later = self.programs.slice_of
         return {
             key
-            for key, value in self.states[index].items()
+            for key, value in state.items()
             if differentiable(value)
             and (key in self.parameters or (index > 0 and (key in self.stem or later.get(key, 0) > 0)))
         }
@@ -154,31 +191,18 @@ class Trace:
         return self._prelude().push(tangents) | {key: tangents[key] for key in self.parameters}
 
     def _prelude(self) -> LinearSlice:
-        signal = self.parameters or {key for key, value in self.states[0].items() if differentiable(value)}
-        return LinearSlice(self._folded[0], self.base, self.states[0], signal)
+        signal = self.parameters or {key for key, value in self._start.items() if differentiable(value)}
+        with torch.no_grad():
+            return LinearSlice(self._folded[0], self.base, self._start, signal)
 
-    def true_gradient(self) -> Lanes:
-        """The gradient at the target by plain autograd through the whole network, as one lane each."""
-        first = {"state": self.first, "stem": 1}.get(self.target.kind, 0)
-        live = {key: self.states[first][key].detach().requires_grad_() for key in self._target_keys(first)}
-        tied = {key: live[key] for key in self.parameters}
-        base, state = {**self.base, **tied}, {**self.states[first], **live}
-        with torch.enable_grad():
-            for program in self._folded[first:]:
-                state = {**program.run(base, state), **tied}
-            scalar = scalar_of(self.of, self.net.outputs(base, state), self.targets)
-        found = torch.autograd.grad(scalar.sum(), list(live.values()), allow_unused=True)
-        lanes = {key: value[None] for key, value in zip(live, found, strict=True) if value is not None}
-        return _one_row(list(lanes.values())) if self.parameters else lanes
-
-    def _target_keys(self, first: int) -> list[int]:
+    def _target_keys(self, index: int, state: dict[int, Any]) -> list[int]:
         if self.parameters:
             return sorted(self.parameters)
         if self.target.kind == "stem":
-            return [key for key in self.stem if key in self.states[first]]
+            return [key for key in self.stem if key in state]
         if self.target.kind == "state":
-            return sorted(self.signal(first))
-        return sorted(key for key, value in self.states[0].items() if differentiable(value))
+            return sorted(self.signal(index, state))
+        return sorted(key for key, value in state.items() if differentiable(value))
 
 
 def scalar_of(of: Scalar, outputs: Any, targets: Tensor) -> Tensor:

@@ -30,6 +30,10 @@ class LinearSlice:
         state: the values before the slice.
         signal: the keys of those that carry the signal.
         ends: the keys at which joins take the signal apart: the skip, and the gates of the branches.
+
+    Attributes:
+        results: the values behind the slice, with autograd's record if the caller has it switched on; may be taken
+            away.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class LinearSlice:
         self.signal = frozenset(signal)
         self.ends = frozenset(ends)
         self.source = dict(program.results)
-        self._edges = _linearise(program, base, state, self.signal)
+        self._edges, self.results = _linearise(program, base, state, self.signal)
         _fuse(self._edges, {*self.source.values(), *self.ends})
 
     @property
@@ -79,14 +83,14 @@ class LinearSlice:
         waiting: dict[Key, tuple[Tensor, bool]] = {}
         found: dict[Key, tuple[Tensor, bool]] = {}
         for key, value in seeds.items():
-            _add(found if key in self.signal else waiting, key, value, False)
+            _add(found if key in stops else waiting, key, value, False)
         for key in reversed(self._edges):
             if key not in waiting:
                 continue
             lanes, owned = waiting.pop(key)
             edges = self._edges[key]
-            for i, (operand, each) in enumerate(edges):
-                pulled, fresh = each.pull(lanes, owned and i == len(edges) - 1)
+            for operand, each in edges:
+                pulled, fresh = each.pull(lanes, owned and len(edges) == 1)  # else operands may share the lanes
                 _add(found if operand in stops else waiting, operand, pulled, fresh)
         return {key: value for key, (value, _) in found.items() if isinstance(key, int)}
 
@@ -126,8 +130,10 @@ def _add(total: dict[Key, tuple[Tensor, bool]], key: Key, value: Tensor, owned: 
         total[key] = present + value, True
 
 
-def _linearise(program: Program, base: Mapping[int, Any], state: Mapping[int, Any], signal: frozenset[int]) -> Edges:
-    """Run a program and note the linear maps of all operators that the signal passes."""
+def _linearise(
+    program: Program, base: Mapping[int, Any], state: Mapping[int, Any], signal: frozenset[int]
+) -> tuple[Edges, dict[int, Any]]:
+    """Run a program in the caller's gradient mode: the maps of all that the signal passes, and the results."""
     values = dict(state)
     edges: Edges = {}
     active: set[Key] = set(signal)
@@ -140,23 +146,22 @@ def _linearise(program: Program, base: Mapping[int, Any], state: Mapping[int, An
             return type(value)(read(item) for item in value)
         return value
 
-    with torch.no_grad():
-        for step, dead in zip(program.steps, program.dead_after, strict=True):
-            args, kwargs = [read(argument) for argument in step.args], {n: read(v) for n, v in step.kwargs.items()}
-            if step.target is operator.getitem and step.reads[0] in several:
-                values[step.key] = args[0][args[1]]
-                found: Edges = {step.key: [((step.reads[0], args[1]), Identity())]}
-                found = found if (step.reads[0], args[1]) in active else {}
-            elif active.isdisjoint(step.reads):
-                values[step.key], found = step.target(*args, **kwargs), {}
-            else:
-                values[step.key], found = _step(step, args, kwargs, read, active)
-            edges.update(found)
-            active.update(found)
-            several.update(key[0] for key in found if isinstance(key, tuple))
-            for gone in dead:
-                values.pop(gone, None)
-    return edges
+    for step, dead in zip(program.steps, program.dead_after, strict=True):
+        args, kwargs = [read(argument) for argument in step.args], {n: read(v) for n, v in step.kwargs.items()}
+        if step.target is operator.getitem and step.reads[0] in several:
+            values[step.key] = args[0][args[1]]
+            found: Edges = {step.key: [((step.reads[0], args[1]), Identity())]}
+            found = found if (step.reads[0], args[1]) in active else {}
+        elif active.isdisjoint(step.reads):
+            values[step.key], found = step.target(*args, **kwargs), {}
+        else:
+            values[step.key], found = _step(step, args, kwargs, read, active)
+        edges.update(found)
+        active.update(found)
+        several.update(key[0] for key in found if isinstance(key, tuple))
+        for gone in dead:
+            values.pop(gone, None)
+    return edges, {key: read(Ref(source)) for key, source in program.results}
 
 
 def _step(step: Any, args: list[Any], kwargs: dict[str, Any], read: Any, active: set[Key]) -> tuple[Any, Edges]:
@@ -184,6 +189,8 @@ def _step(step: Any, args: list[Any], kwargs: dict[str, Any], read: Any, active:
         return step.target(*[given(a) for a in step.args], **{n: given(v) for n, v in step.kwargs.items()})
 
     value, recorded = record(step.target, run, [read(Ref(key)) for key in operands])
+    if torch.is_grad_enabled():  # the recording starts anew at its operands; the caller's goes through
+        value = step.target(*args, **kwargs)
     found: Edges = {}
     for index, each in recorded.items():
         found[step.key if index is None else (step.key, index)] = list(zip(operands, each, strict=True))

@@ -91,35 +91,40 @@ def unbroadcast(lanes: Tensor, shape: torch.Size) -> Tensor:
 
 
 class Convolution(Map):
-    """A convolution (also transposed) with respect to its input."""
+    """A convolution with respect to its input; its transpose is a transposed convolution, and the other way round.
 
-    def __init__(self, shape: torch.Size, weight: Tensor, setting: Sequence[Any]) -> None:
-        self.shape, self.weight = shape, weight  # setting: stride, padding, dilation, transposed, its padding, groups
-        self.setting = list(setting)
+    Args:
+        inner, outer: shapes of input and output.
+        setting: stride, padding, dilation, transposed, output padding, groups.
+    """
+
+    def __init__(self, inner: torch.Size, outer: torch.Size, weight: Tensor, setting: Sequence[Any]) -> None:
+        self.inner, self.outer, self.weight, self.setting = inner, outer, weight, list(setting)
+        stride, padding, dilation, transposed, _, groups = setting
+        # What a stride drops at the border comes back as padding of the output.
+        sizes = zip(inner[2:], outer[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+        left = [i - ((o - 1) * s - 2 * p + d * (k - 1) + 1) for i, o, k, s, p, d in sizes]
+        self._back = [stride, padding, dilation, not transposed, [0 for _ in left] if transposed else left, groups]
 
     def scaled(self, channels: Tensor) -> Convolution | None:
         """The same with each output channel multiplied; None for transposed ones, whose weights lie otherwise."""
         if self.setting[3]:
             return None
         weight = self.weight * channels.view(-1, *(1,) * (self.weight.ndim - 1))
-        return Convolution(self.shape, weight, self.setting)
+        return Convolution(self.inner, self.outer, weight, self.setting)
 
     @override
     def pull(self, lanes: Tensor, owned: bool) -> tuple[Tensor, bool]:
-        count = len(lanes)
-        flat = lanes.flatten(0, 1)
-        like = flat.new_empty(1).expand(count * self.shape[0], *self.shape[1:])  # of the input, only the shape counts
-        found = torch.ops.aten.convolution_backward(flat, like, self.weight, None, *self.setting, [True, False, False])
-        return _unfolded(found[0], count), True
+        return self._run(lanes, self._back), True
 
     @override
     def push(self, lanes: Tensor) -> Tensor:
-        found: Tensor = torch.ops.aten.convolution(lanes.flatten(0, 1), self.weight, None, *self.setting)
-        return _unfolded(found, len(lanes))
+        return self._run(lanes, self.setting)
 
-
-def _unfolded(flat: Tensor, lanes: int) -> Tensor:
-    return flat.view(lanes, -1, *flat.shape[1:])
+    def _run(self, lanes: Tensor, setting: Sequence[Any]) -> Tensor:
+        """Lanes and samples as one batch."""
+        found: Tensor = torch.ops.aten.convolution(lanes.flatten(0, 1), self.weight, None, *setting)
+        return found.view(len(lanes), -1, *found.shape[1:])
 
 
 class Shaped(Map):
@@ -161,7 +166,9 @@ class Recorded(Map):
     @override
     def pull(self, lanes: Tensor, owned: bool) -> tuple[Tensor, bool]:
         found = _batched_grad(self.output, self.operand, lanes)
-        return (lanes.new_zeros(len(lanes), *self.operand.shape) if found is None else found), True
+        if found is None:
+            return lanes.new_zeros(len(lanes), *self.operand.shape), True
+        return found, False  # it may be a view of the lanes
 
     @override
     def push(self, lanes: Tensor) -> Tensor:

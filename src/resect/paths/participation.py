@@ -158,8 +158,8 @@ class _Pass:
         squares = sum((_sum(value.square().flatten(2))[0] for value in gradient.values()), np.zeros(trace.rows))
         tangents = trace.from_target(gradient)
         fixed = {key: tangents[key] for key in trace.parameters & tangents.keys()}
-        for index in range(trace.first, len(trace.states) - 1):
-            tangents = self._forward(SliceGradient(trace, index), tangents) | fixed
+        for part in trace.parts.values():
+            tangents = self._forward(part, tangents) | fixed
             self.progress(1)
         arrived = sum(_sum((tangents[key] * value).flatten(1)) for key, value in top.items() if key in tangents)
         both = np.zeros((1, 0, 0)) if self.pairs is None else self.pairs.products[None]

@@ -17,13 +17,13 @@ from resect.paths.maps import Closed, Convolution, Factor, Identity, Map, Record
 
 Maps = dict[int | str, Map]  # the argument that carries the signal (its position or name) -> the map from it
 Rule = Callable[[list[Any], dict[str, Any], Any, "int | str"], "Map | None"]
-_POINTWISE = torch.Tag.pointwise
+_UNTAGGED = frozenset({"hardswish", "hardsigmoid", "mish"})  # pointwise, but not marked as such
 
 
 def differentiate(
     target: Any, args: list[Any], kwargs: dict[str, Any], signals: list[int | str]
 ) -> tuple[Any, Maps | None]:
-    """Run an operator and differentiate it.
+    """Run an operator, in the caller's gradient mode, and differentiate it.
 
     Args:
         signals: the arguments that carry the signal: tensors at positions of `args`, or names in `kwargs`.
@@ -32,12 +32,14 @@ def differentiate(
         The operator's value, and its maps; None where one of them has no closed form (see `record`).
     """
     value = target(*args, **kwargs)
+    bare, bare_kwargs = [_detached(a) for a in args], {name: _detached(a) for name, a in kwargs.items()}
     rule = None if _writes(target) else _RULES.get(_name(target))
-    if rule is None and isinstance(value, Tensor) and _POINTWISE in getattr(target, "tags", ()) and not _writes(target):
+    if rule is None and isinstance(value, Tensor) and _is_pointwise(target):
         rule = _pointwise(target)
     maps: Maps = {}
     for place in signals:
-        found = rule(args, kwargs, value, place) if rule else None
+        with torch.no_grad():
+            found = rule(bare, bare_kwargs, _detached(value), place) if rule else None
         if found is None:
             return value, None
         maps[place] = found
@@ -73,6 +75,11 @@ def record(target: Any, run: Callable[[list[Tensor]], Any], operands: list[Tenso
             maps[index] = [Recorded(leaf, output) for leaf in leaves]
     plain = value.detach() if isinstance(value, Tensor) else tuple(_detached(item) for item in value)
     return plain, maps
+
+
+def _is_pointwise(target: Any) -> bool:
+    tagged = torch.Tag.pointwise in getattr(target, "tags", ()) or _name(target) in _UNTAGGED
+    return tagged and not _writes(target)
 
 
 def _writes(target: Any) -> bool:
@@ -141,7 +148,7 @@ def _convolution(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: 
     dims = args[0].ndim - 2
     stride, padding, dilation = (_each(given[name], dims) for name in ("stride", "padding", "dilation"))
     setting = (stride, padding, dilation, False, [0] * dims, given["groups"])
-    return Convolution(args[0].shape, given["weight"].detach(), setting)
+    return Convolution(args[0].shape, value.shape, given["weight"].detach(), setting)
 
 
 def _each(value: Any, dims: int) -> list[int]:
@@ -150,7 +157,9 @@ def _each(value: Any, dims: int) -> list[int]:
 
 
 def _general_convolution(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
-    return Convolution(args[0].shape, args[1].detach(), args[3:9]) if place == 0 and len(args) == 9 else None
+    if place != 0 or len(args) != 9:
+        return None
+    return Convolution(args[0].shape, value.shape, args[1].detach(), args[3:9])
 
 
 def _batch_norm(args: list[Any], kwargs: dict[str, Any], value: Any, place: int | str) -> Map | None:

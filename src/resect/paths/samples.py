@@ -157,7 +157,7 @@ def sample_paths(
         )
     draw = np.random.default_rng(settings.seed)
     collected, batches = [], []
-    for number, trace in enumerate(traces(data, 2)):
+    for number, trace in enumerate(traces(data, 2, truth=False)):
         drawn = [draw_routes(routes, wanted, draw) for _ in range(samples)]
         norms = path_norms(trace, routes, [r for each in drawn for r in each], traces.lanes_for(trace), progress)
         found = np.full((trace.rows, samples, len(routes.counts.paths)), np.nan)

@@ -54,16 +54,17 @@ class Traces:
         self.net, self.settings = net, settings
         self.target = resolve_target(net, settings.at)
         self.memory = free_bytes() // 2 if settings.memory is None else settings.memory
-        # The states of all slices; and once, for comparison, what autograd keeps of the whole network.
+        # What autograd keeps of the whole network, for the gradient itself; and the linearised slices.
         whole = sum(value_bytes(net.programs).values()) // net.programs.example_batch
         self._fixed = bytes_per_sample(net, len(net.sliced.slices)) + whole
         self._lane = 2 * (bytes_per_sample(net, 1) - bytes_per_sample(net, 0))
 
-    def __call__(self, data: Iterable[tuple[Any, Tensor]], lanes: int) -> Iterator[Trace]:
+    def __call__(self, data: Iterable[tuple[Any, Tensor]], lanes: int, *, truth: bool = True) -> Iterator[Trace]:
         """Trace by trace.
 
         Args:
             lanes: how many lanes the work keeps at one time; at least one where it can do with fewer.
+            truth: whether the gradient itself is wanted.
 
         Raises:
             InputError: the memory does not hold a single sample.
@@ -79,7 +80,7 @@ class Traces:
         for inputs, targets in map(as_batch, data):
             empty = False
             for part in self._parts(inputs, targets, max(1, self.memory // needed)):
-                yield Trace(self.net, *part, self.target, self.settings.of)
+                yield Trace(self.net, *part, self.target, self.settings.of, truth)
         if empty:
             raise DataError("`data` must hold at least one (inputs, targets) batch, got none.")
 

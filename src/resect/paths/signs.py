@@ -124,7 +124,7 @@ def path_squares(
     longest = max(k for k, count in enumerate(counts.paths) if count)
     draw = np.random.default_rng(settings.seed)
     norms, batches = [], []
-    for number, trace in enumerate(traces(data, longest + 1)):
+    for number, trace in enumerate(traces(data, longest + 1, truth=False)):
         found = np.full((trace.rows, sweeps, len(counts.paths)), np.nan)
         found[:, :, np.array(counts.paths, dtype=object) == 0] = 0.0
         for sweep in range(sweeps):

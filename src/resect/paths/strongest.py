@@ -161,7 +161,7 @@ class _Search:
         start = trace.scalar_gradient()
         self.gains, self.limits = self._gains(start)
         for station in dict.fromkeys(source for _, source in routes.output.edges):
-            self._open(len(trace.states) - 2, of_source(start, station, trace, routes), station, ())
+            self._open(trace.last, of_source(start, station, trace, routes), station, ())
 
     def run(self, count: int, limit: int, progress: Progress) -> bool:
         """Expand nodes until `count` paths are complete and nothing left seems stronger; False at the limit."""
