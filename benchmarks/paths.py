@@ -34,11 +34,11 @@ from resect.graph.routes import Routes
 from resect.models.resnet import CifarResNet
 from resect.models.specs import load_model
 from resect.paths.backward import Trace
+from resect.paths.drawing import PathDraw, Route
 from resect.paths.samples import path_norms
 from resect.paths.settings import PathSettings
 from resect.paths.signs import path_squares
 from resect.paths.target import resolve_target
-from resect.paths.tree import Route, draw_routes
 
 PRECISION = 0.05  # relative standard error of every point of the curve
 
@@ -69,9 +69,8 @@ def digits(images: int) -> tuple[nn.Module, Tensor, Tensor]:
 
 def draws(net: resect.Unraveled, repeats: int) -> list[Route]:
     """`repeats` paths of every length."""
-    routes, draw = Routes(net.sliced), np.random.default_rng(0)
-    lengths = range(len(net.blocks) + 1)
-    return [route for _ in range(repeats) for route in draw_routes(routes, lengths, draw)]
+    draw, random = PathDraw(Routes(net.sliced)), np.random.default_rng(0)
+    return [route for _ in range(repeats) for route in draw(range(len(net.blocks) + 1), random)]
 
 
 def by_hooks(model: nn.Module, x: Tensor, y: Tensor, drawn: list[Route], *, weights: bool) -> np.ndarray:
@@ -93,7 +92,7 @@ def by_hooks(model: nn.Module, x: Tensor, y: Tensor, drawn: list[Route], *, weig
                 gradient = images.grad
             else:
                 (gradient,) = torch.autograd.grad(loss, images)
-        norms.append(gradient.flatten(1).norm(dim=1).numpy())
+        norms.append(gradient.flatten(1).double().norm(dim=1).numpy())
     model.zero_grad()
     return np.stack(norms)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise, product
+from itertools import product
 from math import comb, log2
 
 import numpy as np
@@ -19,6 +19,7 @@ from resect.graph.routes import Counts, Routes
 from resect.models.resnet import CifarResNet
 from resect.paths.backward import Trace
 from resect.paths.degrees import at_target, decompose
+from resect.paths.drawing import PathDraw
 from resect.paths.measures import effective_range, multiplicity, weighted_by_count
 from resect.paths.participation import participation
 from resect.paths.samples import path_norms
@@ -26,7 +27,6 @@ from resect.paths.settings import PathSettings
 from resect.paths.signs import path_squares
 from resect.paths.strongest import strongest_paths
 from resect.paths.target import resolve_target
-from resect.paths.tree import draw_routes
 
 IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(7))
 TARGETS = torch.tensor([3, 1, 4, 1])
@@ -413,22 +413,49 @@ def test_gradients_of_branches_are_measured_at_the_stem_for_tokens() -> None:
         resect.path_spectrum(net, [(ids, ids)], PathSettings(at="input"))
 
 
+def taken_blocks(route) -> frozenset[int]:
+    return frozenset(slot for slot, _ in route.values() if slot is not None)
+
+
 def test_sampled_routes_have_their_length_and_are_uniform(net) -> None:
-    routes = Routes(net.sliced)
-    draw = np.random.default_rng(0)
-    drawn = [draw_routes(routes, range(10), draw) for _ in range(900)]
-    taken = [[frozenset(s for s, _ in route.values() if s is not None) for route in routes_] for routes_ in drawn]
-    seen = [each[1] for each in taken]
-    counts = [seen.count(frozenset([slot])) for slot in range(9)]
-    assert sum(counts) == 900
-    assert min(counts) > 60 and max(counts) < 140  # 100 each, standard deviation 9.4
-    middle = [each[4] for each in taken]
-    often = [sum(slot in each for each in middle) for slot in range(9)]
-    assert min(often) > 340 and max(often) < 460  # 400 each, standard deviation 15
-    assert len(set(middle)) > 100  # of 126
-    for each in taken:
+    draw, random = PathDraw(Routes(net.sliced)), np.random.default_rng(0)
+    assert len(draw.segments) == 2
+    drawn = [[taken_blocks(route) for route in draw(range(10), random)] for _ in range(4000)]
+    for each in drawn:
         assert [len(blocks) for blocks in each] == list(range(10))
-        assert all(shorter < longer for shorter, longer in pairwise(each))  # lanes are shared
+    for length in (1, 2, 4, 7):
+        often: dict[frozenset[int], int] = {}
+        for each in drawn:
+            often[each[length]] = often.get(each[length], 0) + 1
+        paths = comb(9, length)
+        assert len(often) == paths
+        expected = 4000 / paths
+        chi = sum((count - expected) ** 2 / expected for count in often.values())
+        assert chi < paths - 1 + 5 * (2 * (paths - 1)) ** 0.5  # five standard deviations
+
+
+def test_draws_share_their_way_from_the_output(net) -> None:
+    """Fewer different beginnings than paths drawn by themselves would have: 1 + 9 * 4 / 9 for nested ones."""
+    draw, random = PathDraw(Routes(net.sliced)), np.random.default_rng(0)
+    beginnings = []
+    for _ in range(300):
+        routes = [taken_blocks(route) for route in draw(range(10), random)]
+        beginnings.append(len({frozenset(block for block in route if block >= 5) for route in routes}))
+    assert np.mean(beginnings) < 4
+
+
+@pytest.mark.parametrize("at", ["input", 3, "blocks.3.c1.weight"])
+def test_draws_to_other_places_keep_to_the_blocks_on_the_way(net, at: str | int) -> None:
+    target = resolve_target(net, at)
+    routes = Routes(net.sliced, target.start)
+    draw, random = PathDraw(routes), np.random.default_rng(0)
+    lengths = [k for k, count in enumerate(routes.counts.paths) if count]
+    for _ in range(20):
+        for length, route in zip(lengths, draw(lengths, random), strict=True):
+            blocks = taken_blocks(route)
+            assert len(blocks) == length
+            assert at == "input" or all(block >= 3 for block in blocks)
+            assert at != "blocks.3.c1.weight" or 3 in blocks
 
 
 def test_sampled_norms_at_the_ends_are_those_of_the_spectrum(net, batch) -> None:

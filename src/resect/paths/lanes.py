@@ -14,7 +14,7 @@ from torch import Tensor
 
 EMPTY = -(2**40)  # the exponent of a lane that holds nothing
 _TOLERATED = 20  # exponents within this many powers of two of 0 are left alone
-_GROUP_BYTES = 8 * 2**20  # of one value of a group of lanes: it stays in the caches, and is not mapped anew each time
+_GROUP_BYTES = 4 * 2**20  # of one value of a group of lanes: it stays in the caches, and is not mapped anew each time
 _GROUP_BYTES_GPU = 256 * 2**20
 
 

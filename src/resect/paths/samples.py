@@ -19,11 +19,12 @@ from resect.graph.routes import Counts, Routes
 from resect.network.unraveled import Unraveled
 from resect.paths.backward import Trace
 from resect.paths.degrees import at_target
+from resect.paths.drawing import PathDraw, Route
 from resect.paths.lanes import widened
 from resect.paths.linear import Lanes
 from resect.paths.measures import Effective, effective_range, entropy_within, weighted_by_count
 from resect.paths.settings import PathSettings, Progress, Traces
-from resect.paths.tree import Route, draw_routes, path_lanes
+from resect.paths.tree import path_lanes
 from resect.sweep.statistics import bootstrap_interval
 
 
@@ -155,10 +156,10 @@ def sample_paths(
         raise InputError(
             f"`lengths` must have paths, got {sorted(set(lengths) - set(wanted))}, of which there is none."
         )
-    draw = np.random.default_rng(settings.seed)
+    draw, random = PathDraw(routes), np.random.default_rng(settings.seed)
     collected, batches = [], []
     for number, trace in enumerate(traces(data, 2, truth=False)):
-        drawn = [draw_routes(routes, wanted, draw) for _ in range(samples)]
+        drawn = [draw(wanted, random) for _ in range(samples)]
         norms = path_norms(trace, routes, [r for each in drawn for r in each], traces.lanes_for(trace), progress)
         found = np.full((trace.rows, samples, len(routes.counts.paths)), np.nan)
         found[:, :, wanted] = norms.T.reshape(trace.rows, samples, len(wanted))

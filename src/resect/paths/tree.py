@@ -12,54 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resect.graph.routes import STEM, Routes
+from resect.graph.routes import Routes
 from resect.paths.backward import SliceGradient, Trace
 from resect.paths.degrees import Progress
+from resect.paths.drawing import Edge, Route
 from resect.paths.lanes import apart, buffer, empty_lanes, excess, group_size, scale
 from resect.paths.linear import Lanes, add_into
-
-Edge = tuple[int | None, int]  # the slot whose branch is taken, None for the skip; the station where it comes from
-Route = dict[int, Edge]  # per station that the route passes, how it goes on from there
-
-
-def draw_routes(routes: Routes, lengths: Sequence[int], draw: np.random.Generator) -> list[Route]:
-    """One route of each length, each uniform among all of its length.
-
-    All take the same random number at a station, so that in a chain the blocks of a route are among those of every
-    longer one: routes that agree from the output on share their lanes. The lengths are not independent of each other.
-    """
-    numbers = [int.from_bytes(draw.bytes(_DIGITS // 8), "big") for _ in range(len(routes.stations) + 1)]
-    return [_route(routes, length, numbers) for length in lengths]
-
-
-def _route(routes: Routes, length: int, numbers: Sequence[int]) -> Route:
-    route: Route = {}
-    station, where = routes.output, len(routes.stations)
-    while True:
-        weights = []
-        for slot, source in station.edges:
-            left = length - (slot is not None)
-            before = routes.counts_before(source).paths
-            weights.append(before[left] if 0 <= left < len(before) else 0)
-        # Counts are exact integers beyond float64, so the choice is made among integers.
-        point, chosen = _scaled(numbers[where], sum(weights)), 0
-        while point >= weights[chosen]:
-            point -= weights[chosen]
-            chosen += 1
-        slot, source = station.edges[chosen]
-        route[where] = slot, source
-        length -= slot is not None
-        if source == STEM:
-            return route
-        station, where = routes.stations[source], source
-
-
-_DIGITS = 1024  # bits of a random number
-
-
-def _scaled(number: int, total: int) -> int:
-    """A number of _DIGITS bits as one in [0, total); the bias is below total / 2**_DIGITS."""
-    return (number * total) >> _DIGITS
 
 
 def path_lanes(
