@@ -1,4 +1,7 @@
-"""Run every benchmark in full and write RESULTS.md.  python benchmarks/all.py [--quick]"""
+"""Run benchmarks in full and write RESULTS.md.  python benchmarks/all.py [--quick] [NAME ...]
+
+With names, only those are run; the sections of the others stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,34 @@ from _harness import machine
 
 HERE = Path(__file__).parent
 NAMES = sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("all", "_harness"))
-NOTE = """\
+NOTES = {
+    "lesion": """\
 Sharing alone gives 1.93 for `single` of 54 blocks. The rest depends on the memory allocator: with glibc's defaults the
 eager model's time varies by up to twice between processes, as memory is given back to the system and fetched again.
 With `MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=1000000000`, which prevents that on both sides, 32 images
 gave 2.2 for `single` and 2.3 for `single-compiled`, where they gave 2.2 and 2.6 without (AMD EPYC, 2 threads,
-torch 2.14.1, 2026-11-24)."""
+torch 2.14.1, 2026-11-24).
+
+"""
+}
 _KNOWN = set("case baseline_s resect_s ratio spread wanted equal largest_difference threads torch".split())
 
 
 def main() -> None:
     """Each benchmark in a process of its own; a section and a table each."""
     options = ["--json", *(["--quick"] if "--quick" in sys.argv else [])]
-    sections = [f"# Benchmark results\n\n{machine()}. Made by `make bench`; ratio above 1: resect is faster."]
-    sections.append(NOTE)
-    for name in NAMES:
+    asked = [name for name in sys.argv[1:] if name != "--quick"] or NAMES
+    results = HERE / "RESULTS.md"
+    written = results.read_text(encoding="utf-8").split("\n## ")[1:] if results.exists() else []
+    sections = {section.partition("\n")[0]: section.partition("\n")[2].strip() for section in written}
+    for name in asked:
         command = [sys.executable, str(HERE / f"{name}.py"), *options]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        sections.append(f"## {name}\n\n{table(rows)}")
-    (HERE / "RESULTS.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+        sections[name] = f"{machine()}\n\n{NOTES.get(name, '')}{table(rows)}"
+    parts = ["# Benchmark results\n\nMade by `make bench`; ratio above 1: resect is faster."]
+    parts += [f"## {name}\n\n{sections[name].rstrip()}" for name in sorted(sections)]
+    results.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def table(rows: list[dict[str, Any]]) -> str:

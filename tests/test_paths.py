@@ -14,13 +14,19 @@ from torch import Tensor, nn
 
 import resect
 from conftest import randomise_norms
-from networks import CUSTOM, Encoder, Frame, Parallel, Residual
+from networks import CUSTOM, Encoder, Frame, Parallel, Residual, TwoStreams
 from resect.graph.routes import Counts, Routes
 from resect.models.resnet import CifarResNet
 from resect.paths.backward import Trace
 from resect.paths.degrees import at_target, decompose
 from resect.paths.drawing import PathDraw
-from resect.paths.measures import effective_range, multiplicity, weighted_by_count
+from resect.paths.measures import (
+    effective_range,
+    entropy_within,
+    log2_effective_within,
+    multiplicity,
+    weighted_by_count,
+)
 from resect.paths.participation import participation
 from resect.paths.samples import path_norms
 from resect.paths.settings import PathSettings
@@ -326,6 +332,87 @@ def test_parallel_paths_by_brute_force(grouped: bool) -> None:
     assert np.all(spectrum.norms[:, 4:] == 0)
 
 
+def slot_of(net: resect.Unraveled, prefix: str) -> int:
+    """The slot whose branch holds the parameters under a prefix."""
+    (slot,) = (s.index for s in net.sliced.slots if any(name.startswith(prefix) for name in s.parameters))
+    return slot
+
+
+def check_against_routes(net: resect.Unraveled, images: Tensor, paths: dict[frozenset[int], list[Tensor]]) -> None:
+    """Everything against the gradients of all routes, by the blocks that they take."""
+    data = [(images, TARGETS)]
+    every = [(blocks, gradient) for blocks, found in paths.items() for gradient in found]
+    truth = sum(gradient for _, gradient in every)
+    shares = [(blocks, ((g * truth).sum() / truth.square().sum()).item()) for blocks, g in every]
+    spectrum = resect.path_spectrum(net, data)
+    for k in range(len(net.blocks) + 1):
+        assert spectrum.count[k] == sum(len(blocks) == k for blocks, _ in every)
+        expected = sum(share for blocks, share in shares if len(blocks) == k)
+        assert spectrum.share[k] == pytest.approx(expected, rel=1e-8, abs=1e-12)
+    found = participation(net, data, pairs=True)
+    for i in range(len(net.blocks)):
+        assert found.share[i] == pytest.approx(sum(s for b, s in shares if i in b), rel=1e-8, abs=1e-12)
+        for j in range(len(net.blocks)):
+            both = sum(share for blocks, share in shares if {i, j} <= blocks)
+            assert found.pairs[i, j] == pytest.approx(both, rel=1e-8, abs=1e-12)
+    norms = sorted((-(g.square().sum() / 4).sqrt().item(), tuple(sorted(blocks))) for blocks, g in every)
+    strong = strongest_paths(net, data, count=len(every), limit=10**6)
+    assert strong.table["blocks"].tolist() == [blocks for _, blocks in norms]
+    np.testing.assert_allclose(strong.table["norm"], [-norm for norm, _ in norms], rtol=1e-8)
+    squares = np.zeros(len(net.blocks) + 1)
+    for signs in product([-1.0, 1.0], repeat=len(net.blocks)):
+        trace = Trace(net, images, TARGETS, resolve_target(net, "input"))
+        degrees = decompose(trace, spectrum.longest, rest=False, signs=dict(enumerate(signs)))
+        for some, arrived in at_target(trace, degrees.lanes, spectrum.longest + 1):
+            (lanes,) = arrived.values()
+            powers = np.ldexp(1.0, degrees.exponents[some])
+            squares[: spectrum.longest + 1][some] += np.square(lanes.flatten(1).norm(dim=1).numpy() * powers)
+    for k in range(len(net.blocks) + 1):  # routes through the same blocks share their signs
+        groups = [sum(g) for blocks, g in paths.items() if len(blocks) == k]
+        expected = sum(group.square().sum().item() for group in groups)
+        assert squares[k] / 2 ** len(net.blocks) == pytest.approx(expected, rel=1e-8, abs=1e-14)
+
+
+def test_parallel_branches_by_brute_force_over_all_routes() -> None:
+    model, images = randomise_norms(Frame(Parallel(), Parallel(), Parallel())).double(), IMAGES.double()
+    net = resect.unravel(model, images)
+    slots = {(i, edge): slot_of(net, f"body.{i}.{edge}.") for i in range(3) for edge in "fg"}
+    paths: dict[frozenset[int], list[Tensor]] = {}
+    for route in product(["skip", "f", "g"], repeat=3):
+        given = images.clone().requires_grad_()
+        loss = nn.functional.cross_entropy(ParallelGated.forward_along(model, given, route), TARGETS, reduction="sum")
+        blocks = frozenset(slots[i, edge] for i, edge in enumerate(route) if edge != "skip")
+        paths.setdefault(blocks, []).append(torch.autograd.grad(loss, given)[0])
+    check_against_routes(net, images, paths)
+
+
+def test_two_streams_by_brute_force_over_all_routes() -> None:
+    model, images = randomise_norms(Frame(TwoStreams())).double(), IMAGES.double()
+    net = resect.unravel(model, images)
+    slots = {name: slot_of(net, f"body.0.{name}.") for name in "abc"}
+    streams = model.body[0]
+
+    def forward(given: Tensor, stream: str, taken: frozenset[str]) -> Tensor:
+        def block(name: str, x: Tensor) -> Tensor:
+            branch = getattr(streams, name).f(x)
+            return x.detach() + branch if name in taken else x + branch.detach()
+
+        x = model.stem(given)
+        one, two = block("c", block("a", x)), block("b", torch.relu(streams.split(x)))
+        one, two = (one, two.detach()) if stream == "one" else (one.detach(), two)
+        return model.fc(torch.relu(one * torch.sigmoid(streams.mix(two))).mean((2, 3)))
+
+    paths: dict[frozenset[int], list[Tensor]] = {}
+    for stream, names in (("one", "ac"), ("two", "b")):
+        for chosen in product([False, True], repeat=len(names)):
+            taken = frozenset(name for name, through in zip(names, chosen, strict=True) if through)
+            given = images.clone().requires_grad_()
+            loss = nn.functional.cross_entropy(forward(given, stream, taken), TARGETS, reduction="sum")
+            blocks = frozenset(slots[name] for name in taken)
+            paths.setdefault(blocks, []).append(torch.autograd.grad(loss, given)[0])
+    check_against_routes(net, images, paths)
+
+
 def test_paths_through_nested_blocks() -> None:
     net = resect.unravel(CUSTOM["restoration"][0](), IMAGES)
     spectrum = resect.path_spectrum(net, [(IMAGES, TARGETS)])
@@ -502,6 +589,16 @@ def test_multiplicity_of_equal_paths_is_their_number() -> None:
     one = multiplicity(np.array([0, 0, 0, 1.0]), counts)
     assert one.log2_effective_paths == pytest.approx(0.0)
     assert multiplicity(np.array([0, 1.0, 0, 0]), counts).log2_effective_paths == pytest.approx(log2(3))
+
+
+def test_entropy_within_a_length_is_that_of_the_squared_norms() -> None:
+    counts = Counts((1, 4, 1), (0, 8, 4))
+    weights = np.array([8, 4, 2, 2]) / 16  # all four paths of length 1, drawn once each: the entropy is 1.75 bits
+    squares = np.stack([np.ones(4), weights, np.full(4, 3.0)], 1)
+    within = entropy_within(squares, counts)
+    np.testing.assert_allclose(within, [0, 1.75, 0])
+    assert log2_effective_within(np.array([0.25, 0.5, 0.25]), within) == pytest.approx(1.5 + 0.5 * 1.75)
+    assert log2_effective_within(np.array([0, 1.0, -0.1]), within) == pytest.approx(1.75)
 
 
 def test_weights_by_count_survive_huge_counts() -> None:

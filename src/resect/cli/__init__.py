@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 import resect
+from resect.allocator import keep_freed_memory
 from resect.errors import ResectError
 
 _VERBS = {
@@ -38,6 +39,7 @@ class _Verbs(click.Group):
             formatter.write_dl(list(_VERBS.items()))
 
     def invoke(self, context: click.Context) -> Any:
+        keep_freed_memory()
         try:
             return super().invoke(context)
         except ResectError as error:

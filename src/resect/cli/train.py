@@ -20,6 +20,11 @@ from resect.training.loop import Recipe
 @click.argument("data")
 @click.option("--model", required=True, metavar="NAME", help="A network of resect, e.g. resnet110 or vgg15.")
 @click.option("--out", type=click.Path(path_type=Path), help="Weights to write; NAME-DATA.safetensors by default.")
+@click.option(
+    "--history",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A folder for the weights before and after every epoch, for `resect paths --checkpoints`.",
+)
 @click.option("--model-arg", "model_args", multiple=True, metavar="K=V", help="E.g. width=32; repeatable.")
 @click.option("--epochs", default=Recipe.epochs, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch-size", default=Recipe.batch_size, show_default=True, type=click.IntRange(min=2))
@@ -45,6 +50,7 @@ def train(
     data: str,
     model: str,
     out: Path | None,
+    history: Path | None,
     model_args: tuple[str, ...],
     device: str,
     quiet: bool,
@@ -56,7 +62,7 @@ def train(
     """
     name = model.removeprefix("resect:")
     target = out or Path(f"{name}-{data.partition(':')[0]}.safetensors")
-    job = TrainingJob(name, data, target, Recipe(**recipe), parse_arguments(model_args), device)
+    job = TrainingJob(name, data, target, Recipe(**recipe), parse_arguments(model_args), device, history)
     images = len(load_samples(data, split="train")) * job.recipe.epochs
     columns = (
         TextColumn("training {task.fields[name]}"),

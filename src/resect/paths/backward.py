@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -55,11 +55,20 @@ class SliceGradient(LinearSlice):
         """Whether cotangents of a value that lives after the slice go back through it."""
         return key in self.source and key not in self.passing
 
-    def stays(self, result: int) -> int | None:
-        """The live value that is the skip of the join `result`, untouched on its way into the sum."""
+    def staying(self, ending: Lanes, others: Collection[int]) -> int | None:
+        """The live value whose lanes can stay where those of the join are: its skip, untouched on the way into the sum.
+
+        Args:
+            ending: the lanes that end at this slice; only those of a join by itself can stay.
+            others: live values that have lanes already.
+        """
+        if len(ending) != 1:
+            return None
+        (result,) = ending
         for operand, each in self._edges.get(self.source[result], []):
             if operand == self.skip and is_identity(each):
-                return self.unchanged(self.skip)
+                live = self.unchanged(self.skip)
+                return None if live in others else live
         return None
 
 

@@ -54,12 +54,9 @@ class _Step:
         if degrees.rest is not None:
             self.raised[degrees.rest] = max(old[degrees.rest], old[degrees.highest]) if self.full else EMPTY
         self.old, self.joint = old.copy(), np.maximum(old, self.raised)
-        (result,) = self.ending if len(self.ending) == 1 else (None,)
-        self.stays = None if result is None else gradient.stays(result)
-        if self.stays in bank:
-            self.stays = None
-        if self.stays is not None and result is not None:
-            bank[self.stays] = self.ending[result]
+        self.stays = gradient.staying(self.ending, bank)
+        if self.stays is not None:
+            (bank[self.stays],) = self.ending.values()
         self.present = set(bank)  # what has lanes already, to which those of this slice are added
         self.reusable = [] if self.stays is not None else list(self.ending.values())
         self.new: set[int] = set()

@@ -53,7 +53,7 @@ def scaled(lanes: Tensor, exponents: np.ndarray, owned: bool = False) -> Tensor:
 
 def excess(parts: Sequence[Tensor]) -> np.ndarray:
     """(L,) by how many powers of two every lane has strayed from 1, over several tensors; 0 where it is not far."""
-    largest = torch.stack([_size(part) for part in parts]).amax(0).double().cpu().numpy()
+    largest = torch.stack([_size(part) for part in parts]).amax(0).cpu().double().numpy()
     strayed = (largest > 0) & np.isfinite(largest)
     found = np.floor(np.log2(np.where(strayed, largest, 1.0))).astype(np.int64)
     most = int(widest(parts[0].dtype))
@@ -73,7 +73,7 @@ def renormalise(lanes: Mapping[int, Tensor], exponents: np.ndarray, start: int, 
 def scale(lanes: Tensor, exponents: np.ndarray) -> Tensor:
     """Multiply each lane by 2**exponent in place; exponents within the range of the dtype."""
     powers = torch.from_numpy(np.ldexp(1.0, exponents.astype(np.int32)))
-    factor: Tensor = powers.to(lanes.device, lanes.dtype).view(-1, *(1,) * (lanes.ndim - 1))
+    factor: Tensor = powers.to(lanes.dtype).to(lanes.device).view(-1, *(1,) * (lanes.ndim - 1))
     return lanes.mul_(factor)
 
 

@@ -128,5 +128,18 @@ def entropy_within(squares: np.ndarray, counts: Counts) -> np.ndarray:
     return found
 
 
+def log2_effective_within(share: np.ndarray, within: np.ndarray) -> float:
+    """log2 of the effective number of paths, where those of a length share by their squared norms.
+
+    Args:
+        share: (n+1,) shares of the lengths; negative ones count as none.
+        within: (n+1,) entropies within the lengths, see `entropy_within`.
+    """
+    portion = np.clip(np.nan_to_num(share), 0, None)
+    portion = portion / portion.sum()
+    held = (portion > 0) & np.isfinite(within)
+    return float(np.sum(portion[held] * (within[held] - np.log2(portion[held]))))
+
+
 def _mean_layers(counts: Counts) -> list[float]:
     return [total / count if count else 0.0 for total, count in zip(counts.layers, counts.paths, strict=True)]

@@ -100,12 +100,9 @@ class _Step:
     def __init__(self, tree: _Tree, gradient: SliceGradient, ending: Lanes) -> None:
         self.tree, self.gradient, self.ending = tree, gradient, ending
         self.present = set(tree.lanes)
-        (result,) = ending if len(ending) == 1 else (None,)
-        self.stays = None if result is None else gradient.stays(result)
-        if self.stays in self.present:
-            self.stays = None
-        if self.stays is not None and result is not None:
-            tree.lanes[self.stays] = ending[result]
+        self.stays = gradient.staying(ending, tree.lanes)
+        if self.stays is not None:
+            (tree.lanes[self.stays],) = ending.values()
         self.reusable = [] if self.stays is not None else list(ending.values())
 
     def move(self, edge: Edge | None, moves: list[tuple[int, int]], routes: Routes, trace: Trace) -> None:

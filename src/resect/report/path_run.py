@@ -17,7 +17,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from resect.errors import InputError
 from resect.files import write_text
+from resect.paths.measures import Effective, log2_effective_within
 from resect.report import carrier_figures, path_figures
 from resect.report.style import SETTINGS, panels
 from resect.report.tables import plain, plain_rows
@@ -32,7 +34,7 @@ Draw = Callable[[Axes], Any]
 def print_paths(title: str, mass: float, found: PathsFound, console: Console) -> None:
     """The table by length, then what each part says in a sentence."""
     spectrum = found.spectrum
-    effective = spectrum.effective(mass)
+    effective = _effective(found, mass)
     rows = "gradients" if spectrum.at not in ("input", "stem") else "samples"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.title = f"{title}: the gradient at {spectrum.at} by path length, {len(spectrum.squares)} {rows}"
@@ -45,7 +47,7 @@ def print_paths(title: str, mass: float, found: PathsFound, console: Console) ->
     shown = lengths[(lengths[measures].abs() > _SHOWN).any(axis=1)]
     for row in shown.to_dict("records"):
         length = int(row["length"])
-        bold = effective.low <= length <= effective.high
+        bold = effective is not None and effective.low <= length <= effective.high
         table.add_row(*_cells(row, spectrum.count[length], found), style="bold" if bold else "")
     console.print(table)
     for sentence in _sentences(mass, found):
@@ -67,11 +69,13 @@ def _cells(row: dict[Any, Any], count: int, found: PathsFound) -> list[str]:
 
 def _sentences(mass: float, found: PathsFound) -> list[str]:
     spectrum = found.spectrum
-    effective, size = spectrum.effective(mass), spectrum.multiplicity()
-    said = [
-        f"Effective lengths ({mass:.0%} of the gradient): {effective.low} to {effective.high} blocks, "
-        f"{effective.low_layers:g} to {effective.high_layers:g} layers, {effective.path_fraction:.3g} of all paths."
-    ]
+    effective, size = _effective(found, mass), spectrum.multiplicity()
+    said = [f"The lengths told apart hold less than {mass:.0%} of the gradient; a longer --max-length may hold it."]
+    if effective is not None:
+        said = [
+            f"Effective lengths ({mass:.0%} of the gradient): {effective.low} to {effective.high} blocks, "
+            f"{effective.low_layers:g} to {effective.high_layers:g} layers, {effective.path_fraction:.3g} of all paths."
+        ]
     for name, other in (("count x mean norm of sampled paths", found.samples), ("count x rms", found.squares)):
         if other is not None and np.isfinite(other.magnitude).all() and other.magnitude.sum() > 0:
             by = other.effective(mass)
@@ -81,6 +85,9 @@ def _sentences(mass: float, found: PathsFound) -> list[str]:
         f"depth {size.effective_depth:.2f} blocks. Shares and rest sum to "
         f"{np.nansum(spectrum.share) + spectrum.rest_share:.9f} (relative error {spectrum.sum_error:.1e})."
     )
+    if found.samples is not None:
+        within = log2_effective_within(spectrum.share, found.samples.log2_paths_within)
+        said.append(f"Weighted within a length by the squared norms of the sampled paths, 2^{within:.1f}.")
     if np.isnan(spectrum.share).any():
         said.append(f"All longer paths together: {spectrum.rest_share:.3%} of the gradient, exactly.")
     through = found.participation.table.sort_values("share", ascending=False)
@@ -99,6 +106,14 @@ def _sentences(mass: float, found: PathsFound) -> list[str]:
     return said
 
 
+def _effective(found: PathsFound, mass: float) -> Effective | None:
+    """The effective range; None where the lengths that were told apart do not hold so much."""
+    try:
+        return found.spectrum.effective(mass)
+    except InputError:
+        return None
+
+
 def _pair_sentence(found: PathsFound) -> str:
     values = found.participation.interaction
     names = found.participation.names
@@ -109,7 +124,8 @@ def _pair_sentence(found: PathsFound) -> str:
 
 def path_numbers(asked: dict[str, Any], mass: float, found: PathsFound, training: pd.DataFrame | None) -> str:
     """Everything as JSON."""
-    spectrum = found.spectrum
+    spectrum, samples, effective = found.spectrum, found.samples, _effective(found, mass)
+    within = None if samples is None else log2_effective_within(spectrum.share, samples.log2_paths_within)
     numbers: dict[str, Any] = {
         **asked,
         "samples": len(spectrum.squares),
@@ -117,10 +133,11 @@ def path_numbers(asked: dict[str, Any], mass: float, found: PathsFound, training
         "sum_of_shares": float(np.nansum(spectrum.share)),
         "rest": spectrum.rest_share,
         "sum_error": spectrum.sum_error,
-        "effective": vars(spectrum.effective(mass)),
+        "effective": None if effective is None else vars(effective),
         "effective_by_magnitude": vars(found.samples.effective(mass)) if found.samples else None,
         "effective_by_rms": vars(found.squares.effective(mass)) if found.squares else None,
         "multiplicity": vars(spectrum.multiplicity()),
+        "log2_effective_paths_within": within,
         "lengths": plain_rows(found.lengths),
         "blocks": plain_rows(found.participation.table),
     }

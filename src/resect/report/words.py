@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from math import floor, isfinite, log10
+from typing import TYPE_CHECKING
 
-from resect.paths.measures import Effective
+if TYPE_CHECKING:
+    from resect.paths.measures import Effective
 
 NOTHING = "–"
 

@@ -30,6 +30,7 @@ class TrainingJob:
         model: a name of `resect:`, e.g. "resnet110".
         data: a data spec with a train and a test split.
         out: the safetensors file; the model card is written beside it, with the suffix .json.
+        history: a folder for the weights before training and after every epoch, epoch-0.safetensors and so on.
     """
 
     model: str
@@ -38,6 +39,7 @@ class TrainingJob:
     recipe: Recipe
     arguments: dict[str, Value]
     device: str = "cpu"
+    history: Path | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -78,7 +80,8 @@ def train_network(job: TrainingJob, progress: Callable[[int, float], None] | Non
     loaded = load_model(spec, arguments=job.arguments, samples=samples, seed=job.recipe.seed)
     module = _placed(loaded.module, job.device)
     _make_folder(job.out)
-    seconds = train(module, samples.inputs, samples.targets, job.recipe, checkpoint=job.checkpoint, progress=progress)
+    step = _with_history(module, len(samples), job.history, progress) if job.history else progress
+    seconds = train(module, samples.inputs, samples.targets, job.recipe, checkpoint=job.checkpoint, progress=step)
     save_weights(module, job.out, torch.float16)
     load_checkpoint(module, job.out)
     error, loss = evaluate(module, test.inputs, test.targets)
@@ -101,6 +104,25 @@ def train_network(job: TrainingJob, progress: Callable[[int, float], None] | Non
     write_text(job.out.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
     job.checkpoint.unlink(missing_ok=True)
     return card
+
+
+def _with_history(
+    module: nn.Module, images: int, folder: Path, progress: Callable[[int, float], None] | None
+) -> Callable[[int, float], None]:
+    """Progress that also keeps the weights whenever all images have been seen once more."""
+    seen = 0
+    if not (folder / "epoch-0.safetensors").exists():
+        save_weights(module, folder / "epoch-0.safetensors", torch.float16)
+
+    def step(more: int, loss: float) -> None:
+        nonlocal seen
+        seen += more
+        if seen % images == 0:
+            save_weights(module, folder / f"epoch-{seen // images}.safetensors", torch.float16)
+        if progress:
+            progress(more, loss)
+
+    return step
 
 
 def _splits(data: str) -> tuple[Samples, Samples]:
