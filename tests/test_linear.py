@@ -185,5 +185,8 @@ def test_shares_through_blocks_sum_to_the_effective_depth_of_every_network(name:
     assert found.effective_depth == pytest.approx((spectrum.share * lengths).sum(), rel=1e-8, abs=1e-10)
     pairs = found.pairs.sum() - found.effective_depth  # twice the mean of k (k - 1) / 2
     assert pairs == pytest.approx((spectrum.share * [k * (k - 1) for k in lengths]).sum(), rel=1e-8, abs=1e-10)
+    every = resect.strongest_paths(net, data, count=10**6, limit=10**6)
+    assert every.open == 0
+    assert every.table["share"].sum() == pytest.approx(1, abs=1e-9)
     np_rows = found.products / found.squares[:, None]
     assert np_rows.sum(1) == pytest.approx((spectrum.shares * lengths).sum(1), rel=1e-7, abs=1e-9)

@@ -104,7 +104,7 @@ def strongest_paths(
     if count < 1 or limit < 1:
         raise InputError(f"`count` and `limit` must be 1 or more, got {count} and {limit}.")
     traces = Traces(net, settings or PathSettings())
-    trace = next(traces(data, count + 2))
+    trace = next(traces(data, 2))
     search = _Search(trace, Routes(net.sliced, traces.target.start), traces.lanes_for(trace))
     settled = search.run(count, limit, progress or (lambda _: None))
     found = sorted(search.complete, key=lambda path: -path.norm)[:count]
@@ -174,7 +174,7 @@ class _Search:
                 return True
             if self.expanded >= limit:
                 return False
-            nodes = self._take(index, least)
+            nodes = self._take(index, least * len(self.trace.targets) ** 0.5)
             self.expanded += len(nodes)
             self._expand(index, nodes)
             self._prune()
@@ -198,24 +198,24 @@ class _Search:
         if index < self.trace.first:
             self._finish(nodes)
             return
-        groups: dict[int, list[_Node]] = {}
+        groups: dict[tuple[int, frozenset[int]], list[_Node]] = {}
         for node in nodes:
-            groups.setdefault(node.station, []).append(node)
-        for station, group in groups.items():
+            groups.setdefault((node.station, frozenset(node.lanes)), []).append(node)
+        for (station, _), group in groups.items():
             lanes = {key: torch.cat([node.lanes[key] for node in group]) for key in group[0].lanes}
             edges: tuple[Edge | None, ...] = (None,)
             if station == index - 1:
                 edges = self.routes.stations[station].edges
             for edge in edges:
                 found = over_edge(self.slices[index], edge, lanes, self.trace, self.routes)
-                if not found:
-                    continue
                 for i, node in enumerate(group):
                     own = {key: value[i : i + 1].clone() for key, value in found.items()}
                     blocks = node.blocks if edge is None or edge[0] is None else (edge[0], *node.blocks)
                     self._open(index - 1, own, node.station if edge is None else edge[1], blocks)
 
     def _open(self, index: int, lanes: Lanes, station: int, blocks: tuple[int, ...]) -> None:
+        if not lanes:  # nothing comes this way
+            return
         norm = _norm(lanes)
         self.numbers += 1
         node = _Node(-norm * self.gains[index], self.numbers, norm, station, blocks, lanes)
