@@ -80,7 +80,10 @@ class Routes:
     def sources(self, node: Node) -> frozenset[int]:
         """The stations from which the signal in `node` comes."""
         if node not in self._sources:
-            stations = {source for _, source in self._edges([node])} if node not in self._gate else set()
+            if node in self._gate:  # it lives on beyond its join, as a part of the same branch
+                stations = {self._station[self._gate[node].join]}
+            else:
+                stations = {source for _, source in self._edges([node])}
             self._sources[node] = frozenset(stations)
         return self._sources[node]
 
