@@ -41,7 +41,7 @@ def test_the_run_folder_holds_what_the_library_finds_and_is_not_made_twice(tmp_p
     lengths = pd.read_parquet(tmp_path / "run" / "lengths.parquet")
     np.testing.assert_array_equal(lengths["share"], spectrum.share)
     np.testing.assert_array_equal(lengths[["share_low", "share_high"]].T, spectrum.share_interval())
-    assert {"path_norm_low", "magnitude", "rms", "rms_high", "log2_paths_within"} <= set(lengths)
+    assert {"path_norm_low", "magnitude", "path_norm_rms", "path_norm_rms_high", "log2_paths_within"} <= set(lengths)
     blocks = pd.read_parquet(tmp_path / "run" / "blocks.parquet")
     through = resect.participation(net, samples.batches(10), pairs=True)
     np.testing.assert_array_equal(blocks["share"], through.share)

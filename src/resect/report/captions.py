@@ -218,8 +218,8 @@ def norm_caption(study: Study) -> Caption:
     direction = "falls" if ratio > 1 else "grows, unlike in the paper,"
     spread = float((table["path_norm_rms"] / table["path_norm"]).max())
     heavy = (
-        f" Where root mean square and mean lie apart, here by up to {power_of_ten(spread)} times, few of the "
-        f"{int(table['sampled'].max())} draws decide."
+        f" The root mean square over all paths is up to {power_of_ten(spread)} times the sampled mean: few paths are "
+        "strong, and sampling seldom meets them."
         if spread > 1.5
         else ""
     )

@@ -43,7 +43,7 @@ def print_paths(title: str, mass: float, found: PathsFound, console: Console) ->
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     lengths = found.lengths
-    measures = [name for name in ("share", "magnitude", "rms_magnitude") if name in lengths]
+    measures = [name for name in ("share", "magnitude", "magnitude_rms") if name in lengths]
     shown = lengths[(lengths[measures].abs() > _SHOWN).any(axis=1)]
     for row in shown.to_dict("records"):
         length = int(row["length"])
@@ -213,9 +213,6 @@ def _curves(mass: float, found: PathsFound) -> PathCurves | None:
     spectrum, samples, squares = found.spectrum, found.samples, found.squares
     if samples is None or np.isnan(spectrum.share).any():
         return None
-    lengths = found.lengths
-    if squares is not None:  # all paths, not just the sampled ones
-        lengths = lengths.assign(path_norm_rms=lengths["rms"], magnitude_rms=lengths["rms_magnitude"])
     by_rms = squares.effective(mass) if squares is not None else samples.effective(mass, rms=True)
     longest = spectrum.longest
     depth = DepthAnswer(
@@ -226,4 +223,4 @@ def _curves(mass: float, found: PathsFound) -> PathCurves | None:
         longest=longest,
         longest_layers=float(spectrum.layers[longest]),
     )
-    return PathCurves(lengths, depth)
+    return PathCurves(found.lengths, depth)

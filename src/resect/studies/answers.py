@@ -9,6 +9,7 @@ from torch import Tensor
 
 from resect.network.unraveled import Unraveled
 from resect.paths.samples import PathSamples
+from resect.paths.signs import PathSquares
 from resect.paths.spectrum import PathSpectrum
 from resect.studies.results import (
     DepthAnswer,
@@ -62,13 +63,13 @@ def _rank_correlation(table: pd.DataFrame) -> float | None:
     return float(spearmanr(table["kendall_tau"], table["error"]).statistic)
 
 
-def answer_depth(spectrum: PathSpectrum, paths: PathSamples) -> DepthAnswer:
+def answer_depth(spectrum: PathSpectrum, paths: PathSamples, squares: PathSquares) -> DepthAnswer:
     """Question 2: which path lengths are effective (paper, section 5.2, Figure 6)."""
     return DepthAnswer(
         mass=MASS,
         by_share=spectrum.effective(MASS),
         by_magnitude=paths.effective(MASS),
-        by_rms=paths.effective(MASS, rms=True),
+        by_rms=squares.effective(MASS),
         longest=spectrum.longest,
         longest_layers=float(spectrum.layers[spectrum.longest]),
     )

@@ -173,3 +173,20 @@ def measure_participation(
 def _place(settings: PathSettings) -> dict[str, Any]:
     """What of the settings changes results, for the key of a piece of work."""
     return {"at": settings.at, "of": settings.of}
+
+
+def lengths_table(spectrum: PathSpectrum, samples: PathSamples | None, squares: PathSquares | None) -> pd.DataFrame:
+    """One row a length, from all measures; root mean squares are those of all paths where signs were drawn."""
+    table = spectrum.table
+    if samples is not None:
+        table = table.merge(samples.table, on="length")
+    if squares is not None:
+        table = table.drop(columns=["path_norm_rms", "magnitude_rms"], errors="ignore")
+        table = table.merge(_with_rms_names(squares.table), on="length")
+    return table
+
+
+def _with_rms_names(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of random signs under the names that sampled root mean squares have."""
+    names = {"rms": "path_norm_rms", "rms_low": "path_norm_rms_low", "rms_high": "path_norm_rms_high"}
+    return table.rename(columns={**names, "rms_magnitude": "magnitude_rms"})

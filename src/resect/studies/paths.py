@@ -24,7 +24,13 @@ from resect.paths.strongest import StrongPaths, strongest_paths
 from resect.runs.folder import RunFolder
 from resect.studies.environment import environment
 from resect.studies.measure import Bench
-from resect.studies.measure_paths import measure_participation, measure_paths, measure_spectrum, measure_squares
+from resect.studies.measure_paths import (
+    lengths_table,
+    measure_participation,
+    measure_paths,
+    measure_spectrum,
+    measure_squares,
+)
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
 
@@ -63,12 +69,8 @@ class PathsFound:
 
     @property
     def lengths(self) -> pd.DataFrame:
-        """One row a path length, from all measures."""
-        table = self.spectrum.table
-        for other in (self.samples, self.squares):
-            if other is not None:
-                table = table.merge(other.table, on="length")
-        return table
+        """One row a path length, from all measures; root mean squares are those of all paths where signs were drawn."""
+        return lengths_table(self.spectrum, self.samples, self.squares)
 
 
 def run_paths(net: Unraveled, bench: Bench, request: PathRequest, settings: PathSettings) -> PathsFound:

@@ -66,7 +66,7 @@ class DepthAnswer:
     mass: float
     by_share: Effective  # exact share of the gradient
     by_magnitude: Effective  # the paper's count x mean sampled norm
-    by_rms: Effective  # count x root mean square of the sampled norms
+    by_rms: Effective  # count x root mean square of all paths' norms, by random signs
     longest: int  # the longest path, in blocks: all of them, unless some are parallel
     longest_layers: float
 
@@ -138,8 +138,9 @@ class Study:
         reorderings: one row a reordering: `swaps`, `repeat`, `kendall_tau`, `error`, `loss`.
         lengths: one row a path length 0..n: `length` (blocks), `layers`, `log2_paths`, `path_fraction`, `share`
             (exact, may be negative), `norm` (mean over samples of the norm of the summed gradient of all paths of
-            this length), and from sampled single paths `path_norm` (mean), `path_norm_rms`, `sampled` (draws),
-            `magnitude` (count x mean norm, normalised to sum to 1), `magnitude_rms`. None for a plain network.
+            this length), from sampled single paths `path_norm` (mean), `sampled` (norms) and `magnitude` (count x mean
+            norm, normalised to sum to 1), and from random signs `path_norm_rms` and `magnitude_rms`; `..._low` and
+            `..._high` are 95 % intervals. None for a plain network.
     """
 
     subject: Subject

@@ -28,7 +28,7 @@ from resect.studies.answers import (
 )
 from resect.studies.environment import environment
 from resect.studies.measure import Bench, Track, fingerprint, measure_lesions
-from resect.studies.measure_paths import measure_paths, measure_spectrum
+from resect.studies.measure_paths import lengths_table, measure_paths, measure_spectrum, measure_squares
 from resect.studies.results import Answers, MultiplicityRow, PlainControl, Study, Subject
 from resect.sweep import plans
 from resect.sweep.plans import no_joins_message
@@ -45,7 +45,8 @@ class Settings:
         repeats: random deletions for each number of blocks, and reorderings for each number of swaps.
         gradient_samples: samples for the exact shares, in batches of `gradient_batch`.
         paths: sampled single paths of each length and batch.
-        path_samples: samples for them, in batches of `path_batch`.
+        sweeps: random signs a batch, for the root mean square over all paths.
+        path_samples: samples for both, in batches of `path_batch`.
         plain: take the network as a plain one, layer by layer.
     """
 
@@ -54,6 +55,7 @@ class Settings:
     gradient_samples: int = 64
     gradient_batch: int = 32
     paths: int = 20
+    sweeps: int = 8
     path_samples: int = 32
     path_batch: int = 16
     seed: int = 0
@@ -92,11 +94,12 @@ def run_study(
     control = lab.control(subjects.control.spec, control_net) if subjects.control and control_net else None
     spectrum = None if net.plain else lab.spectrum(net, "gradient by path length")
     paths = None if net.plain else lab.paths(net, "sampled single paths")
+    squares = None if net.plain else lab.squares(net, "random signs")
     rows = [multiplicity_row(subjects.main.spec, net, singles.intact_error, spectrum)]
     rows += [lab.beside(spec, other) for spec, other in besides]
     answers = Answers(
         ensemble=answer_ensemble(singles, random, shuffled, control, samples.targets),
-        depth=answer_depth(spectrum, paths) if spectrum and paths else None,
+        depth=answer_depth(spectrum, paths, squares) if spectrum and paths and squares else None,
         gradient=answer_gradient(spectrum, paths) if spectrum and paths else None,
         multiplicity=tuple(rows),
     )
@@ -109,7 +112,7 @@ def run_study(
         deletions=_with_kinds(singles.table, blocks),
         random=random.table,
         reorderings=shuffled.table if shuffled else empty,
-        lengths=spectrum.table.merge(paths.table, on="length") if spectrum and paths else None,
+        lengths=lengths_table(spectrum, paths, squares) if spectrum and paths and squares else None,
         plain=control,
         intact_loss=singles.intact_loss,
         environment=environment(),
@@ -147,6 +150,11 @@ class _Lab:
         chosen = self.samples.limited(self.settings.path_samples)
         bench = Bench(self.folder, chosen, self.settings.path_batch, self.track)
         return measure_paths(net, bench, self.settings.paths, title, PathSettings(seed=self.settings.seed))
+
+    def squares(self, net: Unraveled, title: str) -> Any:
+        chosen = self.samples.limited(self.settings.path_samples)
+        bench = Bench(self.folder, chosen, self.settings.path_batch, self.track)
+        return measure_squares(net, bench, self.settings.sweeps, title, PathSettings(seed=self.settings.seed))
 
     def control(self, spec: str, net: Unraveled) -> PlainControl:
         result = self.lesion(net, plans.single(net), f"plain control, {spec}")
