@@ -6,9 +6,10 @@ import argparse
 import json
 import platform
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -73,12 +74,38 @@ def measure(case: Case, pairs: int) -> dict[str, Any]:
     }
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
-    """--quick and --json."""
-    parser = argparse.ArgumentParser(description=description)
+def main(
+    file: str,
+    title: str,
+    cases: Sequence[str],
+    run_case: Callable[[str, bool], Iterable[dict[str, Any]]],
+    not_quick: Sequence[str] = (),
+) -> None:
+    """All cases, each in a process of its own: what one leaves behind in the memory allocator changes the next.
+
+    Args:
+        run_case: gives the rows of a case, in full or quickly.
+        not_quick: cases that --quick leaves out.
+    """
+    parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--quick", action="store_true", help="smaller sizes and one repeat, a few minutes")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
-    return parser
+    parser.add_argument("--case", choices=cases, help="one case only, as JSON")
+    given = parser.parse_args()
+    if given.case:
+        show(run_case(given.case, given.quick), True, title)
+        return
+    chosen = [case for case in cases if not (given.quick and case in not_quick)]
+    show(_in_processes(file, chosen, given.quick), given.json, title)
+
+
+def _in_processes(file: str, cases: Iterable[str], quick: bool) -> Iterator[dict[str, Any]]:
+    for case in cases:
+        command = [sys.executable, file, "--case", case, *(["--quick"] if quick else [])]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        yield from (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
 
 
 def show(rows: Iterable[dict[str, Any]], as_json: bool, title: str) -> None:

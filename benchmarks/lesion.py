@@ -10,9 +10,6 @@ the two must agree to the last bit. Further cases set nnsight and captum against
 from __future__ import annotations
 
 import copy
-import json
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _harness import Case, arguments, measure, peak_bytes, show
+from _harness import Case, main, measure, peak_bytes
 from torch import Tensor, nn
 
 import resect
@@ -383,24 +380,7 @@ def run_case(name: str, quick: bool) -> Iterator[dict[str, Any]]:
         yield useful_rate(resnet(56 if quick else 110, images, batch))
 
 
-def rows(quick: bool) -> Iterator[dict[str, Any]]:
-    """All cases, each in a process of its own: what one leaves behind in the memory allocator changes the next."""
-    for name in CASES:
-        if quick and name.startswith(("single, ViT-S, ", "single, GPT-2, ")):
-            continue  # loading each model once more takes longer than the case
-        command = [sys.executable, __file__, "--case", name, *(["--quick"] if quick else [])]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(done.stderr)
-        yield from (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
-
-
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--case", choices=CASES, help="one case only, as JSON")
-    given = parser.parse_args()
-    if given.case:
-        show(run_case(given.case, given.quick), True, "Lesion sweeps")
-    else:
-        show(rows(given.quick), given.json, "Lesion sweeps")
+    loads = tuple(name for name in CASES if name.startswith(("single, ViT-S, ", "single, GPT-2, ")))
+    main(__file__, "Lesion sweeps", CASES, run_case, not_quick=loads)  # loading those takes longer than the case

@@ -14,9 +14,6 @@ are random, with the batch norms' statistics those of the images.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _harness import Case, arguments, measure, peak_bytes, show
+from _harness import Case, main, measure, peak_bytes
 from torch import Tensor, nn
 
 import resect
@@ -156,7 +153,7 @@ def standard_error(name: str, subject: tuple[Any, Tensor, Tensor], quick: bool) 
         start = time.perf_counter()
         found = path_squares(net, [(x, y)], PathSettings(seed=seed), sweeps=4)
         seconds += time.perf_counter() - start
-        squares, seed = np.concatenate([squares, found.sweeps[0]]), seed + 1
+        squares, seed = np.concatenate([squares, np.square(found.norms).mean(0)]), seed + 1
     by_path = resect.sample_paths(net, [(x, y)], samples=40 if quick else 200)
     of_one = np.square(by_path.norms).mean(0)  # (draws, lengths): what the baseline would average
     deviation = of_one.std(0, ddof=1) / of_one.mean(0) / 2  # of the root of the mean, a half
@@ -264,23 +261,7 @@ def run_case(name: str, quick: bool) -> Iterator[dict[str, Any]]:
         yield deep(*((110, 20) if quick else (1202, 60)))
 
 
-def rows(quick: bool) -> Iterator[dict[str, Any]]:
-    """All cases, each in a process of its own: what one leaves behind in the memory allocator changes the next."""
-    for name in CASES:
-        command = [sys.executable, __file__, "--case", name, *(["--quick"] if quick else [])]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(done.stderr)
-        yield from (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
-
-
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--case", choices=CASES, help="one case only, as JSON")
-    given = parser.parse_args()
     keep_freed_memory()  # for both sides
-    if given.case:
-        show(run_case(given.case, given.quick), True, "Paths")
-    else:
-        show(rows(given.quick), given.json, "Paths")
+    main(__file__, "Paths", CASES, run_case)

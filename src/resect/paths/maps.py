@@ -127,30 +127,19 @@ class Convolution(Map):
         return found.view(len(lanes), -1, *found.shape[1:])
 
 
-class Shaped(Map):
-    """A view: the operand's elements in another shape or order."""
-
-    def __init__(self, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> None:
-        self.there, self.back = there, back
-
-    @override
-    def pull(self, lanes: Tensor, owned: bool) -> tuple[Tensor, bool]:
-        return self.back(lanes), owned
-
-    @override
-    def push(self, lanes: Tensor) -> Tensor:
-        return self.there(lanes)
-
-
 class Closed(Map):
-    """A map given by its two directions in closed form; both return new tensors."""
+    """A map given by its two directions.
 
-    def __init__(self, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> None:
-        self.there, self.back = there, back
+    Args:
+        fresh: whether `back` gives a new tensor; else it may be a view of what it was given.
+    """
+
+    def __init__(self, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor], fresh: bool = True) -> None:
+        self.there, self.back, self.fresh = there, back, fresh
 
     @override
     def pull(self, lanes: Tensor, owned: bool) -> tuple[Tensor, bool]:
-        return self.back(lanes), True
+        return self.back(lanes), self.fresh or owned
 
     @override
     def push(self, lanes: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from resect.errors import InputError
-from resect.paths.maps import Closed, Convolution, Factor, Identity, Map, Recorded, Shaped
+from resect.paths.maps import Closed, Convolution, Factor, Identity, Map, Recorded
 
 Maps = dict[int | str, Map]  # the argument that carries the signal (its position or name) -> the map from it
 Rule = Callable[[list[Any], dict[str, Any], Any, "int | str"], "Map | None"]
@@ -254,21 +254,26 @@ def _attention(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: in
     return Closed(lambda lanes: weights @ lanes, lambda lanes: weights.mT @ lanes)
 
 
+def _view(there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Map:
+    """The same elements in another shape or order."""
+    return Closed(there, back, fresh=False)
+
+
 def _reshape(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
     inner, outer = args[0].shape, value.shape
-    return Shaped(lambda lanes: lanes.reshape(len(lanes), *outer), lambda lanes: lanes.reshape(len(lanes), *inner))
+    return _view(lambda lanes: lanes.reshape(len(lanes), *outer), lambda lanes: lanes.reshape(len(lanes), *inner))
 
 
 def _permute(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
     order = [dim % value.ndim for dim in args[1]]
     back = [order.index(dim) for dim in range(len(order))]
     there = [0, *(dim + 1 for dim in order)], [0, *(dim + 1 for dim in back)]
-    return Shaped(lambda lanes: lanes.permute(there[0]), lambda lanes: lanes.permute(there[1]))
+    return _view(lambda lanes: lanes.permute(there[0]), lambda lanes: lanes.permute(there[1]))
 
 
 def _transpose(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
     one, other = (dim % value.ndim + 1 for dim in args[1:3])
-    return Shaped(lambda lanes: lanes.transpose(one, other), lambda lanes: lanes.transpose(one, other))
+    return _view(lambda lanes: lanes.transpose(one, other), lambda lanes: lanes.transpose(one, other))
 
 
 def _same(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:

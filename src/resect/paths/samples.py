@@ -15,35 +15,22 @@ import pandas as pd
 from torch import Tensor
 
 from resect.errors import InputError
-from resect.graph.routes import Counts, Routes
+from resect.graph.routes import Routes
 from resect.network.unraveled import Unraveled
 from resect.paths.backward import Trace
 from resect.paths.degrees import at_target
 from resect.paths.drawing import PathDraw, Route
+from resect.paths.drawn import Drawn
 from resect.paths.lanes import widened
 from resect.paths.linear import Lanes
 from resect.paths.measures import Effective, effective_range, entropy_within, weighted_by_count
 from resect.paths.settings import PathSettings, Progress, Traces
 from resect.paths.tree import path_lanes
-from resect.sweep.statistics import bootstrap_interval
 
 
 @dataclass(frozen=True)
-class PathSamples:
-    """Norms of the gradients of sampled single paths. N rows (samples), R paths of each of the n+1 lengths.
-
-    Attributes:
-        counts: exact numbers of paths and of their layers.
-        norms: (N, R, n+1) float64; NaN for lengths of which there is no path. The samples of a batch see the same
-            paths; the paths of one draw are not independent between lengths, but those of different draws are.
-        batch: (N,) the batch that each row was in.
-        at: where the gradient is measured.
-    """
-
-    counts: Counts
-    norms: np.ndarray
-    batch: np.ndarray
-    at: str
+class PathSamples(Drawn):
+    """Norms of the gradients of sampled single paths: `norms` (N, R, n+1), R paths of each of the n+1 lengths."""
 
     @property
     def mean(self) -> np.ndarray:
@@ -57,15 +44,7 @@ class PathSamples:
 
     def mean_interval(self, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """(low, high), (n+1,) each: studentised bootstrap intervals of the mean norm over draws of paths."""
-        means, weights = self._draws(self.norms)
-        return draw_interval(means, weights, level, resamples, seed)
-
-    def _draws(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Means over the samples of a batch, (draws, n+1), and how many samples each holds."""
-        batches = np.unique(self.batch)
-        means = [values[self.batch == b].mean(0) for b in batches]
-        sizes = [np.full(values.shape[1], (self.batch == b).sum()) for b in batches]
-        return np.concatenate(means), np.concatenate(sizes).astype(float)
+        return self.interval(self.norms, level, resamples, seed)
 
     @property
     def magnitude(self) -> np.ndarray:
@@ -88,7 +67,7 @@ class PathSamples:
         Estimated from the spread of the sampled paths, for which it is too high as long as the strongest paths have
         not been drawn; equal to log2 of the count where all are equally strong.
         """
-        return entropy_within(self._draws(np.square(self.norms))[0], self.counts)
+        return entropy_within(self.by_draw(np.square(self.norms))[0], self.counts)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -110,17 +89,6 @@ class PathSamples:
                 "log2_paths_within": self.log2_paths_within,
             }
         )
-
-
-def draw_interval(
-    means: np.ndarray, weights: np.ndarray, level: float, resamples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Intervals over independent draws, (n+1,) each, of values (draws, n+1); NaN where there is nothing to draw."""
-    low, high = np.full((2, means.shape[1]), np.nan)
-    known = np.isfinite(means).all(0)
-    if known.any() and len(means) > 1:
-        low[known], high[known] = bootstrap_interval(means[:, known].T, weights, level, resamples, seed)
-    return low, high
 
 
 def sample_paths(

@@ -18,31 +18,23 @@ import pandas as pd
 from torch import Tensor
 
 from resect.errors import InputError
-from resect.graph.routes import Counts, Routes
+from resect.graph.routes import Routes
 from resect.network.unraveled import Unraveled
 from resect.paths.backward import Trace
 from resect.paths.degrees import at_target, decompose
+from resect.paths.drawn import Drawn
 from resect.paths.measures import Effective, effective_range, weighted_by_count
-from resect.paths.samples import draw_interval, row_norms
+from resect.paths.samples import row_norms
 from resect.paths.settings import PathSettings, Progress, Traces
 
 
 @dataclass(frozen=True)
-class PathSquares:
-    """Sums of squares over all paths of each length, estimated. N rows (samples), R sweeps, lengths 0 to n.
+class PathSquares(Drawn):
+    """Sums of squares over all paths of each length, estimated by R sweeps.
 
-    Attributes:
-        counts: exact numbers of paths and of their layers.
-        norms: (N, R, n+1) float64; |C_k| under the signs of each sweep, whose mean square estimates without bias the
-            sum of the squared norms of all paths of length k. The samples of a batch see the same signs.
-        batch: (N,) the batch that each row was in.
-        at: where the gradient is measured.
+    `norms` (N, R, n+1) are |C_k| under the signs of each sweep; their mean square estimates without bias the sum of the
+    squared norms of all paths of length k.
     """
-
-    counts: Counts
-    norms: np.ndarray
-    batch: np.ndarray
-    at: str
 
     @property
     def total(self) -> np.ndarray:
@@ -58,18 +50,9 @@ class PathSquares:
 
     def rms_interval(self, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """(low, high), (n+1,) each: the interval of `rms` over sweeps, from that of its square."""
-        means, weights = self.sweeps
         scale = np.where(self.total > 0, self.total, np.nan)
-        low, high = draw_interval(means / scale, weights, level, resamples, seed)
+        low, high = self.interval(np.square(self.norms) / scale, level, resamples, seed)
         return self.rms * np.sqrt(np.maximum(low, 0)), self.rms * np.sqrt(np.maximum(high, 0))
-
-    @property
-    def sweeps(self) -> tuple[np.ndarray, np.ndarray]:
-        """The squares of every sweep and batch, (sweeps, n+1), and how many samples each holds."""
-        batches = np.unique(self.batch)
-        squares = [np.square(self.norms[self.batch == b]).mean(0) for b in batches]
-        sizes = [np.full(self.norms.shape[1], (self.batch == b).sum()) for b in batches]
-        return np.concatenate(squares), np.concatenate(sizes).astype(float)
 
     @property
     def magnitude(self) -> np.ndarray:

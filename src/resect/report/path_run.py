@@ -61,9 +61,9 @@ def _cells(row: dict[Any, Any], count: int, found: PathsFound) -> list[str]:
     paths = f"{count:.3g}" if count < 10**300 else f"2^{row['log2_paths']:.1f}"
     half = (row["share_high"] - row["share_low"]) / 2 * 100
     cells = [str(row["length"]), f"{row['layers']:g}", paths, f"{row['share'] * 100:.2f}"]
-    cells += [f"{half:.2f}" if np.isfinite(half) else "", f"{row['norm']:.3g}"]
+    cells += [f"{half:.2f}" if np.isfinite(half) else "", f"{row['norm']:.2g}"]
     if found.samples:
-        cells += [f"{row['path_norm']:.3g}", f"{row['magnitude'] * 100:.2f}"]
+        cells += [f"{row['path_norm']:.2g}", f"{row['magnitude'] * 100:.2f}"]
     return cells
 
 

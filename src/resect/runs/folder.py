@@ -91,14 +91,6 @@ def digest(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def require_writable(file: Path) -> None:
-    """Raise RunError, before any work is done, if a file cannot be written there."""
-    if file.is_dir():
-        raise RunError(f"{file} must be a file, but is a folder. Choose another --out.")
-    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
-        raise RunError(f"{file.parent} must be a folder that can be written to. Make it, or choose another --out.")
-
-
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
     """Write a table so that the file appears whole or not at all."""
     with whole(path) as temporary:
