@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from resect.cli._options import Setting, batch_option, data_options, model_options, output_options
+from resect.cli._options import Setting, data_options, model_options, output_options
 from resect.cli._progress import progress_bars
 from resect.cli._sizes import Bytes
 from resect.network.unraveled import unravel
@@ -18,8 +18,6 @@ from resect.report.path_run import path_numbers, print_paths, write_paths
 from resect.runs.folder import RunFolder
 from resect.studies.measure import Bench
 from resect.studies.paths import PathRequest, checkpoints_in, over_training, run_paths, scratch_folder
-
-_BATCH = 32
 
 
 @click.command()
@@ -68,17 +66,16 @@ _BATCH = 32
 )
 @model_options
 @data_options
-@batch_option
+@click.option("--batch-size", default=PathRequest.batch_size, show_default=True, type=click.IntRange(min=1))
 @output_options
 def paths(model: str, data: str, out: Path | None, output: str, quiet: bool, **options: Any) -> None:
     """The gradient of MODEL on DATA by path length, e.g. `resect paths resect:resnet110-digits digits --limit 64`."""
     own = {name: options.pop(name) for name in ("checkpoint", "model_args", "limit", "seed", "device", "dtype")}
-    size = min(_BATCH, options.pop("batch_size"))
     setting = Setting(model, data, **own)
     at, of = (_number_or_name(options.pop(name)) for name in ("at", "of"))
     settings = PathSettings(at, of, options.pop("memory"), setting.seed)
     mass, folder_of_weights = options.pop("mass"), options.pop("checkpoints")
-    request = PathRequest(batch_size=size, **options)
+    request = PathRequest(**options)
     asked = {**asdict(setting), "at": at, "of": of, **asdict(request), "mass": mass}
     asked |= {"checkpoint": _text(setting.checkpoint), "checkpoints": _text(folder_of_weights)}
     asked["model_args"] = list(setting.model_args)
@@ -90,9 +87,9 @@ def paths(model: str, data: str, out: Path | None, output: str, quiet: bool, **o
     require_paths(net)
     training = None
     with progress_bars(quiet) as track, scratch_folder(folder) as place:
-        found = run_paths(net, Bench(place, samples, size, track), request, settings)
+        found = run_paths(net, Bench(place, samples, request.batch_size, track), request, settings)
         if weights:
-            training = over_training(net, weights, Bench(place, samples, size, track), settings, mass)
+            training = over_training(net, weights, Bench(place, samples, request.batch_size, track), settings, mass)
     if folder:
         folder.open()
         write_paths(asked, mass, found, training, folder.path)

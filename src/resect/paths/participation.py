@@ -23,13 +23,11 @@ from resect.network.unraveled import Unraveled
 from resect.paths.backward import SliceGradient, Trace, require_finite
 from resect.paths.lanes import apart, buffer, group_size
 from resect.paths.linear import Lanes
-from resect.paths.settings import PathSettings, Progress, Traces
+from resect.paths.settings import TOLERANCE, PathSettings, Progress, Traces
 from resect.sweep.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-TOLERANCE = 1e-3  # of the relative error of each share's own check
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def participation(
     Args:
         net: an unravelled network with at least one block.
         data: (inputs, targets) batches.
-        settings: what is differentiated, where (a parameter excepted), and in how much memory.
+        settings: what is differentiated, where, and in how much memory.
         pairs: through each pair of blocks, too: about half as many forward-mode passes as there are blocks.
         progress: called with the number of slices done since the last call.
 
@@ -128,7 +126,7 @@ def participation(
     parts = [_Pass(trace, pairs, progress).run() for trace in traces(data, lanes)]
     products, squares, both, arrived = (np.concatenate(column) for column in zip(*parts, strict=True))
     require_finite(squares, traces.target.name)
-    # Every path but those without a branch ends where the tangent arrives: all of g, by another way.
+    # The tangent of g, met by the scalar's gradient at the output, is <g, g> once more.
     error = abs(arrived.sum() / squares.sum() - 1)
     if not error <= TOLERANCE:
         raise AccuracyError(

@@ -18,6 +18,7 @@ from resect.sweep.engine import as_batch
 from resect.sweep.plans import no_joins_message
 
 Progress = Callable[[float], None]
+TOLERANCE = 1e-3  # of the relative error of a result's own check
 
 
 @dataclass(frozen=True)

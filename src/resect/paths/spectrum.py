@@ -27,13 +27,11 @@ from resect.paths.degrees import at_target, decompose
 from resect.paths.lanes import widened
 from resect.paths.linear import Lanes
 from resect.paths.measures import Effective, Multiplicity, effective_range, multiplicity, path_fractions
-from resect.paths.settings import PathSettings, Progress, Traces
+from resect.paths.settings import TOLERANCE, PathSettings, Progress, Traces
 from resect.sweep.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-TOLERANCE = 1e-3  # of the relative error of the sum over all lengths
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,8 +107,8 @@ def strongest_paths(
     trace = next(traces(data, 2))
     search = _Search(trace, Routes(net.sliced, traces.target.start), traces.lanes_for(trace))
     settled = search.run(count, limit, progress or (lambda _: None))
-    found = sorted(search.complete, key=lambda path: -path.norm)[:count]
-    if not found:
+    ordered = sorted(search.complete, key=lambda path: -path.norm)
+    if not ordered:
         raise DataError(f"`limit` must be larger: no path was complete after {search.expanded} nodes.")
     rows = [
         {
@@ -119,10 +119,9 @@ def strongest_paths(
             "relative": path.norm / search.whole,
             "share": path.share,
         }
-        for path in found
+        for path in ordered[:count]
     ]
-    unseen = [path.norm for path in search.complete if path not in found]
-    bound = max([search.bound(), *unseen], default=0.0)
+    bound = max([search.bound(), *(path.norm for path in ordered[count:])])
     opened = sum(map(len, search.heaps.values())) + search.dropped
     return StrongPaths(pd.DataFrame(rows), bound, search.expanded, opened, settled, traces.target.name)
 
@@ -152,6 +151,7 @@ class _Search:
     def __init__(self, trace: Trace, routes: Routes, room: int) -> None:
         self.trace, self.routes, self.room = trace, routes, room
         self.slices = dict(trace.slices())
+        self.random = torch.Generator().manual_seed(0)  # where power iterations start
         self.truth = trace.true_gradient()
         squares = sum(float(widened(value).square().sum()) for value in self.truth.values())
         require_finite(np.array([squares]), trace.target.name)
@@ -231,14 +231,15 @@ class _Search:
 
     def _prune(self) -> None:
         """Forget the least promising nodes where the memory is full."""
+        if sum(map(len, self.heaps.values())) <= self.room:
+            return
         everything = sorted((node, index) for index, heap in self.heaps.items() for node in heap)
         for node, index in everything[self.room :]:
             self.dropped += 1
             self.dropped_bound = max(self.dropped_bound, node.norm * self.limits[index])
-        if len(everything) > self.room:
-            self.heaps = {}
-            for node, index in everything[: self.room]:
-                self.heaps.setdefault(index, []).append(node)
+        self.heaps = {}
+        for node, index in everything[: self.room]:  # sorted, and so a heap
+            self.heaps.setdefault(index, []).append(node)
 
     def _gains(self, start: Lanes) -> tuple[dict[int, float], dict[int, float]]:
         """Per slice, from behind it to the target: the gain of the gradient itself on its best edges, and a limit."""
@@ -250,12 +251,12 @@ class _Search:
             typical[index] = (
                 max((_norm(option) for option in options if option), default=0.0) / before if before else 1.0
             )
-            largest[index] = max(self._operator_norm(part, edge, cotangents) for edge in self._edges(index))
+            largest[index] = max(self._edge_limit(part, edge, cotangents) for edge in self._edges(index))
             cotangents, _ = part.backward(cotangents)
         last = self.trace.first - 1
         arrived = self.trace.to_target(cotangents)
         gains = {last: _norm(arrived) / _norm(cotangents) if _norm(cotangents) else 1.0}
-        limits = {last: self._target_norm(cotangents)}
+        limits = {last: self._largest_gain(self.trace.to_target, self.trace.from_target, cotangents)}
         for index in sorted(self.slices):
             gains[index] = gains[index - 1] * typical[index]
             limits[index] = limits[index - 1] * largest[index]
@@ -264,32 +265,28 @@ class _Search:
     def _edges(self, index: int) -> tuple[Edge | None, ...]:
         return (*self.routes.stations[index - 1].edges, None)
 
-    def _operator_norm(self, part: SliceGradient, edge: Edge | None, like: Lanes) -> float:
-        """The largest gain of a slice's cotangents over one edge, by power iteration."""
+    def _edge_limit(self, part: SliceGradient, edge: Edge | None, like: Lanes) -> float:
+        """The largest gain of a slice's cotangents over one edge."""
         if edge is None:
             return 1.0 if len(like) > 1 else 0.0
-        lanes, gain = {key: torch.randn_like(value) for key, value in like.items()}, 0.0
-        for _ in range(_POWER_STEPS):
-            norm = _norm(lanes)
-            if not norm:
-                return 0.0
-            lanes = {key: value / norm for key, value in lanes.items()}
-            found = over_edge(part, edge, lanes, self.trace, self.routes)
-            gain = _norm(found)
-            back = part.push(found, only=part.end(edge[0]))
-            lanes = {key: back.get(key, torch.zeros_like(value)) for key, value in like.items()}
-        return gain
+        end = part.end(edge[0])
+        return self._largest_gain(
+            lambda lanes: over_edge(part, edge, lanes, self.trace, self.routes),
+            lambda tangents: part.push(tangents, only=end),
+            like,
+        )
 
-    def _target_norm(self, like: Lanes) -> float:
-        lanes, gain = {key: torch.randn_like(value) for key, value in like.items()}, 0.0
+    def _largest_gain(self, there: Callable[[Lanes], Lanes], back: Callable[[Lanes], Lanes], like: Lanes) -> float:
+        """The norm of the linear map `there`, whose transpose is `back`, by power iteration; from below."""
+        lanes = {key: torch.randn(value.shape, generator=self.random).to(value) for key, value in like.items()}
+        gain = 0.0
         for _ in range(_POWER_STEPS):
             norm = _norm(lanes)
             if not norm:
                 return 0.0
-            found = self.trace.to_target({key: value / norm for key, value in lanes.items()})
-            gain = _norm(found)
-            back = self.trace.from_target(found)
-            lanes = {key: back.get(key, torch.zeros_like(value)) for key, value in like.items()}
+            found = there({key: value / norm for key, value in lanes.items()})
+            gain, returned = _norm(found), back(found)
+            lanes = {key: returned.get(key, torch.zeros_like(value)) for key, value in like.items()}
         return gain
 
 
