@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from resect.paths.backward import SliceGradient, Trace
-from resect.paths.lanes import EMPTY, apart, buffer, empty_lanes, group_size, renormalise, scaled
+from resect.paths.lanes import EMPTY, Watch, apart, buffer, empty_lanes, group_size, scaled
 from resect.paths.linear import Lanes
 
 Progress = Callable[[float], None]
@@ -60,6 +60,7 @@ class _Step:
         self.present = set(bank)  # what has lanes already, to which those of this slice are added
         self.reusable = [] if self.stays is not None else list(self.ending.values())
         self.new: set[int] = set()
+        self.watch = Watch()
 
     def run(self) -> None:
         degrees = self.degrees
@@ -72,6 +73,7 @@ class _Step:
             self._group(max(1, stop - size), stop)
         self._group(0, 1)
         degrees.used = top
+        self.watch.settle(degrees.lanes, degrees.exponents)
 
     def _group(self, start: int, stop: int) -> None:
         """Lanes [start, stop) from those before and themselves."""
@@ -118,7 +120,7 @@ class _Step:
         for key in self.new - found.keys():
             bank[key][start:stop] = 0
         self.degrees.exponents[start:stop] = self.joint[start:stop]
-        renormalise(bank, self.degrees.exponents, start, stop)
+        self.watch.note(range(start, stop), [value[start:stop] for value in bank.values()])
         self.reusable = []  # a value that shows up in a later group only is zero in this one
 
 

@@ -51,23 +51,42 @@ def scaled(lanes: Tensor, exponents: np.ndarray, owned: bool = False) -> Tensor:
     return scale(lanes if owned else lanes.clone(), np.clip(exponents, lowest, 0))
 
 
-def excess(parts: Sequence[Tensor]) -> np.ndarray:
-    """(L,) by how many powers of two every lane has strayed from 1, over several tensors; 0 where it is not far."""
-    largest = torch.stack([_size(part) for part in parts]).amax(0).cpu().double().numpy()
-    strayed = (largest > 0) & np.isfinite(largest)
-    found = np.floor(np.log2(np.where(strayed, largest, 1.0))).astype(np.int64)
-    most = int(widest(parts[0].dtype))
-    return np.clip(np.where(np.abs(found) > _TOLERATED, found, 0), -most, most)
+class Watch:
+    """Brings lanes near 1 where they have strayed far; asks the device once for all of them, not group by group."""
 
+    def __init__(self) -> None:
+        self._lanes: list[np.ndarray] = []
+        self._norms: list[Tensor] = []
 
-def renormalise(lanes: Mapping[int, Tensor], exponents: np.ndarray, start: int, stop: int) -> None:
-    """Bring every lane of [start, stop) near 1 where it has strayed far; lanes and exponents change in place."""
-    parts = [value[start:stop] for value in lanes.values()]
-    shift = excess(parts)
-    if shift.any():
-        for part in parts:
-            scale(part, -shift)
-        exponents[start:stop] += shift
+    def note(self, lanes: Sequence[int] | np.ndarray, values: Iterable[Tensor]) -> None:
+        """Remember how large some lanes have become; `values` (L, ...) are all of them."""
+        norms = [torch.linalg.vector_norm(value, dim=tuple(range(1, value.ndim))) for value in values]
+        if norms:
+            self._lanes.append(np.asarray(lanes))
+            self._norms.append(torch.stack(norms).amax(0))
+
+    def settle(self, banks: Mapping[int, Tensor], exponents: np.ndarray) -> None:
+        """Scale the lanes that have strayed, in place, and raise their exponents by as much."""
+        if not self._norms:
+            return
+        lanes, sizes = np.concatenate(self._lanes), torch.cat(self._norms).cpu().double().numpy()
+        beyond = (sizes == 0) | ~np.isfinite(sizes)  # the squares may be out of range where the values are not
+        if beyond.any():
+            which = torch.from_numpy(lanes[beyond])
+            parts = [bank[which.to(bank.device)] for bank in banks.values()]
+            largest = [part.abs().amax(tuple(range(1, part.ndim))).cpu().double() for part in parts]
+            sizes[beyond] = torch.stack(largest).amax(0).numpy()
+        strayed = (sizes > 0) & np.isfinite(sizes)
+        shift = np.floor(np.log2(np.where(strayed, sizes, 1.0))).astype(np.int64)
+        most = int(min(widest(bank.dtype) for bank in banks.values()))
+        shift = np.clip(np.where(np.abs(shift) > _TOLERATED, shift, 0), -most, most)
+        if not shift.any():
+            return
+        moved, by = lanes[shift != 0], shift[shift != 0]
+        exponents[moved] += by
+        for bank in banks.values():
+            which = torch.from_numpy(moved).to(bank.device)
+            bank[which] = scale(bank[which], -by)
 
 
 def scale(lanes: Tensor, exponents: np.ndarray) -> Tensor:
@@ -89,15 +108,6 @@ def buffer(count: int, like: Tensor, reusable: list[Tensor]) -> Tensor:
         if bank.shape[1:] == like.shape and bank[0].stride() == like.stride() and bank.dtype == like.dtype:
             return reusable.pop(i)
     return empty_lanes(count, like)
-
-
-def _size(lanes: Tensor) -> Tensor:
-    """(L,) the norm of every lane, or its largest entry where the squares are out of range."""
-    dims = tuple(range(1, lanes.ndim))
-    norms: Tensor = torch.linalg.vector_norm(lanes, dim=dims)
-    if bool(((norms == 0) | ~torch.isfinite(norms)).any()):
-        norms = lanes.abs().amax(dims)
-    return norms
 
 
 def widest(dtype: torch.dtype) -> float:

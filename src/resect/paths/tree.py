@@ -16,7 +16,7 @@ from resect.graph.routes import Routes
 from resect.paths.backward import SliceGradient, Trace
 from resect.paths.degrees import Progress
 from resect.paths.drawing import Edge, Route
-from resect.paths.lanes import apart, buffer, empty_lanes, excess, group_size, scale
+from resect.paths.lanes import Watch, apart, buffer, empty_lanes, group_size
 from resect.paths.linear import Lanes, add_into
 
 
@@ -74,6 +74,7 @@ class _Tree:
                 chosen = [pair for pair in pairs if (pair[0] == pair[1]) == in_place]
                 if chosen:
                     step.move(edge, chosen, routes, trace)
+        step.watch.settle(self.lanes, self.exponents)
 
     def _grow(self, station: int) -> dict[Edge | None, list[tuple[int, int]]]:
         """Split the lanes whose routes part here: per edge (None: past this join) pairs (lane before, lane behind)."""
@@ -104,6 +105,7 @@ class _Step:
         if self.stays is not None:
             (tree.lanes[self.stays],) = ending.values()
         self.reusable = [] if self.stays is not None else list(ending.values())
+        self.watch = Watch()
 
     def move(self, edge: Edge | None, moves: list[tuple[int, int]], routes: Routes, trace: Trace) -> None:
         """Bring lanes over one edge to their places."""
@@ -123,10 +125,9 @@ class _Step:
     def _write(self, found: Lanes, before: list[int], behind: list[int]) -> None:
         tree = self.tree
         if found:
-            shift = excess(list(found.values()))
-            tree.exponents[behind] = tree.exponents[before] + shift
+            tree.exponents[behind] = tree.exponents[before]
+            self.watch.note(behind, found.values())
             found = {key: apart(value, [*self.ending.values(), *tree.lanes.values()]) for key, value in found.items()}
-            found = {key: scale(value.clone(), -shift) for key, value in found.items()} if shift.any() else found
         for key, value in found.items():
             if key not in tree.lanes:
                 tree.lanes[key] = buffer(len(tree.drawn), value[0], self.reusable)
