@@ -13,7 +13,8 @@ from resect.errors import ExportError, InputError
 from resect.graph.capture import flat_inputs
 from resect.graph.decisions import Decision
 from resect.graph.emit import emit
-from resect.graph.program import Programs, Ref
+from resect.graph.program import Ref
+from resect.graph.programs import Programs
 
 
 class Standalone(nn.Module):

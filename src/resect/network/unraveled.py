@@ -15,7 +15,7 @@ from resect.errors import ExportError, InputError
 from resect.graph.capture import Mode, as_call, capture, flat_inputs, in_mode, tensors_only, without_fused_attention
 from resect.graph.decisions import Decision
 from resect.graph.joins import Rejected
-from resect.graph.program import Programs
+from resect.graph.programs import Programs
 from resect.graph.slices import cut
 from resect.network.arrangement import Arrangement, validate
 from resect.network.blocks import Block

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resect.errors import DataError, InputError
 from resect.graph.outputs import logits_of
-from resect.graph.program import Programs
+from resect.graph.programs import Programs
 from resect.network.unraveled import Unraveled
 from resect.paths.linear import Lanes, LinearSlice, add_into, is_identity
 from resect.paths.target import Target

@@ -13,7 +13,7 @@ from resect.errors import DataError, InputError
 from resect.network.unraveled import Unraveled
 from resect.paths.backward import Scalar, Trace
 from resect.paths.target import At, resolve_target
-from resect.sweep.batching import bytes_per_sample, free_bytes, value_bytes
+from resect.sweep.batching import bytes_per_sample, free_bytes
 from resect.sweep.engine import as_batch
 from resect.sweep.plans import no_joins_message
 
@@ -56,7 +56,7 @@ class Traces:
         self.target = resolve_target(net, settings.at)
         self.memory = free_bytes() // 2 if settings.memory is None else settings.memory
         # What autograd keeps of the whole network, for the gradient itself; and the linearised slices.
-        whole = sum(value_bytes(net.programs).values()) // net.programs.example_batch
+        whole = sum(net.programs.value_bytes.values()) // net.programs.example_batch
         self._fixed = bytes_per_sample(net, len(net.sliced.slices)) + whole
         self._lane = 2 * (bytes_per_sample(net, 1) - bytes_per_sample(net, 0))
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import prod
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from resect.errors import InputError
-from resect.graph.program import Program, Programs
+from resect.graph.program import Program
 from resect.network.unraveled import Unraveled
 from resect.sweep.engine import Engine
 from resect.sweep.walk import Tour, walk
@@ -136,7 +135,7 @@ def _has_images(net: Unraveled) -> bool:
 def bytes_per_sample(net: Unraveled, states: int) -> int:
     """An upper estimate of the bytes that one sample takes in a sweep: the kept states, and one slice at work."""
     programs = net.programs
-    sizes = value_bytes(programs)
+    sizes = programs.value_bytes
     batch = programs.example_batch
     folded: Sequence[Program] = programs.fold(net.intact)
     largest_state = max((sum(sizes.get(key, 0) for key in program.live_before) for program in folded), default=0)
@@ -154,19 +153,6 @@ def _working_set(program: Program, sizes: dict[int, int]) -> int:
         for key in dead:
             alive.pop(key, None)
     return most
-
-
-def value_bytes(programs: Programs) -> dict[int, int]:
-    """Bytes of every value that depends on the inputs, at the example's batch."""
-    found = {}
-    for node, key in programs.key.items():
-        leaves = pytree.tree_leaves(node.meta.get("val"))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        shapes = [[int(s) if isinstance(s, int) else int(s.node.hint) for s in leaf.shape] for leaf in tensors]
-        found[key] = sum(prod(shape) * leaf.element_size() for shape, leaf in zip(shapes, tensors, strict=True))
-    for key in programs.parameter_keys:
-        found[key] = 0
-    return found
 
 
 def free_bytes() -> int:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from resect.graph.emit import emit
-from resect.graph.program import Environment, Program, Programs, Ref
+from resect.graph.program import Environment, Program, Ref
+from resect.graph.programs import Programs
 
 Run = Callable[[Mapping[int, Any], Mapping[int, Any]], Environment]
 

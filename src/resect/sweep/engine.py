@@ -11,7 +11,8 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from resect.errors import DataError, InputError
-from resect.graph.program import Environment, Program, Programs, Removal
+from resect.graph.program import Environment, Program
+from resect.graph.programs import Programs, Removal
 from resect.network.unraveled import Unraveled
 from resect.sweep.compiled import Run, compiled
 

@@ -12,7 +12,7 @@ from scipy.stats import kendalltau
 
 from resect.errors import InputError
 from resect.graph.decisions import Decision
-from resect.graph.program import Removal
+from resect.graph.programs import Removal
 from resect.network.arrangement import Arrangement, validate
 from resect.network.unraveled import Unraveled
 

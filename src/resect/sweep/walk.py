@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from resect.graph.decisions import Decision
-from resect.graph.program import Program, Programs
+from resect.graph.program import Program
+from resect.graph.programs import Programs
 from resect.network.arrangement import Arrangement
 from resect.sweep.engine import Engine
 

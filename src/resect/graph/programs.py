@@ -1,0 +1,351 @@
+"""What a slice executes once it is decided which branch each of its slots runs.
+
+A deleted branch is a zero, and so is a deleted skip. Zeros are followed through the graph symbolically: a join becomes
+its other operand, and whatever only the deleted one needed is not in the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from math import prod
+from typing import Any, Final, Literal
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch.fx import Node
+
+from resect.graph.decisions import Decision, Variant
+from resect.graph.ops import VIEWS, gate, hint_shape, op_name
+from resect.graph.program import Program, Ref, Step
+from resect.graph.slices import Sliced, Slot
+
+Removal = Literal["zero", "mean", "other sample"]
+
+
+def zeros(reference: Tensor, sizes: Sequence[int | tuple[int]], dtype: torch.dtype) -> Tensor:
+    """Zeros on the device of `reference`; a size `(k,)` stands for k times the batch size of `reference`."""
+    batch = reference.shape[0]
+    return reference.new_zeros([size if isinstance(size, int) else size[0] * batch for size in sizes], dtype=dtype)
+
+
+def repeated_mean(mean: Tensor, reference: Tensor) -> Tensor:
+    """A mean over samples, (k, ...), as the value of every sample of the batch of `reference`, (k B, ...)."""
+    batch = reference.shape[0]
+    return mean.expand(batch, *mean.shape).reshape(batch * mean.shape[0], *mean.shape[1:])
+
+
+def of_other_samples(value: Tensor, others: Tensor) -> Tensor:
+    """The values (k B, ...) that belong to the samples `others` (B,)."""
+    return value.view(len(others), -1, *value.shape[1:])[others].reshape(value.shape)
+
+
+_ZERO: Final = object()
+
+
+class Programs:
+    """Builds the programs of a sliced network, each once.
+
+    Args:
+        edges: the skip and the branches of every join enter it through steps of their own (`skip_key`, and the key of
+            the slot's gate), at which gradients can be taken apart.
+        removal: what enters a join in the place of a deleted branch: zero, the branch's mean over the data set, which
+            `base` holds under `mean_key`, or its value for the sample that `base` names under OTHERS.
+    """
+
+    OTHERS: Final = -1
+
+    def __init__(self, sliced: Sliced, *, edges: bool = False, removal: Removal = "zero") -> None:
+        self.sliced = sliced
+        self.edges = edges
+        self.removal = removal
+        captured = sliced.captured
+        inputs = [entry.node for entry in captured.inputs if entry]
+        placeholders = [*captured.parameters, *captured.constants, *inputs]
+        nodes = [node for part in sliced.slices for node in part]
+        self.key = {node: i for i, node in enumerate([*placeholders, *nodes])}
+        self.slice_of = {self.key[node]: i for i, part in enumerate(sliced.slices) for node in part}
+        # Gradients flow to the inputs as to any other live value; without gradients they are just there.
+        self._base = len(placeholders) - (len(inputs) if edges else 0)
+        self._reference = self.key[next(entry.node for entry in captured.inputs if entry and entry.shape)]
+        self.example_batch = next((hint_shape(e.node) or (1,))[0] for e in captured.inputs if e and e.shape)
+        self._outputs = frozenset(self.key[n] for n in captured.outputs if isinstance(n, Node)) - set(range(self._base))
+        self._memo: dict[tuple[int, tuple[Decision, ...], frozenset[int]], Program] = {}
+
+    def skip_key(self, slot: Slot) -> int:
+        """The key of the value that enters a slot's join as the skip."""
+        return len(self.key) * (len(self.sliced.slots) + 2) + self.key[slot.join]
+
+    def mean_key(self, slot: Slot) -> int:
+        """The key of the mean of a slot's branch; below 0, as are all values that no node computes."""
+        return self.OTHERS - 1 - slot.index
+
+    def branch_key(self, slot: Slot) -> int:
+        """The key of the value that a slot's gate hands on."""
+        return self.key[slot.gate.all_input_nodes[0]]
+
+    @cached_property
+    def input_keys(self) -> frozenset[int]:
+        """The keys of the inputs."""
+        return frozenset(self.key[entry.node] for entry in self.sliced.captured.inputs if entry)
+
+    @property
+    def parameter_keys(self) -> dict[int, str]:
+        """Dotted names of parameters and buffers by key."""
+        return {self.key[node]: name for node, name in self.sliced.captured.parameters.items()}
+
+    @cached_property
+    def value_bytes(self) -> dict[int, int]:
+        """Bytes of every value that depends on the inputs, at the example's batch."""
+        found = {}
+        for node, key in self.key.items():
+            leaves = pytree.tree_leaves(node.meta.get("val"))
+            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+            shapes = [[int(s) if isinstance(s, int) else int(s.node.hint) for s in leaf.shape] for leaf in tensors]
+            found[key] = sum(prod(shape) * leaf.element_size() for shape, leaf in zip(shapes, tensors, strict=True))
+        return found | dict.fromkeys(self.parameter_keys, 0)
+
+    def fold(self, arrangement: Sequence[Decision]) -> list[Program]:
+        """The programs of all slices under one arrangement, each computing only what the next ones need."""
+        live = self.live_at_end(arrangement)
+        programs = []
+        for i in range(len(self.sliced.slices) - 1, -1, -1):
+            program = self.build(i, self.decisions(i, arrangement), live)
+            programs.append(program)
+            live = program.live_before
+        return programs[::-1]
+
+    def live_at_end(self, arrangement: Sequence[Decision]) -> frozenset[int]:
+        """The outputs, and the buffer updates (train mode) of all modules but those of branches that do not run."""
+        running = {i if isinstance(branch, Variant) else branch for i, branch in enumerate(arrangement)}
+        runs = {name.rpartition(".")[0] for i in running for name in self._names(i)}
+        rests = {name.rpartition(".")[0] for i in range(len(arrangement)) for name in self._names(i)} - runs
+        updates = {
+            self.key[value]
+            for value, name in self.sliced.captured.mutations
+            if name.rpartition(".")[0] not in rests and self.key[value] >= self._base
+        }
+        return self._outputs | updates
+
+    def _names(self, slot: int | None) -> tuple[str, ...]:
+        return () if slot is None else self.sliced.slots[slot].parameters
+
+    def decisions(self, index: int, arrangement: Sequence[Decision]) -> tuple[Decision, ...]:
+        """The part of an arrangement that decides slice `index`."""
+        return tuple(arrangement[slot] for slot in self.sliced.slots_of[index])
+
+    def build(self, index: int, decisions: tuple[Decision, ...], live_after: frozenset[int]) -> Program:
+        """The program of slice `index` that computes the values `live_after`."""
+        memo = (index, decisions, live_after)
+        if memo not in self._memo:
+            self._memo[memo] = self._build(index, decisions, live_after)
+        return self._memo[memo]
+
+    def _build(self, index: int, decisions: tuple[Decision, ...], live_after: frozenset[int]) -> Program:
+        slots = [self.sliced.slots[i] for i in self.sliced.slots_of[index]]
+        chosen = dict(zip(slots, decisions, strict=True))
+        resolution = _Resolution(self)
+        gates = {slot.gate: slot for slot in slots}
+        for node in self.sliced.slices[index]:
+            told = gates.get(node)
+            # A plain layer is its own join, and its gate.
+            if told and not isinstance(chosen[told], Variant) and chosen[told] != told.index:
+                resolution.decide(told, chosen[told])
+            elif slots and node is slots[0].join:
+                resolution.join(node, slots, decisions)
+            else:
+                resolution.keep(node)
+        return self._eliminate(resolution, live_after)
+
+    def _eliminate(self, resolution: _Resolution, live_after: frozenset[int]) -> Program:
+        results = [(key, resolution.source(key)) for key in sorted(live_after)]
+        needed = {source for _, source in results}
+        steps = []
+        for step in reversed(resolution.steps):
+            if step.key in needed:
+                steps.append(step)
+                needed.discard(step.key)
+                needed.update(step.reads)
+        live_before = frozenset(key for key in needed if key >= self._base)
+        return Program(tuple(reversed(steps)), tuple(results), live_before)
+
+
+class _Resolution:
+    """Follows decisions through the nodes of one slice; every value ends as a key or as zero."""
+
+    def __init__(self, programs: Programs) -> None:
+        self.programs = programs
+        self.steps: list[Step] = []
+        self._value: dict[int, int | object] = {}
+
+    def keep(self, node: Node) -> None:
+        """Execute `node`, unless its operands turn it into one of them or into zero."""
+        key = self.programs.key[node]
+        operands = [self._value.get(self.programs.key[n], 0) is _ZERO for n in node.all_input_nodes]
+        name = op_name(node)
+        if any(operands) and name in VIEWS | {"gate"}:
+            self._value[key] = _ZERO
+        elif any(operands) and name in ("add", "sub", "addcmul"):
+            first, *others = (n for n in node.args if isinstance(n, Node))
+            first_zero = self._is_zero(first)
+            rest_zero = any(self._is_zero(n) for n in others)
+            if rest_zero:
+                self._value[key] = self._resolved(first)
+            elif first_zero and _is_plain_sum(node):
+                self._value[key] = self._resolved(others[0])
+            else:
+                self._step(key, node)
+        elif node.target is gate and not self.programs.edges:
+            self._value[key] = self._resolved(node.all_input_nodes[0])
+        else:
+            self._step(key, node)
+
+    def join(self, node: Node, slots: Sequence[Slot], decisions: Sequence[Decision]) -> None:
+        """Execute a join as its slots were told; several slots share one where a branch is a sum of branches."""
+        slot, decision = slots[0], decisions[0]
+        if Variant.BRANCH_ONLY in decisions:
+            self._without_skip(node, slot.skip, self.programs.skip_key(slot))
+        elif decision is Variant.TWICE:
+            self._twice(slot)
+        elif slot.kind == "gated" and decision is None and self.programs.removal == "zero":
+            self.alias(node, slot.bypass)
+        elif self.programs.edges:
+            self.join_by_edges(node, slot)
+        else:
+            self.keep(node)
+
+    def _without_skip(self, node: Node, skip: Node, entering: int) -> None:
+        """Execute a join with a zero, under the key `entering`, in the place of its skip."""
+        key = self.programs.key
+        if _is_plain_sum(node):
+            (branch,) = (operand for operand in node.all_input_nodes if operand is not skip)
+            self._value[key[node]] = self._resolved(branch)
+        else:
+            self._zeros(skip, entering)
+            self._step(key[node], node, {key[skip]: entering})
+
+    def _twice(self, slot: Slot) -> None:
+        """The join, what follows it alone (a ReLU), and all from the entry to the join once more."""
+        assert slot.entry is not None
+        key, size = self.programs.key, len(self.programs.key)
+        first = {slot.join: key[slot.join] + size * (slot.index + 1)}
+        self._step(first[slot.join], slot.join)
+        last = slot.join
+        for node in slot.after:
+            first[node] = key[node] + size * (slot.index + 1)
+            self._step(first[node], node, {key[last]: first[last]})
+            last = node
+        second: dict[int, int | object] = {key[slot.entry]: first[last]}
+        offset = size * (slot.index + 4 + len(self.programs.sliced.slots))
+        for node in slot.body[:-1]:
+            self._step(key[node] + offset, node, second)
+            second[key[node]] = key[node] + offset
+        if slot.gate is not slot.join:
+            second[key[slot.gate]] = second[key[slot.branch]]
+        self._step(key[slot.join], slot.join, second)
+
+    def join_by_edges(self, node: Node, slot: Slot) -> None:
+        """Execute a join on its gates and on a step of its own for the skip."""
+        skip, entering = self.programs.key[slot.skip], self.programs.skip_key(slot)
+        self.steps.append(Step(entering, gate, (Ref(skip),), {}, (skip,)))
+        self._step(self.programs.key[node], node, {skip: entering})
+
+    def alias(self, node: Node, other: Node) -> None:
+        """Let `node` have the value of `other`."""
+        self._value[self.programs.key[node]] = self._resolved(other)
+
+    def decide(self, slot: Slot, decision: Decision) -> None:
+        """Give the gate of `slot` zero, or the value of another slot's branch at this slot's entry."""
+        key = self.programs.key[slot.gate]
+        if decision is None:
+            self._remove(slot, key)
+            return
+        assert isinstance(decision, int)
+        other = self.programs.sliced.slots[decision]
+        assert other.entry is not None
+        assert slot.entry is not None
+        offset = len(self.programs.key) * (slot.index + 1)
+        local: dict[int, int | object] = {self.programs.key[other.entry]: self._resolved(slot.entry)}
+        for node in other.region:
+            if node.target is gate:
+                continue
+            original = self.programs.key[node]
+            local[original] = original + offset
+            self._step(original + offset, node, local)
+        self._value[key] = local[self.programs.key[other.branch]]
+
+    def _remove(self, slot: Slot, key: int) -> None:
+        """Let what stands for a deleted branch enter the join."""
+        if slot.kind == "layer":
+            self._value[key] = self._resolved(slot.bypass)
+        elif self.programs.removal == "zero":
+            self._value[key] = _ZERO
+        elif self.programs.removal == "mean":
+            mean, reference = self.programs.mean_key(slot), self.programs._reference
+            self.steps.append(Step(key, repeated_mean, (Ref(mean), Ref(reference)), {}, (mean, reference)))
+        else:
+            value = self._resolved(slot.gate.all_input_nodes[0])
+            assert isinstance(value, int)
+            others = self.programs.OTHERS
+            self.steps.append(Step(key, of_other_samples, (Ref(value), Ref(others)), {}, (value, others)))
+
+    def source(self, key: int) -> int:
+        """The key that holds the value of `key`, which is made to exist if it is zero."""
+        value = self._value.get(key, key)
+        if value is _ZERO:
+            node = next(node for node, k in self.programs.key.items() if k == key)
+            return self._zeros(node, key)
+        assert isinstance(value, int)
+        return value
+
+    def _is_zero(self, node: Node) -> bool:
+        return self._value.get(self.programs.key[node]) is _ZERO
+
+    def _resolved(self, node: Node) -> int | object:
+        key = self.programs.key[node]
+        return self._value.get(key, key)
+
+    def _zeros(self, node: Node, key: int) -> int:
+        value = node.meta["val"]
+        hints = hint_shape(node)
+        assert hints is not None
+        sizes = tuple(
+            size if isinstance(size, int) else (hint // self.programs.example_batch,)
+            for size, hint in zip(value.shape, hints, strict=True)
+        )
+        reference = self.programs._reference
+        self.steps.append(Step(key, zeros, (Ref(reference), sizes, value.dtype), {}, (reference,)))
+        self._value[key] = key
+        return key
+
+    def _step(self, key: int, node: Node, local: Mapping[int, int | object] | None = None) -> None:
+        reads: list[int] = []
+
+        def read(value: Any) -> Any:
+            if not isinstance(value, Node):
+                return value
+            own = self.programs.key[value]
+            source = (local or {}).get(own, self._value.get(own, own))
+            if source is _ZERO:
+                source = self._zeros(value, own)
+            assert isinstance(source, int)
+            reads.append(source)
+            return Ref(source)
+
+        args = tuple(_map(value, read) for value in node.args)
+        kwargs = {name: _map(value, read) for name, value in node.kwargs.items()}
+        self.steps.append(Step(key, node.target, args, kwargs, tuple(reads)))
+
+
+def _is_plain_sum(node: Node) -> bool:
+    """Whether `node` adds two values, neither of them scaled."""
+    unscaled = bool(node.kwargs.get("alpha", 1) == 1)
+    return op_name(node) == "add" and len(node.all_input_nodes) == 2 and unscaled
+
+
+def _map(value: Any, read: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        items = [_map(item, read) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    return read(value)
