@@ -23,7 +23,7 @@ from resect.paths.drawing import PathDraw
 from resect.paths.measures import (
     effective_range,
     entropy_within,
-    log2_effective_within,
+    log2_effective,
     multiplicity,
     weighted_by_count,
 )
@@ -606,8 +606,8 @@ def test_entropy_within_a_length_is_that_of_the_squared_norms() -> None:
     squares = np.stack([np.ones(4), weights, np.full(4, 3.0)], 1)
     within = entropy_within(squares, counts)
     np.testing.assert_allclose(within, [0, 1.75, 0])
-    assert log2_effective_within(np.array([0.25, 0.5, 0.25]), within) == pytest.approx(1.5 + 0.5 * 1.75)
-    assert log2_effective_within(np.array([0, 1.0, -0.1]), within) == pytest.approx(1.75)
+    assert log2_effective(np.array([0.25, 0.5, 0.25]), within) == pytest.approx(1.5 + 0.5 * 1.75)
+    assert log2_effective(np.array([0, 1.0, -0.1]), within) == pytest.approx(1.75)
 
 
 def test_weights_by_count_survive_huge_counts() -> None:

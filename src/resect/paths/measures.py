@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, log2
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from resect.errors import InputError
-from resect.graph.routes import Counts
+
+if TYPE_CHECKING:
+    from resect.graph.routes import Counts
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,26 @@ def path_fractions(counts: Counts) -> np.ndarray:
     return np.array([count / total for count in counts.paths])
 
 
+def shortest_range(weight: np.ndarray, mass: float, total: float | None = None) -> tuple[int, int]:
+    """The first and the last length of the shortest range whose weights sum to `mass` of the whole; see below.
+
+    All lengths, if none does.
+
+    Raises:
+        InputError: the mass is not between 0 and 1.
+    """
+    if not 0 < mass < 1:
+        raise InputError(f"`mass` must lie between 0 and 1, got {mass}.")
+    portion = np.asarray(weight, dtype=np.float64) / (np.sum(weight) if total is None else total)
+    before = np.concatenate([[0.0], np.cumsum(portion)])
+    for width in range(1, len(before)):
+        held = before[width:] - before[:-width]
+        if held.max() >= mass:
+            low = int(held.argmax())
+            return low, low + width - 1
+    return 0, len(portion) - 1
+
+
 def effective_range(weight: np.ndarray, counts: Counts, mass: float = 0.95, total: float | None = None) -> Effective:
     """The shortest range of lengths whose weights sum to `mass` of the whole; of several, the one that holds most.
 
@@ -62,35 +85,21 @@ def effective_range(weight: np.ndarray, counts: Counts, mass: float = 0.95, tota
         mass: 0 to 1, exclusive.
         total: what counts as the whole; the sum of the weights by default.
     """
-    if not 0 < mass < 1:
-        raise InputError(f"`mass` must lie between 0 and 1, got {mass}.")
+    low, high = shortest_range(weight, mass, total)
     portion = np.asarray(weight, dtype=np.float64) / (np.sum(weight) if total is None else total)
-    before = np.concatenate([[0.0], np.cumsum(portion)])
-    n = len(portion)
-    low, high = 0, n - 1
-    for width in range(1, n + 1):
-        held = before[width:] - before[: n - width + 1]
-        if held.max() >= mass:
-            low = int(held.argmax())
-            high = low + width - 1
-            break
     layers = _mean_layers(counts)
     fractions = path_fractions(counts)[low : high + 1]
-    held_mass = float(before[high + 1] - before[low])
-    return Effective(low, high, layers[low], layers[high], held_mass, float(fractions.sum()))
+    held = float(portion[low : high + 1].sum())
+    return Effective(low, high, layers[low], layers[high], held, float(fractions.sum()))
 
 
 def multiplicity(share: np.ndarray, counts: Counts) -> Multiplicity:
     """Raw and effective number of paths, and effective depth, from the shares of all lengths."""
-    portion = np.clip(share, 0, None)
-    portion = portion / portion.sum()
-    entropy = sum(
-        p * (log2(count) - log2(p)) for p, count in zip(portion, counts.paths, strict=True) if p > 0 and count
-    )
+    entropy = log2_effective(share, np.array([log2(count) if count else -inf for count in counts.paths]))
     whole = np.asarray(share) / np.sum(share)
     depth = float(np.sum(whole * np.arange(len(whole))))
     layers = float(np.sum(whole * np.array(_mean_layers(counts))))
-    return Multiplicity(log2(sum(counts.paths)), float(entropy), depth, layers)
+    return Multiplicity(log2(sum(counts.paths)), entropy, depth, layers)
 
 
 def weighted_by_count(norm: np.ndarray, counts: Counts) -> np.ndarray:
@@ -128,12 +137,13 @@ def entropy_within(squares: np.ndarray, counts: Counts) -> np.ndarray:
     return found
 
 
-def log2_effective_within(share: np.ndarray, within: np.ndarray) -> float:
-    """log2 of the effective number of paths, where those of a length share by their squared norms.
+def log2_effective(share: np.ndarray, within: np.ndarray) -> float:
+    """log2 of the effective number of paths: the entropy of the shares of all paths, in bits.
 
     Args:
         share: (n+1,) shares of the lengths; negative ones count as none.
-        within: (n+1,) entropies within the lengths, see `entropy_within`.
+        within: (n+1,) entropies within the lengths: log2 of the number of paths, if those of a length share equally;
+            or see `entropy_within`.
     """
     portion = np.clip(np.nan_to_num(share), 0, None)
     portion = portion / portion.sum()

@@ -1,8 +1,4 @@
-"""The numbers of a comparison of finished runs: one summary a run, and the first against every other.
-
-`resect.paths.measures` has the same measures for exact counts of paths. They are written out here because the table of
-a run holds the counts as logarithms only, and because that module cannot be imported without torch.
-"""
+"""The numbers of a comparison of finished runs: one summary a run, and the first against every other."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resect.errors import InputError
+from resect.paths.measures import log2_effective, shortest_range
 from resect.report.finished_runs import Run
 
 
@@ -64,13 +60,9 @@ class Change:
 
 def summarise(run: Run, mass: float = 0.95) -> Summary:
     """The numbers of one run; `mass`, 0 to 1 exclusive, is what its effective ranges hold."""
-    if not 0 < mass < 1:
-        raise InputError(f"`mass` must lie between 0 and 1, got {mass}.")
     table = run.lengths
     share, log2_paths = table["share"].fillna(0).to_numpy(float), table["log2_paths"].to_numpy(float)
-    portion = np.clip(share, 0, None) / np.clip(share, 0, None).sum()
     depth = float(share @ np.arange(len(share)) / share.sum())
-    held = (portion > 0) & np.isfinite(log2_paths)
     return Summary(
         run=run.name,
         model=run.model,
@@ -85,7 +77,7 @@ def summarise(run: Run, mass: float = 0.95) -> Summary:
         effective_depth=depth,
         relative_depth=depth / max(1, run.longest),
         log2_paths=float(np.logaddexp2.reduce(log2_paths)),
-        log2_effective_paths=float(portion[held] @ (log2_paths[held] - np.log2(portion[held]))),
+        log2_effective_paths=log2_effective(share, log2_paths),
     )
 
 
@@ -98,14 +90,11 @@ def effective_range(run: Run, column: str, mass: float) -> tuple[int, int] | Non
     Returns:
         None if some lengths are NaN and the others do not hold that much.
     """
-    weight = run.lengths[column]
-    before = np.concatenate([[0.0], np.cumsum(weight.fillna(0).to_numpy(float))])
-    for width in range(1, len(before)):
-        held = before[width:] - before[:-width]
-        if held.max() >= mass:
-            low = int(held.argmax())
-            return low, low + width - 1
-    return None if run.paths[column].isna().any() else (0, run.blocks)  # rounding left less than the mass
+    weight = run.lengths[column].fillna(0).to_numpy(float)
+    low, high = shortest_range(weight, mass, total=1.0)
+    if weight[low : high + 1].sum() < mass and run.paths[column].isna().any():
+        return None
+    return low, high
 
 
 def changes(summaries: Sequence[Summary]) -> tuple[Change, ...]:

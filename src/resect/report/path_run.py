@@ -19,7 +19,7 @@ from rich.table import Table
 
 from resect.errors import InputError
 from resect.files import write_text
-from resect.paths.measures import Effective, log2_effective_within
+from resect.paths.measures import Effective, log2_effective
 from resect.report import carrier_figures, path_figures
 from resect.report.style import SETTINGS, panels
 from resect.report.tables import plain, plain_rows
@@ -86,7 +86,7 @@ def _sentences(mass: float, found: PathsFound) -> list[str]:
         f"{np.nansum(spectrum.share) + spectrum.rest_share:.9f} (relative error {spectrum.sum_error:.1e})."
     )
     if found.samples is not None:
-        within = log2_effective_within(spectrum.share, found.samples.log2_paths_within)
+        within = log2_effective(spectrum.share, found.samples.log2_paths_within)
         said.append(f"Weighted within a length by the squared norms of the sampled paths, 2^{within:.1f}.")
     if np.isnan(spectrum.share).any():
         said.append(f"All longer paths together: {spectrum.rest_share:.3%} of the gradient, exactly.")
@@ -125,7 +125,7 @@ def _pair_sentence(found: PathsFound) -> str:
 def path_numbers(asked: dict[str, Any], mass: float, found: PathsFound, training: pd.DataFrame | None) -> str:
     """Everything as JSON."""
     spectrum, samples, effective = found.spectrum, found.samples, _effective(found, mass)
-    within = None if samples is None else log2_effective_within(spectrum.share, samples.log2_paths_within)
+    within = None if samples is None else log2_effective(spectrum.share, samples.log2_paths_within)
     numbers: dict[str, Any] = {
         **asked,
         "samples": len(spectrum.squares),
