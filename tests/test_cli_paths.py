@@ -50,7 +50,7 @@ def test_the_run_folder_holds_what_the_library_finds_and_is_not_made_twice(tmp_p
     figures = {file.stem for file in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == {"counts", "shares", "norms", "blocks", "pairs", "strongest"}
     parts = {file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "parts").iterdir()}
-    assert len(parts) == 8  # two batches each of shares, participation, samples and signs
+    assert len(parts) == 9  # two batches each of shares, participation, samples and signs; the search
     next(iter(parts)).unlink()
     run(*command)
     again = {file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "parts").iterdir()}

@@ -1,4 +1,4 @@
-"""Option types: batch sizes, amounts of memory, lists of numbers."""
+"""Options that need no torch: batch sizes, amounts of memory, lists of numbers, the mass of an effective range."""
 
 from __future__ import annotations
 
@@ -55,3 +55,12 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in the newe
                 )
             found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
         return tuple(found)
+
+
+mass_option = click.option(
+    "--mass",
+    default=0.95,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Of the effective range.",
+)

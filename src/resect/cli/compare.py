@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from resect.cli._sizes import mass_option
 from resect.report.comparison import summarise
 from resect.report.comparison_output import (
     comparison_numbers,
@@ -20,13 +21,7 @@ from resect.report.finished_runs import read_runs
 @click.command()
 @click.argument("runs", nargs=-1, metavar="RUN RUN [RUN]...", type=click.Path(path_type=Path))
 @click.option("--label", "labels", multiple=True, metavar="NAME", help="Of a run, once for each; else its model.")
-@click.option(
-    "--mass",
-    default=0.95,
-    show_default=True,
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Of the effective range.",
-)
+@mass_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

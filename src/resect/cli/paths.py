@@ -11,13 +11,13 @@ from rich.console import Console
 
 from resect.cli._options import Setting, data_options, model_options, output_options
 from resect.cli._progress import progress_bars
-from resect.cli._sizes import Bytes
+from resect.cli._sizes import Bytes, mass_option
 from resect.network.unraveled import unravel
 from resect.paths.settings import PathSettings, require_paths
 from resect.report.path_run import path_numbers, print_paths, write_paths
-from resect.runs.folder import RunFolder
+from resect.runs.folder import RunFolder, given_or_scratch
 from resect.studies.measure import Bench
-from resect.studies.paths import PathRequest, checkpoints_in, over_training, run_paths, scratch_folder
+from resect.studies.paths import PathRequest, checkpoints_in, over_training, run_paths
 
 
 @click.command()
@@ -48,13 +48,7 @@ from resect.studies.paths import PathRequest, checkpoints_in, over_training, run
 @click.option(
     "--of", default="loss", show_default=True, metavar="WHAT", help="loss, target (its logit), or a class (its logit)."
 )
-@click.option(
-    "--mass",
-    default=0.95,
-    show_default=True,
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Of the effective range.",
-)
+@mass_option
 @click.option("--memory", metavar="SIZE", type=Bytes(), help="Room for values, e.g. 4GiB; half of what is free.")
 @click.option(
     "--checkpoints",
@@ -86,7 +80,7 @@ def paths(model: str, data: str, out: Path | None, output: str, quiet: bool, **o
     net = unravel(loaded.module, loaded.example)
     require_paths(net)
     training = None
-    with progress_bars(quiet) as track, scratch_folder(folder) as place:
+    with progress_bars(quiet) as track, given_or_scratch(folder) as place:
         found = run_paths(net, Bench(place, samples, request.batch_size, track), request, settings)
         if weights:
             training = over_training(net, weights, Bench(place, samples, request.batch_size, track), settings, mass)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -84,6 +86,16 @@ class RunFolder:
         self.open()
         write_parquet(file, table)
         return table, False
+
+
+@contextmanager
+def given_or_scratch(folder: RunFolder | None) -> Iterator[RunFolder]:
+    """The given run folder, or one that is gone afterwards."""
+    if folder is not None:
+        yield folder
+        return
+    with TemporaryDirectory() as scratch:
+        yield RunFolder(Path(scratch) / "run", {})
 
 
 def digest(key: Mapping[str, Any]) -> str:

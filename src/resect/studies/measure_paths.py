@@ -8,47 +8,67 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from resect.graph.routes import Counts, Routes
 from resect.network.unraveled import Unraveled
+from resect.paths.drawn import Drawn
 from resect.paths.participation import Participation, participation
 from resect.paths.samples import PathSamples, sample_paths
 from resect.paths.settings import PathSettings
 from resect.paths.signs import PathSquares, path_squares
 from resect.paths.spectrum import PathSpectrum, path_spectrum
+from resect.paths.strongest import StrongPaths, strongest_paths
 from resect.paths.target import resolve_target
 from resect.studies.measure import Advance, Bench, batch_digest, fingerprint
+
+Compute = Callable[[Any, int, Advance], pd.DataFrame]  # one batch, its number, and the bar to advance
+
+
+def _pieces(
+    net: Unraveled, bench: Bench, work: tuple[str, int], key: dict[str, Any], compute: Compute
+) -> list[pd.DataFrame]:
+    """The tables of all batches, one piece of work each.
+
+    Args:
+        work: title, and how often it goes through the slices of a batch.
+        key: all that determines a piece beside network, samples and the number of its batch.
+    """
+    title, rounds = work
+    batches = list(bench.samples.batches(bench.batch_size))
+    slices = (len(net.sliced.slices) - 2) * rounds
+    advance = bench.track(title, slices * len(batches))
+    network, tables = fingerprint(net), []
+    for number, (inputs, targets) in enumerate(batches):
+
+        def run(batch: Any = (inputs, targets), number: int = number) -> pd.DataFrame:
+            return compute([batch], number, advance)
+
+        own = {**key, "network": network, "batch": number, "samples": batch_digest(inputs, targets)}
+        table, was_there = bench.folder.piece(own, run)
+        if was_there:
+            advance(slices)
+        tables.append(table)
+    return tables
 
 
 def measure_spectrum(
     net: Unraveled, bench: Bench, title: str, settings: PathSettings | None = None, max_length: int | None = None
 ) -> PathSpectrum:
-    """The exact spectrum on all samples, one piece of work a batch."""
+    """The exact spectrum on all samples."""
     settings = settings or PathSettings()
-    batches = list(bench.samples.batches(bench.batch_size))
-    slices = len(net.sliced.slices) - 2
-    advance = bench.track(title, slices * len(batches))
-    key = {"work": "spectrum", "network": fingerprint(net), "max_length": max_length, **_place(settings)}
-    parts = []
-    for inputs, targets in batches:
 
-        def compute(inputs: Any = inputs, targets: torch.Tensor = targets) -> pd.DataFrame:
-            found = path_spectrum(net, [(inputs, targets)], settings, max_length=max_length, progress=advance)
-            return _spectrum_table(found)
+    def compute(data: Any, number: int, advance: Advance) -> pd.DataFrame:
+        return _spectrum_table(path_spectrum(net, data, settings, max_length=max_length, progress=advance))
 
-        table, was_there = bench.folder.piece({**key, "samples": batch_digest(inputs, targets)}, compute)
-        if was_there:
-            advance(slices)
-        parts.append(table)
-    table = pd.concat(parts)
+    key = {"work": "spectrum", "max_length": max_length, **_place(settings)}
+    table = pd.concat(_pieces(net, bench, (title, 1), key, compute))
     columns = ("product", "norm", "square", "remainder", "rest", "rest_norm")
     arrays = [table[name].to_numpy().reshape(-1, len(net.blocks) + 1) for name in columns]
-    products, norms, squares, remainder, rest, rest_norms = arrays
+    products, norms, *by_row = arrays
+    squares, remainder, rest, rest_norms = (values[:, 0] for values in by_row)
     target = resolve_target(net, settings.at)
     counts = Routes(net.sliced, target.start).counts
-    by_row = [values[:, 0] for values in (squares, remainder, rest, rest_norms)]
-    return PathSpectrum(counts, products, norms, by_row[0], by_row[1], by_row[2], by_row[3], target.name)
+    return PathSpectrum(counts, products, norms, squares, remainder, rest, rest_norms, target.name)
 
 
 def _spectrum_table(spectrum: PathSpectrum) -> pd.DataFrame:
@@ -73,65 +93,51 @@ def _spectrum_table(spectrum: PathSpectrum) -> pd.DataFrame:
 def measure_paths(
     net: Unraveled, bench: Bench, samples: int, title: str, settings: PathSettings | None = None
 ) -> PathSamples:
-    """Norms of sampled single paths on all samples, one piece of work a batch."""
-    settings = settings or PathSettings()
+    """Norms of sampled single paths on all samples."""
 
     def run(data: Any, own: PathSettings, advance: Advance) -> PathSamples:
         return sample_paths(net, data, own, samples=samples, progress=advance)
 
-    norms, batch, at = _drawn(net, bench, (title, f"paths {samples}", 1), settings, run)
-    return PathSamples(_counts(net, settings), norms, batch, at)
+    return PathSamples(*_drawn(net, bench, (title, 1), {"work": "paths", "draws": samples}, settings, run))
 
 
 def measure_squares(
     net: Unraveled, bench: Bench, sweeps: int, title: str, settings: PathSettings | None = None
 ) -> PathSquares:
-    """Sums of squares over all paths of each length on all samples, one piece of work a batch."""
-    settings = settings or PathSettings()
+    """Sums of squares over all paths of each length on all samples."""
 
     def run(data: Any, own: PathSettings, advance: Advance) -> PathSquares:
         return path_squares(net, data, own, sweeps=sweeps, progress=advance)
 
-    norms, batch, at = _drawn(net, bench, (title, f"signs {sweeps}", sweeps), settings, run)
-    return PathSquares(_counts(net, settings), norms, batch, at)
-
-
-def _counts(net: Unraveled, settings: PathSettings) -> Counts:
-    return Routes(net.sliced, resolve_target(net, settings.at).start).counts
+    return PathSquares(*_drawn(net, bench, (title, sweeps), {"work": "signs", "draws": sweeps}, settings, run))
 
 
 def _drawn(
-    net: Unraveled, bench: Bench, what: tuple[str, str, int], settings: PathSettings, run: Callable[..., Any]
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """Norms (N, R, n+1) and batches (N,) of something drawn at random, batch by batch, each with a seed of its own.
+    net: Unraveled,
+    bench: Bench,
+    work: tuple[str, int],
+    key: dict[str, Any],
+    settings: PathSettings | None,
+    run: Callable[[Any, PathSettings, Advance], Drawn],
+) -> tuple[Counts, np.ndarray, np.ndarray, str]:
+    """The fields of `Drawn`, each batch drawn with a seed of its own."""
+    settings = settings or PathSettings()
 
-    Args:
-        what: title, the name of the work in its key, and how often it goes through the slices.
-    """
-    title, work, rounds = what
-    batches = list(bench.samples.batches(bench.batch_size))
-    slices = (len(net.sliced.slices) - 2) * rounds
-    advance = bench.track(title, slices * len(batches))
-    norms, numbers, seen = [], [], 0
-    for number, (inputs, targets) in enumerate(batches):
-        own = replace(settings, seed=settings.seed + number)
+    def compute(data: Any, number: int, advance: Advance) -> pd.DataFrame:
+        return _norms_table(run(data, replace(settings, seed=settings.seed + number), advance))
 
-        def compute(inputs: Any = inputs, targets: Any = targets, own: PathSettings = own) -> pd.DataFrame:
-            return _norms_table(run([(inputs, targets)], own, advance))
-
-        key = {"work": work, "network": fingerprint(net), "seed": own.seed, **_place(settings)}
-        table, was_there = bench.folder.piece({**key, "samples": batch_digest(inputs, targets)}, compute)
-        if was_there:
-            advance(slices)
+    tables = _pieces(net, bench, work, {**key, "seed": settings.seed, **_place(settings)}, compute)
+    norms, batches, seen = [], [], 0
+    for table in tables:
         rows = int(table["sample"].max()) + 1
         norms.append(table["norm"].to_numpy().reshape(rows, -1, len(net.blocks) + 1))
-        own_batches = table["batch"].to_numpy().reshape(rows, -1)[:, 0]
-        numbers.append(own_batches + seen)
-        seen += int(own_batches.max()) + 1
-    return np.concatenate(norms), np.concatenate(numbers), resolve_target(net, settings.at).name
+        batches.append(table["batch"].to_numpy().reshape(rows, -1)[:, 0] + seen)
+        seen = int(batches[-1].max()) + 1
+    target = resolve_target(net, settings.at)
+    return Routes(net.sliced, target.start).counts, np.concatenate(norms), np.concatenate(batches), target.name
 
 
-def _norms_table(found: PathSamples | PathSquares) -> pd.DataFrame:
+def _norms_table(found: Drawn) -> pd.DataFrame:
     """One row a sample, draw and length."""
     draws, lengths = found.norms.shape[1:]
     index = np.indices(found.norms.shape).reshape(3, -1)
@@ -142,32 +148,47 @@ def _norms_table(found: PathSamples | PathSquares) -> pd.DataFrame:
 def measure_participation(
     net: Unraveled, bench: Bench, pairs: bool, title: str, settings: PathSettings | None = None
 ) -> Participation:
-    """The share of the gradient through blocks and pairs on all samples, one piece of work a batch."""
-    settings = settings or PathSettings()
-    batches = list(bench.samples.batches(bench.batch_size))
-    slices = 2 * (len(net.sliced.slices) - 2)
-    advance = bench.track(title, slices * len(batches))
-    key = {"work": "participation", "network": fingerprint(net), "pairs": pairs, **_place(settings)}
-    blocks, parts = len(net.blocks), []
-    for inputs, targets in batches:
+    """The share of the gradient through blocks and pairs on all samples."""
+    settings, blocks = settings or PathSettings(), len(net.blocks)
 
-        def compute(inputs: Any = inputs, targets: torch.Tensor = targets) -> pd.DataFrame:
-            found = participation(net, [(inputs, targets)], settings, pairs=pairs, progress=advance)
-            both = np.zeros((blocks, blocks)) if found.pairs is None else found.pairs * found.squares.sum()
-            values = np.concatenate([found.products.ravel(), found.squares, both.ravel()])
-            rows = len(found.squares)
-            kinds = np.repeat(["product", "square", "pair"], [rows * blocks, rows, blocks * blocks])
-            return pd.DataFrame({"kind": kinds, "value": values})
+    def compute(data: Any, number: int, advance: Advance) -> pd.DataFrame:
+        found = participation(net, data, settings, pairs=pairs, progress=advance)
+        both = np.zeros((blocks, blocks)) if found.pairs is None else found.pairs * found.squares.sum()
+        values = {"product": found.products.ravel(), "square": found.squares, "pair": both.ravel()}
+        kinds = np.repeat(list(values), [len(each) for each in values.values()])
+        return pd.DataFrame({"kind": kinds, "value": np.concatenate(list(values.values()))})
 
-        table, was_there = bench.folder.piece({**key, "samples": batch_digest(inputs, targets)}, compute)
-        if was_there:
-            advance(slices)
-        parts.append({str(kind): group["value"].to_numpy() for kind, group in table.groupby("kind")})
+    key = {"work": "participation", "pairs": pairs, **_place(settings)}
+    tables = _pieces(net, bench, (title, 2), key, compute)
+    parts = [{str(kind): group["value"].to_numpy() for kind, group in table.groupby("kind")} for table in tables]
     products = np.concatenate([part["product"].reshape(-1, blocks) for part in parts])
     squares = np.concatenate([part["square"] for part in parts])
     both = sum(part["pair"].reshape(blocks, blocks) for part in parts) / squares.sum() if pairs else None
     names = tuple(block.name for block in net.blocks)
     return Participation(names, products, squares, both, resolve_target(net, settings.at).name)
+
+
+def measure_strongest(
+    net: Unraveled, bench: Bench, count: int, title: str, settings: PathSettings | None = None
+) -> StrongPaths:
+    """The strongest single paths of the first batch, one piece of work."""
+    settings = settings or PathSettings()
+    inputs, targets = next(iter(bench.samples.batches(bench.batch_size)))
+    advance = bench.track(title, 1)
+    facts = ("bound", "expanded", "open", "settled", "at")
+
+    def compute() -> pd.DataFrame:
+        found = strongest_paths(net, [(inputs, targets)], settings, count=count)
+        rows = found.table.assign(blocks=found.table["blocks"].map(list))
+        return rows.assign(**{name: getattr(found, name) for name in facts})
+
+    key = {"work": "strongest", "network": fingerprint(net), "count": count, **_place(settings)}
+    table, _ = bench.folder.piece({**key, "samples": batch_digest(inputs, targets)}, compute)
+    advance(1)
+    blocks = table["blocks"].map(lambda chosen: tuple(int(block) for block in chosen))
+    rows = table.drop(columns=list(facts)).assign(blocks=blocks)
+    bound, expanded, left, settled, at = (table[name].iloc[0] for name in facts)
+    return StrongPaths(rows, float(bound), int(expanded), int(left), bool(settled), str(at))
 
 
 def _place(settings: PathSettings) -> dict[str, Any]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -20,8 +17,7 @@ from resect.paths.samples import PathSamples
 from resect.paths.settings import PathSettings
 from resect.paths.signs import PathSquares
 from resect.paths.spectrum import PathSpectrum
-from resect.paths.strongest import StrongPaths, strongest_paths
-from resect.runs.folder import RunFolder
+from resect.paths.strongest import StrongPaths
 from resect.studies.environment import environment
 from resect.studies.measure import Bench
 from resect.studies.measure_paths import (
@@ -30,6 +26,7 @@ from resect.studies.measure_paths import (
     measure_paths,
     measure_spectrum,
     measure_squares,
+    measure_strongest,
 )
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
@@ -90,20 +87,8 @@ def run_paths(net: Unraveled, bench: Bench, request: PathRequest, settings: Path
     if request.sweeps and request.max_length is None:
         squares = measure_squares(net, bench, request.sweeps, "random signs", settings)
     if request.strongest:
-        advance = bench.track("strongest paths", 1)
-        strong = strongest_paths(net, bench.samples.batches(bench.batch_size), settings, count=request.strongest)
-        advance(1)
+        strong = measure_strongest(net, bench, request.strongest, "strongest paths", settings)
     return PathsFound(spectrum, through, drawn, squares, strong, environment())
-
-
-@contextmanager
-def scratch_folder(folder: RunFolder | None) -> Iterator[RunFolder]:
-    """The given run folder, or one that is gone afterwards."""
-    if folder is not None:
-        yield folder
-        return
-    with TemporaryDirectory() as scratch:
-        yield RunFolder(Path(scratch) / "run", {})
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

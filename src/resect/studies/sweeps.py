@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -12,7 +10,7 @@ import pandas as pd
 from resect.data.samples import Samples
 from resect.errors import InputError
 from resect.network.unraveled import Unraveled
-from resect.runs.folder import RunFolder
+from resect.runs.folder import RunFolder, given_or_scratch
 from resect.studies.environment import environment
 from resect.studies.measure import Bench, Track, measure_lesions
 from resect.sweep import plans
@@ -131,8 +129,7 @@ def run_sweep(
     plan = make_plan(net, request)
     if request.plan == "ensemble" and request.removal != "zero":
         raise InputError(f"`removal` of an ensemble must be 'zero', got {request.removal!r}.")
-    with TemporaryDirectory() as scratch:
-        place = folder or RunFolder(Path(scratch) / "run", {})
+    with given_or_scratch(folder) as place:
         tour = Tour.of(net.programs, [*plan.arrangements, *plan.references, net.intact])
         tried = _choose(net, samples, request, tour, place)
         size = int(tried["batch_size"][0])
