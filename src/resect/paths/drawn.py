@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from resect.graph.routes import Counts
+from resect.paths.backward import Trace
 from resect.sweep.statistics import bootstrap_interval
 
 
@@ -42,3 +44,18 @@ class Drawn:
         if known.any() and len(means) > 1:
             low[known], high[known] = bootstrap_interval(means[:, known].T, weights, level, resamples, seed)
         return low, high
+
+
+def collect(
+    traces: Iterable[Trace], draws: int, lengths: int, norms_of: Callable[[Trace], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The norms (N, draws, lengths) and batches (N,) of all traces.
+
+    Args:
+        norms_of: gives those of one trace, (rows, draws, lengths), NaN for lengths of which nothing is drawn.
+    """
+    norms, batches = [np.empty((0, draws, lengths))], [np.empty(0, dtype=int)]
+    for number, trace in enumerate(traces):
+        norms.append(norms_of(trace))
+        batches.append(np.full(trace.rows, number))
+    return np.concatenate(norms), np.concatenate(batches)

@@ -20,7 +20,7 @@ from resect.network.unraveled import Unraveled
 from resect.paths.backward import Trace
 from resect.paths.degrees import at_target
 from resect.paths.drawing import PathDraw, Route
-from resect.paths.drawn import Drawn
+from resect.paths.drawn import Drawn, collect
 from resect.paths.lanes import widened
 from resect.paths.linear import Lanes
 from resect.paths.measures import Effective, effective_range, entropy_within, weighted_by_count
@@ -125,15 +125,17 @@ def sample_paths(
             f"`lengths` must have paths, got {sorted(set(lengths) - set(wanted))}, of which there is none."
         )
     draw, random = PathDraw(routes), np.random.default_rng(settings.seed)
-    collected, batches = [], []
-    for number, trace in enumerate(traces(data, 2, truth=False)):
-        drawn = [draw(wanted, random) for _ in range(samples)]
-        norms = path_norms(trace, routes, [r for each in drawn for r in each], traces.lanes_for(trace), progress)
-        found = np.full((trace.rows, samples, len(routes.counts.paths)), np.nan)
+    lengths_in_all = len(routes.counts.paths)
+
+    def norms_of(trace: Trace) -> np.ndarray:
+        drawn = [route for _ in range(samples) for route in draw(wanted, random)]
+        norms = path_norms(trace, routes, drawn, traces.lanes_for(trace), progress)
+        found = np.full((trace.rows, samples, lengths_in_all), np.nan)
         found[:, :, wanted] = norms.T.reshape(trace.rows, samples, len(wanted))
-        collected.append(found)
-        batches.append(np.full(trace.rows, number))
-    return PathSamples(routes.counts, np.concatenate(collected), np.concatenate(batches), traces.target.name)
+        return found
+
+    norms, batch = collect(traces(data, 2, truth=False), samples, lengths_in_all, norms_of)
+    return PathSamples(routes.counts, norms, batch, traces.target.name)
 
 
 def path_norms(

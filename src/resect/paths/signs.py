@@ -22,7 +22,7 @@ from resect.graph.routes import Routes
 from resect.network.unraveled import Unraveled
 from resect.paths.backward import Trace
 from resect.paths.degrees import at_target, decompose
-from resect.paths.drawn import Drawn
+from resect.paths.drawn import Drawn, collect
 from resect.paths.measures import Effective, effective_range, weighted_by_count
 from resect.paths.samples import row_norms
 from resect.paths.settings import PathSettings, Progress, Traces
@@ -106,16 +106,16 @@ def path_squares(
     counts = Routes(net.sliced, traces.target.start).counts
     longest = max(k for k, count in enumerate(counts.paths) if count)
     draw = np.random.default_rng(settings.seed)
-    norms, batches = [], []
-    for number, trace in enumerate(traces(data, longest + 1, truth=False)):
-        found = np.full((trace.rows, sweeps, len(counts.paths)), np.nan)
-        found[:, :, np.array(counts.paths, dtype=object) == 0] = 0.0
+
+    def norms_of(trace: Trace) -> np.ndarray:
+        found = np.zeros((trace.rows, sweeps, len(counts.paths)))
         for sweep in range(sweeps):
             signs = dict(enumerate(draw.choice([-1.0, 1.0], len(net.blocks))))
             found[:, sweep, : longest + 1] = _norms(trace, longest, signs, progress).T
-        norms.append(found)
-        batches.append(np.full(trace.rows, number))
-    return PathSquares(counts, np.concatenate(norms), np.concatenate(batches), traces.target.name)
+        return found
+
+    norms, batch = collect(traces(data, longest + 1, truth=False), sweeps, len(counts.paths), norms_of)
+    return PathSquares(counts, norms, batch, traces.target.name)
 
 
 def _norms(trace: Trace, longest: int, signs: dict[int, float], progress: Progress | None) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import matplotlib as mpl
 import numpy as np
@@ -65,11 +66,14 @@ class _Panel:
         return values * 100 / (values.max() if self.normalised else 1.0)
 
 
-def figures(runs: Sequence[Run], mass: float = 0.95) -> dict[str, Figure]:
-    """Every figure that the runs have data for, by name."""
-    found = {"shares": share_figure(runs, mass), "norms": norm_figure(runs)}
+def figures(runs: Sequence[Run], mass: float = 0.95) -> dict[str, Callable[[], Figure]]:
+    """What draws every figure that the runs have data for, by name."""
+    found: dict[str, Callable[[], Figure]] = {
+        "shares": partial(share_figure, runs, mass),
+        "norms": partial(norm_figure, runs),
+    }
     if all("magnitude" in run.lengths for run in runs):
-        found["magnitudes"] = magnitude_figure(runs, mass)
+        found["magnitudes"] = partial(magnitude_figure, runs, mass)
     return found
 
 

@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import matplotlib as mpl
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from resect.errors import RunError
-from resect.files import whole, write_text
+from resect.files import write_text
 from resect.report.comparison import Change, Summary, changes
 from resect.report.comparison_figures import figures
 from resect.report.finished_runs import Run, long_table
-from resect.report.style import SETTINGS
+from resect.report.style import save_figure
 from resect.report.tables import plain
 from resect.report.words import NOTHING, decimal, large, percent, superscript
 from resect.runs.folder import write_parquet
@@ -46,10 +45,8 @@ def write_comparison(runs: Sequence[Run], numbers: str, mass: float, folder: Pat
     for name in _FIGURES:
         (folder / f"{name}.png").unlink(missing_ok=True)
     write_parquet(folder / _TABLE, long_table(runs))
-    with mpl.rc_context(SETTINGS):
-        for name, figure in figures(runs, mass).items():
-            with whole(folder / f"{name}.png") as temporary:
-                figure.savefig(temporary, format="png", dpi=150)
+    for name, draw in figures(runs, mass).items():
+        save_figure(draw, folder / f"{name}.png")
     write_text(folder / _NUMBERS, numbers + "\n")
 
 

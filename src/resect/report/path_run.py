@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -21,7 +20,7 @@ from resect.errors import InputError
 from resect.files import write_text
 from resect.paths.measures import Effective, log2_effective
 from resect.report import carrier_figures, path_figures
-from resect.report.style import SETTINGS, panels
+from resect.report.style import panels, save_figure
 from resect.report.tables import plain, plain_rows
 from resect.runs.folder import write_parquet
 from resect.studies.paths import PathsFound
@@ -170,16 +169,19 @@ def write_paths(
     for name, table in tables.items():
         write_parquet(folder / f"{name}.parquet", table)
     write_text(folder / "environment.json", json.dumps(found.environment, indent=2) + "\n")
-    (folder / "figures").mkdir(exist_ok=True)
     for name, (height, drawn) in _figures(mass, found, training).items():
-        axes = panels(len(drawn), height=height)
-        with mpl.rc_context(SETTINGS):
-            for draw, ax in zip(drawn, axes, strict=True):
-                draw(ax)
-            figure = axes[0].figure
-            assert isinstance(figure, Figure)
-            figure.savefig(folder / "figures" / f"{name}.png", dpi=150)
+        save_figure(partial(_beside, height, drawn), folder / "figures" / f"{name}.png")
     write_text(folder / "summary.json", path_numbers(asked, mass, found, training) + "\n")
+
+
+def _beside(height: float, drawn: list[Draw]) -> Figure:
+    """Panels side by side."""
+    axes = panels(len(drawn), height=height)
+    for draw, ax in zip(drawn, axes, strict=True):
+        draw(ax)
+    figure = axes[0].figure
+    assert isinstance(figure, Figure)
+    return figure
 
 
 def _figures(mass: float, found: PathsFound, training: pd.DataFrame | None) -> dict[str, tuple[float, list[Draw]]]:

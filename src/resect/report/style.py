@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -11,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
+
+from resect.files import whole
 
 # Blue and orange stay apart for all common kinds of colour blindness, and lie 20 % apart in lightness.
 BLUE, ORANGE, GREEN, GREY, INK = "#0a4f94", "#d9661a", "#3f9c7f", "#767b83", "#22262b"
@@ -48,6 +51,13 @@ def panels(count: int = 1, *, height: float = 3.6, widths: Sequence[float] | Non
         figure = Figure(figsize=(9.2, height), layout="constrained", facecolor="white")
         found = figure.subplots(1, count, squeeze=False, gridspec_kw={"width_ratios": widths} if widths else None)
     return list(found[0])
+
+
+def save_figure(draw: Callable[[], Figure], file: Path) -> None:
+    """Draw a figure in this look and write it as PNG; the file appears whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(SETTINGS), whole(file) as temporary:
+        draw().savefig(temporary, format="png", dpi=150)
 
 
 def axes_or_new(ax: Axes | None, *, height: float = 3.6) -> Axes:

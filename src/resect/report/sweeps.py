@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from resect.files import write_text
-from resect.report.style import SETTINGS
+from resect.report.style import save_figure
 from resect.report.tables import plain, plain_rows
 from resect.runs.folder import write_parquet
 from resect.studies.sweeps import SweepFound
@@ -118,19 +119,20 @@ def write_sweep(found: SweepFound, folder: Path) -> None:
     write_parquet(folder / "trials.parquet", found.trials)
     write_text(folder / "environment.json", json.dumps(found.facts["environment"], indent=2) + "\n")
     write_text(folder / "summary.json", sweep_numbers(found) + "\n")
-    figures = folder / "figures"
-    figures.mkdir(exist_ok=True)
     for name, draw in _figures(found):
-        with mpl.rc_context(SETTINGS):
-            figure = draw(None).figure
-            assert isinstance(figure, Figure)
-            figure.savefig(figures / f"{name}.png", dpi=150)
+        save_figure(partial(_on_a_figure, draw), folder / "figures" / f"{name}.png")
     if found.lesions and found.lesions.plan.name == "pairs":
         matrix = _interaction(found.lesions)
         write_parquet(folder / "interaction.parquet", matrix.rename(columns=str))
     if found.lesions and found.lesions.targets is not None and "error" in found.lesions.values and not found.shapley:
         flips = [found.lesions.flips(i).assign(lesion=i) for i in range(len(found.lesions.plan))]
         write_parquet(folder / "flips.parquet", pd.concat(flips, ignore_index=True))
+
+
+def _on_a_figure(draw: Callable[[Axes | None], Axes]) -> Figure:
+    figure = draw(None).figure
+    assert isinstance(figure, Figure)
+    return figure
 
 
 def _figures(found: SweepFound) -> list[tuple[str, Any]]:
