@@ -1,63 +1,21 @@
-"""Runs beside each other, from tables in closed form: a chain of n blocks whose branches all have the gain r.
-
-Every path of length k then carries r^k / (1 + r)^n of the gradient: the share of a length is binomial with
-p = r / (1 + r), the effective depth is n p, and the shares of single paths have the entropy of n coins.
-"""
+"""`resect compare`, and the runs that it reads."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from math import comb, log2
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from click.testing import CliRunner, Result
-from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
 
+from finished import chain, sampled, write
 from resect import cli
 from resect.errors import InputError, RunError
-from resect.report.comparison import Summary, changes, effective_range, summarise
-from resect.report.comparison_figures import figures, magnitude_figure, norm_figure, share_figure
-from resect.report.finished_runs import Run, long_table, read_runs
-
-
-def chain(n: int, r: float) -> pd.DataFrame:
-    """Lengths of a chain of n blocks of two layers each."""
-    counts = [comb(n, k) for k in range(n + 1)]
-    share = np.array([count * r**k / (1 + r) ** n for k, count in enumerate(counts)])
-    return pd.DataFrame(
-        {
-            "length": range(n + 1),
-            "layers": [2.0 * k for k in range(n + 1)],
-            "log2_paths": [log2(count) for count in counts],
-            "path_fraction": [count / 2**n for count in counts],
-            "share": share,
-            "norm": 3 * share,
-        }
-    )
-
-
-def sampled(n: int, r: float, norm: float) -> pd.DataFrame:
-    """The same, with single paths whose norm falls by `norm` a block."""
-    return chain(n, r).assign(magnitude=chain(n, norm)["share"])
-
-
-def a_run(lengths: pd.DataFrame, name: str = "a") -> Run:
-    return Run(name, "resect:resnet20", "digits", Path(name), lengths)
-
-
-def write(folder: Path, lengths: pd.DataFrame, model: str = "resect:resnet20") -> Path:
-    folder.mkdir(parents=True)
-    lengths.to_parquet(folder / "lengths.parquet", index=False)
-    (folder / "run.yaml").write_text(yaml.safe_dump({"model": model, "data": "digits"}))
-    return folder
+from resect.report.comparison import Summary, summarise
+from resect.report.finished_runs import long_table, read_runs
 
 
 @pytest.fixture
@@ -65,82 +23,6 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     """A chain of 9 blocks, and one of 54 with weaker branches."""
     shallow = write(tmp_path / "shallow", sampled(9, 0.5, 1.0))
     return shallow, write(tmp_path / "deep", sampled(54, 0.125, 0.25), "resect:resnet110")
-
-
-@pytest.mark.parametrize(("n", "r"), [(1, 1.0), (9, 0.5), (54, 0.125), (54, 3.0)])
-def test_numbers_of_a_chain_in_closed_form(n: int, r: float) -> None:
-    found, p = summarise(a_run(chain(n, r))), r / (1 + r)
-    assert (found.blocks, found.longest, found.known, found.layers) == (n, n, n, 2.0 * n)
-    assert found.effective_depth == pytest.approx(n * p, rel=1e-12)
-    assert found.relative_depth == pytest.approx(p, rel=1e-12)
-    assert found.log2_paths == pytest.approx(n, rel=1e-12)
-    assert found.log2_effective_paths == pytest.approx(-n * (p * log2(p) + (1 - p) * log2(1 - p)), rel=1e-12)
-    assert found.known_share == pytest.approx(1, rel=1e-12)
-    assert found.magnitude_range is None
-
-
-@pytest.mark.parametrize(
-    ("mass", "expected"),
-    [(246 / 512, (4, 5)), (252 / 512, (4, 5)), (253 / 512, (3, 5)), (492 / 512, (2, 7)), (493 / 512, (1, 7))],
-)
-def test_ranges_of_nine_fair_coins_are_exact(mass: float, expected: tuple[int, int]) -> None:
-    assert effective_range(a_run(chain(9, 1.0)), "share", mass) == expected  # 1 9 36 84 126 126 84 36 9 1, of 512
-
-
-def test_measures_agree_with_those_of_exact_counts() -> None:
-    from resect.graph.routes import Counts
-    from resect.paths import measures
-
-    for seed in range(20):
-        draw = np.random.default_rng(seed)
-        n = int(draw.integers(2, 60))
-        share = draw.normal(0.3, 1, n + 1) * chain(n, 0.3)["share"]
-        share /= share.sum()
-        counts = Counts(tuple(comb(n, k) for k in range(n + 1)), tuple(2 * k * comb(n, k) for k in range(n + 1)))
-        found = summarise(a_run(chain(n, 1.0).assign(share=share)), 0.9)
-        known, size = measures.effective_range(share.to_numpy(), counts, 0.9), measures.multiplicity(share, counts)
-        assert found.share_range == (known.low, known.high), f"seed {seed}"
-        ours = found.effective_depth, found.log2_paths, found.log2_effective_paths
-        theirs = size.effective_depth, size.log2_paths, size.log2_effective_paths
-        assert ours == pytest.approx(theirs, rel=1e-9), f"seed {seed}"
-
-
-def test_truncated_runs_say_only_what_is_known() -> None:
-    table = chain(9, 1.0)
-    table.loc[table["length"] > 6, ["share", "norm"]] = np.nan
-    run = a_run(table)
-    assert (run.known, run.longest, run.truncated) == (6, 9, True)
-    assert summarise(run, 0.8).share_range == (3, 6)  # 420 of 512
-    found = summarise(run, 0.95)
-    assert found.share_range is None
-    assert found.known_share == 466 / 512
-    assert found.effective_depth == pytest.approx((9 + 72 + 252 + 504 + 630 + 504) / 466, rel=1e-12)
-    assert changes([found, summarise(a_run(chain(9, 1.0), "b"))])[0].share_range is None
-
-
-def test_the_longest_path_of_parallel_branches_is_shorter_than_the_number_of_blocks() -> None:
-    table = chain(8, 1.0)  # of which only lengths up to 4 have paths
-    table.loc[table["length"] > 4, ["log2_paths", "share", "norm", "layers"]] = [-np.inf, 0.0, 0.0, 0.0]
-    table["share"] /= table["share"].sum()
-    run = a_run(table)
-    found = summarise(run)
-    assert (found.blocks, found.longest, found.known, found.layers, run.truncated) == (8, 4, 4, 8.0, False)
-    assert found.relative_depth == pytest.approx(found.effective_depth / 4, rel=1e-12)
-    assert found.log2_paths == pytest.approx(log2(1 + 8 + 28 + 56 + 70), rel=1e-12)
-    curve = share_figure([run, a_run(chain(8, 1.0), "b")]).axes[2].lines[1]
-    assert curve.get_xdata().tolist() == [0, 25, 50, 75, 100]
-
-
-def test_changes_are_the_first_minus_every_other() -> None:
-    first, second, third = (
-        summarise(a_run(chain(n, r), name)) for n, r, name in ((9, 1, "a"), (9, 0.5, "b"), (54, 1, "c"))
-    )
-    found = changes([first, second, third])
-    assert [(change.first, change.other) for change in found] == [("a", "b"), ("a", "c")]
-    assert found[0].effective_depth == pytest.approx(4.5 - 3, rel=1e-12)
-    assert found[1].relative_depth == pytest.approx(0, abs=1e-12)
-    assert found[1].log2_effective_paths == pytest.approx(9 - 54, rel=1e-12)
-    assert found[0].share_range == (2 - 1, 7 - 6)
 
 
 def test_names_are_labels_or_models_made_distinct(tmp_path: Path) -> None:
@@ -214,114 +96,6 @@ def test_damaged_files_are_refused(pair: tuple[Path, Path]) -> None:
     (a / "run.yaml").unlink()
     with pytest.raises(RunError, match=r"must hold run\.yaml beside lengths\.parquet, but does not\."):
         read_runs([a, b])
-
-
-def test_mass_is_a_part_of_one() -> None:
-    for mass in (0.0, 1.0, float("nan")):
-        with pytest.raises(InputError, match="`mass` must lie between 0 and 1, got"):
-            summarise(a_run(chain(3, 1.0)), mass)
-
-
-def curves(figure: Figure, panel: int) -> list[Any]:
-    """The lines of a panel that have a run's colour."""
-    return [line for line in figure.axes[panel].lines if line.get_color() != "#22262b"]
-
-
-def test_share_figure_draws_every_run_over_both_lengths() -> None:
-    runs = [a_run(chain(9, 1.0)), a_run(chain(54, 0.125), "b")]
-    figure = share_figure(runs, 0.95)
-    for panel, factor in ((0, 1.0), (2, 100 / 9)):
-        blue, orange, blue_range, orange_range = curves(figure, panel)
-        assert blue.get_xdata() == pytest.approx(np.arange(10) * factor)
-        assert blue.get_ydata() == pytest.approx(runs[0].lengths["share"] * 100)
-        assert len(orange.get_xdata()) == 55
-        assert list(blue_range.get_xdata()) == pytest.approx([2 * factor, 7 * factor])
-        assert blue_range.get_color() == blue.get_color() != orange.get_color() == orange_range.get_color()
-        data_top = figure.axes[panel].transData.transform((0, blue.get_ydata().max()))[1]
-        ranges = [line.get_transform().transform((0, line.get_ydata()[0]))[1] for line in (blue_range, orange_range)]
-        assert ranges[0] > ranges[1] > data_top
-    texts = [[text.get_text() for text in figure.axes[panel].texts] for panel in (0, 2)]
-    high = summarise(runs[1]).share_range
-    assert high is not None
-    assert texts[0] == ["2 to 7", f"{high[0]} to {high[1]}"]
-    assert texts[1] == ["22 to 78 %", f"{high[0] / 0.54:.0f} to {high[1] / 0.54:.0f} %"]
-    assert figure.axes[2].get_xlabel() == "path length (% of the longest path)"
-
-
-def test_negative_shares_are_hollow_on_the_log_axis() -> None:
-    share = np.array([0.7, -0.2, 0.5, 0.0])
-    figure = share_figure([a_run(chain(3, 1.0).assign(share=share)), a_run(chain(3, 1.0), "b")])
-    line, filled, hollow = figure.axes[1].lines[:3]
-    assert figure.axes[1].get_yscale() == "log"
-    assert line.get_ydata() == pytest.approx([70, 20, 50, np.nan], nan_ok=True)
-    assert (filled.get_xdata().tolist(), filled.get_ydata().tolist()) == ([0, 2], pytest.approx([70, 50]))
-    assert (hollow.get_xdata().tolist(), hollow.get_ydata().tolist()) == ([1], pytest.approx([20]))
-    assert (filled.get_markerfacecolor(), hollow.get_markerfacecolor()) == (line.get_color(), "white")
-    linear = figure.axes[0]
-    assert linear.lines[1].get_ydata() == pytest.approx(share * 100)
-    assert linear.get_ylim()[0] < -20
-    assert (np.array(linear.get_yticks()) <= 70 * 1.06).all()  # no scale beside the ranges
-
-
-def test_norms_are_parts_of_each_runs_largest() -> None:
-    figure = norm_figure([a_run(chain(9, 1.0)), a_run(chain(4, 1.0), "b")])
-    for ax, x in zip(figure.axes, ([0, 1, 2, 3, 4], [0, 25, 50, 75, 100]), strict=True):
-        assert ax.get_yscale() == "log"
-        assert ax.lines[3].get_xdata().tolist() == x
-        assert ax.lines[0].get_ydata() == pytest.approx(np.array([1, 9, 36, 84, 126, 126, 84, 36, 9, 1]) / 1.26)
-        assert ax.lines[3].get_ydata() == pytest.approx(np.array([1, 4, 6, 4, 1]) / 0.06)
-
-
-def test_count_times_magnitude_is_drawn_if_every_run_has_it() -> None:
-    both = [a_run(sampled(9, 0.5, 1.0)), a_run(sampled(9, 0.5, 2.0), "b")]
-    assert list(figures(both)) == ["shares", "norms", "magnitudes"]
-    assert list(figures([both[0], a_run(chain(9, 0.5), "b")])) == ["shares", "norms"]
-    blue, *_, low_to_high, _ = curves(magnitude_figure(both), 0)
-    assert blue.get_ydata() == pytest.approx(chain(9, 1.0)["share"] * 100)
-    assert list(low_to_high.get_xdata()) == [2, 7]
-
-
-def test_bands_are_the_intervals() -> None:
-    share = chain(3, 1.0)["share"]
-    table = chain(3, 1.0).assign(share_low=share - [0.2, 0.1, 0.1, 0.1], share_high=share + 0.1)
-    figure = share_figure([a_run(table), a_run(chain(3, 1.0), "b")])
-    (linear,), (log,) = (figure.axes[panel].collections for panel in (0, 1))
-    edges = {tuple(point) for point in linear.get_paths()[0].vertices.round(9).tolist()}
-    assert {(0, -7.5), (0, 22.5), (1, 27.5), (1, 47.5), (3, 2.5), (3, 22.5)} <= edges
-    edges = {tuple(point) for point in log.get_paths()[0].vertices.round(9).tolist()}
-    assert {(0, 0), (0, 22.5), (1, 27.5), (1, 47.5)} <= edges  # the first interval holds 0: down to the axis
-
-
-def test_eight_runs_keep_apart_and_the_key_lies_over_no_panel() -> None:
-    runs = [a_run(chain(4 + 7 * i, 0.4), f"timm:vit_small_patch16_224.augreg_in21k_{i}$x$") for i in range(8)]
-    figure = share_figure(runs)
-    drawn = figure.axes[0].lines[1:9]
-    assert len({to_rgba(line.get_color()) for line in drawn}) == len({line.get_marker() for line in drawn}) == 8
-    figure.draw_without_rendering()
-    (legend,) = figure.legends
-    assert [text.get_text()[-8:] for text in legend.get_texts()] == [f"n21k_{i}$x$"[-8:] for i in range(8)]
-    assert not any(text.get_parse_math() for text in legend.get_texts())
-    key, page = legend.get_window_extent(), figure.bbox
-    assert 0 <= key.x0 < key.x1 <= page.x1
-    assert all(not key.overlaps(ax.get_tightbbox()) for ax in figure.axes)
-    for ax in figure.axes:
-        assert all(not key.overlaps(text.get_window_extent()) for text in ax.texts)
-
-
-def test_a_curve_ends_where_a_run_is_truncated() -> None:
-    table = chain(9, 1.0)
-    table.loc[table["length"] > 6, ["share", "norm"]] = np.nan
-    figure = share_figure([a_run(table), a_run(chain(9, 1.0), "b")])
-    assert np.isnan(figure.axes[0].lines[1].get_ydata()).tolist() == [False] * 7 + [True] * 3
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a (lengths to 6)", "b"]
-    assert [text.get_text() for text in figure.axes[0].texts] == ["2 to 7"]  # of b: a holds less than 95 %
-
-
-def test_the_long_table_keeps_every_column() -> None:
-    table = long_table([a_run(sampled(2, 1.0, 1.0)), a_run(chain(3, 1.0), "b")])
-    assert list(table)[:2] == ["run", "length"]
-    assert table["run"].tolist() == ["a"] * 3 + ["b"] * 4
-    assert table["magnitude"].isna().tolist() == [False] * 3 + [True] * 4
 
 
 @pytest.fixture
@@ -420,9 +194,3 @@ def test_truncation_is_said(resect: Any, pair: tuple[Path, Path], tmp_path: Path
     ) in result.stdout
     row = next(line for line in result.stdout.splitlines() if line.startswith("hf:gpt2 "))
     assert row.split() == "hf:gpt2 9 18 – – 4.2 (47 %) 2⁸·⁹ of 2⁹".split()  # log2(466) bits
-
-
-def test_numbers_need_no_torch() -> None:
-    code = "import sys, resect.report.comparison; print('torch' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout == "False\n"
