@@ -218,8 +218,8 @@ def norm_caption(study: Study) -> Caption:
     direction = "falls" if ratio > 1 else "grows, unlike in the paper,"
     spread = float((table["path_norm_rms"] / table["path_norm"]).max())
     heavy = (
-        f" The root mean square over all paths is up to {power_of_ten(spread)} times the sampled mean: few paths are "
-        "strong, and sampling seldom meets them."
+        f" The root mean square over all paths is up to {power_of_ten(spread)} times the sampled mean: few paths, and "
+        "few samples, are strong."
         if spread > 1.5
         else ""
     )

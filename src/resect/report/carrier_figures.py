@@ -84,7 +84,8 @@ def training_figure(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Effective depth, effective range and effective number of paths over checkpoints."""
     ax = axes_or_new(ax)
     place = np.arange(len(table))
-    ax.fill_between(place, table["low"] - 0.5, table["high"] + 0.5, color=PALE_BLUE, linewidth=0, step="mid")
+    lowest = np.maximum(table["low"] - 0.5, 0)
+    ax.fill_between(place, lowest, table["high"] + 0.5, color=PALE_BLUE, linewidth=0, step="mid")
     ax.plot(place, table["effective_depth"], color=BLUE, marker="o", markersize=4)
     ax.plot(place, table["log2_effective_paths"], color=ORANGE, marker="s", markersize=4)
     ax.set(xlabel="checkpoint", ylabel="blocks; bits", xlim=(-0.6, len(table) - 0.4))
