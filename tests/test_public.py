@@ -12,9 +12,10 @@ import resect
 PUBLIC = [
     "AccuracyError", "Arrangement", "ArrangementError", "Block", "CheckpointError", "DataError", "EnsembleResult",
     "ExportError", "InputError", "LesionResult", "LesionSettings", "Participation", "PathSamples", "PathSettings",
-    "PathSpectrum", "PathSquares", "ResectError", "RunError", "ShapleyResult", "SpecError", "StrongPaths",
-    "Unraveled", "Variant", "__version__", "ensemble", "keep_freed_memory", "lesion", "participation",
-    "path_spectrum", "path_squares", "plans", "sample_paths", "shapley", "strongest_paths", "unravel",
+    "PathSpectrum", "PathSquares", "ResectError", "RunError", "Scheduled", "ShapleyResult", "SpecError",
+    "StrongPaths", "Unraveled", "Variant", "__version__", "ensemble", "keep_freed_memory", "lesion", "participation",
+    "path_spectrum", "path_squares", "plans", "sample_paths", "schedules", "shapley", "strongest_paths",
+    "unravel",
 ]  # fmt: skip
 
 

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
         SpecError,
     )
     from resect.graph.decisions import Variant
+    from resect.network import schedules
     from resect.network.arrangement import Arrangement
     from resect.network.blocks import Block
+    from resect.network.scheduled import Scheduled
     from resect.network.unraveled import Unraveled, unravel
     from resect.paths.participation import Participation
     from resect.paths.samples import PathSamples
@@ -68,6 +70,7 @@ _HOME = {
     "PathSquares": "resect.paths.signs",
     "ResectError": "resect.errors",
     "RunError": "resect.errors",
+    "Scheduled": "resect.network.scheduled",
     "ShapleyResult": "resect.sweep.shapley",
     "SpecError": "resect.errors",
     "StrongPaths": "resect.paths.strongest",
@@ -81,6 +84,7 @@ _HOME = {
     "path_squares": "resect._front",
     "plans": "resect.sweep.plans",
     "sample_paths": "resect._front",
+    "schedules": "resect.network.schedules",
     "shapley": "resect._front",
     "strongest_paths": "resect._front",
     "unravel": "resect.network.unraveled",
@@ -105,6 +109,7 @@ __all__ = [
     "PathSquares",
     "ResectError",
     "RunError",
+    "Scheduled",
     "ShapleyResult",
     "SpecError",
     "StrongPaths",
@@ -119,6 +124,7 @@ __all__ = [
     "path_squares",
     "plans",
     "sample_paths",
+    "schedules",
     "shapley",
     "strongest_paths",
     "unravel",
@@ -132,7 +138,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     module = import_module(_HOME[name])
-    return module if name == "plans" else getattr(module, name)
+    return module if name in ("plans", "schedules") else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -137,7 +137,7 @@ def _judge_ordered(node: Node, skip: Node, branch: Node, reach: Reach, joins: di
 
 def _skip_root(skip: Node, joins: dict[Node, Join]) -> Node:
     """Where the skip starts: before the additions that nothing else reads (parallel branches)."""
-    while skip in joins and len(skip.users) == 1 and joins[skip].kind == "identity":
+    while skip in joins and len(skip.users) == 1 and joins[skip].kind in ("identity", "projection"):
         skip = joins[skip].skip
     return skip
 

@@ -107,29 +107,37 @@ class Programs:
         return found | dict.fromkeys(self.parameter_keys, 0)
 
     def fold(self, arrangement: Sequence[Decision]) -> list[Program]:
-        """The programs of all slices under one arrangement, each computing only what the next ones need."""
-        live = self.live_at_end(arrangement)
+        """The programs of all slices under one arrangement, each computing only what the next ones need.
+
+        Buffer updates (train mode) are results of the slice that computes them and of no other.
+        """
+        live, updates = self._outputs, self.updates(arrangement)
         programs = []
         for i in range(len(self.sliced.slices) - 1, -1, -1):
-            program = self.build(i, self.decisions(i, arrangement), live)
+            own = frozenset(key for key in updates if self.slice_of[key] == i)
+            program = self.build(i, self.decisions(i, arrangement), live | own)
             programs.append(program)
             live = program.live_before
         return programs[::-1]
 
     def live_at_end(self, arrangement: Sequence[Decision]) -> frozenset[int]:
         """The outputs, and the buffer updates (train mode) of all modules but those of branches that do not run."""
-        running = {i if isinstance(branch, Variant) else branch for i, branch in enumerate(arrangement)}
-        runs = {name.rpartition(".")[0] for i in running for name in self._names(i)}
-        rests = {name.rpartition(".")[0] for i in range(len(arrangement)) for name in self._names(i)} - runs
-        updates = {
-            self.key[value]
-            for value, name in self.sliced.captured.mutations
-            if name.rpartition(".")[0] not in rests and self.key[value] >= self._base
-        }
-        return self._outputs | updates
+        return self._outputs | self.updates(arrangement)
 
-    def _names(self, slot: int | None) -> tuple[str, ...]:
-        return () if slot is None else self.sliced.slots[slot].parameters
+    def updates(self, arrangement: Sequence[Decision]) -> frozenset[int]:
+        """The buffer updates (train mode) of all modules but those of branches that do not run."""
+        running = {i if isinstance(branch, Variant) else branch for i, branch in enumerate(arrangement)}
+        return frozenset(key for key, owners in self._owners.items() if not owners or owners & running)
+
+    @cached_property
+    def _owners(self) -> dict[int, frozenset[int]]:
+        """The slots whose branches hold the module of each buffer update; none for a module outside all branches."""
+        modules = [{name.rpartition(".")[0] for name in slot.parameters} for slot in self.sliced.slots]
+        return {
+            self.key[value]: frozenset(i for i, held in enumerate(modules) if name.rpartition(".")[0] in held)
+            for value, name in self.sliced.captured.mutations
+            if self.key[value] >= self._base
+        }
 
     def decisions(self, index: int, arrangement: Sequence[Decision]) -> tuple[Decision, ...]:
         """The part of an arrangement that decides slice `index`."""

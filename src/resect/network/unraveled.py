@@ -19,6 +19,8 @@ from resect.graph.programs import Programs
 from resect.graph.slices import cut
 from resect.network.arrangement import Arrangement, validate
 from resect.network.blocks import Block
+from resect.network.scheduled import Scheduled
+from resect.network.schedules import Full
 from resect.network.standalone import Standalone
 
 
@@ -96,6 +98,28 @@ class Unraveled:
         """The same network in train mode (batch statistics, dropout), exported when first asked for."""
         return Unraveled(self.model, self._example, plain=self._plain, mode="train")
 
+    def schedule(self, schedule: Full, *, seed: int = 0, correction: bool = True) -> Scheduled:
+        """A context in which the model, called as ever, trains on the blocks that `schedule` draws.
+
+        The model itself, or what wraps it (`DistributedDataParallel` with `find_unused_parameters=True`), stays in
+        the training loop as it is; processes that have the same seed run the same blocks.
+
+        Args:
+            schedule: of `resect.schedules`: `FixedCount(23)`, `StochasticDepth(0.5)`, `Progressive(8, steps)`.
+            seed: of the draws; with the number of the step it decides them alone.
+            correction: scale every branch in eval mode by the part of the steps in which it runs (Huang et al. 2016).
+
+        Raises:
+            InputError: `correction` is asked for and a branch ends in no weights of its own.
+            ExportError: in train mode, `torch.export` cannot capture the model.
+
+        Example:
+            >>> with net.schedule(resect.schedules.FixedCount(23)):
+            ...     for images, classes in loader:
+            ...         loss = cross_entropy(model(images), classes)
+        """
+        return Scheduled(self, schedule, seed=seed, correction=correction)
+
     def __call__(self, inputs: Any, arrangement: Sequence[Decision] | None = None) -> Any:
         """Run the network under an arrangement; intact, bit-identical to `model(inputs)` in the captured mode.
 
@@ -113,9 +137,13 @@ class Unraveled:
         chosen = self.intact if arrangement is None else validate(arrangement, self.sliced)
         base = self.bind(inputs)
         state: dict[int, Any] = {}
+        updates: dict[int, Tensor] = {}
         for program in self.programs.fold(chosen):
             state = program.run(base, state)
-        self._update_buffers(state)
+            updates.update({key: state[key] for key in state.keys() & self._buffers_of.keys()})
+        with torch.no_grad():
+            for key, value in updates.items():
+                self.model.get_buffer(self._buffers_of[key]).copy_(value)
         return self.outputs(base, state)
 
     def bind(self, inputs: Any) -> dict[int, Any]:
@@ -156,11 +184,10 @@ class Unraveled:
             values.append(output if key is None else state[key] if key in state else base[key])
         return pytree.tree_unflatten(values, self.sliced.captured.out_spec)
 
-    def _update_buffers(self, state: dict[int, Any]) -> None:
-        with torch.no_grad():
-            for value, name in self.sliced.captured.mutations:
-                if self.programs.key[value] in state:
-                    self.model.get_buffer(name).copy_(state[self.programs.key[value]])
+    @cached_property
+    def _buffers_of(self) -> dict[int, str]:
+        """The buffers that the graph updates (batch statistics in train mode), by the keys of their new values."""
+        return {self.programs.key[value]: name for value, name in self.sliced.captured.mutations}
 
     def check(self, batch: Any, sizes: Sequence[int] = (1, 2, 3)) -> Check:
         """Run the model and the intact network on the first samples of `batch` and compare every output bit.

@@ -1,0 +1,108 @@
+"""A model whose blocks come and go from one training step to the next."""
+
+from __future__ import annotations
+
+import hashlib
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from resect.errors import InputError
+from resect.graph.tails import tail_parameters
+from resect.network.schedules import Full
+
+if TYPE_CHECKING:
+    from resect.network.unraveled import Unraveled
+
+
+def generator_for(seed: int, what: str, index: int) -> torch.Generator:
+    """A generator of random numbers on the CPU that depends on nothing but `seed`, `what` they are for and `index`."""
+    digest = hashlib.blake2b(f"{seed} {what} {index}".encode(), digest_size=4).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))  # the CPU's generator takes 32 bits of a seed
+
+
+class Scheduled:
+    """While it is open, the model's own forward runs only the blocks that a schedule draws. Made by `net.schedule`.
+
+    In train mode, every call of the model draws anew, and deleted branches are not computed, forward or backward: the
+    gradients of their parameters are None, and their batch statistics stay as they are. In eval mode the whole
+    network runs, every branch scaled by the part of the steps in which it ran (`correction`).
+
+    Attributes:
+        step: calls in train mode so far; set it to go on where an earlier training stopped.
+        running: the blocks of the last of them.
+        survival: by which each branch is scaled in eval mode.
+    """
+
+    def __init__(self, net: Unraveled, schedule: Full, *, seed: int, correction: bool) -> None:
+        self.net = net
+        self._graph = net.train_graph  # exported now, while the model still has its own forward
+        self.step = 0
+        self.running: tuple[int, ...] = ()
+        self._schedule = schedule
+        self._seed = seed
+        blocks = len(net.blocks)
+        self.survival = schedule.survival(blocks) if correction else (1.0,) * blocks
+        self._scaled = self._tails()
+        self._before: Any = None
+
+    def _tails(self) -> dict[str, float]:
+        """The factor of every parameter that eval mode scales."""
+        factors: dict[str, float] = {}
+        for slot, factor in zip(self.net.sliced.slots, self.survival, strict=True):
+            names = tail_parameters(self.net.sliced, slot) if factor != 1.0 else ()
+            if factor != 1.0 and not names:
+                raise InputError(
+                    f"`correction` must be off for this network: block {slot.index} ({slot.name}) ends in no "
+                    "weights of its own that could be scaled by the part of the steps in which it runs. Pass "
+                    "correction=False, or --no-correction."
+                )
+            factors.update(dict.fromkeys(names, factor))
+        return factors
+
+    def fold(self) -> None:
+        """Multiply the weights at the branches' ends by `survival`, for good: the model alone then computes what it
+        computes here in eval mode. Call it once, after the training."""
+        parameters = dict(self.net.model.named_parameters())
+        with torch.no_grad():
+            for name, factor in self._scaled.items():
+                parameters[name].mul_(factor)
+
+    def __enter__(self) -> Scheduled:
+        self._before = self.net.model.__dict__.get("forward")
+        self.net.model.forward = self._forward
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _set_forward(self.net.model, self._before)
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        model = self.net.model
+        if not model.training:
+            _set_forward(model, self._before)
+            try:
+                parameters: dict[str, Tensor] = dict(model.named_parameters())
+                scaled = {name: parameters[name] * factor for name, factor in self._scaled.items()}
+                return torch.func.functional_call(model, scaled, args, kwargs)
+            finally:
+                model.forward = self._forward
+        if args and kwargs:
+            raise InputError("`inputs` must be all positional or all named, as the example of `unravel` was.")
+        blocks = len(self.net.blocks)
+        drawn = self._schedule.running(blocks, self.step, generator_for(self._seed, "blocks", self.step))
+        self.step += 1
+        self.running = tuple(sorted(drawn))
+        arrangement = self.net.intact.without(*(i for i in range(blocks) if i not in drawn))
+        return self._graph(kwargs or args, arrangement)
+
+
+def _set_forward(model: nn.Module, forward: Any) -> None:
+    """Give a model the forward of its own that it had before it was replaced, or that of its class."""
+    if forward is None:
+        model.__dict__.pop("forward", None)
+    else:
+        model.forward = forward

@@ -1,0 +1,251 @@
+"""Blocks that come and go while a network trains: which run, what they leave alone, and what eval mode computes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import resect
+from resect.models.resnet import CifarResNet
+from resect.network.schedules import NAMES, FixedCount, Full, Progressive, StochasticDepth, named
+from resect.network.unraveled import Unraveled
+
+
+def draws(schedule: Full, blocks: int, steps: range) -> list[frozenset[int]]:
+    return [schedule.running(blocks, step, torch.Generator().manual_seed(step)) for step in steps]
+
+
+@given(blocks=st.integers(1, 60), data=st.data())
+def test_a_fixed_count_runs_exactly_that_many_blocks(blocks: int, data: st.DataObject) -> None:
+    keep = data.draw(st.integers(1, blocks))
+    for drawn in draws(FixedCount(keep), blocks, range(5)):
+        assert len(drawn) == keep
+        assert drawn <= set(range(blocks))
+    assert FixedCount(keep).survival(blocks) == (keep / blocks,) * blocks
+
+
+def test_every_block_runs_equally_often_under_a_fixed_count() -> None:
+    counts = torch.zeros(9)
+    for drawn in draws(FixedCount(4), 9, range(900)):
+        counts[list(drawn)] += 1
+    # binomial with p = 4/9: 5 standard deviations of 900 draws
+    assert (counts - 400).abs().max() < 5 * (900 * 4 / 9 * 5 / 9) ** 0.5
+
+
+def test_stochastic_depth_survives_as_the_paper_says() -> None:
+    # Huang et al. 2016, section 3: p_l = 1 - l/L (1 - p_L); with L = 54 and p_L = 0.5 about 40 blocks run.
+    survival = StochasticDepth(0.5).survival(54)
+    assert survival[-1] == 0.5
+    assert survival[0] == pytest.approx(1 - 0.5 / 54)
+    assert sum(survival) == pytest.approx(40.25)
+    counts = torch.zeros(54)
+    for drawn in draws(StochasticDepth(0.5), 54, range(600)):
+        counts[list(drawn)] += 1
+    expected = torch.tensor(survival)
+    assert ((counts / 600 - expected).abs() < 5 * (expected * (1 - expected) / 600).sqrt() + 1e-6).all()
+
+
+@given(blocks=st.integers(1, 60), steps=st.integers(1, 50), data=st.data())
+def test_progressive_grows_to_the_whole_network(blocks: int, steps: int, data: st.DataObject) -> None:
+    keep = data.draw(st.integers(1, blocks))
+    schedule = Progressive(keep, steps)
+    sizes = [len(drawn) for drawn in draws(schedule, blocks, range(steps + 2))]
+    assert sizes[0] == keep
+    assert sizes == sorted(sizes)
+    assert sizes[steps:] == [blocks, blocks]
+    assert schedule.survival(blocks) == (1.0,) * blocks
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("fixed", {}, "one of full, fixed-count, stochastic-depth, progressive, got 'fixed'"),
+        ("fixed-count", {}, "`keep` must say how many blocks run"),
+        ("fixed-count", {"keep": 0}, "`keep` must be a whole number of at least 1, got 0"),
+        ("full", {"keep": 3}, "`keep` must be left out for the schedule full"),
+        ("stochastic-depth", {"survival": 1.5}, "above 0 and at most 1, got 1.5"),
+        ("progressive", {"keep": 2, "survival": 0.5}, "`survival` must be left out"),
+    ],
+)
+def test_what_is_no_schedule(name: str, settings: dict[str, float], message: str) -> None:
+    with pytest.raises(resect.InputError, match=message):
+        named(name, **settings)
+
+
+def test_all_names_make_a_schedule() -> None:
+    needs = {"fixed-count": {"keep": 2}, "progressive": {"keep": 2}}
+    made = [type(named(name, **needs.get(name, {}), steps=9)) for name in NAMES]
+    assert made == [Full, FixedCount, StochasticDepth, Progressive]
+
+
+class Convolutions(torch.overrides.TorchFunctionMode):
+    """Counts the convolutions that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[Tensor] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if "conv" in getattr(function, "__name__", str(function)):
+            self.weights.append(args[1])
+        return function(*args, **(kwargs or {}))
+
+
+def test_deleted_branches_are_not_computed_and_get_no_gradient(net: Unraveled, resnet: CifarResNet, batch) -> None:
+    with net.schedule(resect.schedules.FixedCount(4), seed=3) as scheduled:
+        resnet.train()
+        seen = set()
+        for step in range(4):
+            before = copy.deepcopy(resnet.state_dict())
+            resnet.zero_grad(set_to_none=True)
+            with Convolutions() as counted:
+                loss = F.cross_entropy(resnet(batch[0]), batch[1])
+            loss.backward()
+            running = scheduled.running
+            assert (scheduled.step, len(running)) == (step + 1, 4)
+            ran = {id(weight) for weight in counted.weights}
+            for i, block in enumerate(resnet.blocks):
+                on = i in running
+                assert (id(block.c1.weight) in ran, id(block.c2.weight) in ran) == (on, on)
+                branch = [*block.bn1.parameters(), *block.c1.parameters(), *block.bn2.parameters()]
+                assert all((parameter.grad is not None) == on for parameter in [*branch, block.c2.weight])
+                assert torch.equal(before[f"blocks.{i}.bn1.running_mean"], block.bn1.running_mean) != on
+            seen.add(running)
+        assert len(seen) > 1
+    assert "forward" not in resnet.__dict__
+
+
+def test_a_step_computes_what_the_network_without_the_blocks_computes(
+    net: Unraveled, resnet: CifarResNet, batch
+) -> None:
+    with net.schedule(FixedCount(5)) as scheduled:
+        resnet.train()
+        found = resnet(batch[0])
+    x = resnet.stem(batch[0])
+    for i, block in enumerate(resnet.blocks):
+        x = block(x) if i in scheduled.running else block.sc(x)
+    assert torch.equal(found, resnet.fc(F.relu(resnet.bn(x)).mean((2, 3))))
+
+
+def test_draws_depend_on_seed_and_step_alone(net: Unraveled, resnet: CifarResNet, batch) -> None:
+    def run(seed: int, first: int, count: int) -> list[tuple[int, ...]]:
+        with net.schedule(FixedCount(4), seed=seed) as scheduled:
+            scheduled.step = first
+            resnet.train()
+            found = []
+            for _ in range(count):
+                resnet(batch[0])
+                found.append(scheduled.running)
+            return found
+
+    whole = run(0, 0, 6)
+    assert run(0, 2, 4) == whole[2:]
+    assert run(1, 0, 6) != whole
+
+
+def test_eval_mode_scales_every_branch_by_its_survival(net: Unraveled, resnet: CifarResNet, batch) -> None:
+    resnet.eval()
+    plain = resnet(batch[0])
+    with net.schedule(StochasticDepth(0.4)) as scheduled:
+        found = resnet(batch[0])
+        x = resnet.stem(batch[0])
+        for block, factor in zip(resnet.blocks, StochasticDepth(0.4).survival(9), strict=True):
+            branch = block.c2(F.relu(block.bn2(block.c1(F.relu(block.bn1(x))))))
+            x = block.sc(x) + factor * branch
+        expected = resnet.fc(F.relu(resnet.bn(x)).mean((2, 3)))
+        assert torch.allclose(found, expected, atol=1e-5)
+        assert not torch.allclose(found, plain, atol=1e-3)
+        kept = copy.deepcopy(resnet.state_dict())
+        scheduled.fold()
+    assert torch.equal(resnet(batch[0]), found)
+    changed = {name for name, value in resnet.state_dict().items() if not torch.equal(value, kept[name])}
+    assert changed == {f"blocks.{i}.c2.weight" for i in range(9)}
+
+
+def test_without_correction_eval_mode_is_the_model_itself(net: Unraveled, resnet: CifarResNet, batch) -> None:
+    plain = resnet.eval()(batch[0])
+    with net.schedule(FixedCount(3), correction=False):
+        assert torch.equal(resnet(batch[0]), plain)
+
+
+@pytest.mark.parametrize("tail", ["batch norm", "linear with bias", "layer scale", "sum"])
+def test_tails_of_branches_are_found(tail: str) -> None:
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(8, 8)
+            self.other = nn.Linear(8, 8)
+            self.norm = nn.BatchNorm1d(8)
+            self.scale = nn.Parameter(torch.rand(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = torch.tanh(self.one(x))
+            if tail == "batch norm":
+                return self.norm(self.other(hidden))
+            if tail == "linear with bias":
+                return self.other(hidden).view(-1, 8)
+            if tail == "layer scale":
+                return torch.tanh(self.other(hidden)) * self.scale
+            return self.other(hidden) + self.norm(hidden)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = Branch()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.branch(x)
+
+    model, x = Model().eval(), torch.randn(4, 8)
+    net = resect.unravel(model, x)
+    expected = x + 0.25 * model.branch(x)
+    with net.schedule(StochasticDepth(0.25)) as scheduled:
+        found = model(x)
+        scheduled.fold()
+    assert torch.allclose(found, model(x), atol=1e-6)
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_a_branch_that_ends_in_no_weights_cannot_be_corrected() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.relu(self.inner(x))
+
+    net = resect.unravel(Gated(), torch.zeros(2, 8))
+    with pytest.raises(resect.InputError, match=r"block 0 \(inner\) ends in no weights of its own.*correction=False"):
+        net.schedule(StochasticDepth(0.5))
+    net.schedule(StochasticDepth(0.5), correction=False)
+
+
+def test_shared_weights_cannot_be_corrected() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x + self.inner(torch.tanh(x))
+            return x + self.inner(torch.tanh(x))
+
+    net = resect.unravel(Twice(), torch.zeros(2, 8))
+    with pytest.raises(resect.InputError, match="`correction` must be off"):
+        net.schedule(FixedCount(1))
+
+
+def test_more_blocks_than_there_are_cannot_be_kept(net: Unraveled, resnet: CifarResNet, batch) -> None:
+    with (
+        net.schedule(FixedCount(10)),
+        pytest.raises(resect.InputError, match="at most the number of blocks, 9, got 10"),
+    ):
+        resnet.train()(batch[0])
+    assert "forward" not in resnet.__dict__
