@@ -14,15 +14,17 @@ from resect.cli._options import Setting, batch_option, data_options, model_optio
 from resect.cli._progress import Track, progress_bars
 from resect.data import Samples, load_samples
 from resect.errors import InputError
-from resect.models.specs import LoadedModel, load_model
+from resect.models.specs import SHIPPED, LoadedModel, bare_name, load_model
 from resect.report.console import answers_table
 from resect.report.page import write_report
 from resect.runs.folder import RunFolder, digest
+from resect.studies.recipes import NAMES, load_template
 from resect.studies.study import Settings, Subjects, load_beside, run_study, split_spec, study_numbers
 from resect.studies.train import TrainingJob, train_network
-from resect.training.loop import Recipe
+from resect.training.loop import Watch
+from resect.training.recipe import Recipe
 
-MODEL, DATA, CONTROL = "resect:resnet110-digits", "digits", "resect:vgg15-digits"
+MODEL, DATA = "resect:resnet110-digits", "digits"
 
 
 @click.command()
@@ -35,9 +37,7 @@ MODEL, DATA, CONTROL = "resect:resnet110-digits", "digits", "resect:vgg15-digits
     help="A shallower, deeper, narrower ... network to set "
     "beside it; a resect: network without weights is trained first. Repeatable.",
 )
-@click.option(
-    "--control", metavar="SPEC[@FILE]", help="The plain network; resect:vgg15-digits where the data are digits."
-)
+@click.option("--control", metavar="SPEC[@FILE]", help="The plain network; by default resect:vgg15-digits for digits.")
 @click.option("--plain", is_flag=True, help="Take the network as a plain one: lesion its layers.")
 @click.option(
     "--repeats",
@@ -54,7 +54,7 @@ MODEL, DATA, CONTROL = "resect:resnet110-digits", "digits", "resect:vgg15-digits
     type=click.IntRange(min=1),
     help="Sampled single paths of each length and batch.",
 )
-@click.option("--retrain", is_flag=True, help="Train the shipped digits networks anew first.")
+@click.option("--retrain", is_flag=True, help="Train the shipped networks anew first.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; one under runs/ by default.")
 @model_options
 @data_options
@@ -91,8 +91,9 @@ def study(
         plain=plain,
     )
     samples = setting.samples()
-    if control is None and data == DATA and not plain:
-        control = CONTROL
+    kind = data.partition(":")[0]
+    if control is None and not plain and f"vgg15-{kind}" in SHIPPED:
+        control = f"resect:vgg15-{kind}"
     asked = {**asdict(setting), **asdict(settings), "control": control, "beside": list(beside), "retrain": retrain}
     asked |= {
         "checkpoint": str(setting.checkpoint) if setting.checkpoint else None,
@@ -115,6 +116,10 @@ def study(
         console.print(f"The study {done}. Report: {report}", soft_wrap=True)
 
 
+def _shipped(spec: str) -> bool:
+    return spec.removeprefix("resect:") in SHIPPED
+
+
 def _slug(spec: str) -> str:
     name = Path(spec).stem if "/" in spec else spec.rpartition(":")[2]
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
@@ -126,22 +131,24 @@ def _subjects(setting: Setting, samples: Samples, folder: RunFolder, track: Trac
     networks = folder.path / "networks"
 
     def trained(spec: str, *, retrain: bool = False) -> Path | None:
-        name = spec.removeprefix("resect:").removesuffix("-digits")
-        if not spec.startswith("resect:") or (spec.endswith("-digits") and not retrain):
+        name = bare_name(spec.removeprefix("resect:"))
+        if not spec.startswith("resect:") or (_shipped(spec) and not retrain):
             return None
-        if setting.data is None or setting.data.partition(":")[0] not in ("digits", "cifar10"):
+        kind = (setting.data or "").partition(":")[0]
+        if setting.data is None or kind not in NAMES:
             raise InputError(f"{spec} has no weights for {setting.data}: pass them as {spec}@FILE.")
         file = networks / f"{name}.safetensors"
         load_model(f"resect:{name}", samples=samples)  # refuses an unknown name before anything is written
         if not file.exists():
             folder.open()
-            _train(TrainingJob(name, setting.data, file, Recipe(seed=setting.seed), {}, setting.device), track)
+            recipe = Recipe(**load_template(kind).settings | {"seed": setting.seed})
+            _train(TrainingJob(name, setting.data, file, recipe, device=setting.device, template=kind), track)
         return file
 
     def load(spec: str, checkpoint: Path | None) -> LoadedModel:
         arguments = parse_arguments(setting.model_args) if spec == setting.model else None
-        if asked["retrain"] and spec.endswith("-digits"):
-            bare = spec.removesuffix("-digits")
+        if asked["retrain"] and _shipped(spec):
+            bare = f"resect:{bare_name(spec.removeprefix('resect:'))}"
             found = load_model(bare, checkpoint=trained(spec, retrain=True), samples=samples)
             return setting.placed(replace(found, spec=spec))
         loaded = load_model(spec, checkpoint=checkpoint, arguments=arguments, samples=samples, seed=setting.seed)
@@ -149,7 +156,7 @@ def _subjects(setting: Setting, samples: Samples, folder: RunFolder, track: Trac
 
     def beside(text: str) -> LoadedModel:
         spec, checkpoint = split_spec(text)
-        if asked["retrain"] and spec.endswith("-digits"):
+        if asked["retrain"] and _shipped(spec):
             return load(spec, checkpoint)
         return setting.placed(load_beside(text, samples, setting.seed, trained))
 
@@ -164,4 +171,4 @@ def _subjects(setting: Setting, samples: Samples, folder: RunFolder, track: Trac
 def _train(job: TrainingJob, track: Track) -> None:
     images = len(load_samples(job.data, split="train")) * job.recipe.epochs
     advance = track(f"training {job.model}", images)
-    train_network(job, lambda seen, loss: advance(seen))
+    train_network(job, Watch(step=lambda seen, loss: advance(seen)))

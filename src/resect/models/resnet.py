@@ -19,6 +19,8 @@ class CifarResNet(nn.Module):
         classes: of the output.
         preactivation: batch norm and ReLU before each convolution (the paper's form), or the original form with
             them after it.
+        branches: of every block, x + f1(x) + f2(x) + ... (multi-residual networks, Abdi and Nahavandi 2016, arXiv
+            1609.05672): more paths at equal depth.
 
     Shapes:
         input (B, channels, H, W) float, output (B, classes) logits.
@@ -28,10 +30,18 @@ class CifarResNet(nn.Module):
     """
 
     def __init__(
-        self, depth: int, width: int = 16, channels: int = 3, classes: int = 10, preactivation: bool = True
+        self,
+        depth: int,
+        width: int = 16,
+        channels: int = 3,
+        classes: int = 10,
+        preactivation: bool = True,
+        branches: int = 1,
     ) -> None:
         super().__init__()
-        _check_sizes(depth=depth, width=width, channels=channels, classes=classes)
+        check_sizes(depth=depth, width=width, channels=channels, classes=classes, branches=branches)
+        if branches > 1 and not preactivation:
+            raise SpecError(f"`branches` must be 1 in the original form, got {branches}. Only pre-activation has more.")
         if (depth - 2) % 6 or depth < 8:
             below = max(8, depth - (depth - 2) % 6)
             raise SpecError(
@@ -45,12 +55,16 @@ class CifarResNet(nn.Module):
         for stage in range(3):
             outside = width * 2**stage
             for position in range((depth - 2) // 6):
-                blocks.append(block(inside, outside, stride=2 if stage and not position else 1))
+                stride = 2 if stage and not position else 1
+                if branches > 1:
+                    blocks.append(MultiResidualBlock(inside, outside, stride, branches))
+                else:
+                    blocks.append(block(inside, outside, stride))
                 inside = outside
         self.blocks = nn.ModuleList(blocks)
         self.bn = nn.BatchNorm2d(inside if preactivation else width)
         self.fc = nn.Linear(inside, classes)
-        _initialise(self)
+        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, channels, H, W)."""
@@ -65,8 +79,8 @@ class CifarResNet(nn.Module):
         return logits
 
 
-class PreactivationBlock(nn.Module):
-    """skip(x) + conv(relu(bn(conv(relu(bn(x))))))."""
+class _Branch(nn.Module):
+    """conv(relu(bn(conv(relu(bn(x))))))."""
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
@@ -74,12 +88,39 @@ class PreactivationBlock(nn.Module):
         self.c1 = nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outside)
         self.c2 = nn.Conv2d(outside, outside, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inside, H, W) to (B, outside, H/stride, W/stride)."""
+        found: Tensor = self.c2(F.relu(self.bn2(self.c1(F.relu(self.bn1(x))))))
+        return found
+
+
+class PreactivationBlock(_Branch):
+    """skip(x) + conv(relu(bn(conv(relu(bn(x))))))."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__(inside, outside, stride)
         self.sc = _shortcut(inside, outside, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inside, H, W) to (B, outside, H/stride, W/stride)."""
-        branch = self.c2(F.relu(self.bn2(self.c1(F.relu(self.bn1(x))))))
-        total: Tensor = self.sc(x) + branch
+        total: Tensor = self.sc(x) + super().forward(x)
+        return total
+
+
+class MultiResidualBlock(nn.Module):
+    """skip(x) + f1(x) + f2(x) + ..., each f a pre-activation branch of its own."""
+
+    def __init__(self, inside: int, outside: int, stride: int, branches: int) -> None:
+        super().__init__()
+        self.sc = _shortcut(inside, outside, stride)
+        self.branches = nn.ModuleList(_Branch(inside, outside, stride) for _ in range(branches))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inside, H, W) to (B, outside, H/stride, W/stride)."""
+        total: Tensor = self.sc(x)
+        for branch in self.branches:
+            total = total + branch(x)
         return total
 
 
@@ -106,13 +147,15 @@ def _shortcut(inside: int, outside: int, stride: int) -> nn.Module:
     return nn.Conv2d(inside, outside, 1, stride=stride, bias=False)
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
+    """He initialisation of all convolutions."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
 
 
-def _check_sizes(**sizes: int) -> None:
+def check_sizes(**sizes: int) -> None:
+    """Raise SpecError unless all are whole numbers of at least 1."""
     for name, value in sizes.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise SpecError(f"`{name}` must be a whole number of at least 1, got {value!r}.")

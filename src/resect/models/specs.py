@@ -16,20 +16,30 @@ from torch import Tensor, nn
 
 from resect.data.samples import Samples
 from resect.data.specs import call_factory
-from resect.errors import SpecError
+from resect.errors import CheckpointError, SpecError
 from resect.models.checkpoints import check_finite, load_checkpoint
+from resect.models.highway import CifarHighway
 from resect.models.resnet import CifarResNet
 from resect.models.vgg import Vgg15
 from resect.training.seeds import seeded
 
 Value = str | int | float | bool
 KINDS = ("resect", "torchvision", "timm", "hf", "py")
-SHIPPED = ("resnet110-digits", "vgg15-digits")
+_WEIGHTS = resources.files("resect.models") / "weights"
+SHIPPED = tuple(sorted(file.name.removesuffix(".json") for file in _WEIGHTS.iterdir() if file.name.endswith(".json")))
 _PARTS = re.compile(
-    r"(?P<name>resnet(?P<depth>\d+)|vgg15)(?:-w(?P<width>\d+))?(?P<original>-original)?(?P<digits>-digits)?"
+    r"(?P<name>(?P<kind>resnet|highway)(?P<depth>\d+)|vgg15)(?:-w(?P<width>\d+))?(?:-x(?P<branches>\d+))?"
+    r"(?P<original>-original)?(?P<trained>-(?P<data>digits|cifar10)(?:-[a-z0-9-]+)?)?"
 )
-_NAMES = ("resnet20", "resnet56", "resnet110", "resnet110-original", "vgg15", *SHIPPED)
+_NAMES = ("resnet20", "resnet56", "resnet110", "resnet110-original", "resnet56-x2", "highway27", "vgg15", *SHIPPED)
+_IMAGES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
 _DIGITS_WIDTH = {"vgg15": 16}
+
+
+def bare_name(shipped: str) -> str:
+    """The network of shipped weights: "resnet110" for "resnet110-cifar10-keep23"."""
+    parts = _PARTS.fullmatch(shipped)
+    return shipped.removesuffix(parts["trained"] or "") if parts else shipped
 
 
 @dataclass(frozen=True)
@@ -61,9 +71,9 @@ def load_model(
 
     Args:
         spec: `resect:resnet110` (pre-activation; any depth 6m+2), `resect:resnet110-w8` (width 8),
-            `resect:resnet110-original`, `resect:vgg15`, `resect:resnet110-digits` and `resect:vgg15-digits` (with
-            shipped weights), `torchvision:NAME`, `timm:NAME`, `hf:ID` or `hf:FOLDER`, `py:pkg.mod:factory` (returns a
-            module, or a module and an example).
+            `resect:resnet56-x2` (two branches a block), `resect:resnet110-original`, `resect:highway27` (any multiple
+            of 3), `resect:vgg15`, those of `SHIPPED` (`resect:resnet110-digits`; with weights), `torchvision:NAME`,
+            `timm:NAME`, `hf:ID` or `hf:FOLDER`, `py:pkg.mod:factory` (returns a module, or a module and an example).
         checkpoint: weights to load. Without, and without pretrained=true, the weights are random.
         arguments: keyword arguments of the model, e.g. {"width": 32}, {"pretrained": True}.
         samples: the data that the model will see; its channels, classes and size are taken over where not given.
@@ -87,8 +97,9 @@ def load_model(
 
 
 _KNOWN = (
-    "Known are resect:resnet110, resect:resnet110-w8 (width 8), resect:resnet110-original, resect:vgg15 "
-    "(with -digits for shipped weights), torchvision:NAME, timm:NAME, hf:ID and py:pkg.mod:factory."
+    "Known are resect:resnet110, resect:resnet110-w8 (width 8), resect:resnet110-x2 (two branches a block), "
+    "resect:resnet110-original, resect:highway27, resect:vgg15, those with weights "
+    f"({', '.join(f'resect:{name}' for name in SHIPPED)}), torchvision:NAME, timm:NAME, hf:ID and py:pkg.mod:factory."
 )
 
 
@@ -103,42 +114,55 @@ def _hint(spec: str, kind: str) -> str:
 
 def _resect(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
     parts = _PARTS.fullmatch(name)
-    if not parts or (parts["name"] == "vgg15" and parts["original"]):
+    if not parts or (parts["kind"] != "resnet" and (parts["original"] or parts["branches"])):
         raise SpecError(f"unknown model spec {spec!r}.{_hint(spec, 'resect')} {_KNOWN}")
-    shipped = parts["digits"] is not None
+    shipped = parts["trained"] is not None
     if shipped and name not in SHIPPED:
-        bare = name.removesuffix("-digits")
+        bare = bare_name(name)
         raise SpecError(
             f"no weights are shipped for {spec}, only for {', '.join(SHIPPED)}. Train them with "
-            f"`resect train digits --model {bare} --out {name}.safetensors`, and load them with "
+            f"`resect train {parts['data']} --model {bare} --out {name}.safetensors`, and load them with "
             f"`resect:{bare} --checkpoint {name}.safetensors`."
         )
-    images = (1, 8, 8) if samples is None and shipped else _image_shape(samples)
-    # a few samples of one's own may lack some of the ten digits
+    images = _IMAGES[parts["data"]] if samples is None and shipped else _image_shape(samples)
+    # a few samples of one's own may lack some of the ten classes
     classes = None if samples is None or shipped else samples.classes
     settings: dict[str, Any] = {"channels": images[0], "classes": classes or 10}
-    if parts["name"] == "vgg15":
+    if parts["kind"] == "resnet":
+        settings |= {"depth": int(parts["depth"]), "preactivation": parts["original"] is None}
+        settings |= {"branches": int(parts["branches"])} if parts["branches"] else {}
+    elif parts["kind"] == "highway":
+        settings["blocks"] = int(parts["depth"])
+    else:
         if images[1] != images[2]:
             raise SpecError(f"{spec} takes square images, but the samples are {images[1]}x{images[2]}.")
         settings["size"] = images[1]
         settings["width"] = _DIGITS_WIDTH["vgg15"] if images[1] <= 8 else 64
-    else:
-        settings |= {"depth": int(parts["depth"]), "preactivation": parts["original"] is None}
     if parts["width"]:
         settings["width"] = int(parts["width"])
     settings |= arguments
+    makers: dict[str | None, type[nn.Module]] = {"resnet": CifarResNet, "highway": CifarHighway, None: Vgg15}
     try:
-        module = Vgg15(**settings) if parts["name"] == "vgg15" else CifarResNet(**settings)
+        module = makers[parts["kind"]](**settings)
     except TypeError as error:
         raise SpecError(f"{spec} does not take these arguments: {error}.") from error
     example = _example(samples) if samples else torch.zeros(1, settings["channels"], *images[1:])
-    if not shipped:
-        return LoadedModel(module, spec, example)
-    folder = resources.files("resect.models") / "weights"
-    with resources.as_file(folder / f"{name}.safetensors") as path:
-        load_checkpoint(module, path)
-    card = json.loads((folder / f"{name}.json").read_text())
+    card = _load_shipped(module, name) if shipped else None
     return LoadedModel(module, spec, example, card)
+
+
+def _load_shipped(module: nn.Module, name: str) -> dict[str, Any]:
+    """Load shipped weights; return their card."""
+    card: dict[str, Any] = json.loads((_WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
+    with resources.as_file(_WEIGHTS / f"{name}.safetensors") as path:
+        large = Path(__file__).parents[3] / "weights" / path.name  # too large for the package; in the repository only
+        if not path.is_file() and not large.is_file():
+            raise CheckpointError(
+                f"the weights {path.name} are too large for the package. Take weights/{path.name} from the repository "
+                f"of resect, and load them with `resect:{bare_name(name)} --checkpoint {path.name}`."
+            )
+        load_checkpoint(module, path if path.is_file() else large)
+    return card
 
 
 def _image_shape(samples: Samples | None) -> tuple[int, int, int]:

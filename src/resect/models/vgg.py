@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resect.errors import SpecError
-from resect.models.resnet import _check_sizes, _initialise
+from resect.models.resnet import check_sizes, initialise
 
 _STAGES = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))  # convolutions, width factor
 
@@ -27,7 +27,7 @@ class Vgg15(nn.Module):
 
     def __init__(self, width: int = 64, channels: int = 3, classes: int = 10, size: int = 32) -> None:
         super().__init__()
-        _check_sizes(width=width, channels=channels, classes=classes, size=size)
+        check_sizes(width=width, channels=channels, classes=classes, size=size)
         if size & (size - 1) or size > 32:
             raise SpecError(f"`size` must be 1, 2, 4, 8, 16 or 32, got {size}.")
         unpooled = len(_STAGES) - (size.bit_length() - 1)
@@ -36,7 +36,7 @@ class Vgg15(nn.Module):
         inside = channels
         for stage, (convolutions, factor) in enumerate(_STAGES):
             for _ in range(convolutions):
-                layers.append(_Layer(inside, width * factor))
+                layers.append(Layer(inside, width * factor))
                 inside = width * factor
             if stage >= unpooled:
                 self.pooled_after.add(len(layers) - 1)
@@ -44,7 +44,7 @@ class Vgg15(nn.Module):
         self.hidden = nn.Linear(inside, inside, bias=False)
         self.bn = nn.BatchNorm1d(inside)
         self.fc = nn.Linear(inside, classes)
-        _initialise(self)
+        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, channels, size, size)."""
@@ -56,14 +56,14 @@ class Vgg15(nn.Module):
         return logits
 
 
-class _Layer(nn.Module):
+class Layer(nn.Module):
     """relu(bn(conv(x)))."""
 
-    def __init__(self, inside: int, outside: int) -> None:
+    def __init__(self, inside: int, outside: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inside, outside, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(outside)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inside, H, W) to (B, outside, H, W)."""
+        """(B, inside, H, W) to (B, outside, H/stride, W/stride)."""
         return F.relu(self.bn(self.conv(x)))

@@ -1,0 +1,70 @@
+"""Highway networks for small images (Srivastava, Greff and Schmidhuber 2015, arXiv 1505.00387), in the residual form of
+the gate (Greff, Srivastava and Schmidhuber 2017, arXiv 1612.07771, section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from resect.errors import SpecError
+from resect.models.resnet import check_sizes, initialise
+from resect.models.vgg import Layer
+
+
+class CifarHighway(nn.Module):
+    """Three stages of highway blocks; a strided convolution, which is no block, leads from one stage to the next.
+
+    Args:
+        blocks: highway blocks, a multiple of 3.
+        width: channels of the first stage; the others have 2 and 4 times as many.
+        channels: of the images.
+        classes: of the output.
+        carry: minus the initial bias of the transform gates: at first they let sigmoid(-carry) of the transform pass.
+
+    Shapes:
+        input (B, channels, H, W) float, output (B, classes) logits.
+
+    Raises:
+        SpecError: `blocks` is no multiple of 3, or a size is below 1.
+    """
+
+    def __init__(self, blocks: int, width: int = 16, channels: int = 3, classes: int = 10, carry: float = 2.0) -> None:
+        super().__init__()
+        check_sizes(blocks=blocks, width=width, channels=channels, classes=classes)
+        if blocks % 3:
+            below = max(3, blocks - blocks % 3)
+            raise SpecError(
+                f"`blocks` of a highway network must be a multiple of 3, got {blocks}. The nearest are {below} and "
+                f"{below + 3}."
+            )
+        self.stem = Layer(channels, width)
+        stages: list[nn.Module] = []
+        for stage in range(3):
+            wide = width * 2**stage
+            layers: list[nn.Module] = [Layer(wide // 2, wide, stride=2)] if stage else []
+            stages.append(nn.Sequential(*layers, *(HighwayBlock(wide) for _ in range(blocks // 3))))
+        self.stages = nn.Sequential(*stages)
+        self.fc = nn.Linear(width * 4, classes)
+        initialise(self)
+        for part in self.modules():
+            if isinstance(part, HighwayBlock) and part.gate.bias is not None:
+                nn.init.constant_(part.gate.bias, -carry)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, channels, H, W)."""
+        logits: Tensor = self.fc(self.stages(self.stem(x)).mean((2, 3)))
+        return logits
+
+
+class HighwayBlock(nn.Module):
+    """x + T(x) (H(x) - x), which is H(x) T(x) + x (1 - T(x)). Without the branch, the transform gate T is closed."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.transform = Layer(width, width)
+        self.gate = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, H, W) to the same shape."""
+        total: Tensor = x + torch.sigmoid(self.gate(x)) * (self.transform(x) - x)
+        return total
