@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import resources
 from pathlib import Path
 
 import click
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -21,8 +23,9 @@ import resect
 from resect.cli import main
 from resect.cli._options import Setting
 from resect.data import load_samples
-from resect.models.specs import load_model
+from resect.models.specs import SHIPPED, load_model
 from resect.training.loop import evaluate
+from resect.training.recipe import Recipe
 
 NETWORK = ["digits", "--model", "resnet8", "--model-arg", "width=4", "--quiet"]
 SMALL = [*NETWORK, "--epochs", "6"]
@@ -81,8 +84,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, how: sig
         assert said.strip() == "Interrupted. A study or training, or a sweep with --out, goes on where it stopped."
     else:
         assert status == -signal.SIGKILL
-    epoch = torch.load(broken.with_suffix(".checkpoint"), weights_only=True)["epoch"]
-    assert 1 <= epoch < 40
+    assert 1 <= torch.load(broken.with_suffix(".checkpoint"), weights_only=True)["step"] < 40 * 21
     assert run(*LONG, "--out", broken).exit_code == 0
     expected, found = load_file(whole), load_file(broken)
     assert expected.keys() == found.keys()
@@ -110,11 +112,19 @@ def test_the_card_holds_the_error_of_the_written_weights(tmp_path: Path) -> None
 def test_what_cannot_be_trained(tmp_path: Path) -> None:
     out = ["--quiet", "--epochs", "1", "--out", tmp_path / "x.safetensors"]
     np.savez(tmp_path / "own.npz", inputs=np.zeros((4, 1, 8, 8)), targets=np.arange(4))
-    assert "it has one split" in refused(f"npz:{tmp_path}/own.npz", "--model", "resnet8", *out)
+    own = ["--data", f"npz:{tmp_path}/own.npz", "--model", "resnet8"]
+    assert "it has one split" in refused("digits", *own, *out)
     assert "trained already. Name resnet110 instead" in refused("digits", "--model", "resnet110-digits", *out)
     assert "6m+2, got 9. The nearest are 8 and 14" in refused("digits", "--model", "resnet9", *out)
     assert "unknown model spec" in refused("digits", "--model", "vgg16", *out)
-    assert "unknown data spec 'digit'. Did you mean digits?" in refused("digit", "--model", "resnet8", *out)
+    assert "unknown recipe 'digit'. Known are cifar10, digits" in refused("digit", "--model", "resnet8", *out)
+    data = ["digits", "--model", "resnet8", "--data"]
+    assert "unknown data spec 'digit'. Did you mean digits?" in refused(*data, "digit", *out)
+    assert "the recipe digits names no model. Give --model" in refused("digits", *out)
+    assert "`keep` must say how many blocks run" in refused(*data[:3], "--schedule", "fixed-count", *out)
+    assert "`keep` must be at most the number of blocks, 3, got 9" in refused(
+        *data[:3], "--schedule", "fixed-count", "--keep", "9", *out
+    )
     assert "`device` must be" in refused("digits", "--model", "resnet8", "--device", "tpu9", *out)
     assert "keep the loss finite" in refused("digits", "--model", "resnet8", "--learning-rate", "1e12", *out)
     assert [path.name for path in tmp_path.iterdir()] == ["own.npz"]
@@ -134,11 +144,109 @@ def test_a_checkpoint_that_does_not_belong_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_part_of_the_recipe_is_an_option() -> None:
-    from resect.training.loop import Recipe
-
     command = main.get_command(click.Context(main), "train")
     assert command is not None
-    assert set(Recipe().as_dict()) <= {parameter.name for parameter in command.params}
+    assert set(Recipe.names()) <= {parameter.name for parameter in command.params}
+
+
+def test_a_recipe_file_and_options_that_go_before_it(tmp_path: Path) -> None:
+    recipe, out = tmp_path / "own.yaml", tmp_path / "x.safetensors"
+    recipe.write_text(
+        "model: resnet8\ndata: digits\narguments: {width: 4}\nepochs: 2\nschedule: fixed-count\nkeep: 2\nflip: true\n"
+    )
+    result = run(recipe, "--epochs", "1", "--no-flip", "--quiet", "--out", out)
+    assert result.exit_code == 0, result.output
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert card["recipe"] == Recipe(epochs=1, schedule="fixed-count", keep=2).as_dict()
+    assert card["model"] == "resect:resnet8"
+    assert card["arguments"] == {"width": 4}
+    assert card["command"].endswith(
+        f"{recipe} --model resnet8 --model-arg width=4 --epochs 1 --no-flip --out x.safetensors"
+    )
+    assert card["test_error_uncorrected"] != card["test_error"]
+    first = load_file(out)
+    again = [*card["command"].split()[2:-1], str(out), "--quiet"]  # the card's command, to another folder
+    assert run(*again).exit_code == 0
+    assert all(torch.equal(value, first[name]) for name, value in load_file(out).items())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1", "must hold settings, one a line"),
+        ("epoch: 3", "has unknown settings: epoch. Known are"),
+        ("learning_rate: fast", "`learning_rate` of"),
+        ("flip: 1", "`flip` of"),
+        ("a: [", "must be YAML"),
+        ("epochs: 0", "`epochs` must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_recipe_files_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(text)
+    assert message in refused(recipe, "--model", "resnet8", "--data", "digits", "--out", tmp_path / "x.safetensors")
+    assert "there is no file" in refused(tmp_path / "none.yaml", "--model", "resnet8")
+
+
+def commands() -> list[list[str]]:
+    """The words of the commands on the cards of shipped weights."""
+    folder = resources.files("resect.models") / "weights"
+    return [json.loads((folder / f"{name}.json").read_text())["command"].split() for name in SHIPPED]
+
+
+@pytest.mark.parametrize("words", commands(), ids=SHIPPED)
+def test_the_commands_on_the_cards_train(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if words[2] == "cifar10":
+        if "RESECT_CIFAR10" not in os.environ:
+            pytest.skip("RESECT_CIFAR10 names no folder with CIFAR-10")
+        for split in ("train", "test"):  # its first 128 images
+            file = f"{split}-00000-of-00001.parquet"
+            pd.read_parquet(Path(os.environ["RESECT_CIFAR10"]) / file).head(128).to_parquet(tmp_path / file)
+        monkeypatch.setenv("RESECT_CIFAR10", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    result = run(*words[2:], "--epochs", "1", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / words[-1]).is_file()
+
+
+def launched(processes: int, out: Path, *arguments: str, folder: Path) -> dict[str, torch.Tensor]:
+    """Train in `processes` processes on the CPU, started by `accelerate launch`."""
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_machines", "1"]
+    command += ["--num_processes", str(processes), "--num_cpu_threads_per_process", "1", "--mixed_precision", "no"]
+    command += ["--main_process_port", str(29500 + os.getpid() % 1000)]
+    done = subprocess.run(
+        [*command, "-m", "resect", "train", *arguments, "--quiet", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    return load_file(out)
+
+
+@pytest.mark.parametrize("schedule", [[], ["--schedule", "fixed-count", "--keep", "2"]], ids=["full", "fixed-count"])
+def test_two_processes_train_what_one_trains(tmp_path: Path, schedule: list[str]) -> None:
+    (tmp_path / "own.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Block(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.f = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32))\n"
+        "    def forward(self, x):\n"
+        "        return x + self.f(x)\n"
+        "def build():\n"
+        "    layers = [nn.Flatten(), nn.Linear(64, 32), *(Block() for _ in range(4)), nn.Linear(32, 10)]\n"
+        "    return nn.Sequential(*layers), torch.zeros(1, 1, 8, 8)\n"
+    )
+    recipe = ["digits", "--model", "py:own:build", "--epochs", "2", "--batch-size", "49", *schedule]
+    one = launched(1, tmp_path / "one.safetensors", *recipe, folder=tmp_path)
+    two = launched(2, tmp_path / "two.safetensors", *recipe, folder=tmp_path)
+    assert one.keys() == two.keys()
+    for name, value in one.items():  # batch norm would see half a batch; layer norm does not mind
+        assert torch.allclose(value.float(), two[name].float(), atol=2e-3), name
+    assert json.loads((tmp_path / "two.json").read_text())["test_error"] < 0.5
+    assert sorted(path.name for path in tmp_path.glob("two*")) == ["two.json", "two.safetensors"]
 
 
 @pytest.mark.parametrize("seed", [1, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from resect.data import load_samples
 from resect.models.resnet import CifarResNet
 from resect.models.vgg import Vgg15
 from resect.studies.train import TrainingJob, train_network
-from resect.training.loop import Recipe, _batches, _shifted, evaluate, train
+from resect.training.augment import Augmentation
+from resect.training.loop import Watch, _batches, _decay, evaluate, train
+from resect.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=3, batch_size=32, learning_rate=0.05)
 
@@ -29,23 +32,48 @@ def _same(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_an_interrupted_training_ends_at_the_same_weights(tmp_path: Path) -> None:
-    data = load_samples("digits", split="train", limit=96)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"schedule": "fixed-count", "keep": 2},
+        {"schedule": "stochastic-depth", "precision": "bfloat16", "channels_last": True},
+        {"schedule": "progressive", "keep": 1, "decay": "step", "flip": True, "border": "reflect"},
+    ],
+    ids=lambda changes: changes.get("schedule", "full"),
+)
+def test_an_interrupted_training_ends_at_the_same_weights(tmp_path: Path, changes: dict[str, object]) -> None:
+    data = load_samples("digits", split="train", limit=32 * 25)
+    recipe = replace(RECIPE, epochs=2, **changes)
     whole, broken, resumed = _network(), _network(), _network()
-    train(whole, data.inputs, data.targets, RECIPE)
-    steps = 0
+    train(whole, data.inputs, data.targets, recipe)
+    calls = []
 
     def stop(seen: int, loss: float) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == 5:  # in the middle of the second epoch of three steps
+        calls.append(seen)
+        if len(calls) == 5:  # steps 10, 20, 25, 35, 45: in the middle of the second epoch
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(broken, data.inputs, data.targets, RECIPE, checkpoint=tmp_path / "c", progress=stop)
-    train(resumed, data.inputs, data.targets, RECIPE, checkpoint=tmp_path / "c")
+        train(
+            broken, data.inputs, data.targets, recipe, checkpoint=tmp_path / "c", save_every=0, watch=Watch(step=stop)
+        )
+    assert torch.load(tmp_path / "c", weights_only=True)["step"] == 35
+    told: list[tuple[int, float]] = []
+    again = train(
+        resumed,
+        data.inputs,
+        data.targets,
+        recipe,
+        checkpoint=tmp_path / "c",
+        watch=Watch(step=lambda *call: told.append(call)),
+    )
     assert _same(whole, resumed)
     assert not _same(whole, _network())
+    assert told[0][0] == 35 * 32
+    assert math.isnan(told[0][1])  # the images of the earlier sitting
+    assert sum(seen for seen, _ in told) == len(data) * 2
+    assert [epoch["epoch"] for epoch in again.progress.curve] == [1, 2]
 
 
 def test_a_checkpoint_of_another_recipe_or_network_is_refused(tmp_path: Path) -> None:
@@ -76,31 +104,45 @@ def test_dropout_is_resumed_to_the_bit_and_leaves_the_global_state_alone(tmp_pat
         torch.manual_seed(0)
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Dropout(0.5), nn.Linear(32, 10))
 
-    def stop(seen: int, loss: float) -> None:
-        if (tmp_path / "c").exists():
+    def stop(epoch: int) -> None:
+        if epoch:
             raise KeyboardInterrupt
 
     whole, broken, resumed = network(), network(), network()
     state = torch.random.get_rng_state()
     train(whole, data.inputs, data.targets, RECIPE)
     with pytest.raises(KeyboardInterrupt):
-        train(broken, data.inputs, data.targets, RECIPE, checkpoint=tmp_path / "c", progress=stop)
+        train(broken, data.inputs, data.targets, RECIPE, checkpoint=tmp_path / "c", watch=Watch(epoch=stop))
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.rand(7)  # another process has another global state
-    calls: list[tuple[int, float]] = []
-    train(
-        resumed, data.inputs, data.targets, RECIPE, checkpoint=tmp_path / "c", progress=lambda *call: calls.append(call)
-    )
+    train(resumed, data.inputs, data.targets, RECIPE, checkpoint=tmp_path / "c")
     assert _same(whole, resumed)
-    assert calls[0][0] == 96
-    assert calls[0][1] != calls[0][1]  # NaN: the images of the earlier sitting
-    assert sum(seen for seen, _ in calls) == 96 * RECIPE.epochs
 
 
-def test_a_lone_last_sample_joins_the_batch_before() -> None:
-    assert [len(piece) for piece in _batches(torch.arange(33), 16)] == [16, 17]
-    assert [len(piece) for piece in _batches(torch.arange(34), 16)] == [16, 16, 2]
-    assert [len(piece) for piece in _batches(torch.arange(1), 16)] == [1]
+def test_what_is_watched_is_what_happened(tmp_path: Path) -> None:
+    data = load_samples("digits", split="train", limit=96)
+    epochs: list[int] = []
+    trained = train(_network(), data.inputs, data.targets, RECIPE, watch=Watch(epoch=epochs.append, logs=tmp_path))
+    assert epochs == [0, 1, 2, 3]
+    still = replace(RECIPE, epochs=1, learning_rate=1e-12, weight_decay=0.0, shift=0, batch_size=96)
+    first = train(_network(), data.inputs, data.targets, still).progress.curve[0]
+    logits = _network().train()(data.inputs)
+    assert first["loss"] == pytest.approx(nn.functional.cross_entropy(logits, data.targets).item(), rel=1e-5)
+    assert first["error"] == pytest.approx((logits.argmax(1) != data.targets).float().mean().item())
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    logged = events.Scalars("train/loss")
+    assert [event.step for event in logged] == [3, 6, 9]
+    assert logged[-1].value == pytest.approx(trained.progress.curve[-1]["loss"])
+
+
+def test_a_small_last_batch_joins_the_one_before() -> None:
+    assert [len(piece) for piece in _batches(torch.arange(33), 16, 2)] == [16, 17]
+    assert [len(piece) for piece in _batches(torch.arange(34), 16, 2)] == [16, 16, 2]
+    assert [len(piece) for piece in _batches(torch.arange(35), 16, 4)] == [16, 19]
+    assert [len(piece) for piece in _batches(torch.arange(1), 16, 2)] == [1]
     data = load_samples("digits", split="train", limit=33)
     network = Vgg15(width=4, channels=1, size=8)  # its last batch norm cannot train on one sample
     train(network, data.inputs, data.targets, replace(RECIPE, epochs=1, batch_size=16))
@@ -129,9 +171,13 @@ def test_training_learns_and_leaves_the_global_state_alone() -> None:
     assert loss == pytest.approx(nn.functional.cross_entropy(logits, test_set.targets).item(), rel=1e-4)
 
 
+def _augmented(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    return Augmentation.of(recipe, images)(images, torch.Generator().manual_seed(0))
+
+
 def test_shifts_move_whole_images() -> None:
     images = torch.arange(2 * 9, dtype=torch.float32).view(2, 1, 3, 3) + 1
-    moved = _shifted(images.repeat(50, 1, 1, 1), 1, torch.Generator().manual_seed(0))
+    moved = _augmented(images.repeat(50, 1, 1, 1), Recipe(shift=1))
     padded = nn.functional.pad(images, (1, 1, 1, 1), value=1.0)
     windows = [padded[:, :, i : i + 3, j : j + 3] for i in range(3) for j in range(3)]
     for position, image in enumerate(moved):
@@ -139,9 +185,82 @@ def test_shifts_move_whole_images() -> None:
     assert len({tuple(image.flatten().tolist()) for image in moved}) == 18
 
 
+def test_flips_mirror_half_of_the_images_and_borders_reflect() -> None:
+    image = torch.arange(2 * 9, dtype=torch.float32).view(1, 2, 3, 3)
+    many = _augmented(image.repeat(200, 1, 1, 1), Recipe(shift=0, flip=True))
+    mirrored = sum(torch.equal(found, image[0].flip(2)) for found in many)
+    assert sum(torch.equal(found, image[0]) for found in many) == 200 - mirrored
+    assert 65 <= mirrored <= 135  # 5 standard deviations
+    moved = _augmented(image.repeat(200, 1, 1, 1), Recipe(shift=2, border="reflect", flip=True))
+    padded = nn.functional.pad(image, (2, 2, 2, 2), mode="reflect")
+    windows = [padded[0, :, i : i + 3, j : j + 3] for i in range(5) for j in range(5)]
+    windows += [window.flip(2) for window in windows]
+    assert all(any(torch.equal(found, window) for window in windows) for found in moved)
+
+
+def test_a_share_is_augmented_as_in_the_whole_batch() -> None:
+    images = torch.randn(7, 1, 5, 5)
+    augment = Augmentation.of(Recipe(shift=1, flip=True), images)
+    whole = augment(images, torch.Generator().manual_seed(1))
+    for rank in range(2):
+        share = slice(rank, None, 2)
+        assert torch.equal(augment(images, torch.Generator().manual_seed(1), share), whole[share])
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape", "message"),
+    [
+        ({"flip": True, "shift": 0}, (4, 7), "`shift` and `flip` must be off for inputs that are no images"),
+        ({"shift": 5, "border": "reflect"}, (4, 1, 5, 5), "`shift` must be below the images' 5 pixels, got 5"),
+    ],
+)
+def test_inputs_that_cannot_be_augmented(changes: dict[str, object], shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(resect.InputError, match=message):
+        Augmentation.of(Recipe(**changes), torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "`epochs` must be a whole number of at least 1, got 0"),
+        ({"batch_size": 1}, "`batch_size` must be a whole number of at least 2"),
+        ({"decay": "cosine"}, "`decay` must be one of one-cycle, step, got 'cosine'"),
+        ({"warmup": 1.5}, "`warmup` must be between 0 and 1, got 1.5"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be above 0"),
+        ({"nesterov": True, "momentum": 0.0}, "`momentum` must be above 0 with `nesterov`"),
+        ({"schedule": "fixed-count"}, "`keep` must say how many blocks run"),
+        ({"precision": "float16"}, "`precision` must be one of float32, bfloat16"),
+    ],
+)
+def test_what_is_no_recipe(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(resect.InputError, match=message):
+        Recipe(**changes)
+
+
+def test_the_learning_rate_falls_in_steps() -> None:
+    recipe = Recipe(decay="step", warmup=0.25, learning_rate=0.08)
+    optimizer = torch.optim.SGD(_network().parameters(), lr=0.08)
+    decay = _decay(optimizer, recipe, 8)
+    found = []
+    for _ in range(8):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        decay.step()
+    assert found == pytest.approx([0.04, 0.08, 0.08, 0.08, 0.008, 0.008, 0.0008, 0.0008])
+
+
+def test_a_schedule_needs_blocks_that_fit() -> None:
+    data = load_samples("digits", split="train", limit=64)
+    with pytest.raises(resect.InputError, match="`schedule` must be full for a network without blocks"):
+        train(Vgg15(width=4, channels=1, size=8), data.inputs, data.targets, Recipe(schedule="stochastic-depth"))
+    with pytest.raises(resect.InputError, match="at most the number of blocks, 3, got 23"):
+        train(_network(), data.inputs, data.targets, Recipe(schedule="fixed-count", keep=23))
+
+
 def test_weights_and_card_are_written(tmp_path: Path) -> None:
     job = TrainingJob("resnet8", "digits", tmp_path / "r8.safetensors", replace(RECIPE, epochs=1), {"width": 4})
     card = train_network(job)
+    assert card is not None
     assert job.out.exists()
     assert not job.checkpoint.exists()
     assert card["command"] == (

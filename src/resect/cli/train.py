@@ -3,68 +3,110 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from resect.cli._options import SEED, parse_arguments
+from resect.cli._options import SEED, Decorated, parse_arguments
 from resect.data import load_samples
+from resect.errors import SpecError
+from resect.network import schedules
+from resect.studies.recipes import load_template
 from resect.studies.train import TrainingJob, train_network
-from resect.training.loop import Recipe
+from resect.training.loop import Watch
+from resect.training.recipe import Border, Decay, Precision, Recipe
+
+
+def recipe_options(function: Decorated) -> Decorated:
+    """One option for everything that a recipe says; without a default, as the recipe has one."""
+    count, positive = click.IntRange(min=1), click.FloatRange(min=0, min_open=True)
+    options = [
+        click.option("--schedule", type=click.Choice(schedules.NAMES), help="Which blocks run in a step."),
+        click.option("--keep", type=count, help="Blocks that run, of fixed-count and, at first, of progressive."),
+        click.option("--survival", type=positive, help="Probability of the last block, of stochastic-depth."),
+        click.option("--correction/--no-correction", default=None, help="Scale branches by how often they ran."),
+        click.option("--epochs", type=count),
+        click.option("--batch-size", type=click.IntRange(min=2), help="Over all processes together."),
+        click.option("--learning-rate", type=positive, help="Its peak."),
+        click.option("--decay", type=click.Choice(get_args(Decay)), help="Of the learning rate."),
+        click.option("--warmup", type=click.FloatRange(0, 1), help="Part of the steps up to the peak."),
+        click.option("--momentum", type=click.FloatRange(0, 1, max_open=True)),
+        click.option("--nesterov/--no-nesterov", default=None),
+        click.option("--weight-decay", type=click.FloatRange(min=0)),
+        click.option("--shift", type=click.IntRange(min=0), help="Random shifts of images, in pixels."),
+        click.option("--border", type=click.Choice(get_args(Border)), help="What shifts bring in."),
+        click.option("--flip/--no-flip", default=None, help="Mirror half of the images."),
+        click.option("--precision", type=click.Choice(get_args(Precision))),
+        click.option("--channels-last/--no-channels-last", default=None),
+        click.option("--seed", type=SEED),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 @click.command()
-@click.argument("data")
-@click.option("--model", required=True, metavar="NAME", help="A network of resect, e.g. resnet110 or vgg15.")
-@click.option("--out", type=click.Path(path_type=Path), help="Weights to write; NAME-DATA.safetensors by default.")
+@click.argument("recipe")
+@click.option("--model", metavar="SPEC", help="E.g. resnet110, vgg15 or torchvision:resnet18.")
+@click.option("--model-arg", "model_args", multiple=True, metavar="K=V", help="E.g. width=32; repeatable.")
+@click.option("--data", metavar="SPEC", help="Data with a train and a test split; the recipe's by default.")
+@click.option("--out", type=click.Path(path_type=Path), help="Weights to write; MODEL-DATA.safetensors by default.")
 @click.option(
     "--history",
     type=click.Path(file_okay=False, path_type=Path),
     help="A folder for the weights before and after every epoch, for `resect paths --checkpoints`.",
 )
-@click.option("--model-arg", "model_args", multiple=True, metavar="K=V", help="E.g. width=32; repeatable.")
-@click.option("--epochs", default=Recipe.epochs, show_default=True, type=click.IntRange(min=1))
-@click.option("--batch-size", default=Recipe.batch_size, show_default=True, type=click.IntRange(min=2))
-@click.option(
-    "--learning-rate", default=Recipe.learning_rate, show_default=True, type=click.FloatRange(min=0, min_open=True)
-)
-@click.option("--momentum", default=Recipe.momentum, show_default=True, type=click.FloatRange(0, 1, max_open=True))
-@click.option(
-    "--warmup",
-    default=Recipe.warmup,
-    show_default=True,
-    type=click.FloatRange(0, 1),
-    help="Part of the steps up to the peak.",
-)
-@click.option("--weight-decay", default=Recipe.weight_decay, show_default=True, type=click.FloatRange(min=0))
-@click.option(
-    "--shift", default=Recipe.shift, show_default=True, type=click.IntRange(min=0), help="Random shifts, in pixels."
-)
-@click.option("--seed", default=0, show_default=True, type=SEED)
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="A folder for TensorBoard.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@recipe_options
 def train(
-    data: str,
-    model: str,
+    recipe: str,
+    model: str | None,
+    model_args: tuple[str, ...],
+    data: str | None,
     out: Path | None,
     history: Path | None,
-    model_args: tuple[str, ...],
+    logs: Path | None,
     device: str,
     quiet: bool,
-    **recipe: Any,
+    **settings: Any,
 ) -> None:
-    """Train a network on DATA, e.g. `resect train digits --model resnet110`.
+    """Train a network by RECIPE: digits, cifar10 or a YAML file. Options that are given go before the recipe's.
 
-    Writes half-precision safetensors and a model card. An interrupted training goes on where it stopped.
+    `resect train digits --model resnet110`, `resect train cifar10 --model resnet110 --schedule fixed-count --keep 23`.
+
+    Writes half-precision safetensors and a model card. An interrupted training goes on where it stopped. On several
+    GPUs or machines: `accelerate launch -m resect train ... --device cuda`.
     """
+    template = load_template(recipe)
+    given = {name: value for name, value in settings.items() if value is not None}
+    chosen = Recipe(**template.settings | given)
+    model, data = model or template.model, data or template.data
+    if model is None or data is None:
+        raise SpecError(
+            f"the recipe {recipe} names no {'data' if model else 'model'}. Give --{'data' if model else 'model'}."
+        )
     name = model.removeprefix("resect:")
-    target = out or Path(f"{name}-{data.partition(':')[0]}.safetensors")
-    job = TrainingJob(name, data, target, Recipe(**recipe), parse_arguments(model_args), device, history)
-    images = len(load_samples(data, split="train")) * job.recipe.epochs
-    columns = (
+    target = out or Path(f"{name.replace(':', '-')}-{data.partition(':')[0]}.safetensors")
+    arguments = template.arguments | parse_arguments(model_args)
+    job = TrainingJob(model, data, target, chosen, arguments, device, recipe, history, logs)
+    console = Console(stderr=True)
+    with Progress(*_columns(), console=console, disable=quiet) as progress:
+        card = train_network(job, Watch(step=_follow(progress, job, name)))
+    if card:
+        console.print(
+            f"{target}: test error {card['test_error']:.2%} on {card['test_samples']} samples, "
+            f"{card['seconds']:.0f} s of training."
+        )
+
+
+def _columns() -> tuple[TextColumn | BarColumn | TimeElapsedColumn | TimeRemainingColumn, ...]:
+    return (
         TextColumn("training {task.fields[name]}"),
         BarColumn(),
         TextColumn("{task.percentage:3.0f} %  loss {task.fields[loss]:.3f}  {task.fields[rate]}"),
@@ -72,19 +114,18 @@ def train(
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=quiet) as progress:
-        task = progress.add_task("", total=images, name=name, loss=float("nan"), rate="")
 
-        def step(seen: int, loss: float) -> None:
-            if math.isnan(loss):  # those of earlier sittings, which say nothing about the speed of this one
-                progress.reset(task, completed=seen)
-                return
-            speed = progress.tasks[task].speed
-            progress.update(task, advance=seen, loss=loss, rate=f"{speed:.0f} images/s" if speed else "")
 
-        card = train_network(job, step)
-    console.print(
-        f"{target}: test error {card['test_error']:.2%} on {card['test_samples']} samples, "
-        f"{card['seconds']:.0f} s of training."
-    )
+def _follow(progress: Progress, job: TrainingJob, name: str) -> Callable[[int, float], None]:
+    """A bar of the images of the whole training."""
+    images = len(load_samples(job.data, split="train")) * job.recipe.epochs
+    task = progress.add_task("", total=images, name=name, loss=math.nan, rate="")
+
+    def step(seen: int, loss: float) -> None:
+        if math.isnan(loss):  # those of earlier sittings, which say nothing about the speed of this one
+            progress.reset(task, completed=seen)
+            return
+        speed = progress.tasks[task].speed
+        progress.update(task, advance=seen, loss=loss, rate=f"{speed:.0f} images/s" if speed else "")
+
+    return step

@@ -1,10 +1,11 @@
-"""Data specs: `digits`, `cifar10:DIR`, `npz:FILE`, `py:pkg.mod:factory`."""
+"""Data specs: `digits`, `cifar10[:DIR]`, `npz:FILE`, `py:pkg.mod:factory`."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 import io
+import os
 import traceback
 import zipfile
 import zlib
@@ -31,8 +32,9 @@ def load_samples(spec: str, *, split: Split = "test", limit: int | None = None, 
 
     Args:
         spec: `digits` (scikit-learn's 1,797 handwritten digits, (N, 1, 8, 8), shipped with it), `cifar10:DIR` (a
-            folder with the Hub's parquet files, (N, 3, 32, 32)), `npz:FILE` (arrays `inputs` and `targets`), or
-            `py:pkg.mod:factory` (a function that returns (inputs, targets) tensors or Samples).
+            folder with the Hub's parquet files, (N, 3, 32, 32); `cifar10` takes the folder of RESECT_CIFAR10),
+            `npz:FILE` (arrays `inputs` and `targets`), or `py:pkg.mod:factory` (a function that returns (inputs,
+            targets) tensors or Samples).
         split: "test" or "train"; an npz file and a factory have one split.
         limit: only the first samples.
         seed: of the split of `digits`. Weights belong to the seed that they were trained with, shipped ones to 0:
@@ -72,8 +74,11 @@ def _digits(split: Split, seed: int) -> Samples:
 
 def _cifar10(spec: str, folder: str, split: Split, limit: int | None) -> Samples:
     """The first images of a split; only those are decoded."""
+    folder = folder or os.environ.get("RESECT_CIFAR10", "")
     if not folder:
-        raise SpecError(f"{spec!r} must name the folder with CIFAR-10's parquet files: cifar10:DIR.")
+        raise SpecError(
+            f"{spec!r} must name the folder with CIFAR-10's parquet files: cifar10:DIR. Or set RESECT_CIFAR10 to it."
+        )
     path = Path(folder) / f"{split}-00000-of-00001.parquet"
     if not path.is_file():
         raise DataError(f"there is no file {path}. cifar10:DIR needs the parquet files of the Hub's cifar10.")

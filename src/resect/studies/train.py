@@ -1,11 +1,10 @@
-"""Train one of resect's networks and write its weights with a model card."""
+"""Train a network and write its weights with a model card."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ from resect.data import Samples, load_samples
 from resect.errors import DataError, InputError, SpecError
 from resect.files import write_text
 from resect.models.checkpoints import load_checkpoint, save_weights
-from resect.models.specs import SHIPPED, Value, load_model
+from resect.models.specs import SHIPPED, Value, bare_name, load_model
 from resect.studies.environment import environment
-from resect.training.loop import Recipe, evaluate, train
+from resect.studies.recipes import load_template
+from resect.training.loop import Watch, evaluate, train
+from resect.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,23 @@ class TrainingJob:
     """Which network to train on which data, how, and where its weights go.
 
     Attributes:
-        model: a name of `resect:`, e.g. "resnet110".
+        model: a model spec, e.g. "resect:resnet110" (`resect:` may be left out).
         data: a data spec with a train and a test split.
         out: the safetensors file; the model card is written beside it, with the suffix .json.
+        template: the name of the recipe or recipe file that `recipe` and `data` come from, for the card's command.
         history: a folder for the weights before training and after every epoch, epoch-0.safetensors and so on.
+        logs: a folder for TensorBoard.
     """
 
     model: str
     data: str
     out: Path
     recipe: Recipe
-    arguments: dict[str, Value]
+    arguments: dict[str, Value] = field(default_factory=dict)
     device: str = "cpu"
+    template: str = "digits"
     history: Path | None = None
+    logs: Path | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -47,46 +52,69 @@ class TrainingJob:
         return self.out.with_suffix(".checkpoint")
 
     @property
+    def spec(self) -> str:
+        """The model spec, complete."""
+        return self.model if ":" in self.model else f"resect:{self.model}"
+
+    @property
     def command(self) -> str:
         """The command that trains the same network."""
-        words = ["resect", "train", self.data, "--model", self.model]
+        template = load_template(self.template)
+        words = ["resect", "train", self.template]
+        words += ["--data", self.data] if self.data != template.data else []
+        words += ["--model", self.spec.removeprefix("resect:")]
         for name, value in self.arguments.items():
             words += ["--model-arg", f"{name}={value}"]
+        base = Recipe(**template.settings)
         for name, value in self.recipe.as_dict().items():
-            if value != getattr(Recipe(), name):
-                words += [f"--{name.replace('_', '-')}", str(value)]
+            if value == getattr(base, name):
+                continue
+            option = name.replace("_", "-")
+            words += (
+                [f"--{option}" if value else f"--no-{option}"]
+                if isinstance(value, bool)
+                else [f"--{option}", str(value)]
+            )
         words += ["--device", self.device] if self.device != "cpu" else []
         return shlex.join([*words, "--out", self.out.name])
 
 
-def train_network(job: TrainingJob, progress: Callable[[int, float], None] | None = None) -> dict[str, Any]:
-    """Train, write half-precision weights and the card, and return the card.
+def train_network(job: TrainingJob, watch: Watch | None = None) -> dict[str, Any] | None:
+    """Train, write half-precision weights and the card, and return the card; None in all processes but the first.
 
-    The test error on the card is that of the half-precision weights as written.
-
-    Args:
-        progress: as for `resect.training.loop.train`.
+    The test error on the card is that of the half-precision weights as written. Where branches were not always run,
+    "test_error_uncorrected" is that of the network whose branches are not scaled.
 
     Raises:
-        SpecError: the name is none of `resect:`, or one of shipped weights.
+        SpecError: the model is unknown, or one of the shipped weights.
         DataError: the data have no test samples of their own.
         InputError: the device or the file cannot be used, or the training diverges.
     """
-    if job.model in SHIPPED:
-        bare = job.model.removesuffix("-digits")
-        raise SpecError(f"{job.model} must be a network without weights; it is trained already. Name {bare} instead.")
+    name = job.spec.removeprefix("resect:")
+    if name in SHIPPED:
+        raise SpecError(
+            f"{name} must be a network without weights; it is trained already. Name {bare_name(name)} instead."
+        )
     samples, test = _splits(job.data)
-    spec = f"resect:{job.model}"
-    loaded = load_model(spec, arguments=job.arguments, samples=samples, seed=job.recipe.seed)
+    loaded = load_model(job.spec, arguments=job.arguments, samples=samples, seed=job.recipe.seed)
     module = _placed(loaded.module, job.device)
     _make_folder(job.out)
-    step = _with_history(module, len(samples), job.history, progress) if job.history else progress
-    seconds = train(module, samples.inputs, samples.targets, job.recipe, checkpoint=job.checkpoint, progress=step)
+    watch = replace(watch or Watch(), logs=job.logs)
+    if job.history:
+        watch = replace(watch, epoch=_History(module, job.history))
+    trained = train(module, samples.inputs, samples.targets, job.recipe, checkpoint=job.checkpoint, watch=watch)
+    if not trained.main:
+        return None
+    errors = {}
+    if trained.scheduled and set(trained.scheduled.survival) != {1.0}:
+        errors["test_error_uncorrected"] = evaluate(module, test.inputs, test.targets)[0]
+        trained.scheduled.fold()
     save_weights(module, job.out, torch.float16)
     load_checkpoint(module, job.out)
     error, loss = evaluate(module, test.inputs, test.targets)
+    progress = trained.progress
     card = {
-        "model": spec,
+        "model": job.spec,
         "arguments": job.arguments,
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "data": job.data,
@@ -95,8 +123,10 @@ def train_network(job: TrainingJob, progress: Callable[[int, float], None] | Non
         "recipe": job.recipe.as_dict(),
         "test_error": error,
         "test_loss": loss,
+        **errors,
         "precision": "float16",
-        "seconds": round(seconds, 1),
+        "seconds": round(progress.seconds, 1),
+        "curve": [{name: round(value, 5) for name, value in epoch.items()} for epoch in progress.curve],
         "command": job.command,
         "resect": __version__,
         "environment": environment(),
@@ -106,23 +136,15 @@ def train_network(job: TrainingJob, progress: Callable[[int, float], None] | Non
     return card
 
 
-def _with_history(
-    module: nn.Module, images: int, folder: Path, progress: Callable[[int, float], None] | None
-) -> Callable[[int, float], None]:
-    """Progress that also keeps the weights whenever all images have been seen once more."""
-    seen = 0
-    if not (folder / "epoch-0.safetensors").exists():
-        save_weights(module, folder / "epoch-0.safetensors", torch.float16)
+@dataclass(frozen=True)
+class _History:
+    """Keeps the weights after every epoch."""
 
-    def step(more: int, loss: float) -> None:
-        nonlocal seen
-        seen += more
-        if seen % images == 0:
-            save_weights(module, folder / f"epoch-{seen // images}.safetensors", torch.float16)
-        if progress:
-            progress(more, loss)
+    module: nn.Module
+    folder: Path
 
-    return step
+    def __call__(self, epoch: int) -> None:
+        save_weights(self.module, self.folder / f"epoch-{epoch}.safetensors", torch.float16)
 
 
 def _splits(data: str) -> tuple[Samples, Samples]:

@@ -1,52 +1,64 @@
-"""A small training loop: SGD with one cycle of the learning rate, random shifts, checkpoints every epoch."""
+"""The training loop: SGD on any device or number of processes, with branches that come and go, resumable to the bit."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import pickle
-import struct
 import time
-import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resect.errors import InputError, RunError
-from resect.files import whole
+from resect.errors import InputError
+from resect.graph.outputs import logits_of
+from resect.network.scheduled import Scheduled, generator_for
+from resect.network.unraveled import unravel
+from resect.training.augment import Augmentation
+from resect.training.checkpoint import Checkpoint, Progress, digest
+from resect.training.recipe import Recipe
 from resect.training.seeds import seeded
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 _CYCLE = 0.05
+_REPORT = 10  # steps between two looks at the loss, which a GPU has to be waited for
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How to train.
+class Trained:
+    """What a training leaves beside the weights.
 
     Attributes:
-        learning_rate: the peak of the one-cycle schedule (Smith 2018), reached after `warmup` of all steps.
-        momentum: the middle of its cycle: 0.05 less at the peak of the learning rate, 0.05 more at its ends.
-        shift: random shifts of the images, in pixels to each side.
-        seed: of the weights, the order of the samples and the shifts.
+        progress: seconds and curve.
+        scheduled: the schedule of the blocks, whose `fold` applies the correction; None where all ran.
+        main: whether this process is the first; only it should write.
     """
 
-    epochs: int = 30
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup: float = 0.25
-    shift: int = 1
-    seed: int = 0
+    progress: Progress
+    scheduled: Scheduled | None
+    main: bool
 
-    def as_dict(self) -> dict[str, Any]:
-        """The recipe as a plain dictionary."""
-        return asdict(self)
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told what while a training runs; called in the first process only.
+
+    Attributes:
+        step: called every few steps with (images seen since the last call, their mean loss); first of all with the
+            images of the earlier sittings and NaN, if training goes on from a checkpoint.
+        epoch: called with the number of epochs done, 0 before the first.
+        logs: a folder for TensorBoard.
+    """
+
+    step: Callable[[int, float], None] = lambda seen, loss: None
+    epoch: Callable[[int], None] = lambda done: None
+    logs: Path | None = None
 
 
 def train(
@@ -56,175 +68,223 @@ def train(
     recipe: Recipe,
     *,
     checkpoint: Path | None = None,
-    progress: Callable[[int, float], None] | None = None,
-) -> float:
-    """Train `module` in place and leave it in eval mode.
+    save_every: float = 30.0,
+    watch: Watch | None = None,
+) -> Trained:
+    """Train `module` in place and leave it in eval mode. The loop is Accelerate's: started by `accelerate launch`,
+    every process takes its share of each batch, and all run the same blocks.
 
     Args:
-        inputs: (N, C, H, W) float images on the CPU.
-        targets: (N,) int64 classes.
-        checkpoint: a file that is written after every epoch; if it exists, training goes on from it, to weights
-            bit-identical to an uninterrupted run on the same machine and threads. The global random state is left
-            alone; dropout draws from a stream of its own that starts at the recipe's seed.
-        progress: called with (images seen since the last call, mean loss of the step); first of all with the images
-            of the earlier sittings and NaN, if training goes on from a checkpoint.
-
-    Returns:
-        Seconds of training, earlier sittings included.
+        inputs: (N, ...) what the module takes, on the CPU; images are (N, C, H, W) float.
+        targets: (N,) or (N, L) int64 classes; -100 is ignored.
+        checkpoint: a file that is written after every epoch and every `save_every` seconds; if it exists, training
+            goes on from it, to weights bit-identical to an uninterrupted run on the same machine, threads and number
+            of processes. The global random state is left alone.
 
     Raises:
-        InputError: the loss is no longer finite; the checkpoint keeps the epoch before.
+        InputError: the loss is no longer finite (the checkpoint keeps what was before), the recipe does not fit the
+            network or the data, or TensorBoard is asked for and not installed.
         RunError: the checkpoint is damaged, or was made with another recipe, network or data.
     """
     with seeded(recipe.seed):
-        return _train(module, inputs, targets, recipe, checkpoint, progress)
+        return _Training(module, inputs, targets, recipe, watch or Watch()).run(checkpoint, save_every)
 
 
-def _train(
-    module: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
-    recipe: Recipe,
-    checkpoint: Path | None,
-    progress: Callable[[int, float], None] | None,
-) -> float:
-    device = next(module.parameters()).device
-    generator = torch.Generator().manual_seed(recipe.seed)
-    optimizer = torch.optim.SGD(
-        module.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+class _Training:
+    def __init__(self, module: nn.Module, inputs: Tensor, targets: Tensor, recipe: Recipe, watch: Watch) -> None:
+        self.inputs, self.targets, self.recipe, self.watch = inputs, targets, recipe, watch
+        self.augment = Augmentation.of(recipe, inputs)
+        self.accelerator = _accelerator(next(module.parameters()).device, recipe.schedule != "full", watch.logs)
+        self.device = self.accelerator.device
+        self.module = module.to(self.device).to(memory_format=self._format)
+        self.batches = _batches(torch.arange(len(inputs)), recipe.batch_size, 2 * self.accelerator.num_processes)
+        self.steps = len(self.batches) * recipe.epochs
+        self.order, self.shuffled = torch.arange(len(inputs)), -1
+        optimizer = torch.optim.SGD(
+            module.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+        )
+        self.decay = _decay(optimizer, recipe, self.steps)
+        self.scheduled = self._scheduled()
+        self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
+        self.parts: dict[str, Any] = {"module": module, "optimizer": optimizer, "decay": self.decay}
+
+    @property
+    def _format(self) -> torch.memory_format:
+        return torch.channels_last if self.recipe.channels_last else torch.preserve_format
+
+    def _scheduled(self) -> Scheduled | None:
+        if self.recipe.schedule == "full":
+            return None
+        net = unravel(self.module, self.inputs[:2].to(self.device))
+        if not net.blocks:
+            raise InputError(
+                f"`schedule` must be full for a network without blocks, got {self.recipe.schedule}: "
+                f"{type(self.module).__name__} has no residual joins."
+            )
+        schedule = self.recipe.blocks_schedule(self.steps)
+        schedule.running(len(net.blocks), 0, torch.Generator())  # says at once if it does not fit the network
+        return net.schedule(schedule, seed=self.recipe.seed, correction=self.recipe.correction)
+
+    def run(self, path: Path | None, save_every: float) -> Trained:
+        """All steps that are left."""
+        made_with = {"recipe": self.recipe.as_dict(), "data": digest(self.inputs, self.targets)}
+        checkpoint = Checkpoint(path, made_with)
+        progress = checkpoint.resume(self.parts)
+        main = self.accelerator.is_main_process
+        if main:
+            self._announce(progress)
+        started = saved = time.perf_counter()
+        meter = torch.zeros(3, device=self.device)
+        self.module.train()
+        if self.scheduled:
+            self.scheduled.step = progress.step
+        with self.scheduled or nullcontext():
+            while progress.step < self.steps:
+                meter += self._step(progress.step)
+                progress.step += 1
+                within = progress.step % len(self.batches)
+                if within % _REPORT and within:
+                    continue
+                now = time.perf_counter()
+                self._report(meter, now - started, progress)
+                started, over = now, within == 0
+                meter.zero_()
+                if over:
+                    self._close_epoch(progress)
+                if main and (over or now - saved >= save_every):
+                    checkpoint.save(self.parts, progress)
+                    saved = now
+                if main and over:
+                    self.watch.epoch(len(progress.curve))
+        self.module.eval()
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+        return Trained(progress, self.scheduled, main)
+
+    def _announce(self, progress: Progress) -> None:
+        epoch, within = divmod(progress.step, len(self.batches))
+        if progress.step:
+            seen = epoch * len(self.inputs) + sum(len(batch) for batch in self.batches[:within])
+            self.watch.step(seen, math.nan)
+        else:
+            self.watch.epoch(0)
+
+    def _step(self, step: int) -> Tensor:
+        """Descend the mean cross-entropy of one batch; return this process's summed loss, wrong answers, answers."""
+        epoch, within = divmod(step, len(self.batches))
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        if epoch != self.shuffled:
+            self.shuffled = epoch
+            self.order = torch.randperm(len(self.inputs), generator=generator_for(self.recipe.seed, "order", epoch))
+        chosen = self.order[self.batches[within]]
+        share = slice(rank, None, processes)
+        draws = generator_for(self.recipe.seed, "augmentation", step)
+        images = self.augment(self.inputs[chosen], draws, share).to(self.device, memory_format=self._format)
+        wanted = self.targets[chosen][share].to(self.device).reshape(-1)
+        torch.manual_seed(generator_for(self.recipe.seed, f"dropout {rank}", step).initial_seed())
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            outputs = self.model(images)
+        logits = logits_of(outputs).float()
+        logits = logits.reshape(-1, logits.shape[-1])
+        loss = F.cross_entropy(logits, wanted)
+        self.optimizer.zero_grad(set_to_none=True)
+        # the mean over processes is that of the batch even where their shares differ by one sample
+        self.accelerator.backward(loss * (len(images) * processes / len(chosen)))
+        self.optimizer.step()
+        self.decay.step()
+        counted = (wanted != -100).sum()
+        wrong = ((logits.argmax(-1) != wanted) & (wanted != -100)).sum()
+        return torch.stack([loss.detach() * counted, wrong, counted])
+
+    def _report(self, meter: Tensor, seconds: float, progress: Progress) -> None:
+        loss, wrong, counted = self.accelerator.reduce(meter.clone(), "sum").tolist()
+        if not math.isfinite(loss):
+            raise InputError(
+                f"`learning_rate` must keep the loss finite, but with {self.recipe.learning_rate} it was {loss} in "
+                f"epoch {len(progress.curve) + 1}. Try a tenth of it."
+            )
+        progress.seconds += seconds
+        progress.totals = tuple(a + b for a, b in zip(progress.totals, (loss, wrong, counted), strict=True))
+        last = (progress.step - 1) % len(self.batches)
+        images = sum(len(batch) for batch in self.batches[last // _REPORT * _REPORT : last + 1])
+        if self.accelerator.is_main_process:
+            self.watch.step(images, loss / max(counted, 1))
+        values = {
+            "loss": loss / max(counted, 1),
+            "error": wrong / max(counted, 1),
+            "images_per_second": images / seconds,
+        }
+        values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        values["blocks"] = len(self.scheduled.running) if self.scheduled else math.nan
+        self.accelerator.log({f"train/{name}": value for name, value in values.items()}, progress.step)
+
+    def _close_epoch(self, progress: Progress) -> None:
+        loss, wrong, counted = progress.totals
+        earlier = sum(epoch["seconds"] for epoch in progress.curve)
+        epoch = {"epoch": len(progress.curve) + 1, "loss": loss / counted, "error": wrong / counted}
+        progress.curve.append({**epoch, "seconds": progress.seconds - earlier})
+        progress.totals = (0.0, 0.0, 0.0)
+
+
+def _accelerator(device: torch.device, unused: bool, logs: Path | None) -> Accelerator:
+    """Accelerate on the kind of `device`; `unused`: some parameters have no gradient, as branches do not run."""
+    from accelerate import Accelerator  # takes a second, which a study without a training need not wait for
+    from accelerate.utils import DistributedDataParallelKwargs, is_tensorboard_available
+
+    if logs and not is_tensorboard_available():
+        raise InputError("`logs` needs the package tensorboard. Install it with `pip install 'resect[train]'`.")
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
+        log_with="tensorboard" if logs else None,
+        project_dir=logs,
     )
-    steps = len(_batches(torch.arange(len(inputs)), recipe.batch_size))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        recipe.learning_rate,
-        total_steps=steps * recipe.epochs,
-        pct_start=recipe.warmup,
-        base_momentum=max(recipe.momentum - _CYCLE, 0.0),
-        max_momentum=min(recipe.momentum + _CYCLE, 1.0),
-    )
-    parts = {"module": module, "optimizer": optimizer, "schedule": schedule}
-    made_with = {"recipe": recipe.as_dict(), "data": _digest(inputs, targets)}
-    epoch, seconds = _resume(checkpoint, parts, generator, made_with)
-    if epoch and progress:
-        progress(len(inputs) * epoch, math.nan)
-    module.train()
-    while epoch < recipe.epochs:
-        started = time.perf_counter()
-        for chosen in _batches(torch.randperm(len(inputs), generator=generator), recipe.batch_size):
-            images = _shifted(inputs[chosen], recipe.shift, generator).to(device)
-            loss = _step(module, images, targets[chosen].to(device), optimizer)
-            schedule.step()
-            if not math.isfinite(loss):
-                raise InputError(
-                    f"`learning_rate` must keep the loss finite, but with {recipe.learning_rate} it was {loss} in "
-                    f"epoch {epoch + 1}. Try a tenth of it."
-                )
-            if progress:
-                progress(len(chosen), loss)
-        epoch += 1
-        seconds += time.perf_counter() - started
-        if checkpoint:
-            _save(checkpoint, parts, generator, {**made_with, "epoch": epoch, "seconds": seconds})
-    module.eval()
-    return seconds
+    if logs:
+        accelerator.init_trackers("")
+    return accelerator
 
 
-def _step(module: nn.Module, images: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> float:
-    """Descend the mean cross-entropy of one batch; return it, in nats."""
-    loss = F.cross_entropy(module(images), targets)
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    optimizer.step()
-    return float(loss.detach())
+def _decay(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    if recipe.decay == "one-cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            recipe.learning_rate,
+            total_steps=steps,
+            pct_start=recipe.warmup,
+            base_momentum=max(recipe.momentum - _CYCLE, 0.0),
+            max_momentum=min(recipe.momentum + _CYCLE, 1.0),
+        )
+    warm = recipe.warmup * steps
+
+    def factor(step: int) -> float:
+        drops = (step >= steps / 2) + (step >= steps * 3 / 4)
+        return min((step + 1) / warm, 1.0) * 0.1**drops if warm else 0.1**drops
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _batches(order: Tensor, size: int) -> list[Tensor]:
-    """`order` in pieces of `size`; a lone last sample joins the piece before it, for batch norm needs two."""
+def _batches(order: Tensor, size: int, least: int) -> list[Tensor]:
+    """`order` in pieces of `size`; a last one below `least` joins the piece before it: batch norm needs two samples in
+    every process."""
     pieces = list(torch.split(order, size))
-    if size > 1 and len(pieces) > 1 and len(pieces[-1]) == 1:
+    if len(pieces) > 1 and len(pieces[-1]) < min(least, size):
         pieces[-2:] = [torch.cat(pieces[-2:])]
     return pieces
 
 
-def _shifted(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
-    """Every image moved by up to `shift` pixels each way, filled with the lowest value among them at the border."""
-    if not shift:
-        return images
-    count, _, height, width = images.shape
-    padded = F.pad(images, (shift,) * 4, value=float(images.min()))
-    down, right = torch.randint(0, 2 * shift + 1, (2, count), generator=generator)
-    rows = down.view(-1, 1, 1) + torch.arange(height).view(1, -1, 1)
-    columns = right.view(-1, 1, 1) + torch.arange(width).view(1, 1, -1)
-    moved = padded.permute(0, 2, 3, 1)[torch.arange(count).view(-1, 1, 1), rows, columns]
-    return moved.permute(0, 3, 1, 2).contiguous()
-
-
 def evaluate(module: nn.Module, inputs: Tensor, targets: Tensor, batch_size: int = 500) -> tuple[float, float]:
-    """Error (fraction) and mean cross-entropy (nats) of a module in eval mode."""
+    """Error (fraction) and mean cross-entropy (nats) of a module in eval mode; targets of -100 are ignored."""
     device = next(module.parameters()).device
-    wrong, loss = 0, 0.0
+    wrong, loss, counted = 0, 0.0, 0
     with torch.no_grad():
-        for images, wanted in zip(torch.split(inputs, batch_size), torch.split(targets, batch_size), strict=True):
-            logits = module(images.to(device)).float()
-            wrong += int((logits.argmax(-1) != wanted.to(device)).sum())
-            loss += float(F.cross_entropy(logits, wanted.to(device), reduction="sum"))
-    return wrong / len(inputs), loss / len(inputs)
-
-
-def _digest(*tensors: Tensor) -> str:
-    """SHA-256 of the tensors' shapes and bytes."""
-    total = hashlib.sha256()
-    for tensor in tensors:
-        total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        total.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
-
-
-def _save(path: Path, parts: dict[str, Any], generator: torch.Generator, facts: dict[str, Any]) -> None:
-    """Write a checkpoint; the file changes as a whole or not at all."""
-    content = {name: part.state_dict() for name, part in parts.items()}
-    content |= {"generator": generator.get_state(), "global": torch.random.get_rng_state(), **facts}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as temporary:
-        torch.save(content, temporary)
-
-
-def _resume(
-    path: Path | None, parts: dict[str, Any], generator: torch.Generator, made_with: dict[str, Any]
-) -> tuple[int, float]:
-    """Take up a checkpoint, if there is one; return its epoch and seconds."""
-    if path is None or not path.exists():
-        return 0, 0.0
-    content = _read(path)
-    for what, wanted in made_with.items():
-        if content.get(what) != wanted:
-            found = f", {wanted}, got {content.get(what)}" if what == "recipe" else ""
-            raise RunError(f"{path} must belong to this {what}{found}. Delete it to start anew.")
-    try:
-        for name, part in parts.items():
-            part.load_state_dict(content[name])
-        generator.set_state(content["generator"])
-        torch.random.set_rng_state(content["global"])
-        return int(content["epoch"]), float(content["seconds"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise RunError(f"{path} must belong to this network; it does not fit. Delete it to start anew.") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        OSError,
-        struct.error,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-    ) as error:
-        raise RunError(f"{path} must be a checkpoint of a training; it is damaged. Delete it to start anew.") from error
-    if not isinstance(content, dict):
-        raise RunError(
-            f"{path} must be a checkpoint of a training, got {type(content).__name__}. Delete it to start anew."
-        )
-    return content
+        for images, classes in zip(torch.split(inputs, batch_size), torch.split(targets, batch_size), strict=True):
+            logits = logits_of(module(images.to(device))).float()
+            logits, wanted = logits.reshape(-1, logits.shape[-1]), classes.to(device).reshape(-1)
+            wrong += int(((logits.argmax(-1) != wanted) & (wanted != -100)).sum())
+            loss += float(F.cross_entropy(logits, wanted, reduction="sum"))
+            counted += int((wanted != -100).sum())
+    return wrong / counted, loss / counted

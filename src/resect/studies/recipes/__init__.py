@@ -1,0 +1,72 @@
+"""Recipes that `resect train` knows by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resect.errors import SpecError
+from resect.training.recipe import Recipe
+
+_HERE = resources.files(__name__)
+NAMES = tuple(sorted(file.name.removesuffix(".yaml") for file in _HERE.iterdir() if file.name.endswith(".yaml")))
+
+
+@dataclass(frozen=True)
+class Template:
+    """What a recipe file says: settings of `Recipe`, and a model spec, its arguments and a data spec, or None."""
+
+    name: str
+    settings: dict[str, Any]
+    model: str | None = None
+    data: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def load_template(name: str) -> Template:
+    """A recipe by its name ("digits", "cifar10") or from a YAML file of `data`, `model`, `arguments` and the settings
+    of `Recipe`, all optional.
+
+    Raises:
+        SpecError: there is no such recipe, or the file does not hold one.
+    """
+    path = Path(name)
+    if name in NAMES:
+        text = (_HERE / f"{name}.yaml").read_text(encoding="utf-8")
+    elif path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise SpecError(f"there is no file {path}. Name a recipe ({', '.join(NAMES)}) or a YAML file.")
+        text = path.read_text(encoding="utf-8", errors="replace")
+    else:
+        raise SpecError(f"unknown recipe {name!r}. Known are {', '.join(NAMES)}, and files that end in .yaml.")
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise SpecError(f"{name} must be YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise SpecError(f"{name} must hold settings, one a line (epochs: 13), got {type(content).__name__}.")
+    known = {*Recipe.names(), "model", "data", "arguments"}
+    unknown = [str(key) for key in content if key not in known]
+    if unknown:
+        raise SpecError(f"{name} has unknown settings: {', '.join(unknown)}. Known are {', '.join(sorted(known))}.")
+    settings = {key: value for key, value in content.items() if key in Recipe.names()}
+    _check_types(name, settings)
+    return Template(name, settings, content.get("model"), content.get("data"), dict(content.get("arguments") or {}))
+
+
+def _check_types(name: str, settings: dict[str, Any]) -> None:
+    """Numbers where the recipe has numbers; YAML reads `1e-4`, without a point, as text."""
+    for key, value in settings.items():
+        wanted = getattr(Recipe(), key)
+        if isinstance(wanted, bool):
+            fits = isinstance(value, bool)
+        elif isinstance(wanted, float):
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+        else:
+            fits = wanted is None or isinstance(value, type(wanted))
+        if not fits:
+            raise SpecError(f"`{key}` of {name} must be like {wanted!r}, got {value!r}.")

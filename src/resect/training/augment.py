@@ -1,0 +1,61 @@
+"""Shift and mirror images, as tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from resect.errors import InputError
+from resect.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random shifts and flips.
+
+    Attributes:
+        shift: pixels to each side.
+        fill: the value that shifts bring in; None for the image, reflected.
+        flip: mirror half of the images, left to right.
+    """
+
+    shift: int
+    fill: float | None
+    flip: bool
+
+    @classmethod
+    def of(cls, recipe: Recipe, inputs: Tensor) -> Augmentation:
+        """What `recipe` asks for.
+
+        Raises:
+            InputError: the inputs are no images, or too small to be reflected.
+        """
+        asked = recipe.shift or recipe.flip
+        if asked and inputs.ndim != 4:
+            raise InputError(
+                f"`shift` and `flip` must be off for inputs that are no images (N, C, H, W), got "
+                f"{tuple(inputs.shape)}. Set shift 0 and no flip."
+            )
+        if recipe.shift and recipe.border == "reflect" and recipe.shift >= min(inputs.shape[2:]):
+            raise InputError(f"`shift` must be below the images' {min(inputs.shape[2:])} pixels, got {recipe.shift}.")
+        fill = float(inputs.min()) if recipe.shift and recipe.border == "lowest" else None
+        return cls(recipe.shift, fill, recipe.flip)
+
+    def __call__(self, images: Tensor, generator: torch.Generator, share: slice = slice(None)) -> Tensor:
+        """Shift and mirror the images (B, C, H, W) of `share`; what is drawn for each does not depend on `share`."""
+        if not (self.shift or self.flip):
+            return images[share]
+        count, _, height, width = images.shape
+        down, right = torch.randint(0, 2 * self.shift + 1, (2, count), generator=generator)
+        mirrored = torch.randint(0, 2, (count,), generator=generator).bool() & self.flip
+        images, down, right, mirrored = (part[share] for part in (images, down, right, mirrored))
+        padded = F.pad(images, (self.shift,) * 4, "reflect" if self.fill is None else "constant", self.fill)
+        across = torch.arange(width).expand(len(images), width)
+        across = torch.where(mirrored[:, None], across.flip(1), across)
+        rows = down[:, None, None] + torch.arange(height)[None, :, None]
+        columns = (right[:, None] + across)[:, None, :]
+        moved = padded.permute(0, 2, 3, 1)[torch.arange(len(images))[:, None, None], rows, columns]
+        return moved.permute(0, 3, 1, 2)

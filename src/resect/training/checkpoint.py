@@ -1,0 +1,120 @@
+"""The file that a stopped training goes on from."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import struct
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from resect.errors import RunError
+from resect.files import whole
+
+
+class Stateful(Protocol):
+    """A module, an optimizer or a scheduler of the learning rate."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state as plain values and tensors."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Take up a state."""
+
+
+@dataclass
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        step: steps done.
+        seconds: of training, earlier sittings included.
+        totals: summed loss, wrong answers and answers of the epoch that is not yet over.
+        curve: for every epoch that is over its number, mean loss and error of its training batches, and seconds.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    totals: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One file that holds everything a training needs to go on, to the same bits.
+
+    Order of the samples, augmentation, dropout and schedule depend on the recipe's seed and the number of the step
+    alone, so that no state of a generator has to be kept.
+
+    Attributes:
+        path: None to keep nothing.
+        made_with: recipe and digest of the data, which a checkpoint must share to be gone on from.
+    """
+
+    path: Path | None
+    made_with: dict[str, Any]
+
+    def save(self, parts: dict[str, Stateful], progress: Progress) -> None:
+        """Write the file; it changes as a whole or not at all."""
+        if self.path is None:
+            return
+        content = {name: part.state_dict() for name, part in parts.items()} | self.made_with | vars(progress)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(self.path) as temporary:
+            torch.save(content, temporary)
+
+    def resume(self, parts: dict[str, Stateful]) -> Progress:
+        """Take up the file, if there is one.
+
+        Raises:
+            RunError: it is damaged, or was made with another recipe, network or data.
+        """
+        if self.path is None or not self.path.exists():
+            return Progress()
+        content = _read(self.path)
+        for what, wanted in self.made_with.items():
+            if content.get(what) != wanted:
+                found = f", {wanted}, got {content.get(what)}" if what == "recipe" else ""
+                raise RunError(f"{self.path} must belong to this {what}{found}. Delete it to start anew.")
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(content[name])
+            return Progress(**{name: content[name] for name in vars(Progress())})
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise RunError(
+                f"{self.path} must belong to this network; it does not fit. Delete it to start anew."
+            ) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        OSError,
+        struct.error,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as error:
+        raise RunError(f"{path} must be a checkpoint of a training; it is damaged. Delete it to start anew.") from error
+    if not isinstance(content, dict):
+        raise RunError(
+            f"{path} must be a checkpoint of a training, got {type(content).__name__}. Delete it to start anew."
+        )
+    return content
+
+
+def digest(*tensors: Tensor) -> str:
+    """SHA-256 of the tensors' shapes and bytes."""
+    total = hashlib.sha256()
+    for tensor in tensors:
+        total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        total.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

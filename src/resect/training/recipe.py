@@ -1,0 +1,90 @@
+"""How to train: everything that decides the weights beside network and data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from resect.errors import InputError
+from resect.network import schedules
+
+Decay = Literal["one-cycle", "step"]
+Border = Literal["lowest", "reflect"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        batch_size: samples of a step, over all processes together.
+        learning_rate: the peak.
+        decay: "one-cycle" (Smith 2018: up for `warmup` of all steps, down along a cosine), or "step" (up for `warmup`,
+            then a tenth after half and a hundredth after three quarters of all steps, as He et al. 2016).
+        momentum: of SGD; with "one-cycle" the middle of its cycle: 0.05 less at the peak of the learning rate, 0.05
+            more at its ends.
+        shift: random shifts of images, in pixels to each side.
+        border: what shifts bring in: the data's "lowest" value, or the image, reflected.
+        flip: mirror half of the images, left to right.
+        schedule: which blocks run: "full", "fixed-count", "stochastic-depth" or "progressive" (`resect.schedules`).
+        keep: blocks that run, of "fixed-count" and, at the start, of "progressive".
+        survival: probability of the last block, of "stochastic-depth"; 0.5 if it is None.
+        correction: scale the branches at the end by the part of the steps in which they ran.
+        precision: of the operators under autocast; weights are float32.
+        channels_last: the memory format of images and weights.
+        seed: of the weights, the order of the samples, shifts, flips, dropout and the schedule.
+
+    Raises:
+        InputError: a value is of no use.
+    """
+
+    epochs: int = 30
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    decay: Decay = "one-cycle"
+    warmup: float = 0.25
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    shift: int = 1
+    border: Border = "lowest"
+    flip: bool = False
+    schedule: str = "full"
+    keep: int | None = None
+    survival: float | None = None
+    correction: bool = True
+    precision: Precision = "float32"
+    channels_last: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.blocks_schedule(1)
+        choices: dict[str, tuple[str, ...]] = {"decay": get_args(Decay), "border": get_args(Border)}
+        for name, known in (choices | {"precision": get_args(Precision)}).items():
+            if getattr(self, name) not in known:
+                raise InputError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+        for name, least in (("epochs", 1), ("batch_size", 2), ("shift", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
+        for name, low, high in (("warmup", 0, 1), ("momentum", 0, 1), ("weight_decay", 0, float("inf"))):
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"`{name}` must be between {low} and {high}, got {getattr(self, name)!r}.")
+        if not self.learning_rate > 0:
+            raise InputError(f"`learning_rate` must be above 0, got {self.learning_rate!r}.")
+        if self.nesterov and not self.momentum:
+            raise InputError("`momentum` must be above 0 with `nesterov`, got 0.")
+
+    def blocks_schedule(self, steps: int) -> schedules.Full:
+        """Which blocks run, in a training of `steps` steps."""
+        return schedules.named(self.schedule, keep=self.keep, survival=self.survival, steps=steps)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as a plain dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of everything that a recipe says."""
+        return tuple(field.name for field in fields(cls))
