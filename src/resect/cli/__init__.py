@@ -18,7 +18,8 @@ _VERBS = {
     "lesion": "Delete or reorder blocks, and measure what it does.",
     "paths": "The gradient by path length, exact and sampled.",
     "compare": "Overlay finished runs by path length.",
-    "train": "Train one of resect's networks.",
+    "train": "Train a network, on all of its blocks or on some.",
+    "evaluate": "Test error of networks side by side, with intervals.",
 }
 
 

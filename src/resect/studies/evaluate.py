@@ -1,0 +1,83 @@
+"""The test error of networks side by side, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import binomtest
+
+from resect.data import Samples
+from resect.errors import DataError
+from resect.graph.outputs import logits_of
+from resect.models.specs import LoadedModel
+from resect.sweep.metrics import error_and_loss
+from resect.sweep.statistics import mcnemar, paired_error_interval
+
+
+def evaluate_networks(
+    networks: Iterable[LoadedModel],
+    samples: Samples,
+    batch_size: int = 500,
+    progress: Callable[[float], None] | None = None,
+) -> pd.DataFrame:
+    """Measure networks on the same samples, each beside the first.
+
+    The intervals are over samples: they say how well these weights are known, and nothing of other training seeds.
+
+    Args:
+        networks: on the device and in the dtype that they are to be measured in.
+        progress: called with the number of samples after every batch.
+
+    Returns:
+        One row a network: `model`, `parameters`, `samples`, `error` (fraction) with the 95 % Wilson interval
+        `error_low` and `error_high`, `loss` (nats), and, but for the first, the `difference` of its error to that of
+        the first with Tango's 95 % interval `difference_low` and `difference_high` and McNemar's `p_value`.
+
+    Raises:
+        DataError: the samples have more than one target each, or do not fit a network.
+    """
+    if samples.targets.ndim != 1:
+        raise DataError(f"{samples.name} must have one target a sample, got {tuple(samples.targets.shape)}.")
+    rows: list[dict[str, object]] = []
+    first: np.ndarray | None = None
+    for network in networks:
+        wrong, loss = _measure(network, samples, batch_size, progress or (lambda count: None))
+        error, count = float(wrong.mean()), len(wrong)
+        interval = binomtest(int(wrong.sum()), count).proportion_ci(0.95, method="wilson")
+        row: dict[str, object] = {
+            "model": network.spec,
+            "parameters": sum(parameter.numel() for parameter in network.module.parameters()),
+            "samples": count,
+            "error": error,
+            "error_low": interval.low,
+            "error_high": interval.high,
+            "loss": loss,
+        }
+        if first is None:
+            first = wrong
+        else:
+            broken, repaired = [int((wrong & ~first).sum())], [int((first & ~wrong).sum())]
+            low, high = paired_error_interval(broken, repaired, count)
+            row |= {"difference": error - float(first.mean()), "difference_low": low[0], "difference_high": high[0]}
+            row["p_value"] = mcnemar(broken, repaired)[0]
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _measure(
+    network: LoadedModel, samples: Samples, batch_size: int, progress: Callable[[float], None]
+) -> tuple[np.ndarray, float]:
+    """Which samples are answered wrongly, (N,) bool, and the mean loss."""
+    device = next(network.module.parameters()).device
+    wrong, losses = [], []
+    with torch.inference_mode():
+        for inputs, targets in samples.batches(batch_size):
+            logits = logits_of(network.module(inputs.to(device)))
+            error, loss = error_and_loss(logits, targets.to(device))
+            wrong.append(error > 0)
+            losses.append(loss)
+            progress(len(targets))
+    return torch.cat(wrong).cpu().numpy(), float(torch.cat(losses).mean())

@@ -1,0 +1,56 @@
+"""`resect evaluate`: test error of networks side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from scipy.stats import norm
+
+from resect.cli import main
+from resect.data import load_samples
+from resect.models.checkpoints import save_weights
+from resect.models.resnet import CifarResNet
+from resect.models.specs import load_model
+from resect.sweep.statistics import mcnemar, paired_error_interval
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["evaluate", *arguments, "--quiet"])
+
+
+def test_errors_intervals_and_differences(tmp_path: Path) -> None:
+    samples = load_samples("digits")
+    trained = load_model("resect:vgg15-digits", samples=samples).module
+    torch.manual_seed(3)
+    other = CifarResNet(8, width=4, channels=1).eval()
+    save_weights(other, tmp_path / "other.safetensors")
+    arguments = ["resect:vgg15-digits", f"resect:resnet8-w4@{tmp_path}/other.safetensors", "--format", "json"]
+    result = run("digits", *arguments)
+    assert result.exit_code == 0, result.output
+    first, second = json.loads(result.stdout)
+    with torch.no_grad():
+        wrong = [module(samples.inputs).argmax(1) != samples.targets for module in (trained, other)]
+    for row, expected in zip((first, second), wrong, strict=True):
+        p, n, z = expected.double().mean().item(), 500, norm.ppf(0.975)
+        middle, half = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5  # Wilson 1927
+        assert row["error"] == pytest.approx(p)
+        assert row["error_low"] == pytest.approx((middle - half) / (1 + z * z / n))
+        assert row["error_high"] == pytest.approx((middle + half) / (1 + z * z / n))
+    broken, repaired = int((wrong[1] & ~wrong[0]).sum()), int((wrong[0] & ~wrong[1]).sum())
+    assert first["difference"] is None
+    assert second["difference"] == pytest.approx((broken - repaired) / 500)
+    low, high = paired_error_interval([broken], [repaired], 500)
+    assert (second["difference_low"], second["difference_high"]) == (low[0], high[0])
+    assert second["p_value"] == mcnemar([broken], [repaired])[0]
+    assert "Test error on 500 samples of digits" in run("digits", *arguments[:2]).stdout
+
+
+def test_what_cannot_be_evaluated() -> None:
+    result = run("digits", "resect:resnet9")
+    assert result.exit_code == 2
+    assert "6m+2, got 9" in result.stderr
+    assert "there is no file none.safetensors" in run("digits", "resect:resnet8@none.safetensors").stderr
