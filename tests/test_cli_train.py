@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from resect.training.recipe import Recipe
 
 NETWORK = ["digits", "--model", "resnet8", "--model-arg", "width=4", "--quiet"]
 SMALL = [*NETWORK, "--epochs", "6"]
-LONG = [*NETWORK, "--epochs", "40"]  # long enough to be stopped on a busy machine
+LONG = [*NETWORK, "--epochs", "60"]  # long enough to be stopped on a busy machine
 
 
 def run(*arguments: str | Path) -> Result:
@@ -46,7 +47,7 @@ def refused(*arguments: str | Path) -> str:
 
 
 def stopped(out: Path, how: signal.Signals) -> tuple[int, str]:
-    """Start the command, stop it after its first epoch; return its exit status and what it said."""
+    """Start the command, stop it at a random step after its first epoch; return its exit status and what it said."""
     # A process started in the background of a shell ignores SIGINT, and so do its children, unless they are told.
     code = "import signal, torch; signal.signal(signal.SIGINT, signal.default_int_handler); "
     code += "torch.set_num_threads(1); from resect.cli import main; main()"
@@ -58,6 +59,7 @@ def stopped(out: Path, how: signal.Signals) -> tuple[int, str]:
         assert process.poll() is None, "the training ended before it could be stopped"
         assert time.monotonic() < deadline, "the training wrote no checkpoint within a minute"
         time.sleep(0.005)
+    time.sleep(random.SystemRandom().uniform(0, 1))
     os.kill(process.pid, how)
     _, said = process.communicate(timeout=60)
     return process.returncode, said
@@ -84,7 +86,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, how: sig
         assert said.strip() == "Interrupted. A study or training, or a sweep with --out, goes on where it stopped."
     else:
         assert status == -signal.SIGKILL
-    assert 1 <= torch.load(broken.with_suffix(".checkpoint"), weights_only=True)["step"] < 40 * 21
+    assert 1 <= torch.load(broken.with_suffix(".checkpoint"), weights_only=True)["step"] < 60 * 21
     assert run(*LONG, "--out", broken).exit_code == 0
     expected, found = load_file(whole), load_file(broken)
     assert expected.keys() == found.keys()

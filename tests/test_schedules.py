@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -249,3 +250,55 @@ def test_more_blocks_than_there_are_cannot_be_kept(net: Unraveled, resnet: Cifar
     ):
         resnet.train()(batch[0])
     assert "forward" not in resnet.__dict__
+
+
+class Tower(nn.Module):
+    """Five blocks without batch norm, which would see a half of each batch in each of two processes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        branch = lambda: nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))  # noqa: E731
+        self.blocks = nn.ModuleList(branch() for _ in range(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+def _own_loop(rank: int, folder: str, processes: int) -> None:
+    """Three steps of a user's own loop; write the blocks and gradients of every step."""
+    torch.set_num_threads(1)
+    address = f"file://{folder}/meet{processes}"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=processes)
+    model = Tower()
+    net = resect.unravel(model, torch.zeros(2, 8))
+    wrapped = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+    inputs = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1))
+    found = []
+    with net.schedule(FixedCount(2), seed=5) as scheduled:
+        wrapped.train()
+        for batch in inputs:
+            wrapped.zero_grad(set_to_none=True)
+            wrapped(batch[rank::processes]).square().mean().backward()
+            gradients = {name: p.grad for name, p in model.named_parameters()}
+            found.append({"running": list(scheduled.running), "gradients": gradients})
+    torch.save(found, f"{folder}/{processes}-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_of_ones_own_loop_run_the_same_blocks(tmp_path: Path) -> None:
+    for processes in (1, 2):
+        torch.multiprocessing.spawn(_own_loop, (str(tmp_path), processes), processes)
+    alone, first, second = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
+    assert len({tuple(step["running"]) for step in alone}) > 1
+    for steps in zip(alone, first, second, strict=True):
+        assert steps[0]["running"] == steps[1]["running"] == steps[2]["running"]
+        for name, gradient in steps[0]["gradients"].items():
+            others = [step["gradients"][name] for step in steps[1:]]
+            if int(name.split(".")[1]) in steps[0]["running"]:
+                assert all(torch.allclose(gradient, other, atol=1e-7) for other in others)
+            else:
+                assert gradient is None
+                assert others == [None, None]

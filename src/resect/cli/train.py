@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -96,7 +97,8 @@ def train(
     arguments = template.arguments | parse_arguments(model_args)
     job = TrainingJob(model, data, target, chosen, arguments, device, recipe, history, logs)
     console = Console(stderr=True)
-    with Progress(*_columns(), console=console, disable=quiet) as progress:
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` started
+    with Progress(*_columns(), console=console, disable=quiet or not first) as progress:
         card = train_network(job, Watch(step=_follow(progress, job, name)))
     if card:
         console.print(

@@ -171,7 +171,7 @@ def _make_folder(out: Path) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process of the same training may have been faster
     except OSError as error:
         raise InputError(f"`out` must be a file that can be written, got {out}: {error.strerror}.") from error
     if out.is_dir():
