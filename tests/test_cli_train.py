@@ -30,7 +30,8 @@ from resect.training.recipe import Recipe
 
 NETWORK = ["digits", "--model", "resnet8", "--model-arg", "width=4", "--quiet"]
 SMALL = [*NETWORK, "--epochs", "6"]
-LONG = [*NETWORK, "--epochs", "60"]  # long enough to be stopped on a busy machine
+SOME = ["--schedule", "fixed-count", "--keep", "2", "--save-every", "0"]
+LONG = [*NETWORK, *SOME, "--epochs", "60"]  # long enough to be stopped on a busy machine
 
 
 def run(*arguments: str | Path) -> Result:
@@ -129,6 +130,12 @@ def test_what_cannot_be_trained(tmp_path: Path) -> None:
     )
     assert "`device` must be" in refused("digits", "--model", "resnet8", "--device", "tpu9", *out)
     assert "keep the loss finite" in refused("digits", "--model", "resnet8", "--learning-rate", "1e12", *out)
+    few = ["digits", "--model", "resnet8", "--model-arg"]
+    assert "must be classes 0 to 4 of the model's outputs, got" in refused(*few, "classes=5", *out)
+    assert "digits must fit the network, but on inputs (2, 1, 8, 8) CifarResNet says" in refused(
+        *few, "channels=3", *out
+    )
+    assert "`device` must be" in refused(*few[:3], "--device", "meta", *out)
     assert [path.name for path in tmp_path.iterdir()] == ["own.npz"]
 
 
@@ -162,14 +169,23 @@ def test_a_recipe_file_and_options_that_go_before_it(tmp_path: Path) -> None:
     assert card["recipe"] == Recipe(epochs=1, schedule="fixed-count", keep=2).as_dict()
     assert card["model"] == "resect:resnet8"
     assert card["arguments"] == {"width": 4}
-    assert card["command"].endswith(
-        f"{recipe} --model resnet8 --model-arg width=4 --epochs 1 --no-flip --out x.safetensors"
-    )
+    assert card["command"] == f"resect train {recipe} --epochs 1 --no-flip --out x.safetensors"
     assert card["test_error_uncorrected"] != card["test_error"]
     first = load_file(out)
     again = [*card["command"].split()[2:-1], str(out), "--quiet"]  # the card's command, to another folder
     assert run(*again).exit_code == 0
     assert all(torch.equal(value, first[name]) for name, value in load_file(out).items())
+
+
+def test_an_option_for_the_schedule_replaces_the_recipes(tmp_path: Path) -> None:
+    recipe, out = tmp_path / "own.yaml", tmp_path / "x.safetensors"
+    recipe.write_text(
+        "{model: resnet8, data: digits, arguments: {width: 4}, epochs: 1, schedule: fixed-count, keep: 2}"
+    )
+    assert run(recipe, "--schedule", "stochastic-depth", "--quiet", "--out", out).exit_code == 0
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert card["recipe"] == Recipe(epochs=1, schedule="stochastic-depth").as_dict()
+    assert card["command"] == f"resect train {recipe} --schedule stochastic-depth --out x.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -179,8 +195,13 @@ def test_a_recipe_file_and_options_that_go_before_it(tmp_path: Path) -> None:
         ("epoch: 3", "has unknown settings: epoch. Known are"),
         ("learning_rate: fast", "`learning_rate` of"),
         ("flip: 1", "`flip` of"),
+        ("model: 5", "`model` of"),
+        ("arguments: 3", "`arguments` of"),
+        ("{schedule: stochastic-depth, survival: abc}", "`survival` of"),
+        ("seed: 99999999999999999999", "`seed` must be a whole number of at least 0, below 2^63"),
+        ("data: 2020-13-45", "must be YAML"),
         ("a: [", "must be YAML"),
-        ("epochs: 0", "`epochs` must be a whole number of at least 1, got 0"),
+        ("epochs: 0", "`epochs` must be a whole number of at least 1, below 2^63, got 0"),
     ],
 )
 def test_recipe_files_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:

@@ -57,8 +57,9 @@ def test_progressive_grows_to_the_whole_network(blocks: int, steps: int, data: s
     keep = data.draw(st.integers(1, blocks))
     schedule = Progressive(keep, steps)
     sizes = [len(drawn) for drawn in draws(schedule, blocks, range(steps + 2))]
-    assert sizes[0] == keep
+    assert sizes[0] == (keep if steps > 1 else blocks)
     assert sizes == sorted(sizes)
+    assert sizes[steps - 1] == blocks
     assert sizes[steps:] == [blocks, blocks]
     assert schedule.survival(blocks) == (1.0,) * blocks
 
@@ -164,6 +165,8 @@ def test_eval_mode_scales_every_branch_by_its_survival(net: Unraveled, resnet: C
         assert not torch.allclose(found, plain, atol=1e-3)
         kept = copy.deepcopy(resnet.state_dict())
         scheduled.fold()
+        scheduled.fold()
+        assert torch.equal(resnet(batch[0]), found)
     assert torch.equal(resnet(batch[0]), found)
     changed = {name for name, value in resnet.state_dict().items() if not torch.equal(value, kept[name])}
     assert changed == {f"blocks.{i}.c2.weight" for i in range(9)}
@@ -173,6 +176,57 @@ def test_without_correction_eval_mode_is_the_model_itself(net: Unraveled, resnet
     plain = resnet.eval()(batch[0])
     with net.schedule(FixedCount(3), correction=False):
         assert torch.equal(resnet(batch[0]), plain)
+
+
+class Ends(nn.Module):
+    """x + a branch whose last operations are those of `tail`."""
+
+    def __init__(self, tail: str) -> None:
+        super().__init__()
+        self.tail = tail
+        self.one, self.other, self.gate = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.wide = nn.Linear(8, 16)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+        self.scale, self.shift = nn.Parameter(torch.rand(8)), nn.Parameter(torch.rand(8))
+
+    def branch(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.one(x))
+        if self.tail == "squeeze and excitation":
+            found = self.other(hidden)
+            return found * torch.sigmoid(self.gate(found))
+        if self.tail == "gated linear unit":
+            value, gate = self.wide(hidden).chunk(2, -1)
+            return value * torch.sigmoid(gate)
+        if self.tail == "square":
+            found = self.other(hidden)
+            return found * found
+        if self.tail == "own norm":
+            found = self.other(hidden)
+            return found * torch.rsqrt(found.square().mean(-1, keepdim=True)) * (1 + self.scale)
+        if self.tail == "weight norm":
+            return self.normed(hidden)
+        if self.tail == "two scales":
+            return hidden * (self.scale * self.shift)
+        if self.tail == "inner block":
+            found = self.other(hidden)
+            return found + self.gate(torch.tanh(found))
+        return torch.relu(self.other(hidden))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "squeeze and excitation", "gated linear unit", "square", "own norm", "weight norm", "two scales",
+        "inner block", "relu",
+    ],
+)  # fmt: skip
+def test_a_branch_that_no_weights_scale_is_refused(tail: str) -> None:
+    net = resect.unravel(Ends(tail), torch.randn(4, 8))
+    with pytest.raises(resect.InputError, match="`correction` must be off for this network: block 0"):
+        net.schedule(StochasticDepth(0.25))
 
 
 @pytest.mark.parametrize("tail", ["batch norm", "linear with bias", "layer scale", "sum"])

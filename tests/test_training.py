@@ -16,6 +16,7 @@ from resect.models.resnet import CifarResNet
 from resect.models.vgg import Vgg15
 from resect.studies.train import TrainingJob, train_network
 from resect.training.augment import Augmentation
+from resect.training.checkpoint import Kept
 from resect.training.loop import Watch, _batches, _decay, evaluate, train
 from resect.training.recipe import Recipe
 
@@ -55,9 +56,7 @@ def test_an_interrupted_training_ends_at_the_same_weights(tmp_path: Path, change
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(
-            broken, data.inputs, data.targets, recipe, checkpoint=tmp_path / "c", save_every=0, watch=Watch(step=stop)
-        )
+        train(broken, data.inputs, data.targets, recipe, kept=Kept(tmp_path / "c", every=0), watch=Watch(step=stop))
     assert torch.load(tmp_path / "c", weights_only=True)["step"] == 35
     told: list[tuple[int, float]] = []
     again = train(
@@ -65,7 +64,7 @@ def test_an_interrupted_training_ends_at_the_same_weights(tmp_path: Path, change
         data.inputs,
         data.targets,
         recipe,
-        checkpoint=tmp_path / "c",
+        kept=Kept(tmp_path / "c"),
         watch=Watch(step=lambda *call: told.append(call)),
     )
     assert _same(whole, resumed)
@@ -79,22 +78,24 @@ def test_an_interrupted_training_ends_at_the_same_weights(tmp_path: Path, change
 def test_a_checkpoint_of_another_recipe_or_network_is_refused(tmp_path: Path) -> None:
     data = load_samples("digits", split="train", limit=64)
     one = replace(RECIPE, epochs=1)
-    train(_network(), data.inputs, data.targets, one, checkpoint=tmp_path / "c")
+    train(_network(), data.inputs, data.targets, one, kept=Kept(tmp_path / "c"))
     with pytest.raises(resect.RunError, match="must belong to this recipe"):
-        train(_network(), data.inputs, data.targets, RECIPE, checkpoint=tmp_path / "c")
-    with pytest.raises(resect.RunError, match="must belong to this network"):
-        train(CifarResNet(8, width=5, channels=1), data.inputs, data.targets, one, checkpoint=tmp_path / "c")
+        train(_network(), data.inputs, data.targets, RECIPE, kept=Kept(tmp_path / "c"))
+    with pytest.raises(resect.RunError, match="must belong to this network, other, got"):
+        train(_network(), data.inputs, data.targets, one, kept=Kept(tmp_path / "c", network="other"))
+    with pytest.raises(resect.RunError, match="must belong to this network; it does not fit"):
+        train(CifarResNet(8, width=5, channels=1), data.inputs, data.targets, one, kept=Kept(tmp_path / "c"))
 
 
 def test_a_checkpoint_of_other_data_or_damaged_is_refused(tmp_path: Path) -> None:
     data = load_samples("digits", split="train", limit=64)
     one = replace(RECIPE, epochs=1)
-    train(_network(), data.inputs, data.targets, one, checkpoint=tmp_path / "c")
+    train(_network(), data.inputs, data.targets, one, kept=Kept(tmp_path / "c"))
     with pytest.raises(resect.RunError, match="must belong to this data"):
-        train(_network(), data.inputs + 1, data.targets, one, checkpoint=tmp_path / "c")
+        train(_network(), data.inputs + 1, data.targets, one, kept=Kept(tmp_path / "c"))
     (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes()[:500])
     with pytest.raises(resect.RunError, match=r"is damaged\. Delete it"):
-        train(_network(), data.inputs, data.targets, one, checkpoint=tmp_path / "c")
+        train(_network(), data.inputs, data.targets, one, kept=Kept(tmp_path / "c"))
 
 
 def test_dropout_is_resumed_to_the_bit_and_leaves_the_global_state_alone(tmp_path: Path) -> None:
@@ -112,10 +113,10 @@ def test_dropout_is_resumed_to_the_bit_and_leaves_the_global_state_alone(tmp_pat
     state = torch.random.get_rng_state()
     train(whole, data.inputs, data.targets, RECIPE)
     with pytest.raises(KeyboardInterrupt):
-        train(broken, data.inputs, data.targets, RECIPE, checkpoint=tmp_path / "c", watch=Watch(epoch=stop))
+        train(broken, data.inputs, data.targets, RECIPE, kept=Kept(tmp_path / "c"), watch=Watch(epoch=stop))
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.rand(7)  # another process has another global state
-    train(resumed, data.inputs, data.targets, RECIPE, checkpoint=tmp_path / "c")
+    train(resumed, data.inputs, data.targets, RECIPE, kept=Kept(tmp_path / "c"))
     assert _same(whole, resumed)
 
 
@@ -153,7 +154,7 @@ def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
     data = load_samples("digits", split="train", limit=96)
     recipe = replace(RECIPE, learning_rate=1e12)
     with pytest.raises(resect.InputError, match="`learning_rate` must keep the loss finite"):
-        train(_network(), data.inputs, data.targets, recipe, checkpoint=tmp_path / "c")
+        train(_network(), data.inputs, data.targets, recipe, kept=Kept(tmp_path / "c"))
 
 
 def test_training_learns_and_leaves_the_global_state_alone() -> None:
@@ -222,7 +223,7 @@ def test_inputs_that_cannot_be_augmented(changes: dict[str, object], shape: tupl
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "`epochs` must be a whole number of at least 1, got 0"),
+        ({"epochs": 0}, "`epochs` must be a whole number of at least 1"),
         ({"batch_size": 1}, "`batch_size` must be a whole number of at least 2"),
         ({"decay": "cosine"}, "`decay` must be one of one-cycle, step, got 'cosine'"),
         ({"warmup": 1.5}, "`warmup` must be between 0 and 1, got 1.5"),
@@ -247,6 +248,58 @@ def test_the_learning_rate_falls_in_steps() -> None:
         optimizer.step()
         decay.step()
     assert found == pytest.approx([0.04, 0.08, 0.08, 0.08, 0.008, 0.008, 0.0008, 0.0008])
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_network_that_flattens_its_images_trains_in_both_memory_formats(channels_last: bool, shift: int) -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.branch, self.fc = (
+                nn.Conv2d(2, 4, 3, padding=1),
+                nn.Conv2d(4, 4, 3, padding=1),
+                nn.Linear(64, 3),
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            return self.fc((x + self.branch(torch.relu(x))).flatten(1))
+
+    inputs, targets = torch.randn(12, 2, 4, 4), torch.randint(0, 3, (12,))
+    recipe = Recipe(epochs=2, batch_size=4, shift=shift, channels_last=channels_last, schedule="fixed-count", keep=1)
+    seen: list[torch.Tensor] = []
+    network = Flat()
+    network.stem.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    train(network, inputs, targets, replace(recipe, schedule="full", keep=None))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert all(images.is_contiguous(memory_format=layout) for images in seen)
+    train(Flat(), inputs, targets, recipe)
+
+
+def test_ignored_targets_count_for_nothing() -> None:
+    data = load_samples("digits", split="train", limit=64)
+    ignored = torch.full_like(data.targets, -100)
+    networks = [_network(), _network()]
+    train(networks[0], data.inputs, ignored, replace(RECIPE, epochs=1, weight_decay=0.0))
+    for (name, found), start in zip(networks[0].named_parameters(), networks[1].parameters(), strict=True):
+        assert torch.equal(found, start), name
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(0.25, 4), (1.0, 3), (0.2, 5), (0.0, 3), (1.0, 1), (0.5, 40)])
+def test_one_cycle_of_any_length_has_its_peak_and_ends_low(warmup: float, steps: int) -> None:
+    optimizer = torch.optim.SGD(_network().parameters(), lr=0.1, momentum=0.9)
+    decay = _decay(optimizer, Recipe(warmup=warmup, learning_rate=0.1), steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        decay.step()
+    assert all(0 <= rate <= 0.1 + 1e-9 for rate in rates)
+    assert rates == sorted(rates[: rates.index(max(rates))]) + sorted(rates[rates.index(max(rates)) :], reverse=True)
+    if steps == 40:
+        assert rates[19] == pytest.approx(0.1)
+        assert (rates[0], rates[-1]) == (pytest.approx(0.1 / 25), pytest.approx(0.1 / 25e4))
 
 
 def test_a_schedule_needs_blocks_that_fit() -> None:

@@ -13,6 +13,7 @@ import torch
 from resect.data import Samples, load_samples
 from resect.errors import DataError, InputError
 from resect.models.specs import LoadedModel, Value, load_model
+from resect.studies.fit import placed
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SEED = click.IntRange(0, 2**63 - 1)
@@ -96,12 +97,7 @@ class Setting:
 
     def placed(self, loaded: LoadedModel) -> LoadedModel:
         """The same model on this device and in this dtype."""
-        try:
-            loaded.module.to(self.device, DTYPES[self.dtype])
-            if torch.device(self.device).type == "meta":
-                raise RuntimeError("it holds no values")
-        except (RuntimeError, AssertionError, TypeError) as error:
-            raise InputError(f"`device` must be one that this PyTorch can use, got {self.device!r}: {error}") from error
+        placed(loaded.module, self.device, DTYPES[self.dtype])
         example = torch.utils._pytree.tree_map(self._place, loaded.example)
         return LoadedModel(loaded.module, loaded.spec, example, loaded.card)
 

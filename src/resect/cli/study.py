@@ -14,7 +14,7 @@ from resect.cli._options import Setting, batch_option, data_options, model_optio
 from resect.cli._progress import Track, progress_bars
 from resect.data import Samples, load_samples
 from resect.errors import InputError
-from resect.models.specs import SHIPPED, LoadedModel, bare_name, load_model
+from resect.models.specs import SHIPPED, LoadedModel, bare_name, load_card, load_model
 from resect.report.console import answers_table
 from resect.report.page import write_report
 from resect.runs.folder import RunFolder, digest
@@ -131,18 +131,20 @@ def _subjects(setting: Setting, samples: Samples, folder: RunFolder, track: Trac
     networks = folder.path / "networks"
 
     def trained(spec: str, *, retrain: bool = False) -> Path | None:
-        name = bare_name(spec.removeprefix("resect:"))
+        name = spec.removeprefix("resect:")
         if not spec.startswith("resect:") or (_shipped(spec) and not retrain):
             return None
         kind = (setting.data or "").partition(":")[0]
         if setting.data is None or kind not in NAMES:
             raise InputError(f"{spec} has no weights for {setting.data}: pass them as {spec}@FILE.")
-        file = networks / f"{name}.safetensors"
-        load_model(f"resect:{name}", samples=samples)  # refuses an unknown name before anything is written
+        file, bare = networks / f"{name}.safetensors", bare_name(name)
+        load_model(f"resect:{bare}", samples=samples)  # refuses an unknown name before anything is written
         if not file.exists():
             folder.open()
-            recipe = Recipe(**load_template(kind).settings | {"seed": setting.seed})
-            _train(TrainingJob(name, setting.data, file, recipe, device=setting.device, template=kind), track)
+            template = load_template(kind)
+            settings = load_card(name)["recipe"] if _shipped(spec) else template.settings
+            recipe = Recipe(**settings | {"seed": setting.seed})
+            _train(TrainingJob(bare, setting.data, file, recipe, device=setting.device, template=template), track)
         return file
 
     def load(spec: str, checkpoint: Path | None) -> LoadedModel:

@@ -62,6 +62,13 @@ def recipe_options(function: Decorated) -> Decorated:
     help="A folder for the weights before and after every epoch, for `resect paths --checkpoints`.",
 )
 @click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="A folder for TensorBoard.")
+@click.option(
+    "--save-every",
+    default=TrainingJob.save_every,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds between two checkpoints within an epoch.",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @recipe_options
@@ -73,6 +80,7 @@ def train(
     out: Path | None,
     history: Path | None,
     logs: Path | None,
+    save_every: float,
     device: str,
     quiet: bool,
     **settings: Any,
@@ -86,16 +94,20 @@ def train(
     """
     template = load_template(recipe)
     given = {name: value for name, value in settings.items() if value is not None}
-    chosen = Recipe(**template.settings | given)
+    base = dict(template.settings)
+    if "schedule" in given:  # what belongs to the recipe's schedule does not belong to another
+        base.pop("keep", None)
+        base.pop("survival", None)
+    chosen = Recipe(**base | given)
     model, data = model or template.model, data or template.data
     if model is None or data is None:
         raise SpecError(
             f"the recipe {recipe} names no {'data' if model else 'model'}. Give --{'data' if model else 'model'}."
         )
     name = model.removeprefix("resect:")
-    target = out or Path(f"{name.replace(':', '-')}-{data.partition(':')[0]}.safetensors")
+    target = out or Path(f"{_slug(name)}-{data.partition(':')[0]}{_suffix(chosen)}.safetensors")
     arguments = template.arguments | parse_arguments(model_args)
-    job = TrainingJob(model, data, target, chosen, arguments, device, recipe, history, logs)
+    job = TrainingJob(model, data, target, chosen, arguments, device, template, history, logs, save_every)
     console = Console(stderr=True)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` started
     with Progress(*_columns(), console=console, disable=quiet or not first) as progress:
@@ -105,6 +117,16 @@ def train(
             f"{target}: test error {card['test_error']:.2%} on {card['test_samples']} samples, "
             f"{card['seconds']:.0f} s of training."
         )
+
+
+def _slug(spec: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in spec)
+
+
+def _suffix(recipe: Recipe) -> str:
+    """What tells the weights of a schedule from those of the whole network."""
+    kept = "" if recipe.keep is None else f"-{recipe.keep}"
+    return "" if recipe.schedule == "full" else f"-{recipe.schedule}{kept}"
 
 
 def _columns() -> tuple[TextColumn | BarColumn | TimeElapsedColumn | TimeRemainingColumn, ...]:

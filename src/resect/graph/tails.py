@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 from torch.fx import Node
 
-from resect.graph.ops import NORMS, POOLS, VIEWS, WEIGHT_MIXING, is_float, op_name
+from resect.graph.ops import NORMS, VIEWS, WEIGHT_MIXING, is_float, op_name
 from resect.graph.slices import Sliced, Slot
 
 
 def tail_parameters(sliced: Sliced, slot: Slot) -> tuple[str, ...]:
     """Names of the parameters whose product with p makes the branch of `slot` p times as large, and changes nothing
-    else; empty if there are none (the branch ends in a non-linearity, or in weights that are used elsewhere, too)."""
+    else; empty if there are none (the branch ends in a non-linearity, or in values or weights that are used elsewhere,
+    too)."""
     parameters = dict(sliced.captured.model.named_parameters(remove_duplicate=False))
     homes = Counter(id(parameter) for parameter in parameters.values())
     names = {node: name for node, name in sliced.captured.parameters.items() if name in parameters}
@@ -24,23 +25,41 @@ def tail_parameters(sliced: Sliced, slot: Slot) -> tuple[str, ...]:
 
 
 def _ends(node: Node, names: Mapping[Node, str]) -> list[Node] | None:
-    """The parameters that scale the value of `node`, None if no scaling does."""
+    """The parameters that scale the value of `node`, which nothing else reads; None if no scaling does just that."""
+    if len(node.users) > 1 and not isinstance(node.meta.get("val"), (tuple, list)):
+        return None
     own = [_bare(operand) for operand in node.all_input_nodes if _bare(operand) in names]
-    signals = [operand for operand in node.all_input_nodes if _bare(operand) not in names and is_float(operand)]
+    others = [operand for operand in node.all_input_nodes if _bare(operand) not in names and is_float(operand)]
     name = op_name(node)
-    if name in WEIGHT_MIXING | NORMS:
-        return own or None
-    if name == "mul":
-        return own or next((found for signal in signals if (found := _ends(signal, names))), None)
-    if name in ("add", "sub"):
-        terms = [_ends(signal, names) for signal in signals]
-        if len(signals) + len(own) < 2 or None in terms:  # a number that is added cannot be scaled
+    if name in WEIGHT_MIXING:  # a weight that is computed is an operand, too, and does not scale with the bias
+        return own if len(others) == 1 and _has_weight(node, names) else None
+    if name in NORMS:
+        return own if _has_weight(node, names) else None
+    if name == "mul" and len(node.all_input_nodes) == 2:
+        return own if len(own) == 1 else next((found for other in others if (found := _ends(other, names))), None)
+    if name in ("add", "sub") and len(own) + len(others) == 2:  # a number that is added cannot be scaled
+        terms = [_ends(other, names) for other in others]
+        if None in terms:
             return None
         return own + [parameter for term in terms for parameter in term or []]
-    if name in VIEWS | POOLS | {"gate"}:
-        tuples = [operand for operand in node.all_input_nodes if isinstance(operand.meta.get("val"), (tuple, list))]
-        return _ends([*signals, *tuples][0], names) if signals or tuples else None
+    if name in VIEWS | {"gate"} and len(node.all_input_nodes) >= 1:
+        source = node.all_input_nodes[0]
+        if name == "getitem" and op_name(source) not in NORMS | {"native_dropout"}:  # other chunks would be scaled, too
+            return None
+        return _ends(source, names)
     return None
+
+
+def _has_weight(node: Node, names: Mapping[Node, str]) -> bool:
+    """Whether the operand that multiplies, in the place of `weight` in the operator's signature, is a parameter."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    places = [argument.name for argument in schema.arguments]
+    wanted = next((place for place in ("weight", "mat2") if place in places), None)
+    if wanted is None:
+        return False
+    index = places.index(wanted)
+    weight = node.args[index] if index < len(node.args) else node.kwargs.get(wanted)
+    return isinstance(weight, Node) and _bare(weight) in names
 
 
 def _bare(node: Node) -> Node:

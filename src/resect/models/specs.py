@@ -42,6 +42,12 @@ def bare_name(shipped: str) -> str:
     return shipped.removesuffix(parts["trained"] or "") if parts else shipped
 
 
+def load_card(shipped: str) -> dict[str, Any]:
+    """The model card of shipped weights, by their name."""
+    card: dict[str, Any] = json.loads((_WEIGHTS / f"{shipped}.json").read_text(encoding="utf-8"))
+    return card
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A model ready to be unravelled.
@@ -147,13 +153,13 @@ def _resect(spec: str, name: str, arguments: dict[str, Value], samples: Samples 
     except TypeError as error:
         raise SpecError(f"{spec} does not take these arguments: {error}.") from error
     example = _example(samples) if samples else torch.zeros(1, settings["channels"], *images[1:])
-    card = _load_shipped(module, name) if shipped else None
-    return LoadedModel(module, spec, example, card)
+    if shipped:
+        _load_shipped(module, name)
+    return LoadedModel(module, spec, example, load_card(name) if shipped else None)
 
 
-def _load_shipped(module: nn.Module, name: str) -> dict[str, Any]:
-    """Load shipped weights; return their card."""
-    card: dict[str, Any] = json.loads((_WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
+def _load_shipped(module: nn.Module, name: str) -> None:
+    """Load shipped weights from the package, or from the repository if they are too large for it."""
     with resources.as_file(_WEIGHTS / f"{name}.safetensors") as path:
         large = Path(__file__).parents[3] / "weights" / path.name  # too large for the package; in the repository only
         if not path.is_file() and not large.is_file():
@@ -162,7 +168,6 @@ def _load_shipped(module: nn.Module, name: str) -> dict[str, Any]:
                 f"of resect, and load them with `resect:{bare_name(name)} --checkpoint {path.name}`."
             )
         load_checkpoint(module, path if path.is_file() else large)
-    return card
 
 
 def _image_shape(samples: Samples | None) -> tuple[int, int, int]:

@@ -59,16 +59,18 @@ class Scheduled:
                     "weights of its own that could be scaled by the part of the steps in which it runs. Pass "
                     "correction=False, or --no-correction."
                 )
-            factors.update(dict.fromkeys(names, factor))
+            for name in names:
+                factors[name] = factors.get(name, 1.0) * factor
         return factors
 
     def fold(self) -> None:
-        """Multiply the weights at the branches' ends by `survival`, for good: the model alone then computes what it
-        computes here in eval mode. Call it once, after the training."""
+        """Multiply the weights at the branches' ends by `survival`, for good, after the training: the model alone then
+        computes what it computes here in eval mode. A second call changes nothing."""
         parameters = dict(self.net.model.named_parameters())
         with torch.no_grad():
             for name, factor in self._scaled.items():
                 parameters[name].mul_(factor)
+        self._scaled = {}
 
     def __enter__(self) -> Scheduled:
         self._before = self.net.model.__dict__.get("forward")

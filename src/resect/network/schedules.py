@@ -75,7 +75,7 @@ class StochasticDepth(Full):
 
 @dataclass(frozen=True)
 class Progressive(Full):
-    """Random blocks, `keep` of them at first and evenly more up to all at `steps`, and all from then on.
+    """Random blocks, `keep` of them at first and evenly more up to all in the last of `steps`, and all from then on.
 
     Training starts on short paths and ends on the whole network, so nothing is scaled at test time.
 
@@ -93,7 +93,8 @@ class Progressive(Full):
     def running(self, blocks: int, step: int, generator: torch.Generator) -> frozenset[int]:
         """The blocks that run in `step`."""
         _require_at_most("keep", self.keep, blocks)
-        count = self.keep + (blocks - self.keep) * min(step, self.steps) // self.steps
+        last = self.steps - 1
+        count = self.keep + (blocks - self.keep) * step // last if step < last else blocks
         return frozenset(torch.randperm(blocks, generator=generator)[:count].tolist())
 
 

@@ -13,6 +13,7 @@ from resect.data import Samples
 from resect.errors import DataError
 from resect.graph.outputs import logits_of
 from resect.models.specs import LoadedModel
+from resect.studies.fit import require_fit
 from resect.sweep.metrics import error_and_loss
 from resect.sweep.statistics import mcnemar, paired_error_interval
 
@@ -44,6 +45,7 @@ def evaluate_networks(
     rows: list[dict[str, object]] = []
     first: np.ndarray | None = None
     for network in networks:
+        require_fit(network.module, samples)
         wrong, loss = _measure(network, samples, batch_size, progress or (lambda count: None))
         error, count = float(wrong.mean()), len(wrong)
         interval = binomtest(int(wrong.sum()), count).proportion_ci(0.95, method="wilson")

@@ -18,7 +18,9 @@ from resect.files import write_text
 from resect.models.checkpoints import load_checkpoint, save_weights
 from resect.models.specs import SHIPPED, Value, bare_name, load_model
 from resect.studies.environment import environment
-from resect.studies.recipes import load_template
+from resect.studies.fit import placed, require_fit
+from resect.studies.recipes import Template
+from resect.training.checkpoint import Kept
 from resect.training.loop import Watch, evaluate, train
 from resect.training.recipe import Recipe
 
@@ -31,7 +33,7 @@ class TrainingJob:
         model: a model spec, e.g. "resect:resnet110" (`resect:` may be left out).
         data: a data spec with a train and a test split.
         out: the safetensors file; the model card is written beside it, with the suffix .json.
-        template: the name of the recipe or recipe file that `recipe` and `data` come from, for the card's command.
+        template: the recipe file that `recipe` comes from, for the card's command.
         history: a folder for the weights before training and after every epoch, epoch-0.safetensors and so on.
         logs: a folder for TensorBoard.
     """
@@ -42,9 +44,10 @@ class TrainingJob:
     recipe: Recipe
     arguments: dict[str, Value] = field(default_factory=dict)
     device: str = "cpu"
-    template: str = "digits"
+    template: Template = field(default_factory=Template)
     history: Path | None = None
     logs: Path | None = None
+    save_every: float = Kept.every
 
     @property
     def checkpoint(self) -> Path:
@@ -57,17 +60,23 @@ class TrainingJob:
         return self.model if ":" in self.model else f"resect:{self.model}"
 
     @property
+    def network(self) -> str:
+        """Spec and arguments in one string."""
+        return f"{self.spec} {json.dumps(self.arguments, sort_keys=True)}"
+
+    @property
     def command(self) -> str:
         """The command that trains the same network."""
-        template = load_template(self.template)
-        words = ["resect", "train", self.template]
+        template = self.template
+        words = ["resect", "train", template.name]
         words += ["--data", self.data] if self.data != template.data else []
-        words += ["--model", self.spec.removeprefix("resect:")]
+        words += ["--model", self.spec.removeprefix("resect:")] if self.model != template.model else []
         for name, value in self.arguments.items():
-            words += ["--model-arg", f"{name}={value}"]
-        base = Recipe(**template.settings)
+            if value != template.arguments.get(name):
+                words += ["--model-arg", f"{name}={value}"]
+        base = Recipe().as_dict() | template.settings
         for name, value in self.recipe.as_dict().items():
-            if value == getattr(base, name):
+            if value == base[name] or value is None:
                 continue
             option = name.replace("_", "-")
             words += (
@@ -97,12 +106,22 @@ def train_network(job: TrainingJob, watch: Watch | None = None) -> dict[str, Any
         )
     samples, test = _splits(job.data)
     loaded = load_model(job.spec, arguments=job.arguments, samples=samples, seed=job.recipe.seed)
-    module = _placed(loaded.module, job.device)
+    module = placed(loaded.module, job.device)
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise InputError(f"`model` must have parameters to train, but {job.spec} has none.")
+    require_fit(module, samples)
     _make_folder(job.out)
     watch = replace(watch or Watch(), logs=job.logs)
     if job.history:
         watch = replace(watch, epoch=_History(module, job.history))
-    trained = train(module, samples.inputs, samples.targets, job.recipe, checkpoint=job.checkpoint, watch=watch)
+    trained = train(
+        module,
+        samples.inputs,
+        samples.targets,
+        job.recipe,
+        kept=Kept(job.checkpoint, job.save_every, job.network),
+        watch=watch,
+    )
     if not trained.main:
         return None
     errors = {}
@@ -156,13 +175,6 @@ def _splits(data: str) -> tuple[Samples, Samples]:
             "trained on says nothing. Train on digits or cifar10:DIR."
         )
     return samples, test
-
-
-def _placed(module: nn.Module, device: str) -> nn.Module:
-    try:
-        return module.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"`device` must be one that this PyTorch can use, got {device!r}: {error}") from error
 
 
 def _make_folder(out: Path) -> None:

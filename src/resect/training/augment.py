@@ -20,11 +20,13 @@ class Augmentation:
         shift: pixels to each side.
         fill: the value that shifts bring in; None for the image, reflected.
         flip: mirror half of the images, left to right.
+        layout: the memory format of what comes out.
     """
 
     shift: int
     fill: float | None
     flip: bool
+    layout: torch.memory_format
 
     @classmethod
     def of(cls, recipe: Recipe, inputs: Tensor) -> Augmentation:
@@ -42,7 +44,8 @@ class Augmentation:
         if recipe.shift and recipe.border == "reflect" and recipe.shift >= min(inputs.shape[2:]):
             raise InputError(f"`shift` must be below the images' {min(inputs.shape[2:])} pixels, got {recipe.shift}.")
         fill = float(inputs.min()) if recipe.shift and recipe.border == "lowest" else None
-        return cls(recipe.shift, fill, recipe.flip)
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        return cls(recipe.shift, fill, recipe.flip, layout)
 
     def __call__(self, images: Tensor, generator: torch.Generator, share: slice = slice(None)) -> Tensor:
         """Shift and mirror the images (B, C, H, W) of `share`; what is drawn for each does not depend on `share`."""
@@ -58,4 +61,4 @@ class Augmentation:
         rows = down[:, None, None] + torch.arange(height)[None, :, None]
         columns = (right[:, None] + across)[:, None, :]
         moved = padded.permute(0, 2, 3, 1)[torch.arange(len(images))[:, None, None], rows, columns]
-        return moved.permute(0, 3, 1, 2)
+        return moved.permute(0, 3, 1, 2).contiguous(memory_format=self.layout)

@@ -45,6 +45,21 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Where and how often a training is kept.
+
+    Attributes:
+        path: the file; None to keep nothing.
+        every: seconds after which it is written at the next multiple of ten steps; after every epoch it is anyway.
+        network: what tells the network from others with the same shapes (its spec and arguments).
+    """
+
+    path: Path | None = None
+    every: float = 30.0
+    network: str = ""
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """One file that holds everything a training needs to go on, to the same bits.
 
@@ -53,7 +68,7 @@ class Checkpoint:
 
     Attributes:
         path: None to keep nothing.
-        made_with: recipe and digest of the data, which a checkpoint must share to be gone on from.
+        made_with: recipe, digest of the data and so on, which a checkpoint must share to be gone on from.
     """
 
     path: Path | None
@@ -79,7 +94,7 @@ class Checkpoint:
         content = _read(self.path)
         for what, wanted in self.made_with.items():
             if content.get(what) != wanted:
-                found = f", {wanted}, got {content.get(what)}" if what == "recipe" else ""
+                found = "" if what == "data" else f", {wanted}, got {content.get(what)}"
                 raise RunError(f"{self.path} must belong to this {what}{found}. Delete it to start anew.")
         try:
             for name, part in parts.items():

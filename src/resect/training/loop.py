@@ -14,19 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resect.errors import InputError
+from resect.errors import InputError, RunError
 from resect.graph.outputs import logits_of
 from resect.network.scheduled import Scheduled, generator_for
 from resect.network.unraveled import unravel
 from resect.training.augment import Augmentation
-from resect.training.checkpoint import Checkpoint, Progress, digest
+from resect.training.checkpoint import Checkpoint, Kept, Progress, digest
 from resect.training.recipe import Recipe
 from resect.training.seeds import seeded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+IGNORED = -100  # targets that count for nothing, as torch and transformers mark them
 _CYCLE = 0.05
+_NUDGE = 1e-3  # PyTorch divides by the length of each half of the cycle, which may be 0 steps
 _REPORT = 10  # steps between two looks at the loss, which a GPU has to be waited for
 
 
@@ -67,8 +69,7 @@ def train(
     targets: Tensor,
     recipe: Recipe,
     *,
-    checkpoint: Path | None = None,
-    save_every: float = 30.0,
+    kept: Kept | None = None,
     watch: Watch | None = None,
 ) -> Trained:
     """Train `module` in place and leave it in eval mode. The loop is Accelerate's: started by `accelerate launch`,
@@ -77,9 +78,9 @@ def train(
     Args:
         inputs: (N, ...) what the module takes, on the CPU; images are (N, C, H, W) float.
         targets: (N,) or (N, L) int64 classes; -100 is ignored.
-        checkpoint: a file that is written after every epoch and every `save_every` seconds; if it exists, training
-            goes on from it, to weights bit-identical to an uninterrupted run on the same machine, threads and number
-            of processes. The global random state is left alone.
+        kept: where a checkpoint is written; if it exists, training goes on from it, on the CPU to weights
+            bit-identical to an uninterrupted run on the same machine and threads. The global random state is left
+            alone.
 
     Raises:
         InputError: the loss is no longer finite (the checkpoint keeps what was before), the recipe does not fit the
@@ -87,7 +88,7 @@ def train(
         RunError: the checkpoint is damaged, or was made with another recipe, network or data.
     """
     with seeded(recipe.seed):
-        return _Training(module, inputs, targets, recipe, watch or Watch()).run(checkpoint, save_every)
+        return _Training(module, inputs, targets, recipe, watch or Watch()).run(kept or Kept())
 
 
 class _Training:
@@ -97,7 +98,13 @@ class _Training:
         self.accelerator = _accelerator(next(module.parameters()).device, recipe.schedule != "full", watch.logs)
         self.device = self.accelerator.device
         self.module = module.to(self.device).to(memory_format=self._format)
-        self.batches = _batches(torch.arange(len(inputs)), recipe.batch_size, 2 * self.accelerator.num_processes)
+        least = 2 * self.accelerator.num_processes
+        if min(recipe.batch_size, len(inputs)) < least:
+            raise InputError(
+                f"`batch_size` and the number of samples must be at least {least}, two a process, got "
+                f"{recipe.batch_size} and {len(inputs)}."
+            )
+        self.batches = _batches(torch.arange(len(inputs)), recipe.batch_size, least)
         self.steps = len(self.batches) * recipe.epochs
         self.order, self.shuffled = torch.arange(len(inputs)), -1
         optimizer = torch.optim.SGD(
@@ -119,7 +126,7 @@ class _Training:
     def _scheduled(self) -> Scheduled | None:
         if self.recipe.schedule == "full":
             return None
-        net = unravel(self.module, self.inputs[:2].to(self.device))
+        net = unravel(self.module, self.inputs[:2].to(self.device, memory_format=self._format))
         if not net.blocks:
             raise InputError(
                 f"`schedule` must be full for a network without blocks, got {self.recipe.schedule}: "
@@ -129,11 +136,15 @@ class _Training:
         schedule.running(len(net.blocks), 0, torch.Generator())  # says at once if it does not fit the network
         return net.schedule(schedule, seed=self.recipe.seed, correction=self.recipe.correction)
 
-    def run(self, path: Path | None, save_every: float) -> Trained:
+    def run(self, kept: Kept) -> Trained:
         """All steps that are left."""
         made_with = {"recipe": self.recipe.as_dict(), "data": digest(self.inputs, self.targets)}
-        checkpoint = Checkpoint(path, made_with)
+        made_with |= {"network": kept.network, "number of processes": self.accelerator.num_processes}
+        checkpoint = Checkpoint(kept.path, made_with)
         progress = checkpoint.resume(self.parts)
+        steps = self.accelerator.gather(torch.tensor([progress.step], device=self.device))
+        if not bool((steps == progress.step).all()):
+            raise RunError(f"{kept.path} must be on a disk that all machines share, but not all of them found it.")
         main = self.accelerator.is_main_process
         if main:
             self._announce(progress)
@@ -155,15 +166,27 @@ class _Training:
                 meter.zero_()
                 if over:
                     self._close_epoch(progress)
-                if main and (over or now - saved >= save_every):
+                if main and over:  # before the checkpoint: what a kill in between loses is told again
+                    self.watch.epoch(len(progress.curve))
+                if main and (over or now - saved >= kept.every):
+                    self._require_finite(progress)
                     checkpoint.save(self.parts, progress)
                     saved = now
-                if main and over:
-                    self.watch.epoch(len(progress.curve))
         self.module.eval()
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return Trained(progress, self.scheduled, main)
+
+    def _require_finite(self, progress: Progress) -> None:
+        """The loss was that before the last step; a checkpoint of broken weights would be gone on from for ever."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.module.parameters()):
+            raise self._diverged("weights were not finite", progress)
+
+    def _diverged(self, found: str, progress: Progress) -> InputError:
+        return InputError(
+            f"`learning_rate` must keep the loss finite, but with {self.recipe.learning_rate} the {found} in epoch "
+            f"{len(progress.curve) + 1}. Try a tenth of it, with another --out or without the checkpoint."
+        )
 
     def _announce(self, progress: Progress) -> None:
         epoch, within = divmod(progress.step, len(self.batches))
@@ -190,23 +213,21 @@ class _Training:
             outputs = self.model(images)
         logits = logits_of(outputs).float()
         logits = logits.reshape(-1, logits.shape[-1])
-        loss = F.cross_entropy(logits, wanted)
+        answers = int((self.targets[chosen] != IGNORED).sum())  # of the whole batch
+        own = int((self.targets[chosen][share] != IGNORED).sum())
+        loss = F.cross_entropy(logits, wanted, reduction="mean" if own else "sum")
         self.optimizer.zero_grad(set_to_none=True)
-        # the mean over processes is that of the batch even where their shares differ by one sample
-        self.accelerator.backward(loss * (len(images) * processes / len(chosen)))
+        # the mean over processes is that of the batch, however many answers each has
+        self.accelerator.backward(loss * (own * processes / max(answers, 1)))
         self.optimizer.step()
         self.decay.step()
-        counted = (wanted != -100).sum()
-        wrong = ((logits.argmax(-1) != wanted) & (wanted != -100)).sum()
-        return torch.stack([loss.detach() * counted, wrong, counted])
+        wrong = ((logits.argmax(-1) != wanted) & (wanted != IGNORED)).sum()
+        return torch.stack([loss.detach() * own, wrong, wrong.new_tensor(own)])
 
     def _report(self, meter: Tensor, seconds: float, progress: Progress) -> None:
         loss, wrong, counted = self.accelerator.reduce(meter.clone(), "sum").tolist()
         if not math.isfinite(loss):
-            raise InputError(
-                f"`learning_rate` must keep the loss finite, but with {self.recipe.learning_rate} it was {loss} in "
-                f"epoch {len(progress.curve) + 1}. Try a tenth of it."
-            )
+            raise self._diverged(f"loss was {loss}", progress)
         progress.seconds += seconds
         progress.totals = tuple(a + b for a, b in zip(progress.totals, (loss, wrong, counted), strict=True))
         last = (progress.step - 1) % len(self.batches)
@@ -225,7 +246,7 @@ class _Training:
     def _close_epoch(self, progress: Progress) -> None:
         loss, wrong, counted = progress.totals
         earlier = sum(epoch["seconds"] for epoch in progress.curve)
-        epoch = {"epoch": len(progress.curve) + 1, "loss": loss / counted, "error": wrong / counted}
+        epoch = {"epoch": len(progress.curve) + 1, "loss": loss / max(counted, 1), "error": wrong / max(counted, 1)}
         progress.curve.append({**epoch, "seconds": progress.seconds - earlier})
         progress.totals = (0.0, 0.0, 0.0)
 
@@ -239,6 +260,7 @@ def _accelerator(device: torch.device, unused: bool, logs: Path | None) -> Accel
         raise InputError("`logs` needs the package tensorboard. Install it with `pip install 'resect[train]'`.")
     accelerator = Accelerator(
         cpu=device.type == "cpu",
+        mixed_precision="no",  # the recipe says it, not the user's configuration of Accelerate
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
         log_with="tensorboard" if logs else None,
         project_dir=logs,
@@ -250,11 +272,12 @@ def _accelerator(device: torch.device, unused: bool, logs: Path | None) -> Accel
 
 def _decay(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     if recipe.decay == "one-cycle":
+        part = recipe.warmup if abs(recipe.warmup * steps - 1) > _NUDGE else recipe.warmup * (1 - _NUDGE)
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             recipe.learning_rate,
             total_steps=steps,
-            pct_start=recipe.warmup,
+            pct_start=min(float(part), 1 - _NUDGE),
             base_momentum=max(recipe.momentum - _CYCLE, 0.0),
             max_momentum=min(recipe.momentum + _CYCLE, 1.0),
         )
@@ -284,7 +307,7 @@ def evaluate(module: nn.Module, inputs: Tensor, targets: Tensor, batch_size: int
         for images, classes in zip(torch.split(inputs, batch_size), torch.split(targets, batch_size), strict=True):
             logits = logits_of(module(images.to(device))).float()
             logits, wanted = logits.reshape(-1, logits.shape[-1]), classes.to(device).reshape(-1)
-            wrong += int(((logits.argmax(-1) != wanted) & (wanted != -100)).sum())
+            wrong += int(((logits.argmax(-1) != wanted) & (wanted != IGNORED)).sum())
             loss += float(F.cross_entropy(logits, wanted, reduction="sum"))
-            counted += int((wanted != -100).sum())
+            counted += int((wanted != IGNORED).sum())
     return wrong / counted, loss / counted

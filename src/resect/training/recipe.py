@@ -18,12 +18,16 @@ class Recipe:
     """How to train.
 
     Attributes:
+        epochs: how often every sample is seen.
         batch_size: samples of a step, over all processes together.
         learning_rate: the peak.
         decay: "one-cycle" (Smith 2018: up for `warmup` of all steps, down along a cosine), or "step" (up for `warmup`,
             then a tenth after half and a hundredth after three quarters of all steps, as He et al. 2016).
+        warmup: part of all steps, 0 to 1.
         momentum: of SGD; with "one-cycle" the middle of its cycle: 0.05 less at the peak of the learning rate, 0.05
             more at its ends.
+        nesterov: take the gradient where the momentum leads.
+        weight_decay: of SGD, on all parameters.
         shift: random shifts of images, in pixels to each side.
         border: what shifts bring in: the data's "lowest" value, or the image, reflected.
         flip: mirror half of the images, left to right.
@@ -66,8 +70,8 @@ class Recipe:
                 raise InputError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         for name, least in (("epochs", 1), ("batch_size", 2), ("shift", 0), ("seed", 0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
+                raise InputError(f"`{name}` must be a whole number of at least {least}, below 2^63, got {value!r}.")
         for name, low, high in (("warmup", 0, 1), ("momentum", 0, 1), ("weight_decay", 0, float("inf"))):
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"`{name}` must be between {low} and {high}, got {getattr(self, name)!r}.")

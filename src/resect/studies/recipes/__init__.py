@@ -20,10 +20,10 @@ NAMES = tuple(sorted(file.name.removesuffix(".yaml") for file in _HERE.iterdir()
 class Template:
     """What a recipe file says: settings of `Recipe`, and a model spec, its arguments and a data spec, or None."""
 
-    name: str
-    settings: dict[str, Any]
+    name: str = "digits"
+    settings: dict[str, Any] = field(default_factory=dict)
     model: str | None = None
-    data: str | None = None
+    data: str | None = "digits"
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
@@ -45,7 +45,7 @@ def load_template(name: str) -> Template:
         raise SpecError(f"unknown recipe {name!r}. Known are {', '.join(NAMES)}, and files that end in .yaml.")
     try:
         content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise SpecError(f"{name} must be YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise SpecError(f"{name} must hold settings, one a line (epochs: 13), got {type(content).__name__}.")
@@ -55,18 +55,20 @@ def load_template(name: str) -> Template:
         raise SpecError(f"{name} has unknown settings: {', '.join(unknown)}. Known are {', '.join(sorted(known))}.")
     settings = {key: value for key, value in content.items() if key in Recipe.names()}
     _check_types(name, settings)
-    return Template(name, settings, content.get("model"), content.get("data"), dict(content.get("arguments") or {}))
+    for key in ("model", "data"):
+        if not isinstance(content.get(key, ""), str):
+            raise SpecError(f"`{key}` of {name} must be a spec, such as resect:resnet110, got {content[key]!r}.")
+    arguments = content.get("arguments", {})
+    if not isinstance(arguments, dict) or not all(isinstance(key, str) for key in arguments):
+        raise SpecError(f"`arguments` of {name} must be names with values, such as {{width: 8}}, got {arguments!r}.")
+    return Template(name, settings, content.get("model"), content.get("data"), arguments)
 
 
 def _check_types(name: str, settings: dict[str, Any]) -> None:
     """Numbers where the recipe has numbers; YAML reads `1e-4`, without a point, as text."""
+    examples = Recipe().as_dict() | {"keep": 23, "survival": 0.5}
     for key, value in settings.items():
-        wanted = getattr(Recipe(), key)
-        if isinstance(wanted, bool):
-            fits = isinstance(value, bool)
-        elif isinstance(wanted, float):
-            fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-        else:
-            fits = wanted is None or isinstance(value, type(wanted))
-        if not fits:
+        wanted = examples[key]
+        kinds = (int, float) if isinstance(wanted, float) else type(wanted)
+        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(wanted, bool):
             raise SpecError(f"`{key}` of {name} must be like {wanted!r}, got {value!r}.")

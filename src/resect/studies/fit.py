@@ -1,0 +1,45 @@
+"""Does a network fit the samples, and the device?"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from resect.data import Samples
+from resect.errors import DataError, InputError
+from resect.graph.capture import in_mode
+from resect.graph.outputs import logits_of
+from resect.sweep.metrics import check_targets
+
+
+def require_fit(module: nn.Module, samples: Samples) -> None:
+    """Raise DataError unless `module` runs on the samples and has an output for each of their classes."""
+    parameter = next(iter(module.parameters()), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    try:
+        with in_mode(module, "eval"), torch.no_grad():
+            outputs = module(samples.inputs[:2].to(device))
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise DataError(
+            f"{samples.name} must fit the network, but on inputs {tuple(samples.inputs[:2].shape)} "
+            f"{type(module).__name__} says: {said}"
+        ) from error
+    logits = logits_of(outputs)
+    check_targets(logits, samples.targets[: len(logits)].to(device))
+    if int(samples.targets.max()) >= logits.shape[-1]:
+        raise DataError(
+            f"the targets of {samples.name} must be classes 0 to {logits.shape[-1] - 1} of the model's outputs, got "
+            f"{int(samples.targets.max())}. The data belong to another model."
+        )
+
+
+def placed(module: nn.Module, device: str, dtype: torch.dtype | None = None) -> nn.Module:
+    """`module` on a device and, if one is named, in a dtype; InputError if this PyTorch cannot use the device."""
+    try:
+        module.to(device, dtype)
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it holds no values")
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise InputError(f"`device` must be one that this PyTorch can use, got {device!r}: {error}") from error
+    return module
