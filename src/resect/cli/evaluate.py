@@ -52,12 +52,12 @@ def evaluate(data: str, models: tuple[str, ...], output: str, quiet: bool, **opt
 def _table(data: str, found: pd.DataFrame) -> Table:
     table = Table(title=f"Test error on {found['samples'][0]} samples of {data}, 95 % intervals")
     for name in ("model", "parameters", "error", "loss", "to the first, points", "p"):
-        table.add_column(name, justify="left" if name == "model" else "right")
+        table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
     for row in found.to_dict("records"):
-        error = f"{percent(row['error'], 2)} ({percent(row['error_low'], 2)} to {percent(row['error_high'], 2)})"
+        error = f"{percent(row['error'], 2)}\n{decimal(100 * row['error_low'])} to {decimal(100 * row['error_high'])}"
         cells = [row["model"], count(row["parameters"]), error, decimal(row["loss"], 3), "", ""]
         if pd.notna(row.get("difference")):
             points = [decimal(100 * row[name]) for name in ("difference", "difference_low", "difference_high")]
-            cells[-2:] = [f"{points[0]} ({points[1]} to {points[2]})", f"{row['p_value']:.2g}"]
+            cells[-2:] = [f"{points[0]}\n{points[1]} to {points[2]}", f"{row['p_value']:.2g}"]
         table.add_row(*cells)
     return table
