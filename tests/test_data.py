@@ -87,7 +87,8 @@ def test_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("py:nothing", "unknown data spec"),
     ],
 )
-def test_unknown_specs(spec: str, message: str) -> None:
+def test_unknown_specs(spec: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RESECT_CIFAR10", raising=False)
     with pytest.raises(resect.SpecError, match=message):
         load_samples(spec)
 
