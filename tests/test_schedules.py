@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 import resect
 from resect.models.resnet import CifarResNet
-from resect.network.schedules import NAMES, FixedCount, Full, Progressive, StochasticDepth, named
+from resect.network.schedules import NAMES, FixedCount, Full, Progressive, Schedule, StochasticDepth, named
 from resect.network.unraveled import Unraveled
 
 
-def draws(schedule: Full, blocks: int, steps: range) -> list[frozenset[int]]:
+def draws(schedule: Schedule, blocks: int, steps: range) -> list[frozenset[int]]:
     return [schedule.running(blocks, step, torch.Generator().manual_seed(step)) for step in steps]
 
 

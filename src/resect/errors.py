@@ -48,3 +48,10 @@ class RunError(InputError):
 
 class AccuracyError(InputError):
     """A result fails its own check: in this precision it cannot be computed."""
+
+
+def require_whole(name: str, value: object, least: int = 1, error: type[InputError] = InputError) -> None:
+    """Raise `error` unless `value` is a whole number from `least` to the largest of 64 bits."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
+        most = ", below 2^63" if isinstance(value, int) and value >= 2**63 else ""
+        raise error(f"`{name}` must be a whole number of at least {least}{most}, got {value!r}.")

@@ -1,11 +1,30 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what is raised by those that do not."""
 
 from __future__ import annotations
 
 import os
+import pickle
+import struct
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+# What safetensors, torch.load and pickle raise for files that are cut short or of another kind.
+DAMAGED = (
+    SafetensorError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    IndexError,
+    KeyError,
+    OSError,
+    struct.error,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+)
 
 
 @contextmanager

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from resect.digest import tensors_digest
 from resect.errors import DataError
 
 
@@ -68,9 +68,4 @@ class Samples:
 
     def digest(self) -> str:
         """SHA-256 of the inputs' and targets' dtypes, shapes and bytes."""
-        total = hashlib.sha256()
-        for tensor in (self.inputs, self.targets):
-            total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            # numpy has no bfloat16, but every dtype can be read as bytes
-            total.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
-        return total.hexdigest()
+        return tensors_digest(self.inputs, self.targets)

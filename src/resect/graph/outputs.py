@@ -1,4 +1,4 @@
-"""Which of a model's outputs is scored: its logits."""
+"""Which of a model's outputs is scored, its logits, and against which targets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch.fx import Node
 
 from resect.errors import DataError
 from resect.graph.capture import Capture
+
+IGNORED = -100  # targets that count for nothing, as torch and transformers mark them
 
 
 def logits_of(outputs: Any) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+import torch
 from torch.fx import Node
 
 from resect.graph.ops import NORMS, VIEWS, WEIGHT_MIXING, is_float, op_name
@@ -52,8 +53,8 @@ def _ends(node: Node, names: Mapping[Node, str]) -> list[Node] | None:
 
 def _has_weight(node: Node, names: Mapping[Node, str]) -> bool:
     """Whether the operand that multiplies, in the place of `weight` in the operator's signature, is a parameter."""
-    schema = node.target._schema  # type: ignore[union-attr]
-    places = [argument.name for argument in schema.arguments]
+    assert isinstance(node.target, torch._ops.OpOverload)
+    places = [argument.name for argument in node.target._schema.arguments]
     wanted = next((place for place in ("weight", "mat2") if place in places), None)
     if wanted is None:
         return False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -11,28 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from resect.errors import CheckpointError
-from resect.files import whole
+from resect.files import DAMAGED, whole
 
 _NESTED = ("state_dict", "model", "model_state_dict")
 _SHOWN = 3
-# What safetensors, torch.load and pickle raise for files that are cut short or of another kind.
-DAMAGED = (
-    SafetensorError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    IndexError,
-    KeyError,
-    OSError,
-    struct.error,
-    zipfile.BadZipFile,
-    pickle.UnpicklingError,
-)
 
 
 def load_checkpoint(module: nn.Module, path: Path) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resect.errors import SpecError
+from resect.errors import SpecError, require_whole
 
 
 class CifarResNet(nn.Module):
@@ -157,5 +157,4 @@ def initialise(module: nn.Module) -> None:
 def check_sizes(**sizes: int) -> None:
     """Raise SpecError unless all are whole numbers of at least 1."""
     for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise SpecError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+        require_whole(name, value, error=SpecError)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from resect.errors import InputError
 from resect.graph.tails import tail_parameters
-from resect.network.schedules import Full
+from resect.network.schedules import Schedule
 
 if TYPE_CHECKING:
     from resect.network.unraveled import Unraveled
@@ -36,7 +36,7 @@ class Scheduled:
         survival: by which each branch is scaled in eval mode.
     """
 
-    def __init__(self, net: Unraveled, schedule: Full, *, seed: int, correction: bool) -> None:
+    def __init__(self, net: Unraveled, schedule: Schedule, *, seed: int, correction: bool) -> None:
         self.net = net
         self._graph = net.train_graph  # exported now, while the model still has its own forward
         self.step = 0

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 
-from resect.errors import InputError
+from resect.errors import InputError, require_whole
 
 
-@dataclass(frozen=True)
-class Full:
-    """Every block runs in every step."""
+class Schedule(ABC):
+    """Decides which blocks run in a step. One of one's own implements `running`, and `survival` where it matters."""
 
+    @abstractmethod
     def running(self, blocks: int, step: int, generator: torch.Generator) -> frozenset[int]:
         """The blocks, of 0 to `blocks` - 1, that run in `step`, drawn from `generator`."""
-        return frozenset(range(blocks))
 
     def survival(self, blocks: int) -> tuple[float, ...]:
-        """By which each branch is scaled at test time: the part of the steps in which it ran."""
+        """By which each branch is scaled at test time: the part of the steps in which it ran, or 1 for no scaling."""
         return (1.0,) * blocks
 
 
 @dataclass(frozen=True)
-class FixedCount(Full):
+class Full(Schedule):
+    """Every block runs in every step."""
+
+    def running(self, blocks: int, step: int, generator: torch.Generator) -> frozenset[int]:
+        """All blocks."""
+        return frozenset(range(blocks))
+
+
+@dataclass(frozen=True)
+class FixedCount(Schedule):
     """Exactly `keep` random blocks run in every step: the paper's training on effective paths (23 of 54).
 
     Raises:
@@ -34,11 +42,11 @@ class FixedCount(Full):
     keep: int
 
     def __post_init__(self) -> None:
-        _require_count("keep", self.keep)
+        require_whole("keep", self.keep)
 
     def running(self, blocks: int, step: int, generator: torch.Generator) -> frozenset[int]:
         """The blocks that run in `step`."""
-        _require_at_most("keep", self.keep, blocks)
+        _require_keepable(self.keep, blocks)
         return frozenset(torch.randperm(blocks, generator=generator)[: self.keep].tolist())
 
     def survival(self, blocks: int) -> tuple[float, ...]:
@@ -47,7 +55,7 @@ class FixedCount(Full):
 
 
 @dataclass(frozen=True)
-class StochasticDepth(Full):
+class StochasticDepth(Schedule):
     """Block l of L (from 1) runs with probability 1 - l/L (1 - `last`), on its own (Huang et al. 2016, equation 4).
 
     Args:
@@ -74,7 +82,7 @@ class StochasticDepth(Full):
 
 
 @dataclass(frozen=True)
-class Progressive(Full):
+class Progressive(Schedule):
     """Random blocks, `keep` of them at first and evenly more up to all in the last of `steps`, and all from then on.
 
     Training starts on short paths and ends on the whole network, so nothing is scaled at test time.
@@ -87,47 +95,22 @@ class Progressive(Full):
     steps: int
 
     def __post_init__(self) -> None:
-        _require_count("keep", self.keep)
-        _require_count("steps", self.steps)
+        require_whole("keep", self.keep)
+        require_whole("steps", self.steps)
 
     def running(self, blocks: int, step: int, generator: torch.Generator) -> frozenset[int]:
         """The blocks that run in `step`."""
-        _require_at_most("keep", self.keep, blocks)
+        _require_keepable(self.keep, blocks)
         last = self.steps - 1
         count = self.keep + (blocks - self.keep) * step // last if step < last else blocks
         return frozenset(torch.randperm(blocks, generator=generator)[:count].tolist())
 
 
-def _full(keep: int | None, survival: float | None, steps: int) -> Full:
-    _forbid("full", keep=keep, survival=survival)
-    return Full()
+_TAKES = {"full": "", "fixed-count": "keep", "stochastic-depth": "survival", "progressive": "keep"}
+NAMES = tuple(_TAKES)
 
 
-def _fixed_count(keep: int | None, survival: float | None, steps: int) -> Full:
-    _forbid("fixed-count", survival=survival)
-    return FixedCount(_given("fixed-count", keep))
-
-
-def _stochastic_depth(keep: int | None, survival: float | None, steps: int) -> Full:
-    _forbid("stochastic-depth", keep=keep)
-    return StochasticDepth(StochasticDepth.last if survival is None else survival)
-
-
-def _progressive(keep: int | None, survival: float | None, steps: int) -> Full:
-    _forbid("progressive", survival=survival)
-    return Progressive(_given("progressive", keep), steps)
-
-
-_MAKERS: dict[str, Callable[[int | None, float | None, int], Full]] = {
-    "full": _full,
-    "fixed-count": _fixed_count,
-    "stochastic-depth": _stochastic_depth,
-    "progressive": _progressive,
-}
-NAMES = tuple(_MAKERS)
-
-
-def named(name: str, *, keep: int | None = None, survival: float | None = None, steps: int = 1) -> Full:
+def named(name: str, *, keep: int | None = None, survival: float | None = None, steps: int = 1) -> Schedule:
     """A schedule by its name.
 
     Args:
@@ -139,28 +122,20 @@ def named(name: str, *, keep: int | None = None, survival: float | None = None, 
     Raises:
         InputError: the name is unknown, or what belongs to it is missing or what does not is given.
     """
-    if name not in _MAKERS:
-        raise InputError(f"`schedule` must be one of {', '.join(_MAKERS)}, got {name!r}.")
-    return _MAKERS[name](keep, survival, steps)
-
-
-def _given(schedule: str, keep: int | None) -> int:
+    if name not in _TAKES:
+        raise InputError(f"`schedule` must be one of {', '.join(NAMES)}, got {name!r}.")
+    for setting, value in (("keep", keep), ("survival", survival)):
+        if value is not None and setting != _TAKES[name]:
+            raise InputError(f"`{setting}` must be left out for the schedule {name}, got {value}.")
+    if name == "full":
+        return Full()
+    if name == "stochastic-depth":
+        return StochasticDepth() if survival is None else StochasticDepth(survival)
     if keep is None:
-        raise InputError(f"`keep` must say how many blocks run, for the schedule {schedule}; it is missing.")
-    return keep
+        raise InputError(f"`keep` must say how many blocks run, for the schedule {name}; it is missing.")
+    return FixedCount(keep) if name == "fixed-count" else Progressive(keep, steps)
 
 
-def _forbid(schedule: str, **settings: float | None) -> None:
-    for name, value in settings.items():
-        if value is not None:
-            raise InputError(f"`{name}` must be left out for the schedule {schedule}, got {value}.")
-
-
-def _require_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
-
-
-def _require_at_most(name: str, value: int, blocks: int) -> None:
-    if value > blocks:
-        raise InputError(f"`{name}` must be at most the number of blocks, {blocks}, got {value}.")
+def _require_keepable(keep: int, blocks: int) -> None:
+    if keep > blocks:
+        raise InputError(f"`keep` must be at most the number of blocks, {blocks}, got {keep}.")

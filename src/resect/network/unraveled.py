@@ -20,7 +20,7 @@ from resect.graph.slices import cut
 from resect.network.arrangement import Arrangement, validate
 from resect.network.blocks import Block
 from resect.network.scheduled import Scheduled
-from resect.network.schedules import Full
+from resect.network.schedules import Schedule
 from resect.network.standalone import Standalone
 
 
@@ -98,7 +98,7 @@ class Unraveled:
         """The same network in train mode (batch statistics, dropout), exported when first asked for."""
         return Unraveled(self.model, self._example, plain=self._plain, mode="train")
 
-    def schedule(self, schedule: Full, *, seed: int = 0, correction: bool = True) -> Scheduled:
+    def schedule(self, schedule: Schedule, *, seed: int = 0, correction: bool = True) -> Scheduled:
         """A context in which the model, called as ever, trains on the blocks that `schedule` draws.
 
         The model itself, or what wraps it (`DistributedDataParallel` with `find_unused_parameters=True`), stays in

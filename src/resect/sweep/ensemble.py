@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resect.errors import DataError, InputError
-from resect.graph.outputs import logits_of
+from resect.graph.outputs import IGNORED, logits_of
 from resect.network.unraveled import Unraveled
 from resect.sweep import plans
 from resect.sweep.engine import Engine, as_batch
 from resect.sweep.lesion import Batches
-from resect.sweep.metrics import IGNORED, check_targets
+from resect.sweep.metrics import check_targets
 from resect.sweep.settings import LesionSettings
 from resect.sweep.statistics import bootstrap_interval, independent_vote_error
 from resect.sweep.walk import Tour, walk

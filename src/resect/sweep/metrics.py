@@ -6,8 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resect.errors import DataError
-
-IGNORED = -100  # targets that count for nothing, as torch and transformers mark them
+from resect.graph.outputs import IGNORED
 
 
 def error_and_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import pickle
-import struct
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from resect.errors import RunError
-from resect.files import whole
+from resect.files import DAMAGED, whole
 
 
 class Stateful(Protocol):
@@ -109,27 +104,10 @@ class Checkpoint:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        OSError,
-        struct.error,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-    ) as error:
+    except DAMAGED as error:
         raise RunError(f"{path} must be a checkpoint of a training; it is damaged. Delete it to start anew.") from error
     if not isinstance(content, dict):
         raise RunError(
             f"{path} must be a checkpoint of a training, got {type(content).__name__}. Delete it to start anew."
         )
     return content
-
-
-def digest(*tensors: Tensor) -> str:
-    """SHA-256 of the tensors' shapes and bytes."""
-    total = hashlib.sha256()
-    for tensor in tensors:
-        total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        total.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()

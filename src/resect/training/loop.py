@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resect.digest import tensors_digest
 from resect.errors import InputError, RunError
-from resect.graph.outputs import logits_of
+from resect.graph.outputs import IGNORED, logits_of
 from resect.network.scheduled import Scheduled, generator_for
 from resect.network.unraveled import unravel
 from resect.training.augment import Augmentation
-from resect.training.checkpoint import Checkpoint, Kept, Progress, digest
+from resect.training.checkpoint import Checkpoint, Kept, Progress
 from resect.training.recipe import Recipe
 from resect.training.seeds import seeded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-IGNORED = -100  # targets that count for nothing, as torch and transformers mark them
 _CYCLE = 0.05
 _NUDGE = 1e-3  # PyTorch divides by the length of each half of the cycle, which may be 0 steps
 _REPORT = 10  # steps between two looks at the loss, which a GPU has to be waited for
@@ -138,7 +138,7 @@ class _Training:
 
     def run(self, kept: Kept) -> Trained:
         """All steps that are left."""
-        made_with = {"recipe": self.recipe.as_dict(), "data": digest(self.inputs, self.targets)}
+        made_with = {"recipe": self.recipe.as_dict(), "data": tensors_digest(self.inputs, self.targets)}
         made_with |= {"network": kept.network, "number of processes": self.accelerator.num_processes}
         checkpoint = Checkpoint(kept.path, made_with)
         progress = checkpoint.resume(self.parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from resect.errors import InputError
+from resect.errors import InputError, require_whole
 from resect.network import schedules
 
 Decay = Literal["one-cycle", "step"]
@@ -69,9 +69,7 @@ class Recipe:
             if getattr(self, name) not in known:
                 raise InputError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         for name, least in (("epochs", 1), ("batch_size", 2), ("shift", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
-                raise InputError(f"`{name}` must be a whole number of at least {least}, below 2^63, got {value!r}.")
+            require_whole(name, getattr(self, name), least)
         for name, low, high in (("warmup", 0, 1), ("momentum", 0, 1), ("weight_decay", 0, float("inf"))):
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"`{name}` must be between {low} and {high}, got {getattr(self, name)!r}.")
@@ -80,7 +78,7 @@ class Recipe:
         if self.nesterov and not self.momentum:
             raise InputError("`momentum` must be above 0 with `nesterov`, got 0.")
 
-    def blocks_schedule(self, steps: int) -> schedules.Full:
+    def blocks_schedule(self, steps: int) -> schedules.Schedule:
         """Which blocks run, in a training of `steps` steps."""
         return schedules.named(self.schedule, keep=self.keep, survival=self.survival, steps=steps)
 
