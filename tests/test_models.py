@@ -21,7 +21,7 @@ from resect.models.highway import CifarHighway
 from resect.models.resnet import CifarResNet
 from resect.models.specs import SHIPPED, bare_name, load_model
 from resect.models.vgg import Vgg15
-from resect.training.loop import evaluate
+from resect.studies.evaluate import evaluate
 
 
 def test_resnet110_has_the_papers_size() -> None:
@@ -62,7 +62,7 @@ def test_bad_sizes_are_refused() -> None:
 def test_shipped_weights_have_the_error_on_their_card(name: str) -> None:
     test = load_samples("digits")
     loaded = load_model(f"resect:{name}", samples=test)
-    error, loss = evaluate(loaded.module, test.inputs, test.targets)
+    error, loss = evaluate(loaded.module, test)
     assert loaded.card is not None
     assert error == loaded.card["test_error"]
     assert loss == pytest.approx(loaded.card["test_loss"], rel=1e-3)
@@ -77,7 +77,7 @@ def test_weights_of_cifar10_have_about_the_error_on_their_card(name: str) -> Non
     loaded = load_model(f"resect:{name}", samples=test)
     assert loaded.card is not None
     wanted = loaded.card["test_error"]
-    error, _ = evaluate(loaded.module, test.inputs, test.targets, batch_size=100)
+    error, _ = evaluate(loaded.module, test, batch_size=100)
     assert abs(error - wanted) < 4 * (wanted * (1 - wanted) / 500) ** 0.5
 
 

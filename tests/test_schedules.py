@@ -185,7 +185,7 @@ class Ends(nn.Module):
         super().__init__()
         self.tail = tail
         self.one, self.other, self.gate = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
-        self.wide = nn.Linear(8, 16)
+        self.wide, self.norm = nn.Linear(8, 16), nn.BatchNorm1d(8)
         self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
         self.scale, self.shift = nn.Parameter(torch.rand(8)), nn.Parameter(torch.rand(8))
 
@@ -210,6 +210,14 @@ class Ends(nn.Module):
         if self.tail == "inner block":
             found = self.other(hidden)
             return found + self.gate(torch.tanh(found))
+        if self.tail == "batch norm":
+            return self.norm(self.other(hidden))
+        if self.tail == "linear with bias":
+            return self.other(hidden).view(-1, 8)
+        if self.tail == "layer scale":
+            return torch.tanh(self.other(hidden)) * self.scale
+        if self.tail == "sum":
+            return self.other(hidden) + self.norm(hidden)
         return torch.relu(self.other(hidden))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -225,39 +233,16 @@ class Ends(nn.Module):
 )  # fmt: skip
 def test_a_branch_that_no_weights_scale_is_refused(tail: str) -> None:
     net = resect.unravel(Ends(tail), torch.randn(4, 8))
-    with pytest.raises(resect.InputError, match="`correction` must be off for this network: block 0"):
+    with pytest.raises(
+        resect.InputError, match=r"`correction` must be off for this network: block 0.*correction=False"
+    ):
         net.schedule(StochasticDepth(0.25))
+    net.schedule(StochasticDepth(0.25), correction=False)
 
 
 @pytest.mark.parametrize("tail", ["batch norm", "linear with bias", "layer scale", "sum"])
 def test_tails_of_branches_are_found(tail: str) -> None:
-    class Branch(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.one = nn.Linear(8, 8)
-            self.other = nn.Linear(8, 8)
-            self.norm = nn.BatchNorm1d(8)
-            self.scale = nn.Parameter(torch.rand(8))
-
-        def forward(self, x: Tensor) -> Tensor:
-            hidden = torch.tanh(self.one(x))
-            if tail == "batch norm":
-                return self.norm(self.other(hidden))
-            if tail == "linear with bias":
-                return self.other(hidden).view(-1, 8)
-            if tail == "layer scale":
-                return torch.tanh(self.other(hidden)) * self.scale
-            return self.other(hidden) + self.norm(hidden)
-
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.branch = Branch()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x + self.branch(x)
-
-    model, x = Model().eval(), torch.randn(4, 8)
+    model, x = Ends(tail).eval(), torch.randn(4, 8)
     net = resect.unravel(model, x)
     expected = x + 0.25 * model.branch(x)
     with net.schedule(StochasticDepth(0.25)) as scheduled:
@@ -267,19 +252,15 @@ def test_tails_of_branches_are_found(tail: str) -> None:
     assert torch.allclose(found, expected, atol=1e-6)
 
 
-def test_a_branch_that_ends_in_no_weights_cannot_be_corrected() -> None:
-    class Gated(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = nn.Linear(8, 8)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x + torch.relu(self.inner(x))
-
-    net = resect.unravel(Gated(), torch.zeros(2, 8))
-    with pytest.raises(resect.InputError, match=r"block 0 \(inner\) ends in no weights of its own.*correction=False"):
-        net.schedule(StochasticDepth(0.5))
-    net.schedule(StochasticDepth(0.5), correction=False)
+def test_what_cannot_run_on_a_schedule_is_refused(net: Unraveled, resnet: CifarResNet, batch) -> None:
+    with net.schedule(FixedCount(3)):
+        resnet.train()
+        resnet.blocks[2].bn1.eval()
+        with pytest.raises(resect.InputError, match=r"`blocks\.2\.bn1` is in eval mode"):
+            resnet(batch[0])
+    resnet.register_forward_pre_hook(lambda module, given: None)
+    with pytest.raises(resect.InputError, match="must have no forward hooks of its own"):
+        net.schedule(FixedCount(3))
 
 
 def test_shared_weights_cannot_be_corrected() -> None:

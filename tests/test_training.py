@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +13,11 @@ import resect
 from resect.data import load_samples
 from resect.models.resnet import CifarResNet
 from resect.models.vgg import Vgg15
+from resect.studies.evaluate import evaluate
 from resect.studies.train import TrainingJob, train_network
 from resect.training.augment import Augmentation
 from resect.training.checkpoint import Kept
-from resect.training.loop import Watch, _batches, _decay, evaluate, train
+from resect.training.loop import Watch, _batches, _decay, train
 from resect.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=3, batch_size=32, learning_rate=0.05)
@@ -58,20 +58,19 @@ def test_an_interrupted_training_ends_at_the_same_weights(tmp_path: Path, change
     with pytest.raises(KeyboardInterrupt):
         train(broken, data.inputs, data.targets, recipe, kept=Kept(tmp_path / "c", every=0), watch=Watch(step=stop))
     assert torch.load(tmp_path / "c", weights_only=True)["step"] == 35
-    told: list[tuple[int, float]] = []
+    told, begun = [0], []
     again = train(
         resumed,
         data.inputs,
         data.targets,
         recipe,
         kept=Kept(tmp_path / "c"),
-        watch=Watch(step=lambda *call: told.append(call)),
+        watch=Watch(begin=lambda *call: begun.append(call), step=lambda seen, loss: told.append(seen)),
     )
     assert _same(whole, resumed)
     assert not _same(whole, _network())
-    assert told[0][0] == 35 * 32
-    assert math.isnan(told[0][1])  # the images of the earlier sitting
-    assert sum(seen for seen, _ in told) == len(data) * 2
+    assert begun == [(len(data) * 2, 35 * 32)]
+    assert sum(told) == len(data) * 2 - 35 * 32
     assert [epoch["epoch"] for epoch in again.progress.curve] == [1, 2]
 
 
@@ -165,7 +164,7 @@ def test_training_learns_and_leaves_the_global_state_alone() -> None:
     train(network, train_set.inputs, train_set.targets, replace(RECIPE, epochs=8))
     assert torch.equal(torch.random.get_rng_state(), expected)
     torch.random.set_rng_state(state)
-    error, loss = evaluate(network, test_set.inputs, test_set.targets, batch_size=100)
+    error, loss = evaluate(network, test_set, batch_size=100)
     assert error < 0.15
     logits = network(test_set.inputs)
     assert error == pytest.approx((logits.argmax(1) != test_set.targets).float().mean().item())
@@ -211,7 +210,11 @@ def test_a_share_is_augmented_as_in_the_whole_batch() -> None:
 @pytest.mark.parametrize(
     ("changes", "shape", "message"),
     [
-        ({"flip": True, "shift": 0}, (4, 7), "`shift` and `flip` must be off for inputs that are no images"),
+        (
+            {"flip": True, "shift": 0},
+            (4, 7),
+            "`shift`, `flip` and `channels_last` must be off for inputs that are no images",
+        ),
         ({"shift": 5, "border": "reflect"}, (4, 1, 5, 5), "`shift` must be below the images' 5 pixels, got 5"),
     ],
 )
@@ -324,7 +327,7 @@ def test_weights_and_card_are_written(tmp_path: Path) -> None:
 
     test_set = load_samples("digits")
     loaded = load_model("resect:resnet8", checkpoint=job.out, arguments={"width": 4}, samples=test_set)
-    assert evaluate(loaded.module, test_set.inputs, test_set.targets)[0] == card["test_error"]
+    assert evaluate(loaded.module, test_set)[0] == card["test_error"]
 
 
 def test_momentum_has_an_effect() -> None:

@@ -127,3 +127,9 @@ def _value(text: str) -> Value:
         except ValueError:
             continue
     return text
+
+
+def slug(spec: str) -> str:
+    """A spec as part of a file name: "resnet50" for "timm:resnet50"."""
+    name = Path(spec).stem if "/" in spec else spec.rpartition(":")[2]
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from resect.cli._options import Setting, batch_option, data_options, output_options
 from resect.cli._progress import progress_bars
-from resect.models.specs import LoadedModel
+from resect.models.specs import LoadedModel, load_model
 from resect.report.tables import plain_rows
 from resect.report.words import count, decimal, percent
 from resect.studies.evaluate import evaluate_networks
@@ -39,8 +39,8 @@ def evaluate(data: str, models: tuple[str, ...], output: str, quiet: bool, **opt
 
         def networks() -> Iterator[LoadedModel]:
             for text, setting in zip(models, settings, strict=True):
-                loaded, _ = setting.load()
-                yield replace(loaded, spec=text)
+                loaded = load_model(setting.model, checkpoint=setting.checkpoint, samples=samples, seed=setting.seed)
+                yield replace(setting.placed(loaded), spec=text)
 
         found = evaluate_networks(networks(), samples, settings[0].batch_size, advance)
     if output == "json":

@@ -10,15 +10,23 @@ from typing import Any
 import click
 from rich.console import Console
 
-from resect.cli._options import Setting, batch_option, data_options, model_options, output_options, parse_arguments
-from resect.cli._progress import Track, progress_bars
-from resect.data import Samples, load_samples
+from resect.cli._options import (
+    Setting,
+    batch_option,
+    data_options,
+    model_options,
+    output_options,
+    parse_arguments,
+    slug,
+)
+from resect.cli._progress import Advance, Track, progress_bars
+from resect.data import Samples
 from resect.errors import InputError
 from resect.models.specs import SHIPPED, LoadedModel, bare_name, load_card, load_model
 from resect.report.console import answers_table
 from resect.report.page import write_report
 from resect.runs.folder import RunFolder, digest
-from resect.studies.recipes import NAMES, load_template
+from resect.studies.recipes import NAMES, load_recipe_file
 from resect.studies.study import Settings, Subjects, load_beside, run_study, split_spec, study_numbers
 from resect.studies.train import TrainingJob, train_network
 from resect.training.loop import Watch
@@ -99,7 +107,7 @@ def study(
         "checkpoint": str(setting.checkpoint) if setting.checkpoint else None,
         "model_args": list(setting.model_args),
     }
-    folder = RunFolder(out or Path("runs") / f"study-{_slug(model)}-{_slug(data)}-{digest(asked)[:6]}", asked)
+    folder = RunFolder(out or Path("runs") / f"study-{slug(model)}-{slug(data)}-{digest(asked)[:6]}", asked)
     console = Console(stderr=True)
     with progress_bars(quiet) as track:
         subjects = _subjects(setting, samples, folder, track)
@@ -120,11 +128,6 @@ def _shipped(spec: str) -> bool:
     return spec.removeprefix("resect:") in SHIPPED
 
 
-def _slug(spec: str) -> str:
-    name = Path(spec).stem if "/" in spec else spec.rpartition(":")[2]
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
-
-
 def _subjects(setting: Setting, samples: Samples, folder: RunFolder, track: Track) -> Subjects:
     """Load (and where asked, train) the network under study, its control and those beside it."""
     asked = folder.configuration
@@ -141,10 +144,10 @@ def _subjects(setting: Setting, samples: Samples, folder: RunFolder, track: Trac
         load_model(f"resect:{bare}", samples=samples)  # refuses an unknown name before anything is written
         if not file.exists():
             folder.open()
-            template = load_template(kind)
-            settings = load_card(name)["recipe"] if _shipped(spec) else template.settings
+            known = load_recipe_file(kind)
+            settings = load_card(name)["recipe"] if _shipped(spec) else known.settings
             recipe = Recipe(**settings | {"seed": setting.seed})
-            _train(TrainingJob(bare, setting.data, file, recipe, device=setting.device, template=template), track)
+            _train(TrainingJob(bare, setting.data, file, recipe, device=setting.device, recipe_file=known), track)
         return file
 
     def load(spec: str, checkpoint: Path | None) -> LoadedModel:
@@ -171,6 +174,15 @@ def _subjects(setting: Setting, samples: Samples, folder: RunFolder, track: Trac
 
 
 def _train(job: TrainingJob, track: Track) -> None:
-    images = len(load_samples(job.data, split="train")) * job.recipe.epochs
-    advance = track(f"training {job.model}", images)
-    train_network(job, Watch(step=lambda seen, loss: advance(seen)))
+    advance: Advance | None = None
+
+    def begin(total: int, seen: int) -> None:
+        nonlocal advance
+        advance = track(f"training {job.model}", total)
+        advance(seen)
+
+    def step(seen: int, loss: float) -> None:
+        assert advance
+        advance(seen)
+
+    train_network(job, Watch(begin=begin, step=step))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,11 +11,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from resect.cli._options import SEED, Decorated, parse_arguments
-from resect.data import load_samples
+from resect.cli._options import SEED, Decorated, parse_arguments, slug
 from resect.errors import SpecError
 from resect.network import schedules
-from resect.studies.recipes import load_template
+from resect.studies.recipes import load_recipe_file
 from resect.studies.train import TrainingJob, train_network
 from resect.training.loop import Watch
 from resect.training.recipe import Border, Decay, Precision, Recipe
@@ -92,35 +90,31 @@ def train(
     Writes half-precision safetensors and a model card. An interrupted training goes on where it stopped. On several
     GPUs or machines: `accelerate launch -m resect train ... --device cuda`.
     """
-    template = load_template(recipe)
+    file = load_recipe_file(recipe)
     given = {name: value for name, value in settings.items() if value is not None}
-    base = dict(template.settings)
+    base = dict(file.settings)
     if "schedule" in given:  # what belongs to the recipe's schedule does not belong to another
         base.pop("keep", None)
         base.pop("survival", None)
     chosen = Recipe(**base | given)
-    model, data = model or template.model, data or template.data
+    model, data = model or file.model, data or file.data
     if model is None or data is None:
         raise SpecError(
             f"the recipe {recipe} names no {'data' if model else 'model'}. Give --{'data' if model else 'model'}."
         )
     name = model.removeprefix("resect:")
-    target = out or Path(f"{_slug(name)}-{data.partition(':')[0]}{_suffix(chosen)}.safetensors")
-    arguments = template.arguments | parse_arguments(model_args)
-    job = TrainingJob(model, data, target, chosen, arguments, device, template, history, logs, save_every)
+    target = out or Path(f"{slug(name)}-{data.partition(':')[0]}{_suffix(chosen)}.safetensors")
+    arguments = file.arguments | parse_arguments(model_args)
+    job = TrainingJob(model, data, target, chosen, arguments, device, file, history, logs, save_every)
     console = Console(stderr=True)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` started
     with Progress(*_columns(), console=console, disable=quiet or not first) as progress:
-        card = train_network(job, Watch(step=_follow(progress, job, name)))
+        card = train_network(job, _follow(progress, name))
     if card:
         console.print(
             f"{target}: test error {card['test_error']:.2%} on {card['test_samples']} samples, "
             f"{card['seconds']:.0f} s of training."
         )
-
-
-def _slug(spec: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in spec)
 
 
 def _suffix(recipe: Recipe) -> str:
@@ -140,16 +134,15 @@ def _columns() -> tuple[TextColumn | BarColumn | TimeElapsedColumn | TimeRemaini
     )
 
 
-def _follow(progress: Progress, job: TrainingJob, name: str) -> Callable[[int, float], None]:
+def _follow(progress: Progress, name: str) -> Watch:
     """A bar of the images of the whole training."""
-    images = len(load_samples(job.data, split="train")) * job.recipe.epochs
-    task = progress.add_task("", total=images, name=name, loss=math.nan, rate="")
+    task = progress.add_task("", name=name, loss=math.nan, rate="", total=None)
+
+    def begin(total: int, seen: int) -> None:  # those of earlier sittings say nothing about the speed of this one
+        progress.reset(task, total=total, completed=seen)
 
     def step(seen: int, loss: float) -> None:
-        if math.isnan(loss):  # those of earlier sittings, which say nothing about the speed of this one
-            progress.reset(task, completed=seen)
-            return
         speed = progress.tasks[task].speed
         progress.update(task, advance=seen, loss=loss, rate=f"{speed:.0f} images/s" if speed else "")
 
-    return step
+    return Watch(begin=begin, step=step)

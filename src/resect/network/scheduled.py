@@ -37,6 +37,11 @@ class Scheduled:
     """
 
     def __init__(self, net: Unraveled, schedule: Schedule, *, seed: int, correction: bool) -> None:
+        if net.model._forward_hooks or net.model._forward_pre_hooks:
+            raise InputError(
+                f"`model` must have no forward hooks of its own to run on a schedule, but {type(net.model).__name__} "
+                "has: its graph holds them already, and they would run twice. Put them on a submodule, or remove them."
+            )
         self.net = net
         self._graph = net.train_graph  # exported now, while the model still has its own forward
         self.step = 0
@@ -92,6 +97,12 @@ class Scheduled:
                 return torch.func.functional_call(model, scaled, args, kwargs)
             finally:
                 model.forward = self._forward
+        frozen = next((name for name, part in model.named_modules() if not part.training), None)
+        if frozen is not None:
+            raise InputError(
+                f"`model` must be in train mode as a whole to run on a schedule, but `{frozen}` is in eval mode. Call "
+                "model.train(), or give that part no batch norm and no dropout."
+            )
         if args and kwargs:
             raise InputError("`inputs` must be all positional or all named, as the example of `unravel` was.")
         blocks = len(self.net.blocks)

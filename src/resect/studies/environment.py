@@ -9,7 +9,18 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("resect", "torch", "numpy", "scipy", "pandas", "scikit-learn", "torchvision", "timm", "transformers")
+_PACKAGES = (
+    "resect",
+    "torch",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+    "torchvision",
+    "timm",
+    "transformers",
+)
 
 
 def environment() -> dict[str, Any]:

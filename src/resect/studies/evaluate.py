@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import binomtest
+from torch import Tensor, nn
 
 from resect.data import Samples
 from resect.errors import DataError
@@ -46,7 +47,8 @@ def evaluate_networks(
     first: np.ndarray | None = None
     for network in networks:
         require_fit(network.module, samples)
-        wrong, loss = _measure(network, samples, batch_size, progress or (lambda count: None))
+        errors, losses = _measure(network.module, samples, batch_size, progress or (lambda count: None))
+        wrong, loss = errors.cpu().numpy() > 0, float(losses.mean())
         error, count = float(wrong.mean()), len(wrong)
         interval = binomtest(int(wrong.sum()), count).proportion_ci(0.95, method="wilson")
         row: dict[str, object] = {
@@ -69,17 +71,22 @@ def evaluate_networks(
     return pd.DataFrame(rows)
 
 
+def evaluate(module: nn.Module, samples: Samples, batch_size: int = 500) -> tuple[float, float]:
+    """Error (fraction) and cross-entropy (nats) of a module in eval mode, means over samples."""
+    errors, losses = _measure(module, samples, batch_size, lambda count: None)
+    return float(errors.double().mean()), float(losses.double().mean())
+
+
 def _measure(
-    network: LoadedModel, samples: Samples, batch_size: int, progress: Callable[[float], None]
-) -> tuple[np.ndarray, float]:
-    """Which samples are answered wrongly, (N,) bool, and the mean loss."""
-    device = next(network.module.parameters()).device
-    wrong, losses = [], []
+    module: nn.Module, samples: Samples, batch_size: int, progress: Callable[[float], None]
+) -> tuple[Tensor, Tensor]:
+    """Error and loss of every sample, (N,) float32 each."""
+    device = next(module.parameters()).device
+    errors, losses = [], []
     with torch.inference_mode():
         for inputs, targets in samples.batches(batch_size):
-            logits = logits_of(network.module(inputs.to(device)))
-            error, loss = error_and_loss(logits, targets.to(device))
-            wrong.append(error > 0)
+            error, loss = error_and_loss(logits_of(module(inputs.to(device))), targets.to(device))
+            errors.append(error)
             losses.append(loss)
             progress(len(targets))
-    return torch.cat(wrong).cpu().numpy(), float(torch.cat(losses).mean())
+    return torch.cat(errors), torch.cat(losses)

@@ -18,10 +18,11 @@ from resect.files import write_text
 from resect.models.checkpoints import load_checkpoint, save_weights
 from resect.models.specs import SHIPPED, Value, bare_name, load_model
 from resect.studies.environment import environment
+from resect.studies.evaluate import evaluate
 from resect.studies.fit import placed, require_fit
-from resect.studies.recipes import Template
+from resect.studies.recipes import RecipeFile
 from resect.training.checkpoint import Kept
-from resect.training.loop import Watch, evaluate, train
+from resect.training.loop import Watch, train
 from resect.training.recipe import Recipe
 
 
@@ -33,7 +34,7 @@ class TrainingJob:
         model: a model spec, e.g. "resect:resnet110" (`resect:` may be left out).
         data: a data spec with a train and a test split.
         out: the safetensors file; the model card is written beside it, with the suffix .json.
-        template: the recipe file that `recipe` comes from, for the card's command.
+        recipe_file: the file that `recipe` comes from, for the card's command.
         history: a folder for the weights before training and after every epoch, epoch-0.safetensors and so on.
         logs: a folder for TensorBoard.
     """
@@ -44,7 +45,7 @@ class TrainingJob:
     recipe: Recipe
     arguments: dict[str, Value] = field(default_factory=dict)
     device: str = "cpu"
-    template: Template = field(default_factory=Template)
+    recipe_file: RecipeFile = field(default_factory=RecipeFile)
     history: Path | None = None
     logs: Path | None = None
     save_every: float = Kept.every
@@ -64,17 +65,17 @@ class TrainingJob:
         """Spec and arguments in one string."""
         return f"{self.spec} {json.dumps(self.arguments, sort_keys=True)}"
 
-    @property
-    def command(self) -> str:
-        """The command that trains the same network."""
-        template = self.template
-        words = ["resect", "train", template.name]
-        words += ["--data", self.data] if self.data != template.data else []
-        words += ["--model", self.spec.removeprefix("resect:")] if self.model != template.model else []
+    def command(self, processes: int = 1) -> str:
+        """The command that trains the same network in as many processes."""
+        file = self.recipe_file
+        start = ["accelerate", "launch", "--num_processes", str(processes), "-m"] if processes > 1 else []
+        words = [*start, "resect", "train", file.name]
+        words += ["--data", self.data] if self.data != file.data else []
+        words += ["--model", self.spec.removeprefix("resect:")] if self.model != file.model else []
         for name, value in self.arguments.items():
-            if value != template.arguments.get(name):
+            if value != file.arguments.get(name):
                 words += ["--model-arg", f"{name}={value}"]
-        base = Recipe().as_dict() | template.settings
+        base = Recipe().as_dict() | file.settings
         for name, value in self.recipe.as_dict().items():
             if value == base[name] or value is None:
                 continue
@@ -107,6 +108,11 @@ def train_network(job: TrainingJob, watch: Watch | None = None) -> dict[str, Any
     samples, test = _splits(job.data)
     loaded = load_model(job.spec, arguments=job.arguments, samples=samples, seed=job.recipe.seed)
     module = placed(loaded.module, job.device)
+    if torch.device(job.device).index is not None:
+        raise InputError(
+            f"`device` must be a kind of device, got {job.device!r}: Accelerate chooses among several. Set "
+            "CUDA_VISIBLE_DEVICES to name one."
+        )
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise InputError(f"`model` must have parameters to train, but {job.spec} has none.")
     require_fit(module, samples)
@@ -126,11 +132,11 @@ def train_network(job: TrainingJob, watch: Watch | None = None) -> dict[str, Any
         return None
     errors = {}
     if trained.scheduled and set(trained.scheduled.survival) != {1.0}:
-        errors["test_error_uncorrected"] = evaluate(module, test.inputs, test.targets)[0]
+        errors["test_error_uncorrected"] = evaluate(module, test)[0]
         trained.scheduled.fold()
     save_weights(module, job.out, torch.float16)
     load_checkpoint(module, job.out)
-    error, loss = evaluate(module, test.inputs, test.targets)
+    error, loss = evaluate(module, test)
     progress = trained.progress
     card = {
         "model": job.spec,
@@ -144,9 +150,10 @@ def train_network(job: TrainingJob, watch: Watch | None = None) -> dict[str, Any
         "test_loss": loss,
         **errors,
         "precision": "float16",
+        "processes": trained.processes,
         "seconds": round(progress.seconds, 1),
         "curve": [{name: round(value, 5) for name, value in epoch.items()} for epoch in progress.curve],
-        "command": job.command,
+        "command": job.command(trained.processes),
         "resect": __version__,
         "environment": environment(),
     }

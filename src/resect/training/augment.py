@@ -35,11 +35,10 @@ class Augmentation:
         Raises:
             InputError: the inputs are no images, or too small to be reflected.
         """
-        asked = recipe.shift or recipe.flip
-        if asked and inputs.ndim != 4:
+        if (recipe.shift or recipe.flip or recipe.channels_last) and inputs.ndim != 4:
             raise InputError(
-                f"`shift` and `flip` must be off for inputs that are no images (N, C, H, W), got "
-                f"{tuple(inputs.shape)}. Set shift 0 and no flip."
+                f"`shift`, `flip` and `channels_last` must be off for inputs that are no images (N, C, H, W), got "
+                f"{tuple(inputs.shape)}."
             )
         if recipe.shift and recipe.border == "reflect" and recipe.shift >= min(inputs.shape[2:]):
             raise InputError(f"`shift` must be below the images' {min(inputs.shape[2:])} pixels, got {recipe.shift}.")

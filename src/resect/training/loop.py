@@ -40,11 +40,13 @@ class Trained:
         progress: seconds and curve.
         scheduled: the schedule of the blocks, whose `fold` applies the correction; None where all ran.
         main: whether this process is the first; only it should write.
+        processes: how many there are.
     """
 
     progress: Progress
     scheduled: Scheduled | None
     main: bool
+    processes: int
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,13 @@ class Watch:
     """Who is told what while a training runs; called in the first process only.
 
     Attributes:
-        step: called every few steps with (images seen since the last call, their mean loss); first of all with the
-            images of the earlier sittings and NaN, if training goes on from a checkpoint.
+        begin: called first, with (samples of the whole training, those of earlier sittings).
+        step: called every few steps with (samples seen since the last call, their mean loss).
         epoch: called with the number of epochs done, 0 before the first.
         logs: a folder for TensorBoard.
     """
 
+    begin: Callable[[int, int], None] = lambda total, seen: None
     step: Callable[[int, float], None] = lambda seen, loss: None
     epoch: Callable[[int], None] = lambda done: None
     logs: Path | None = None
@@ -97,6 +100,12 @@ class _Training:
         self.augment = Augmentation.of(recipe, inputs)
         self.accelerator = _accelerator(next(module.parameters()).device, recipe.schedule != "full", watch.logs)
         self.device = self.accelerator.device
+        asked = next(module.parameters()).device
+        if self.device.type != asked.type:
+            raise InputError(
+                f"`device` must stay the same in one process, but Accelerate trains on {self.device.type} here and the "
+                f"network is on {asked.type}. Start another process."
+            )
         self.module = module.to(self.device).to(memory_format=self._format)
         least = 2 * self.accelerator.num_processes
         if min(recipe.batch_size, len(inputs)) < least:
@@ -175,7 +184,7 @@ class _Training:
         self.module.eval()
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
-        return Trained(progress, self.scheduled, main)
+        return Trained(progress, self.scheduled, main, self.accelerator.num_processes)
 
     def _require_finite(self, progress: Progress) -> None:
         """The loss was that before the last step; a checkpoint of broken weights would be gone on from for ever."""
@@ -190,10 +199,9 @@ class _Training:
 
     def _announce(self, progress: Progress) -> None:
         epoch, within = divmod(progress.step, len(self.batches))
-        if progress.step:
-            seen = epoch * len(self.inputs) + sum(len(batch) for batch in self.batches[:within])
-            self.watch.step(seen, math.nan)
-        else:
+        seen = epoch * len(self.inputs) + sum(len(batch) for batch in self.batches[:within])
+        self.watch.begin(len(self.inputs) * self.recipe.epochs, seen)
+        if not progress.step:
             self.watch.epoch(0)
 
     def _step(self, step: int) -> Tensor:
@@ -238,9 +246,10 @@ class _Training:
             "loss": loss / max(counted, 1),
             "error": wrong / max(counted, 1),
             "images_per_second": images / seconds,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
-        values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        values["blocks"] = len(self.scheduled.running) if self.scheduled else math.nan
+        if self.scheduled:
+            values["blocks"] = len(self.scheduled.running)
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, progress.step)
 
     def _close_epoch(self, progress: Progress) -> None:
@@ -291,23 +300,9 @@ def _decay(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torc
 
 
 def _batches(order: Tensor, size: int, least: int) -> list[Tensor]:
-    """`order` in pieces of `size`; a last one below `least` joins the piece before it: batch norm needs two samples in
-    every process."""
+    """`order` in pieces of `size`, which is at least `least`; a last one below that joins the piece before it, as batch
+    norm needs two samples in every process."""
     pieces = list(torch.split(order, size))
-    if len(pieces) > 1 and len(pieces[-1]) < min(least, size):
+    if len(pieces) > 1 and len(pieces[-1]) < least:
         pieces[-2:] = [torch.cat(pieces[-2:])]
     return pieces
-
-
-def evaluate(module: nn.Module, inputs: Tensor, targets: Tensor, batch_size: int = 500) -> tuple[float, float]:
-    """Error (fraction) and mean cross-entropy (nats) of a module in eval mode; targets of -100 are ignored."""
-    device = next(module.parameters()).device
-    wrong, loss, counted = 0, 0.0, 0
-    with torch.no_grad():
-        for images, classes in zip(torch.split(inputs, batch_size), torch.split(targets, batch_size), strict=True):
-            logits = logits_of(module(images.to(device))).float()
-            logits, wanted = logits.reshape(-1, logits.shape[-1]), classes.to(device).reshape(-1)
-            wrong += int(((logits.argmax(-1) != wanted) & (wanted != IGNORED)).sum())
-            loss += float(F.cross_entropy(logits, wanted, reduction="sum"))
-            counted += int((wanted != IGNORED).sum())
-    return wrong / counted, loss / counted

@@ -17,7 +17,7 @@ NAMES = tuple(sorted(file.name.removesuffix(".yaml") for file in _HERE.iterdir()
 
 
 @dataclass(frozen=True)
-class Template:
+class RecipeFile:
     """What a recipe file says: settings of `Recipe`, and a model spec, its arguments and a data spec, or None."""
 
     name: str = "digits"
@@ -27,7 +27,7 @@ class Template:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-def load_template(name: str) -> Template:
+def load_recipe_file(name: str) -> RecipeFile:
     """A recipe by its name ("digits", "cifar10") or from a YAML file of `data`, `model`, `arguments` and the settings
     of `Recipe`, all optional.
 
@@ -61,7 +61,7 @@ def load_template(name: str) -> Template:
     arguments = content.get("arguments", {})
     if not isinstance(arguments, dict) or not all(isinstance(key, str) for key in arguments):
         raise SpecError(f"`arguments` of {name} must be names with values, such as {{width: 8}}, got {arguments!r}.")
-    return Template(name, settings, content.get("model"), content.get("data"), arguments)
+    return RecipeFile(name, settings, content.get("model"), content.get("data"), arguments)
 
 
 def _check_types(name: str, settings: dict[str, Any]) -> None:
