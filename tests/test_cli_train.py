@@ -234,18 +234,18 @@ def test_the_commands_on_the_cards_train(words: list[str], tmp_path: Path, monke
 
 
 def launched(processes: int, out: Path, *arguments: str, folder: Path) -> dict[str, torch.Tensor]:
-    """Train in `processes` processes on the CPU, started by `accelerate launch`."""
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_machines", "1"]
-    command += ["--num_processes", str(processes), "--num_cpu_threads_per_process", "1", "--mixed_precision", "no"]
-    command += ["--main_process_port", str(29500 + os.getpid() % 1000)]
+    """Train in `processes` processes on the CPU; `accelerate launch --cpu` would start one, whatever it is told."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     done = subprocess.run(
         [*command, "-m", "resect", "train", *arguments, "--quiet", "--out", str(out)],
         capture_output=True,
         text=True,
         check=False,
         cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
+    assert json.loads(out.with_suffix(".json").read_text())["processes"] == processes
     return load_file(out)
 
 
@@ -263,14 +263,14 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, schedule: list[str]
         "    layers = [nn.Flatten(), nn.Linear(64, 32), *(Block() for _ in range(4)), nn.Linear(32, 10)]\n"
         "    return nn.Sequential(*layers), torch.zeros(1, 1, 8, 8)\n"
     )
-    # shares of three and two samples: their means must not count alike
-    recipe = ["digits", "--model", "py:own:build", "--epochs", "1", "--batch-size", "5", *schedule]
+    # shares of five and four samples: their means must not count alike
+    recipe = ["digits", "--model", "py:own:build", "--epochs", "1", "--batch-size", "9", *schedule]
     recipe += ["--learning-rate", "0.01"]
     one = launched(1, tmp_path / "one.safetensors", *recipe, folder=tmp_path)
     two = launched(2, tmp_path / "two.safetensors", *recipe, folder=tmp_path)
     assert one.keys() == two.keys()
     for name, value in one.items():  # batch norm would see half a batch; layer norm does not mind
-        assert torch.allclose(value.float(), two[name].float(), rtol=2e-3, atol=1e-3), name  # they are half precision
+        assert torch.allclose(value.float(), two[name].float(), atol=1e-3), name  # half precision, below 2
     assert json.loads((tmp_path / "two.json").read_text())["test_error"] < 0.5
     assert sorted(path.name for path in tmp_path.glob("two*")) == ["two.json", "two.safetensors"]
 

@@ -68,7 +68,10 @@ class TrainingJob:
     def command(self, processes: int = 1) -> str:
         """The command that trains the same network in as many processes."""
         file = self.recipe_file
-        start = ["accelerate", "launch", "--num_processes", str(processes), "-m"] if processes > 1 else []
+        launcher = ["accelerate", "launch", "--num_processes"]
+        if self.device == "cpu":  # of which Accelerate's launcher starts one process only
+            launcher = ["torchrun", "--nproc-per-node"]
+        start = [*launcher, str(processes), "-m"] if processes > 1 else []
         words = [*start, "resect", "train", file.name]
         words += ["--data", self.data] if self.data != file.data else []
         words += ["--model", self.spec.removeprefix("resect:")] if self.model != file.model else []

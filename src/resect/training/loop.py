@@ -75,8 +75,8 @@ def train(
     kept: Kept | None = None,
     watch: Watch | None = None,
 ) -> Trained:
-    """Train `module` in place and leave it in eval mode. The loop is Accelerate's: started by `accelerate launch`,
-    every process takes its share of each batch, and all run the same blocks.
+    """Train `module` in place and leave it in eval mode. The loop is Accelerate's: started by `accelerate launch` (on
+    the CPU `torchrun`), every process takes its share of each batch, and all run the same blocks.
 
     Args:
         inputs: (N, ...) what the module takes, on the CPU; images are (N, C, H, W) float.
