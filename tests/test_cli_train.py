@@ -116,7 +116,7 @@ def test_what_cannot_be_trained(tmp_path: Path) -> None:
     out = ["--quiet", "--epochs", "1", "--out", tmp_path / "x.safetensors"]
     np.savez(tmp_path / "own.npz", inputs=np.zeros((4, 1, 8, 8)), targets=np.arange(4))
     own = ["--data", f"npz:{tmp_path}/own.npz", "--model", "resnet8"]
-    assert "it has one split" in refused("digits", *own, *out)
+    assert "Name others with --test-data" in refused("digits", *own, *out)
     assert "trained already. Name resnet110 instead" in refused("digits", "--model", "resnet110-digits", *out)
     assert "6m+2, got 9. The nearest are 8 and 14" in refused("digits", "--model", "resnet9", *out)
     assert "unknown model spec" in refused("digits", "--model", "vgg16", *out)
@@ -176,6 +176,20 @@ def test_a_recipe_file_and_options_that_go_before_it(tmp_path: Path) -> None:
     again = [*card["command"].split()[2:-1], str(out), "--quiet"]  # the card's command, to another folder
     assert run(*again).exit_code == 0
     assert all(torch.equal(value, first[name]) for name, value in load_file(out).items())
+
+
+def test_files_of_ones_own_are_trained_and_tested_on(tmp_path: Path) -> None:
+    samples, test = load_samples("digits", split="train", limit=64), load_samples("digits", limit=32)
+    for name, part in (("train", samples), ("test", test)):
+        np.savez(tmp_path / f"{name}.npz", inputs=part.inputs.numpy(), targets=part.targets.numpy())
+    out = tmp_path / "x.safetensors"
+    data = ["--data", f"npz:{tmp_path}/train.npz", "--test-data", f"npz:{tmp_path}/test.npz"]
+    result = run(*SMALL, *data, "--out", out)
+    assert result.exit_code == 0, result.output
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert (card["train_samples"], card["test_samples"]) == (64, 32)
+    assert card["test_data"] == data[3]
+    assert " ".join(data) in card["command"]
 
 
 def test_an_option_for_the_schedule_replaces_the_recipes(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ def recipe_options(function: Decorated) -> Decorated:
 @click.argument("recipe")
 @click.option("--model", metavar="SPEC", help="E.g. resnet110, vgg15 or torchvision:resnet18.")
 @click.option("--model-arg", "model_args", multiple=True, metavar="K=V", help="E.g. width=32; repeatable.")
-@click.option("--data", metavar="SPEC", help="Data with a train and a test split; the recipe's by default.")
+@click.option("--data", metavar="SPEC", help="What to train on; the recipe's by default.")
+@click.option("--test-data", metavar="SPEC", help="What to test on, where the data have no test split of their own.")
 @click.option("--out", type=click.Path(path_type=Path), help="Weights to write; MODEL-DATA.safetensors by default.")
 @click.option(
     "--history",
@@ -75,6 +76,7 @@ def train(
     model: str | None,
     model_args: tuple[str, ...],
     data: str | None,
+    test_data: str | None,
     out: Path | None,
     history: Path | None,
     logs: Path | None,
@@ -105,7 +107,7 @@ def train(
     name = model.removeprefix("resect:")
     target = out or Path(f"{slug(name)}-{data.partition(':')[0]}{_suffix(chosen)}.safetensors")
     arguments = file.arguments | parse_arguments(model_args)
-    job = TrainingJob(model, data, target, chosen, arguments, device, file, history, logs, save_every)
+    job = TrainingJob(model, data, target, chosen, arguments, device, file, test_data, history, logs, save_every)
     console = Console(stderr=True)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` started
     with Progress(*_columns(), console=console, disable=quiet or not first) as progress:

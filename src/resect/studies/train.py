@@ -32,9 +32,10 @@ class TrainingJob:
 
     Attributes:
         model: a model spec, e.g. "resect:resnet110" (`resect:` may be left out).
-        data: a data spec with a train and a test split.
+        data: a data spec; what has no test split of its own (a file, a factory) needs `test_data`.
         out: the safetensors file; the model card is written beside it, with the suffix .json.
         recipe_file: the file that `recipe` comes from, for the card's command.
+        test_data: the data spec of other samples to test on.
         history: a folder for the weights before training and after every epoch, epoch-0.safetensors and so on.
         logs: a folder for TensorBoard.
     """
@@ -46,6 +47,7 @@ class TrainingJob:
     arguments: dict[str, Value] = field(default_factory=dict)
     device: str = "cpu"
     recipe_file: RecipeFile = field(default_factory=RecipeFile)
+    test_data: str | None = None
     history: Path | None = None
     logs: Path | None = None
     save_every: float = Kept.every
@@ -74,6 +76,7 @@ class TrainingJob:
         start = [*launcher, str(processes), "-m"] if processes > 1 else []
         words = [*start, "resect", "train", file.name]
         words += ["--data", self.data] if self.data != file.data else []
+        words += ["--test-data", self.test_data] if self.test_data else []
         words += ["--model", self.spec.removeprefix("resect:")] if self.model != file.model else []
         for name, value in self.arguments.items():
             if value != file.arguments.get(name):
@@ -108,7 +111,7 @@ def train_network(job: TrainingJob, watch: Watch | None = None) -> dict[str, Any
         raise SpecError(
             f"{name} must be a network without weights; it is trained already. Name {bare_name(name)} instead."
         )
-    samples, test = _splits(job.data)
+    samples, test = _splits(job.data, job.test_data)
     loaded = load_model(job.spec, arguments=job.arguments, samples=samples, seed=job.recipe.seed)
     module = placed(loaded.module, job.device)
     if torch.device(job.device).index is not None:
@@ -119,6 +122,7 @@ def train_network(job: TrainingJob, watch: Watch | None = None) -> dict[str, Any
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise InputError(f"`model` must have parameters to train, but {job.spec} has none.")
     require_fit(module, samples)
+    require_fit(module, test)
     _make_folder(job.out)
     watch = replace(watch or Watch(), logs=job.logs)
     if job.history:
@@ -146,6 +150,7 @@ def train_network(job: TrainingJob, watch: Watch | None = None) -> dict[str, Any
         "arguments": job.arguments,
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "data": job.data,
+        "test_data": job.test_data or job.data,
         "train_samples": len(samples),
         "test_samples": len(test),
         "recipe": job.recipe.as_dict(),
@@ -176,13 +181,13 @@ class _History:
         save_weights(self.module, self.folder / f"epoch-{epoch}.safetensors", torch.float16)
 
 
-def _splits(data: str) -> tuple[Samples, Samples]:
+def _splits(data: str, test_data: str | None) -> tuple[Samples, Samples]:
     """The training and the test samples, which must differ."""
-    samples, test = load_samples(data, split="train"), load_samples(data, split="test")
+    samples, test = load_samples(data, split="train"), load_samples(test_data or data, split="test")
     if samples.digest() == test.digest():
         raise DataError(
-            f"{data} must have test samples beside those to train on, but it has one split, and an error on what was "
-            "trained on says nothing. Train on digits or cifar10:DIR."
+            f"{data} must have test samples beside those to train on, but they are the same, and an error on what was "
+            "trained on says nothing. Name others with --test-data, or train on digits or cifar10:DIR."
         )
     return samples, test
 
