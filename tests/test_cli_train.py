@@ -26,6 +26,8 @@ from resect.cli._options import Setting
 from resect.data import load_samples
 from resect.models.specs import SHIPPED, load_model
 from resect.studies.evaluate import evaluate
+from resect.studies.recipes import load_recipe_file
+from resect.studies.train import TrainingJob
 from resect.training.recipe import Recipe
 
 NETWORK = ["digits", "--model", "resnet8", "--model-arg", "width=4", "--quiet"]
@@ -116,6 +118,12 @@ def test_what_cannot_be_trained(tmp_path: Path) -> None:
     out = ["--quiet", "--epochs", "1", "--out", tmp_path / "x.safetensors"]
     np.savez(tmp_path / "own.npz", inputs=np.zeros((4, 1, 8, 8)), targets=np.arange(4))
     own = ["--data", f"npz:{tmp_path}/own.npz", "--model", "resnet8"]
+    for name, last in (("negative", -1), ("high", 7)):
+        np.savez(tmp_path / f"{name}.npz", inputs=np.zeros((5, 1, 8, 8)), targets=[*range(4), last])
+    tested = [*own, "--test-data", f"npz:{tmp_path}/negative.npz"]
+    assert "negative.npz must be classes from 0, or -100 to be ignored, got -1" in refused("digits", *tested, *out)
+    tested[-1] = f"npz:{tmp_path}/high.npz"
+    assert "high.npz: the targets must be classes 0 to 3 of the model's outputs" in refused("digits", *tested, *out)
     assert "Name others with --test-data" in refused("digits", *own, *out)
     assert "trained already. Name resnet110 instead" in refused("digits", "--model", "resnet110-digits", *out)
     assert "6m+2, got 9. The nearest are 8 and 14" in refused("digits", "--model", "resnet9", *out)
@@ -137,7 +145,7 @@ def test_what_cannot_be_trained(tmp_path: Path) -> None:
     )
     assert "`device` must be" in refused(*few[:3], "--device", "meta", *out)
     assert "`device` must be a kind of device, got 'cpu:0'" in refused(*few[:3], "--device", "cpu:0", *out)
-    assert [path.name for path in tmp_path.iterdir()] == ["own.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["high.npz", "negative.npz", "own.npz"]
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_training(tmp_path: Path) -> None:
@@ -150,7 +158,25 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_training(tmp_path:
 def test_a_checkpoint_that_does_not_belong_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "x.safetensors"
     out.with_suffix(".checkpoint").write_bytes(b"not a checkpoint")
-    assert "is damaged. Delete it to start anew" in refused(*SMALL, "--out", out)
+    assert "x.checkpoint must be a checkpoint of a training, but cannot be read: " in refused(*SMALL, "--out", out)
+
+
+def test_a_finished_training_is_neither_repeated_nor_overwritten(tmp_path: Path) -> None:
+    out, history = tmp_path / "x.safetensors", tmp_path / "epochs"
+    command = [*NETWORK, "--epochs", "1", "--out", out, "--history", history]
+    assert "s of training" in run(*command).stderr
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
+    made = out.stat().st_mtime_ns
+    again = run(*command)
+    assert again.exit_code == 0
+    assert "trained before; nothing was done again" in again.stderr
+    assert "x.safetensors holds other weights. Choose another --out" in refused(*command, "--seed", "1")
+    assert "epochs holds those of another training" in refused(*command, "--out", tmp_path / "y.safetensors")
+    out.with_suffix(".json").write_text("{")
+    assert "holds other weights" in refused(*command)
+    out.with_suffix(".json").write_bytes(before[out.with_suffix(".json")])
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*.*")} == before
+    assert out.stat().st_mtime_ns == made
 
 
 def test_every_part_of_the_recipe_is_an_option() -> None:
@@ -178,6 +204,27 @@ def test_a_recipe_file_and_options_that_go_before_it(tmp_path: Path) -> None:
     assert all(torch.equal(value, first[name]) for name, value in load_file(out).items())
 
 
+def test_a_network_is_loaded_as_its_card_says(tmp_path: Path) -> None:
+    out = tmp_path / "[b]:fire:.safetensors"  # neither markup nor emoji
+    digits = load_samples("digits", limit=200)
+    chosen = digits.targets < 3
+    arrays = {"inputs": digits.inputs[chosen].numpy(), "targets": digits.targets[chosen].numpy()}
+    np.savez(tmp_path / "three.npz", **arrays)
+    np.savez(tmp_path / "two.npz", **{name: values[arrays["targets"] < 2] for name, values in arrays.items()})
+    data = ["--data", f"npz:{tmp_path}/three.npz", "--test-data", f"npz:{tmp_path}/two.npz"]
+    trained = run(*NETWORK, *data, "--epochs", "1", "--out", out)
+    assert trained.exit_code == 0, trained.output
+    assert f"{out}: test error " in trained.stderr
+    spec = f"resect:resnet8@{out}"
+    found = CliRunner().invoke(main, ["evaluate", data[-1], spec, "--format", "json", "--quiet"])
+    assert found.exit_code == 0, found.output
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert json.loads(found.stdout)[0]["error"] == card["test_error"]
+    assert (card["classes"], card["sample_shape"]) == (3, [1, 8, 8])
+    blocks = CliRunner().invoke(main, ["blocks", "resect:resnet8", "--checkpoint", str(out), "--format", "json"])
+    assert [block["entry_shape"][1:] for block in json.loads(blocks.stdout)["blocks"]] == [[4, 8, 8]] * 2 + [[8, 4, 4]]
+
+
 def test_files_of_ones_own_are_trained_and_tested_on(tmp_path: Path) -> None:
     samples, test = load_samples("digits", split="train", limit=64), load_samples("digits", limit=32)
     for name, part in (("train", samples), ("test", test)):
@@ -201,6 +248,10 @@ def test_an_option_for_the_schedule_replaces_the_recipes(tmp_path: Path) -> None
     card = json.loads(out.with_suffix(".json").read_text())
     assert card["recipe"] == Recipe(epochs=1, schedule="stochastic-depth").as_dict()
     assert card["command"] == f"resect train {recipe} --schedule stochastic-depth --out x.safetensors"
+    file = load_recipe_file(str(recipe))
+    progressive = Recipe(epochs=1, schedule="progressive", keep=2)
+    job = TrainingJob("resnet8", "digits", out, progressive, file.arguments, recipe_file=file)
+    assert job.command() == f"resect train {recipe} --schedule progressive --keep 2 --out x.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -212,6 +263,8 @@ def test_an_option_for_the_schedule_replaces_the_recipes(tmp_path: Path) -> None
         ("flip: 1", "`flip` of"),
         ("model: 5", "`model` of"),
         ("arguments: 3", "`arguments` of"),
+        ("epochs: null", "`epochs` of"),
+        ("weight_decay: 5e-4x", "`weight_decay` of"),
         ("{schedule: stochastic-depth, survival: abc}", "`survival` of"),
         ("seed: 99999999999999999999", "`seed` must be a whole number of at least 0, below 2^63"),
         ("data: 2020-13-45", "must be YAML"),

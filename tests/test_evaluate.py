@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -12,9 +14,11 @@ from scipy.stats import norm
 
 from resect.cli import main
 from resect.data import load_samples
+from resect.errors import DataError
 from resect.models.checkpoints import save_weights
 from resect.models.resnet import CifarResNet
 from resect.models.specs import load_model
+from resect.studies.evaluate import evaluate_networks
 from resect.sweep.statistics import mcnemar, paired_error_interval
 
 
@@ -47,6 +51,18 @@ def test_errors_intervals_and_differences(tmp_path: Path) -> None:
     assert (second["difference_low"], second["difference_high"]) == (low[0], high[0])
     assert second["p_value"] == mcnemar([broken], [repaired])[0]
     assert "Test error on 500 samples of digits" in run("digits", *arguments[:2]).stdout
+
+
+def test_ignored_targets_are_left_out() -> None:
+    samples = load_samples("digits", limit=32)
+    networks = [load_model(spec, samples=samples) for spec in ("resect:resnet8", "resect:resnet14")]
+    targets = samples.targets.clone()
+    targets[16:] = -100
+    found = evaluate_networks(networks, replace(samples, targets=targets))
+    expected = evaluate_networks(networks, load_samples("digits", limit=16))
+    pd.testing.assert_frame_equal(found, expected)
+    with pytest.raises(DataError, match="must have a target that counts, but all are -100"):
+        evaluate_networks(networks, replace(samples, targets=torch.full_like(targets, -100)))
 
 
 def test_what_cannot_be_evaluated() -> None:

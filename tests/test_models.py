@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import resect
@@ -298,9 +300,28 @@ def test_weights_that_half_precision_cannot_hold(tmp_path: Path) -> None:
     module = CifarResNet(8, width=4)
     with torch.no_grad():
         module.fc.bias[1] = 1e6
-    with pytest.raises(resect.CheckpointError, match=r"x.safetensors in float16 must be finite, but `fc.bias`"):
-        save_weights(module, tmp_path / "x.safetensors", torch.float16)
-    assert not list(tmp_path.iterdir())
+    save_weights(module, tmp_path / "x.safetensors", torch.float16)
+    written = load_file(tmp_path / "x.safetensors")
+    assert torch.equal(written["fc.bias"], module.fc.bias)  # in single precision, as it is
+    assert written["fc.weight"].dtype == torch.float16
+    with torch.no_grad():
+        module.fc.bias[1] = float("inf")
+    with pytest.raises(resect.CheckpointError, match=r"y.safetensors must be finite, but `fc.bias`"):
+        save_weights(module, tmp_path / "y.safetensors", torch.float16)
+    assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_weights_too_large_for_the_package_are_not_there_without_the_repository(tmp_path: Path) -> None:
+    package = Path(resect.__file__).parent
+    shutil.copytree(package, tmp_path / "resect", ignore=shutil.ignore_patterns("__pycache__"))
+    code = (
+        "from resect.models.specs import has_weights, load_model\n"
+        "print(has_weights('vgg15-cifar10'), has_weights('vgg15-digits'))\n"
+        "load_model('resect:vgg15-cifar10')"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.stdout == "False True\n"
+    assert "too large for the package. Take weights/vgg15-cifar10.safetensors from the repository" in found.stderr
 
 
 def test_tied_weights_and_the_prefix_of_compiled_modules(tmp_path: Path) -> None:

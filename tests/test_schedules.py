@@ -263,6 +263,17 @@ def test_what_cannot_run_on_a_schedule_is_refused(net: Unraveled, resnet: CifarR
         net.schedule(FixedCount(3))
 
 
+def test_a_model_on_a_schedule_is_neither_copied_nor_put_on_another(net: Unraveled, resnet: CifarResNet) -> None:
+    with net.schedule(FixedCount(3)):
+        with pytest.raises(resect.InputError, match="must be copied or pickled before its schedule is opened"):
+            copy.deepcopy(resnet)
+        with pytest.raises(resect.InputError, match="one schedule at a time"), net.schedule(FixedCount(2)):
+            pass
+    assert copy.deepcopy(resnet).state_dict().keys() == resnet.state_dict().keys()
+    with pytest.raises(resect.InputError, match=r"must be one of resect\.schedules, such as .*, got 'full'"):
+        net.schedule("full")
+
+
 def test_shared_weights_cannot_be_corrected() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -278,13 +289,34 @@ def test_shared_weights_cannot_be_corrected() -> None:
         net.schedule(FixedCount(1))
 
 
-def test_more_blocks_than_there_are_cannot_be_kept(net: Unraveled, resnet: CifarResNet, batch) -> None:
-    with (
-        net.schedule(FixedCount(10)),
-        pytest.raises(resect.InputError, match="at most the number of blocks, 9, got 10"),
-    ):
-        resnet.train()(batch[0])
-    assert "forward" not in resnet.__dict__
+class Gate(nn.Module):
+    """The branch and the skip share a gate; deleted, x stays: the mean over deletions is not a scaled branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.inner = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        open_by = torch.sigmoid(self.gate(x))
+        return open_by * self.inner(x) + (1 - open_by) * x
+
+
+@pytest.mark.parametrize(
+    ("model", "plain"), [(Gate(), False), (nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)), True)]
+)
+def test_what_is_not_added_to_a_skip_cannot_be_corrected(model: nn.Module, plain: bool) -> None:
+    net = resect.unravel(model, torch.randn(4, 8), plain=plain)
+    assert {block.kind for block in net.blocks} == {"layer" if plain else "gated"}
+    with pytest.raises(resect.InputError, match="`correction` must be off for this network: block 0"):
+        net.schedule(StochasticDepth(0.5))
+    net.schedule(StochasticDepth(0.5), correction=False)
+
+
+def test_more_blocks_than_there_are_cannot_be_kept(net: Unraveled) -> None:
+    with pytest.raises(resect.InputError, match="at most the number of blocks, 9, got 10"):
+        net.schedule(FixedCount(10))
+    with pytest.raises(resect.InputError, match="`model` must have blocks to run on a schedule, but Linear has none"):
+        resect.unravel(nn.Linear(8, 8), torch.randn(4, 8)).schedule(StochasticDepth())
 
 
 class Tower(nn.Module):

@@ -11,6 +11,7 @@ from torch import nn
 
 import resect
 from resect.data import load_samples
+from resect.models.checkpoints import load_checkpoint
 from resect.models.resnet import CifarResNet
 from resect.models.vgg import Vgg15
 from resect.studies.evaluate import evaluate
@@ -93,7 +94,7 @@ def test_a_checkpoint_of_other_data_or_damaged_is_refused(tmp_path: Path) -> Non
     with pytest.raises(resect.RunError, match="must belong to this data"):
         train(_network(), data.inputs + 1, data.targets, one, kept=Kept(tmp_path / "c"))
     (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes()[:500])
-    with pytest.raises(resect.RunError, match=r"is damaged\. Delete it"):
+    with pytest.raises(resect.RunError, match=r"cannot be read: .*\. Delete it"):
         train(_network(), data.inputs, data.targets, one, kept=Kept(tmp_path / "c"))
 
 
@@ -307,7 +308,7 @@ def test_one_cycle_of_any_length_has_its_peak_and_ends_low(warmup: float, steps:
 
 def test_a_schedule_needs_blocks_that_fit() -> None:
     data = load_samples("digits", split="train", limit=64)
-    with pytest.raises(resect.InputError, match="`schedule` must be full for a network without blocks"):
+    with pytest.raises(resect.InputError, match=r"`model` must have blocks to run on a schedule.*Train it in full"):
         train(Vgg15(width=4, channels=1, size=8), data.inputs, data.targets, Recipe(schedule="stochastic-depth"))
     with pytest.raises(resect.InputError, match="at most the number of blocks, 3, got 23"):
         train(_network(), data.inputs, data.targets, Recipe(schedule="fixed-count", keep=23))
@@ -328,6 +329,33 @@ def test_weights_and_card_are_written(tmp_path: Path) -> None:
     test_set = load_samples("digits")
     loaded = load_model("resect:resnet8", checkpoint=job.out, arguments={"width": 4}, samples=test_set)
     assert evaluate(loaded.module, test_set)[0] == card["test_error"]
+
+
+@pytest.mark.parametrize(("momentum", "low", "high"), [(0.9, 0.85, 0.95), (0.96, 0.94, 0.98), (0.0, 0.0, 0.0)])
+def test_one_cycle_never_takes_all_friction_away(momentum: float, low: float, high: float) -> None:
+    optimizer = torch.optim.SGD(_network().parameters(), lr=0.1, momentum=momentum)
+    decay = _decay(optimizer, Recipe(momentum=momentum, warmup=0.5), 20)
+    found = []
+    for _ in range(20):
+        found.append(optimizer.param_groups[0]["momentum"])
+        optimizer.step()
+        decay.step()
+    assert (min(found), max(found)) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_the_weights_of_a_checkpoint_can_be_loaded(tmp_path: Path) -> None:
+    data = load_samples("digits", split="train", limit=64)
+    trained, loaded = _network(), _network()
+    train(trained, data.inputs, data.targets, replace(RECIPE, epochs=1), kept=Kept(tmp_path / "x.checkpoint"))
+    load_checkpoint(loaded, tmp_path / "x.checkpoint")
+    assert _same(trained, loaded)
+
+
+def test_a_checkpoint_names_the_settings_that_differ(tmp_path: Path) -> None:
+    data = load_samples("digits", split="train", limit=64)
+    train(_network(), data.inputs, data.targets, replace(RECIPE, epochs=1), kept=Kept(tmp_path / "c"))
+    with pytest.raises(resect.RunError, match=r"must belong to this recipe with epochs 2, got 1\. Delete it"):
+        train(_network(), data.inputs, data.targets, replace(RECIPE, epochs=2), kept=Kept(tmp_path / "c"))
 
 
 def test_momentum_has_an_effect() -> None:

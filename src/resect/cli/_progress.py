@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from resect.cli._console import console
 
 Advance = Callable[[float], None]
 Track = Callable[[str, float], Advance]
@@ -19,14 +20,14 @@ def progress_bars(quiet: bool) -> Iterator[Track]:
         yield lambda what, total: lambda amount: None
         return
     columns = (
-        TextColumn("{task.description:<34}"),
+        TextColumn("{task.description:<34}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=console(stderr=True)) as progress:
 
         def track(what: str, total: float) -> Advance:
             task = progress.add_task(what, total=total)

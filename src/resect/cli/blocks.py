@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from resect.cli._console import console
 from resect.cli._options import SEED, Setting, model_options
 from resect.errors import InputError
 from resect.network.unraveled import Unraveled, unravel
@@ -60,10 +60,10 @@ def _print(model: str, net: Unraveled, rejected: bool) -> None:
         table.add_row(
             str(block.index), name, block.kind, str(block.span), str(block.layers), f"{block.parameters:,}", *shapes
         )
-    console = Console()
-    console.print(table)
+    terminal = console()
+    terminal.print(table)
     what = "layers" if net.plain else "additions"
     if net.rejected and not rejected:
-        console.print(f"{len(net.rejected)} {what} were considered and are not among them; --rejected lists them.")
+        terminal.print(f"{len(net.rejected)} {what} were considered and are not among them; --rejected lists them.")
     for entry in net.rejected if rejected else ():
-        console.print(f"{entry.name} in {entry.module or 'the model'}: {entry.reason}", highlight=False, markup=False)
+        terminal.print(f"{entry.name} in {entry.module or 'the model'}: {entry.reason}", highlight=False)

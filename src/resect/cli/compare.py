@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
+from resect.cli._console import console
 from resect.cli._sizes import mass_option
 from resect.report.comparison import summarise
 from resect.report.comparison_output import (
@@ -44,6 +44,6 @@ def compare(runs: tuple[Path, ...], labels: tuple[str, ...], mass: float, out: P
     if output == "json":
         click.echo(numbers)
         return
-    console = Console()
-    print_comparison(summaries, mass, console)
-    console.print(f"Tables and figures: {out}", soft_wrap=True, markup=False, highlight=False)
+    terminal = console()
+    print_comparison(summaries, mass, terminal)
+    terminal.print(f"Tables and figures: {out}", soft_wrap=True, markup=False, highlight=False)

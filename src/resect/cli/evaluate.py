@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
+from resect.cli._console import console
 from resect.cli._options import Setting, batch_option, data_options, output_options
 from resect.cli._progress import progress_bars
 from resect.models.specs import LoadedModel, load_model
@@ -46,7 +46,7 @@ def evaluate(data: str, models: tuple[str, ...], output: str, quiet: bool, **opt
     if output == "json":
         click.echo(json.dumps(plain_rows(found), indent=2))
     else:
-        Console().print(_table(data, found))
+        console().print(_table(data, found))
 
 
 def _table(data: str, found: pd.DataFrame) -> Table:

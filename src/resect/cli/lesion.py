@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
+from resect.cli._console import console
 from resect.cli._options import Setting, data_options, model_options, output_options
 from resect.cli._progress import progress_bars
 from resect.cli._sizes import BatchSize, Bytes, Numbers
@@ -90,9 +90,9 @@ def lesion(model: str, data: str, out: Path | None, output: str, quiet: bool, pl
     if output == "json":
         click.echo(sweep_numbers(found))
     else:
-        print_sweep(found, Console())
+        print_sweep(found, console())
     if folder and not quiet:
-        Console(stderr=True).print(f"Tables and figures: {folder.path}", soft_wrap=True)
+        console(stderr=True).print(f"Tables and figures: {folder.path}", soft_wrap=True)
 
 
 def _plainly(asked: dict[str, Any]) -> dict[str, Any]:

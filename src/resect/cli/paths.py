@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
+from resect.cli._console import console
 from resect.cli._options import Setting, data_options, model_options, output_options
 from resect.cli._progress import progress_bars
 from resect.cli._sizes import Bytes, mass_option
@@ -90,9 +90,9 @@ def paths(model: str, data: str, out: Path | None, output: str, quiet: bool, **o
     if output == "json":
         click.echo(path_numbers(asked, mass, found, training))
     else:
-        print_paths(model, mass, found, Console())
+        print_paths(model, mass, found, console())
     if folder and not quiet:
-        Console(stderr=True).print(f"Tables and figures: {folder.path}", soft_wrap=True)
+        console(stderr=True).print(f"Tables and figures: {folder.path}", soft_wrap=True)
 
 
 def _number_or_name(text: str) -> str | int:

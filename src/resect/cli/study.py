@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
+from resect.cli._console import console
 from resect.cli._options import (
     Setting,
     batch_option,
@@ -22,7 +22,7 @@ from resect.cli._options import (
 from resect.cli._progress import Advance, Track, progress_bars
 from resect.data import Samples
 from resect.errors import InputError
-from resect.models.specs import SHIPPED, LoadedModel, bare_name, load_card, load_model
+from resect.models.specs import SHIPPED, LoadedModel, bare_name, has_weights, load_card, load_model
 from resect.report.console import answers_table
 from resect.report.page import write_report
 from resect.runs.folder import RunFolder, digest
@@ -45,7 +45,7 @@ MODEL, DATA = "resect:resnet110-digits", "digits"
     help="A shallower, deeper, narrower ... network to set "
     "beside it; a resect: network without weights is trained first. Repeatable.",
 )
-@click.option("--control", metavar="SPEC[@FILE]", help="The plain network; by default resect:vgg15-digits for digits.")
+@click.option("--control", metavar="SPEC[@FILE]", help="The plain network; by default the VGG-15 shipped for DATA.")
 @click.option("--plain", is_flag=True, help="Take the network as a plain one: lesion its layers.")
 @click.option(
     "--repeats",
@@ -100,7 +100,7 @@ def study(
     )
     samples = setting.samples()
     kind = data.partition(":")[0]
-    if control is None and not plain and f"vgg15-{kind}" in SHIPPED:
+    if control is None and not plain and has_weights(f"vgg15-{kind}"):
         control = f"resect:vgg15-{kind}"
     asked = {**asdict(setting), **asdict(settings), "control": control, "beside": list(beside), "retrain": retrain}
     asked |= {
@@ -108,7 +108,7 @@ def study(
         "model_args": list(setting.model_args),
     }
     folder = RunFolder(out or Path("runs") / f"study-{slug(model)}-{slug(data)}-{digest(asked)[:6]}", asked)
-    console = Console(stderr=True)
+    terminal = console(stderr=True)
     with progress_bars(quiet) as track:
         subjects = _subjects(setting, samples, folder, track)
         found, finished = run_study(subjects, samples, settings, folder, track)
@@ -118,10 +118,10 @@ def study(
     if output == "json":
         click.echo(json.dumps(study_numbers(found), indent=2))
     else:
-        Console().print(answers_table(found))
+        console().print(answers_table(found))
     if not quiet:
         done = "was finished before; nothing was done again" if finished else f"took {found.seconds:.0f} s"
-        console.print(f"The study {done}. Report: {report}", soft_wrap=True)
+        terminal.print(f"The study {done}. Report: {report}", soft_wrap=True)
 
 
 def _shipped(spec: str) -> bool:

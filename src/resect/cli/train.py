@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import Any, get_args
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from resect.cli._console import console
 from resect.cli._options import SEED, Decorated, parse_arguments, slug
 from resect.errors import SpecError
 from resect.network import schedules
@@ -94,11 +93,7 @@ def train(
     """
     file = load_recipe_file(recipe)
     given = {name: value for name, value in settings.items() if value is not None}
-    base = dict(file.settings)
-    if "schedule" in given:  # what belongs to the recipe's schedule does not belong to another
-        base.pop("keep", None)
-        base.pop("survival", None)
-    chosen = Recipe(**base | given)
+    chosen = Recipe(**file.settings_with(given.get("schedule")) | given)
     model, data = model or file.model, data or file.data
     if model is None or data is None:
         raise SpecError(
@@ -108,14 +103,16 @@ def train(
     target = out or Path(f"{slug(name)}-{data.partition(':')[0]}{_suffix(chosen)}.safetensors")
     arguments = file.arguments | parse_arguments(model_args)
     job = TrainingJob(model, data, target, chosen, arguments, device, file, test_data, history, logs, save_every)
-    console = Console(stderr=True)
+    terminal = console(stderr=True)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` started
-    with Progress(*_columns(), console=console, disable=quiet or not first) as progress:
-        card = train_network(job, _follow(progress, name))
-    if card:
-        console.print(
-            f"{target}: test error {card['test_error']:.2%} on {card['test_samples']} samples, "
-            f"{card['seconds']:.0f} s of training."
+    before = job.finished
+    silent = quiet or bool(before) or not first
+    with Progress(*_columns(), console=terminal, disable=silent, transient=True) as progress:
+        card = before or train_network(job, _follow(progress, name))
+    if card and first:
+        took = "trained before; nothing was done again" if before else f"{card['seconds']:.0f} s of training"
+        terminal.print(
+            f"{target}: test error {card['test_error']:.2%} on {card['test_samples']} samples, {took}.", soft_wrap=True
         )
 
 
@@ -127,9 +124,9 @@ def _suffix(recipe: Recipe) -> str:
 
 def _columns() -> tuple[TextColumn | BarColumn | TimeElapsedColumn | TimeRemainingColumn, ...]:
     return (
-        TextColumn("training {task.fields[name]}"),
+        TextColumn("training {task.fields[name]}", markup=False),
         BarColumn(),
-        TextColumn("{task.percentage:3.0f} %  loss {task.fields[loss]:.3f}  {task.fields[rate]}"),
+        TextColumn("{task.percentage:3.0f} %  {task.fields[now]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -138,13 +135,16 @@ def _columns() -> tuple[TextColumn | BarColumn | TimeElapsedColumn | TimeRemaini
 
 def _follow(progress: Progress, name: str) -> Watch:
     """A bar of the images of the whole training."""
-    task = progress.add_task("", name=name, loss=math.nan, rate="", total=None)
+    task = progress.add_task("", name=name, now="reading the data", total=None)
 
     def begin(total: int, seen: int) -> None:  # those of earlier sittings say nothing about the speed of this one
-        progress.reset(task, total=total, completed=seen)
+        progress.reset(task, total=total, completed=seen, now="")
+        if seen and not progress.disable:
+            progress.console.print(f"{name} goes on after {seen / total:.0%} of its training.")
 
     def step(seen: int, loss: float) -> None:
         speed = progress.tasks[task].speed
-        progress.update(task, advance=seen, loss=loss, rate=f"{speed:.0f} images/s" if speed else "")
+        rate = f"  {speed:.0f} images/s" if speed else ""
+        progress.update(task, advance=seen, now=f"loss {loss:.3f}{rate}")
 
     return Watch(begin=begin, step=step)

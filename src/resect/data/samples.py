@@ -10,6 +10,7 @@ from torch import Tensor
 
 from resect.digest import tensors_digest
 from resect.errors import DataError
+from resect.graph.outputs import IGNORED
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,12 @@ class Samples:
     Attributes:
         name: the spec they were loaded from.
         inputs: (N, ...) what the model takes; images are (N, C, H, W) float32, normalised.
-        targets: (N,) or (N, L) int64 classes.
+        targets: (N,) or (N, L) int64 classes, or -100 for what is ignored.
         classes: how many classes there are, None if unknown.
 
     Raises:
-        DataError: no samples, numbers that differ, classes that are not integers, or values that are not finite.
+        DataError: no samples, numbers that differ, classes that are not integers or are negative, or values that are
+            not finite.
     """
 
     name: str
@@ -45,6 +47,11 @@ class Samples:
         if self.targets.is_floating_point() or self.targets.is_complex():
             raise DataError(f"the targets of {self.name} must be integer classes, got {self.targets.dtype}.")
         object.__setattr__(self, "targets", self.targets.long())  # whatever integers they came as
+        if bool((negative := (self.targets < 0) & (self.targets != IGNORED)).any()):
+            raise DataError(
+                f"the targets of {self.name} must be classes from 0, or {IGNORED} to be ignored, got "
+                f"{int(self.targets[negative].min())}."
+            )
         if self.inputs.is_floating_point() and not bool(torch.isfinite(self.inputs).all()):
             raise DataError(f"the inputs of {self.name} must be finite, but hold NaN or infinity.")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from resect.errors import CheckpointError
 from resect.files import DAMAGED, whole
 
-_NESTED = ("state_dict", "model", "model_state_dict")
+_NESTED = ("state_dict", "model", "model_state_dict", "module")
 _SHOWN = 3
 
 
@@ -23,8 +23,9 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
     """Load weights into `module`, which is unchanged if they do not fit.
 
     Args:
-        path: a safetensors file, or a state dict saved by torch; it may be nested under "state_dict" or "model" and
-            carry the prefix "module." or "_orig_mod.". Half precision is cast to the module's dtypes.
+        path: a safetensors file, or a state dict saved by torch; it may be nested under "state_dict", "model" or
+            "module" (a training's .checkpoint) and carry the prefix "module." or "_orig_mod.". Half precision is cast
+            to the module's dtypes.
 
     Raises:
         CheckpointError: the file is missing or damaged, belongs to another network, or holds NaN or infinity.
@@ -96,17 +97,19 @@ def check_finite(module: nn.Module) -> None:
 def save_weights(
     module: nn.Module, path: Path, dtype: torch.dtype | None = None, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write the state dict as safetensors, floating-point tensors in `dtype`; the file appears whole or not at all.
+    """Write the state dict as safetensors; the file appears whole or not at all.
+
+    Floating-point tensors are written in `dtype`, but as they are where a value is too large for it.
 
     Raises:
-        CheckpointError: a weight is not finite in `dtype`.
+        CheckpointError: with a `dtype`, a weight is not finite.
     """
     tensors = {}
     for name, value in module.state_dict().items():
         cast = value.to(dtype) if dtype and value.is_floating_point() else value
-        tensors[name] = cast.detach().cpu().contiguous()
+        tensors[name] = (cast if cast.isfinite().all() else value).detach().cpu().contiguous()
     if dtype:
-        _require_finite(tensors, f"{path.name} in {str(dtype).removeprefix('torch.')}")
+        _require_finite(tensors, path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)

@@ -48,6 +48,15 @@ def load_card(shipped: str) -> dict[str, Any]:
     return card
 
 
+def has_weights(shipped: str) -> bool:
+    """Whether the weights of a card are here: in the package or, too large for it, in a clone of the repository."""
+    return (_WEIGHTS / f"{shipped}.safetensors").is_file() or _large(shipped).is_file()
+
+
+def _large(shipped: str) -> Path:
+    return Path(__file__).parents[3] / "weights" / f"{shipped}.safetensors"
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A model ready to be unravelled.
@@ -80,7 +89,8 @@ def load_model(
             `resect:resnet56-x2` (two branches a block), `resect:resnet110-original`, `resect:highway27` (any multiple
             of 3), `resect:vgg15`, those of `SHIPPED` (`resect:resnet110-digits`; with weights), `torchvision:NAME`,
             `timm:NAME`, `hf:ID` or `hf:FOLDER`, `py:pkg.mod:factory` (returns a module, or a module and an example).
-        checkpoint: weights to load. Without, and without pretrained=true, the weights are random.
+        checkpoint: weights to load. Without, and without pretrained=true, the weights are random. If a model card of
+            `resect train` lies beside them, arguments that are not given are its.
         arguments: keyword arguments of the model, e.g. {"width": 32}, {"pretrained": True}.
         samples: the data that the model will see; its channels, classes and size are taken over where not given.
         seed: of random weights; the global random state is left alone.
@@ -93,6 +103,8 @@ def load_model(
     builders = {"resect": _resect, "torchvision": _torchvision, "timm": _timm, "hf": _hugging_face, "py": _factory}
     if kind not in builders or not rest:
         raise SpecError(f"unknown model spec {spec!r}.{_hint(spec, kind)} {_KNOWN}")
+    if checkpoint is not None:
+        arguments, samples = _as_trained(spec, checkpoint, arguments or {}, samples)
     with seeded(seed):
         loaded = builders[kind](spec, rest, dict(arguments or {}), samples)
     if checkpoint is not None:
@@ -100,6 +112,23 @@ def load_model(
     check_finite(loaded.module)
     loaded.module.eval()
     return loaded
+
+
+def _as_trained(
+    spec: str, checkpoint: Path, arguments: Mapping[str, Value], samples: Samples | None
+) -> tuple[Mapping[str, Value], Samples | None]:
+    """`arguments` and `samples` with what the card beside the weights knows: arguments, image shape and classes."""
+    try:
+        card = json.loads(checkpoint.with_suffix(".json").read_text(encoding="utf-8"))
+        if card["model"] != spec:
+            return arguments, samples
+        arguments = card["arguments"] | arguments
+        if spec.startswith("resect:") and card["classes"]:
+            inputs = torch.zeros(1, *card["sample_shape"]) if samples is None else samples.inputs[:1]
+            samples = Samples(spec, inputs, torch.tensor([card["classes"] - 1]), card["classes"])
+    except (OSError, ValueError, KeyError, TypeError):  # no card, or none of ours
+        pass
+    return arguments, samples
 
 
 _KNOWN = (
@@ -160,14 +189,14 @@ def _resect(spec: str, name: str, arguments: dict[str, Value], samples: Samples 
 
 def _load_shipped(module: nn.Module, name: str) -> None:
     """Load shipped weights from the package, or from the repository if they are too large for it."""
+    if not has_weights(name):
+        file = f"{name}.safetensors"
+        raise CheckpointError(
+            f"the weights {file} are too large for the package. Take weights/{file} from the repository of resect, and "
+            f"load them with `resect:{bare_name(name)} --checkpoint {file}`."
+        )
     with resources.as_file(_WEIGHTS / f"{name}.safetensors") as path:
-        large = Path(__file__).parents[3] / "weights" / path.name  # too large for the package; in the repository only
-        if not path.is_file() and not large.is_file():
-            raise CheckpointError(
-                f"the weights {path.name} are too large for the package. Take weights/{path.name} from the repository "
-                f"of resect, and load them with `resect:{bare_name(name)} --checkpoint {path.name}`."
-            )
-        load_checkpoint(module, path if path.is_file() else large)
+        load_checkpoint(module, path if path.is_file() else _large(name))
 
 
 def _image_shape(samples: Samples | None) -> tuple[int, int, int]:

@@ -16,6 +16,8 @@ from resect.network.schedules import Schedule
 if TYPE_CHECKING:
     from resect.network.unraveled import Unraveled
 
+_ADDED = ("identity", "projection")  # kinds of blocks whose branch is added to the skip as it is
+
 
 def generator_for(seed: int, what: str, index: int) -> torch.Generator:
     """A generator of random numbers on the CPU that depends on nothing but `seed`, `what` they are for and `index`."""
@@ -28,7 +30,12 @@ class Scheduled:
 
     In train mode, every call of the model draws anew, and deleted branches are not computed, forward or backward: the
     gradients of their parameters are None, and their batch statistics stay as they are. In eval mode the whole
-    network runs, every branch scaled by the part of the steps in which it ran (`correction`).
+    network runs, every branch scaled by the part of the steps in which it ran (`correction`); `net` itself is not
+    scaled.
+
+    The graph that runs in train mode was captured on the example: inputs differ from it in their batch size only, and
+    what forward hooks of submodules compute is part of it, while what they record is recorded once. The model can be
+    copied or pickled before this is opened and after it is closed (for `AveragedModel`: before), its weights always.
 
     Attributes:
         step: calls in train mode so far; set it to go on where an earlier training stopped.
@@ -40,8 +47,16 @@ class Scheduled:
         if net.model._forward_hooks or net.model._forward_pre_hooks:
             raise InputError(
                 f"`model` must have no forward hooks of its own to run on a schedule, but {type(net.model).__name__} "
-                "has: its graph holds them already, and they would run twice. Put them on a submodule, or remove them."
+                "has: its graph holds them already, and they would run twice. Remove them."
             )
+        if not isinstance(schedule, Schedule):
+            raise InputError(f"`schedule` must be one of resect.schedules, such as FixedCount(23), got {schedule!r}.")
+        if not net.blocks:
+            raise InputError(
+                f"`model` must have blocks to run on a schedule, but {type(net.model).__name__} has none. Train it in "
+                "full."
+            )
+        schedule.running(len(net.blocks), 0, generator_for(seed, "blocks", 0))  # says if it does not fit the network
         self.net = net
         self._graph = net.train_graph  # exported now, while the model still has its own forward
         self.step = 0
@@ -57,12 +72,14 @@ class Scheduled:
         """The factor of every parameter that eval mode scales."""
         factors: dict[str, float] = {}
         for slot, factor in zip(self.net.sliced.slots, self.survival, strict=True):
-            names = tail_parameters(self.net.sliced, slot) if factor != 1.0 else ()
-            if factor != 1.0 and not names:
+            if factor == 1.0:
+                continue
+            names = tail_parameters(self.net.sliced, slot) if slot.kind in _ADDED else ()
+            if not names:
                 raise InputError(
-                    f"`correction` must be off for this network: block {slot.index} ({slot.name}) ends in no "
-                    "weights of its own that could be scaled by the part of the steps in which it runs. Pass "
-                    "correction=False, or --no-correction."
+                    f"`correction` must be off for this network: block {slot.index} ({slot.name}, {slot.kind}) adds no "
+                    "branch that ends in weights of its own, which could be scaled by the part of the steps in which "
+                    "it runs. Pass correction=False, or --no-correction."
                 )
             for name in names:
                 factors[name] = factors.get(name, 1.0) * factor
@@ -77,7 +94,15 @@ class Scheduled:
                 parameters[name].mul_(factor)
         self._scaled = {}
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise InputError(
+            "`model` must be copied or pickled before its schedule is opened or after it is closed; meanwhile, save "
+            "model.state_dict()."
+        )
+
     def __enter__(self) -> Scheduled:
+        if isinstance(getattr(self.net.model.forward, "__self__", None), Scheduled):
+            raise InputError("`model` must run on one schedule at a time; leave the other one first.")
         self._before = self.net.model.__dict__.get("forward")
         self.net.model.forward = self._forward
         return self

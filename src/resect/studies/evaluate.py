@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from resect.data import Samples
 from resect.errors import DataError
-from resect.graph.outputs import logits_of
+from resect.graph.outputs import IGNORED, logits_of
 from resect.models.specs import LoadedModel
 from resect.studies.fit import require_fit
-from resect.sweep.metrics import error_and_loss
+from resect.sweep.metrics import error_and_loss, positions
 from resect.sweep.statistics import mcnemar, paired_error_interval
 
 
@@ -34,12 +34,13 @@ def evaluate_networks(
         progress: called with the number of samples after every batch.
 
     Returns:
-        One row a network: `model`, `parameters`, `samples`, `error` (fraction) with the 95 % Wilson interval
-        `error_low` and `error_high`, `loss` (nats), and, but for the first, the `difference` of its error to that of
-        the first with Tango's 95 % interval `difference_low` and `difference_high` and McNemar's `p_value`.
+        One row a network: `model`, `parameters`, `samples` (those whose target is ignored are left out), `error`
+        (fraction) with the 95 % Wilson interval `error_low` and `error_high`, `loss` (nats), and, but for the first,
+        the `difference` of its error to that of the first with Tango's 95 % interval `difference_low` and
+        `difference_high` and McNemar's `p_value`.
 
     Raises:
-        DataError: the samples have more than one target each, or do not fit a network.
+        DataError: the samples have more than one target each, none that counts, or do not fit a network.
     """
     if samples.targets.ndim != 1:
         raise DataError(f"{samples.name} must have one target a sample, got {tuple(samples.targets.shape)}.")
@@ -80,13 +81,16 @@ def evaluate(module: nn.Module, samples: Samples, batch_size: int = 500) -> tupl
 def _measure(
     module: nn.Module, samples: Samples, batch_size: int, progress: Callable[[float], None]
 ) -> tuple[Tensor, Tensor]:
-    """Error and loss of every sample, (N,) float32 each."""
+    """Error and loss of every sample whose target counts, (N,) float32 each."""
     device = next(module.parameters()).device
     errors, losses = [], []
     with torch.inference_mode():
         for inputs, targets in samples.batches(batch_size):
             error, loss = error_and_loss(logits_of(module(inputs.to(device))), targets.to(device))
-            errors.append(error)
-            losses.append(loss)
+            counted = positions(targets).to(device) > 0
+            errors.append(error[counted])
+            losses.append(loss[counted])
             progress(len(targets))
+    if not sum(map(len, errors)):
+        raise DataError(f"{samples.name} must have a target that counts, but all are {IGNORED}, which is ignored.")
     return torch.cat(errors), torch.cat(losses)

@@ -9,7 +9,7 @@ from resect.data import Samples
 from resect.errors import DataError, InputError
 from resect.graph.capture import in_mode
 from resect.graph.outputs import logits_of
-from resect.sweep.metrics import check_targets
+from resect.sweep.metrics import check_classes, check_targets
 
 
 def require_fit(module: nn.Module, samples: Samples) -> None:
@@ -26,12 +26,11 @@ def require_fit(module: nn.Module, samples: Samples) -> None:
             f"{type(module).__name__} says: {said}"
         ) from error
     logits = logits_of(outputs)
-    check_targets(logits, samples.targets[: len(logits)].to(device))
-    if int(samples.targets.max()) >= logits.shape[-1]:
-        raise DataError(
-            f"the targets of {samples.name} must be classes 0 to {logits.shape[-1] - 1} of the model's outputs, got "
-            f"{int(samples.targets.max())}. The data belong to another model."
-        )
+    try:
+        check_targets(logits, samples.targets[: len(logits)].to(device))
+        check_classes(samples.targets, logits.shape[-1])
+    except DataError as error:
+        raise DataError(f"{samples.name}: {error}") from error
 
 
 def placed(module: nn.Module, device: str, dtype: torch.dtype | None = None) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,41 @@ class TrainingJob:
         return self.out.with_suffix(".checkpoint")
 
     @property
+    def finished(self) -> dict[str, Any] | None:
+        """The card of this very training if it is over.
+
+        Raises:
+            InputError: `out` or `history` hold something else, which a training would overwrite.
+        """
+        if self.checkpoint.exists():
+            return None
+        if self.out.is_file():
+            card = self.out.with_suffix(".json")
+            found: dict[str, Any] = {}
+            with suppress(OSError, ValueError):  # no card, or a damaged one
+                found = json.loads(card.read_text(encoding="utf-8"))
+            if any(found.get(name) != value for name, value in self.asked.items()):
+                raise InputError(f"`out` must be a new file, but {self.out} holds other weights. Choose another --out.")
+            return found
+        if self.history and any(self.history.glob("epoch-*.safetensors")):
+            raise InputError(
+                f"`history` must be a folder without weights, but {self.history} holds those of another training. "
+                "Choose another."
+            )
+        return None
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What decides the weights, as the card has it."""
+        return {
+            "model": self.spec,
+            "arguments": self.arguments,
+            "data": self.data,
+            "test_data": self.test_data or self.data,
+            "recipe": self.recipe.as_dict(),
+        }
+
+    @property
     def spec(self) -> str:
         """The model spec, complete."""
         return self.model if ":" in self.model else f"resect:{self.model}"
@@ -81,7 +117,7 @@ class TrainingJob:
         for name, value in self.arguments.items():
             if value != file.arguments.get(name):
                 words += ["--model-arg", f"{name}={value}"]
-        base = Recipe().as_dict() | file.settings
+        base = Recipe().as_dict() | file.settings_with(self.recipe.schedule)
         for name, value in self.recipe.as_dict().items():
             if value == base[name] or value is None:
                 continue
@@ -98,14 +134,18 @@ class TrainingJob:
 def train_network(job: TrainingJob, watch: Watch | None = None) -> dict[str, Any] | None:
     """Train, write half-precision weights and the card, and return the card; None in all processes but the first.
 
+    A training that is over is not done again.
+
     The test error on the card is that of the half-precision weights as written. Where branches were not always run,
     "test_error_uncorrected" is that of the network whose branches are not scaled.
 
     Raises:
         SpecError: the model is unknown, or one of the shipped weights.
         DataError: the data have no test samples of their own.
-        InputError: the device or the file cannot be used, or the training diverges.
+        InputError: the device or the file cannot be used, something would be overwritten, or the training diverges.
     """
+    if job.finished:
+        return job.finished
     name = job.spec.removeprefix("resect:")
     if name in SHIPPED:
         raise SpecError(
@@ -146,14 +186,12 @@ def train_network(job: TrainingJob, watch: Watch | None = None) -> dict[str, Any
     error, loss = evaluate(module, test)
     progress = trained.progress
     card = {
-        "model": job.spec,
-        "arguments": job.arguments,
+        **job.asked,
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
-        "data": job.data,
-        "test_data": job.test_data or job.data,
         "train_samples": len(samples),
         "test_samples": len(test),
-        "recipe": job.recipe.as_dict(),
+        "sample_shape": list(samples.inputs.shape[1:]),
+        "classes": samples.classes,
         "test_error": error,
         "test_loss": loss,
         **errors,

@@ -68,11 +68,16 @@ def check_targets(logits: Tensor, targets: Tensor) -> None:
             f"the targets must have the shape of the model's logits without their last dimension, "
             f"{tuple(logits.shape[:-1])}, got {tuple(targets.shape)}. Logits have shape {tuple(logits.shape)}."
         )
+    check_classes(targets, logits.shape[-1])
+
+
+def check_classes(targets: Tensor, classes: int) -> None:
+    """Raise DataError unless `targets` are classes below `classes`, or ignored."""
     if targets.is_floating_point() or targets.is_complex():
         raise DataError(f"the targets must be integer classes, got {str(targets.dtype).removeprefix('torch.')}.")
     counted = targets[targets != IGNORED]
-    if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < logits.shape[-1]:
+    if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
         raise DataError(
-            f"the targets must be classes 0 to {logits.shape[-1] - 1} of the model's outputs, got values from "
+            f"the targets must be classes 0 to {classes - 1} of the model's outputs, got values from "
             f"{int(counted.min())} to {int(counted.max())}. The data belong to another model."
         )

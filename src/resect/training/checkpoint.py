@@ -88,9 +88,13 @@ class Checkpoint:
             return Progress()
         content = _read(self.path)
         for what, wanted in self.made_with.items():
-            if content.get(what) != wanted:
-                found = "" if what == "data" else f", {wanted}, got {content.get(what)}"
-                raise RunError(f"{self.path} must belong to this {what}{found}. Delete it to start anew.")
+            found = content.get(what)
+            if found != wanted:
+                said = "" if what == "data" else f", {wanted}, got {found}"
+                if isinstance(wanted, dict) and isinstance(found, dict):
+                    different = [name for name in wanted if found.get(name) != wanted[name]]
+                    said = " with " + ", ".join(f"{name} {wanted[name]}, got {found.get(name)}" for name in different)
+                raise RunError(f"{self.path} must belong to this {what}{said}. Delete it to start anew.")
         try:
             for name, part in parts.items():
                 part.load_state_dict(content[name])
@@ -104,8 +108,13 @@ class Checkpoint:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:  # of the disk, which may be read again
+        raise
     except DAMAGED as error:
-        raise RunError(f"{path} must be a checkpoint of a training; it is damaged. Delete it to start anew.") from error
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise RunError(
+            f"{path} must be a checkpoint of a training, but cannot be read: {said}. Delete it to start anew."
+        ) from error
     if not isinstance(content, dict):
         raise RunError(
             f"{path} must be a checkpoint of a training, got {type(content).__name__}. Delete it to start anew."

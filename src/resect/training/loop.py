@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resect.digest import tensors_digest
-from resect.errors import InputError, RunError
+from resect.errors import CheckpointError, InputError, RunError
 from resect.graph.outputs import IGNORED, logits_of
+from resect.models.checkpoints import check_finite
 from resect.network.scheduled import Scheduled, generator_for
 from resect.network.unraveled import unravel
 from resect.training.augment import Augmentation
@@ -136,13 +137,7 @@ class _Training:
         if self.recipe.schedule == "full":
             return None
         net = unravel(self.module, self.inputs[:2].to(self.device, memory_format=self._format))
-        if not net.blocks:
-            raise InputError(
-                f"`schedule` must be full for a network without blocks, got {self.recipe.schedule}: "
-                f"{type(self.module).__name__} has no residual joins."
-            )
         schedule = self.recipe.blocks_schedule(self.steps)
-        schedule.running(len(net.blocks), 0, torch.Generator())  # says at once if it does not fit the network
         return net.schedule(schedule, seed=self.recipe.seed, correction=self.recipe.correction)
 
     def run(self, kept: Kept) -> Trained:
@@ -188,8 +183,10 @@ class _Training:
 
     def _require_finite(self, progress: Progress) -> None:
         """The loss was that before the last step; a checkpoint of broken weights would be gone on from for ever."""
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.module.parameters()):
-            raise self._diverged("weights were not finite", progress)
+        try:
+            check_finite(self.module)
+        except CheckpointError as error:
+            raise self._diverged("weights or statistics were not finite", progress) from error
 
     def _diverged(self, found: str, progress: Progress) -> InputError:
         return InputError(
@@ -281,14 +278,15 @@ def _accelerator(device: torch.device, unused: bool, logs: Path | None) -> Accel
 
 def _decay(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     if recipe.decay == "one-cycle":
+        swing = min(_CYCLE if recipe.momentum <= 1 - 2 * _CYCLE else (1 - recipe.momentum) / 2, recipe.momentum)
         part = recipe.warmup if abs(recipe.warmup * steps - 1) > _NUDGE else recipe.warmup * (1 - _NUDGE)
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             recipe.learning_rate,
             total_steps=steps,
             pct_start=min(float(part), 1 - _NUDGE),
-            base_momentum=max(recipe.momentum - _CYCLE, 0.0),
-            max_momentum=min(recipe.momentum + _CYCLE, 1.0),
+            base_momentum=recipe.momentum - swing,
+            max_momentum=recipe.momentum + swing,
         )
     warm = recipe.warmup * steps
 

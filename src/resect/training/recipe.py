@@ -24,8 +24,8 @@ class Recipe:
         decay: "one-cycle" (Smith 2018: up for `warmup` of all steps, down along a cosine), or "step" (up for `warmup`,
             then a tenth after half and a hundredth after three quarters of all steps, as He et al. 2016).
         warmup: part of all steps, 0 to 1.
-        momentum: of SGD; with "one-cycle" the middle of its cycle: 0.05 less at the peak of the learning rate, 0.05
-            more at its ends.
+        momentum: of SGD, below 1; with "one-cycle" the middle of its cycle: 0.05 less at the peak of the learning
+            rate, 0.05 more at its ends, above 0.9 half of what is left to 1.
         nesterov: take the gradient where the momentum leads.
         weight_decay: of SGD, on all parameters.
         shift: random shifts of images, in pixels to each side.
@@ -73,6 +73,8 @@ class Recipe:
         for name, low, high in (("warmup", 0, 1), ("momentum", 0, 1), ("weight_decay", 0, float("inf"))):
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"`{name}` must be between {low} and {high}, got {getattr(self, name)!r}.")
+        if self.momentum == 1:
+            raise InputError("`momentum` must be below 1, got 1: nothing would ever slow down.")
         if not self.learning_rate > 0:
             raise InputError(f"`learning_rate` must be above 0, got {self.learning_rate!r}.")
         if self.nesterov and not self.momentum:

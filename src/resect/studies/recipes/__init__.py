@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -25,6 +26,11 @@ class RecipeFile:
     model: str | None = None
     data: str | None = "digits"
     arguments: dict[str, Any] = field(default_factory=dict)
+
+    def settings_with(self, schedule: str | None) -> dict[str, Any]:
+        """The settings, without those that belong to the file's own schedule where another is asked for."""
+        same = schedule in (None, self.settings.get("schedule", "full"))
+        return {name: value for name, value in self.settings.items() if same or name not in ("keep", "survival")}
 
 
 def load_recipe_file(name: str) -> RecipeFile:
@@ -53,8 +59,7 @@ def load_recipe_file(name: str) -> RecipeFile:
     unknown = [str(key) for key in content if key not in known]
     if unknown:
         raise SpecError(f"{name} has unknown settings: {', '.join(unknown)}. Known are {', '.join(sorted(known))}.")
-    settings = {key: value for key, value in content.items() if key in Recipe.names()}
-    _check_types(name, settings)
+    settings = {key: _checked(name, key, value) for key, value in content.items() if key in Recipe.names()}
     for key in ("model", "data"):
         if not isinstance(content.get(key, ""), str):
             raise SpecError(f"`{key}` of {name} must be a spec, such as resect:resnet110, got {content[key]!r}.")
@@ -64,11 +69,15 @@ def load_recipe_file(name: str) -> RecipeFile:
     return RecipeFile(name, settings, content.get("model"), content.get("data"), arguments)
 
 
-def _check_types(name: str, settings: dict[str, Any]) -> None:
-    """Numbers where the recipe has numbers; YAML reads `1e-4`, without a point, as text."""
-    examples = Recipe().as_dict() | {"keep": 23, "survival": 0.5}
-    for key, value in settings.items():
-        wanted = examples[key]
-        kinds = (int, float) if isinstance(wanted, float) else type(wanted)
-        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(wanted, bool):
-            raise SpecError(f"`{key}` of {name} must be like {wanted!r}, got {value!r}.")
+def _checked(name: str, key: str, value: Any) -> Any:
+    """A setting of the kind that the recipe has; YAML reads `5e-4`, without a point, as text."""
+    default = getattr(Recipe(), key)
+    wanted = {"keep": 23, "survival": 0.5}.get(key, default)
+    if value is None and default is None:
+        return value
+    if isinstance(wanted, float) and isinstance(value, str) and re.fullmatch(r"\d+[eE]-?\d+", value):
+        return float(value)
+    kinds = (int, float) if isinstance(wanted, float) else type(wanted)
+    if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(wanted, bool):
+        raise SpecError(f"`{key}` of {name} must be like {wanted!r}, got {value!r}.")
+    return value
