@@ -163,7 +163,7 @@ def test_a_checkpoint_that_does_not_belong_is_refused(tmp_path: Path) -> None:
 
 def test_a_finished_training_is_neither_repeated_nor_overwritten(tmp_path: Path) -> None:
     out, history = tmp_path / "x.safetensors", tmp_path / "epochs"
-    command = [*NETWORK, "--epochs", "1", "--out", out, "--history", history]
+    command = [*NETWORK, "--epochs", "2", "--out", out, "--history", history]
     assert "s of training" in run(*command).stderr
     before = {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
     made = out.stat().st_mtime_ns
@@ -172,7 +172,7 @@ def test_a_finished_training_is_neither_repeated_nor_overwritten(tmp_path: Path)
     assert "trained before; nothing was done again" in again.stderr
     assert "x.safetensors holds other weights. Choose another --out" in refused(*command, "--seed", "1")
     assert "epochs holds those of another training" in refused(*command, "--out", tmp_path / "y.safetensors")
-    out.with_suffix(".json").write_text("{")
+    out.with_suffix(".json").write_text("[]")
     assert "holds other weights" in refused(*command)
     out.with_suffix(".json").write_bytes(before[out.with_suffix(".json")])
     assert {file: file.read_bytes() for file in tmp_path.rglob("*.*")} == before

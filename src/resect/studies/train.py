@@ -72,10 +72,11 @@ class TrainingJob:
             found: dict[str, Any] = {}
             with suppress(OSError, ValueError):  # no card, or a damaged one
                 found = json.loads(card.read_text(encoding="utf-8"))
-            if any(found.get(name) != value for name, value in self.asked.items()):
+            if not isinstance(found, dict) or any(found.get(name) != value for name, value in self.asked.items()):
                 raise InputError(f"`out` must be a new file, but {self.out} holds other weights. Choose another --out.")
             return found
-        if self.history and any(self.history.glob("epoch-*.safetensors")):
+        # a training that was stopped before its first checkpoint left two at most, which it writes again
+        if self.history and {file.stem for file in self.history.glob("epoch-*.safetensors")} - {"epoch-0", "epoch-1"}:
             raise InputError(
                 f"`history` must be a folder without weights, but {self.history} holds those of another training. "
                 "Choose another."
