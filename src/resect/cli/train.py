@@ -138,7 +138,7 @@ def _follow(progress: Progress, name: str) -> Watch:
     task = progress.add_task("", name=name, now="reading the data", total=None)
 
     def begin(total: int, seen: int) -> None:  # those of earlier sittings say nothing about the speed of this one
-        progress.reset(task, total=total, completed=seen, now="")
+        progress.reset(task, total=total, completed=seen, name=name, now="")  # fields that are not named go
         if seen and not progress.disable:
             progress.console.print(f"{name} goes on after {seen / total:.0%} of its training.")
 
