@@ -48,6 +48,15 @@ def load_card(shipped: str) -> dict[str, Any]:
     return card
 
 
+def card_beside(weights: Path) -> dict[str, Any]:
+    """The model card that `resect train` wrote beside a weights file; empty if there is none, or a damaged one."""
+    try:
+        card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return card if isinstance(card, dict) else {}
+
+
 def has_weights(shipped: str) -> bool:
     """Whether the weights of a card are here: in the package or, too large for it, in a clone of the repository."""
     return (_WEIGHTS / f"{shipped}.safetensors").is_file() or _large(shipped).is_file()
@@ -118,17 +127,14 @@ def _as_trained(
     spec: str, checkpoint: Path, arguments: Mapping[str, Value], samples: Samples | None
 ) -> tuple[Mapping[str, Value], Samples | None]:
     """`arguments` and `samples` with what the card beside the weights knows: arguments, image shape and classes."""
-    try:
-        card = json.loads(checkpoint.with_suffix(".json").read_text(encoding="utf-8"))
-        if card["model"] != spec:
-            return arguments, samples
-        arguments = card["arguments"] | arguments
-        if spec.startswith("resect:") and card["classes"]:
-            inputs = torch.zeros(1, *card["sample_shape"]) if samples is None else samples.inputs[:1]
-            samples = Samples(spec, inputs, torch.tensor([card["classes"] - 1]), card["classes"])
-    except (OSError, ValueError, KeyError, TypeError):  # no card, or none of ours
-        pass
-    return arguments, samples
+    card = card_beside(checkpoint)
+    if card.get("model") != spec:
+        return arguments, samples
+    shape, classes = card.get("sample_shape"), card.get("classes")
+    if spec.startswith("resect:") and shape and classes:
+        inputs = torch.zeros(1, *shape) if samples is None else samples.inputs[:1]
+        samples = Samples(spec, inputs, torch.tensor([classes - 1]), classes)
+    return card.get("arguments", {}) | arguments, samples
 
 
 _KNOWN = (

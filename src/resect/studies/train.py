@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from resect.data import Samples, load_samples
 from resect.errors import DataError, InputError, SpecError
 from resect.files import write_text
 from resect.models.checkpoints import load_checkpoint, save_weights
-from resect.models.specs import SHIPPED, Value, bare_name, load_model
+from resect.models.specs import SHIPPED, Value, bare_name, card_beside, load_model
 from resect.studies.environment import environment
 from resect.studies.evaluate import evaluate
 from resect.studies.fit import placed, require_fit
@@ -68,13 +67,10 @@ class TrainingJob:
         if self.checkpoint.exists():
             return None
         if self.out.is_file():
-            card = self.out.with_suffix(".json")
-            found: dict[str, Any] = {}
-            with suppress(OSError, ValueError):  # no card, or a damaged one
-                found = json.loads(card.read_text(encoding="utf-8"))
-            if not isinstance(found, dict) or any(found.get(name) != value for name, value in self.asked.items()):
+            card = card_beside(self.out)
+            if any(card.get(name) != value for name, value in self.asked.items()):
                 raise InputError(f"`out` must be a new file, but {self.out} holds other weights. Choose another --out.")
-            return found
+            return card
         # a training that was stopped before its first checkpoint left two at most, which it writes again
         if self.history and {file.stem for file in self.history.glob("epoch-*.safetensors")} - {"epoch-0", "epoch-1"}:
             raise InputError(
@@ -145,8 +141,8 @@ def train_network(job: TrainingJob, watch: Watch | None = None) -> dict[str, Any
         DataError: the data have no test samples of their own.
         InputError: the device or the file cannot be used, something would be overwritten, or the training diverges.
     """
-    if job.finished:
-        return job.finished
+    if card := job.finished:
+        return card
     name = job.spec.removeprefix("resect:")
     if name in SHIPPED:
         raise SpecError(
