@@ -46,4 +46,4 @@ def compare(runs: tuple[Path, ...], labels: tuple[str, ...], mass: float, out: P
         return
     terminal = console()
     print_comparison(summaries, mass, terminal)
-    terminal.print(f"Tables and figures: {out}", soft_wrap=True, markup=False, highlight=False)
+    terminal.print(f"Tables and figures: {out}", soft_wrap=True, highlight=False)

@@ -161,7 +161,7 @@ def call_factory(spec: str, target: str, **arguments: Any) -> Any:
         pass
     try:
         return factory(**arguments)
-    except Exception as error:
+    except Exception as error:  # a factory of the user's raises what it likes; the message says where
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise SpecError(
             f"{spec} must return without an error, but {type(error).__name__} came from "

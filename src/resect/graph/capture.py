@@ -175,7 +175,7 @@ def _try_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     try:
         with torch.no_grad():
             model(*args, **kwargs)
-    except Exception as error:
+    except Exception as error:  # any model raises what it likes on inputs that it was not made for
         shapes = ", ".join(
             f"{label} {tuple(leaf.shape)} {str(leaf.dtype).removeprefix('torch.')}"
             for label, leaf in _labels(args, kwargs)
@@ -227,7 +227,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mod
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
             functional: ExportedProgram = exported.run_decompositions({})
-        except Exception as error:
+        except Exception as error:  # torch.export raises dozens of kinds, and lets the model's own through
             place = _where(model, error.__traceback__)
             raise ExportError(
                 f"`model` must be one that torch.export can capture in {mode} mode, but {type(model).__name__} is "
