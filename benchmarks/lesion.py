@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 import resect
 from resect.graph.outputs import logits_of
+from resect.measuring.metrics import error_and_loss
 from resect.models.resnet import CifarResNet
 from resect.sweep import plans
-from resect.sweep.engine import Engine
-from resect.sweep.metrics import error_and_loss
+from resect.sweep.execution import Execution
 from resect.sweep.walk import Tour, walk
 
 Batches = list[tuple[Any, Tensor]]
@@ -167,9 +167,9 @@ def compiled(name: str, baseline: Subject, subject: Subject, wanted: float, tole
     net = resect.unravel(subject.model, subject.batches[0][0][:2])
     lesions = [(i,) for i in range(len(net.blocks))]
     plan = plans.single(net)
-    # One engine for all runs, as in one long sweep: compiling (about 13 s for 54 blocks) is paid once, before.
-    engine = Engine(net, compile=True, channels_last=True)
-    tour = Tour.of(engine.programs, [*plan.arrangements, net.intact])
+    # One execution for all runs, as in one long sweep: compiling (about 13 s for 54 blocks) is paid once, before.
+    execution = Execution(net, compile=True, channels_last=True)
+    tour = Tour.of(execution.programs, [*plan.arrangements, net.intact])
 
     def run() -> np.ndarray:
         parts = []
@@ -179,7 +179,7 @@ def compiled(name: str, baseline: Subject, subject: Subject, wanted: float, tole
             def visit(group: Any, outputs: Any, losses: Tensor = losses, targets: Tensor = targets) -> None:
                 losses[list(group)] = error_and_loss(logits_of(outputs), targets)[1]
 
-            walk(engine, inputs, tour, visit)
+            walk(execution, inputs, tour, visit)
             parts.append(losses)
         return torch.cat(parts, 1).numpy()
 

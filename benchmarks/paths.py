@@ -32,12 +32,12 @@ from resect.data import load_samples
 from resect.graph.routes import Routes
 from resect.models.resnet import CifarResNet
 from resect.models.specs import load_model
-from resect.paths.backward import Trace
-from resect.paths.drawing import PathDraw, Route
+from resect.paths.sampler import PathDraw, Route
 from resect.paths.samples import path_norms
 from resect.paths.settings import PathSettings
-from resect.paths.signs import path_squares
+from resect.paths.squares import path_squares
 from resect.paths.target import resolve_target
+from resect.paths.trace import Trace
 
 PRECISION = 0.05  # relative standard error of every point of the curve
 

@@ -15,9 +15,9 @@ from click.testing import CliRunner, Result
 import resect
 from resect.cli import main
 from resect.data import load_samples
-from resect.models.checkpoints import save_weights
 from resect.models.resnet import CifarResNet
 from resect.models.specs import load_model
+from resect.weights import save_weights
 
 SAMPLES = load_samples("digits")
 SMALL = ["--model-arg", "width=4", "--limit", "40", "--quiet"]

@@ -14,8 +14,8 @@ import resect
 from resect.cli import main
 from resect.cli._sizes import BatchSize, Bytes, Numbers
 from resect.data import load_samples
+from resect.jobs.sweeps import PLANS
 from resect.models.specs import load_model
-from resect.studies.sweeps import PLANS
 from resect.sweep import lesion as lesion_module
 
 COMMON = ["resect:resnet20", "digits", "--model-arg", "width=4", "--limit", "60", "--quiet"]

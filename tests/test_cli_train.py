@@ -24,11 +24,11 @@ import resect
 from resect.cli import main
 from resect.cli._options import Setting
 from resect.data import load_samples
+from resect.jobs.evaluate import evaluate
+from resect.jobs.train import TrainingJob
 from resect.models.specs import SHIPPED, load_model
-from resect.studies.evaluate import evaluate
-from resect.studies.recipes import load_recipe_file
-from resect.studies.train import TrainingJob
 from resect.training.recipe import Recipe
+from resect.training.recipes import load_recipe_file
 
 NETWORK = ["digits", "--model", "resnet8", "--model-arg", "width=4", "--quiet"]
 SMALL = [*NETWORK, "--epochs", "6"]

@@ -12,10 +12,10 @@ from torch import Tensor
 
 import resect
 from conftest import randomise_norms
+from resect.measuring.statistics import independent_vote_error
 from resect.models.resnet import CifarResNet
 from resect.sweep import plans
 from resect.sweep.ensemble import measure_ensembles, subsets
-from resect.sweep.statistics import independent_vote_error
 
 IMAGES = torch.randn(30, 1, 8, 8, generator=torch.Generator().manual_seed(4))
 TARGETS = torch.randint(0, 10, (30,), generator=torch.Generator().manual_seed(5))

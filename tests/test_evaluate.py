@@ -15,11 +15,11 @@ from scipy.stats import norm
 from resect.cli import main
 from resect.data import load_samples
 from resect.errors import DataError
-from resect.models.checkpoints import save_weights
+from resect.jobs.evaluate import evaluate_networks
+from resect.measuring.statistics import mcnemar, paired_error_interval
 from resect.models.resnet import CifarResNet
 from resect.models.specs import load_model
-from resect.studies.evaluate import evaluate_networks
-from resect.sweep.statistics import mcnemar, paired_error_interval
+from resect.weights import save_weights
 
 
 def run(*arguments: str) -> Result:

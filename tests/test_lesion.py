@@ -15,7 +15,7 @@ from networks import CUSTOM, Encoder
 from resect.graph.outputs import logits_of
 from resect.models.resnet import CifarResNet
 from resect.sweep import plans
-from resect.sweep.engine import Engine
+from resect.sweep.execution import Execution
 from resect.sweep.walk import Tour, walk
 
 _NETWORKS: dict[str, resect.Unraveled] = {}
@@ -66,8 +66,8 @@ def test_shared_prefixes_change_no_bit(name: str, data: st.DataObject) -> None:
             assert position not in seen
             seen[position] = logits_of(outputs)
 
-    engine, inputs = Engine(net), inputs_of(name)
-    walk(engine, inputs, Tour.of(engine.programs, chosen), visit)
+    execution, inputs = Execution(net), inputs_of(name)
+    walk(execution, inputs, Tour.of(execution.programs, chosen), visit)
     assert len(seen) == len(chosen)
     for position, arrangement_ in enumerate(chosen):
         assert torch.equal(seen[position], logits_of(net(inputs, arrangement_))), arrangement_

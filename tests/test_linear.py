@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import resect
 from networks import CUSTOM
-from resect.paths.maps import Recorded
-from resect.paths.rules import differentiate, record
+from resect.calculus.maps import Recorded
+from resect.calculus.rules import differentiate, record
 
 aten = torch.ops.aten
 WIDE = torch.float64

@@ -18,12 +18,12 @@ from torch import nn
 import resect
 from conftest import randomise_norms
 from resect.data import Samples, load_samples
-from resect.models.checkpoints import check_finite, load_checkpoint, save_weights
+from resect.jobs.evaluate import evaluate
 from resect.models.highway import CifarHighway
 from resect.models.resnet import CifarResNet
 from resect.models.specs import SHIPPED, bare_name, load_model
 from resect.models.vgg import Vgg15
-from resect.studies.evaluate import evaluate
+from resect.weights import check_finite, load_checkpoint, save_weights
 
 
 def test_resnet110_has_the_papers_size() -> None:

@@ -15,12 +15,12 @@ from by_hand import CHAINS, IMAGES, TARGETS, brute_force
 from conftest import randomise_norms
 from networks import Frame, Parallel, TwoStreams
 from resect.graph.routes import Routes
-from resect.paths.backward import Trace
-from resect.paths.degrees import at_target, decompose
 from resect.paths.participation import participation
+from resect.paths.polynomial import at_target, decompose
 from resect.paths.samples import path_norms
 from resect.paths.strongest import strongest_paths
 from resect.paths.target import resolve_target
+from resect.paths.trace import Trace
 
 
 @pytest.mark.parametrize("name", CHAINS)

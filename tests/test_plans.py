@@ -16,7 +16,7 @@ from conftest import randomise_norms
 from networks import CUSTOM, Encoder, Frame, Parallel, Residual
 from resect.models.resnet import CifarResNet
 from resect.sweep import plans
-from resect.sweep.engine import _others
+from resect.sweep.execution import _others
 
 GENERATOR = torch.Generator().manual_seed(11)
 IMAGES, TARGETS = torch.randn(7, 1, 8, 8, generator=GENERATOR), torch.randint(0, 10, (7,), generator=GENERATOR)

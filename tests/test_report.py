@@ -17,15 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from resect.paths.measures import Effective
-from resect.report import block_figure, captions, ensemble_figures, lesion_figures, path_figures
-from resect.report.answers import answers, comparison
-from resect.report.console import answers_table
-from resect.report.gallery import drawings
-from resect.report.page import write_report
-from resect.report.verdicts import verdicts
-from resect.report.words import count, duration, large, percent, plural, points, power_of_ten, two_to
-from resect.studies.results import (
+from resect.jobs.results import (
     Answers,
     DepthAnswer,
     EnsembleAnswer,
@@ -35,6 +27,14 @@ from resect.studies.results import (
     Study,
     Subject,
 )
+from resect.paths.measures import Effective
+from resect.report import block_figure, captions, ensemble_figures, lesion_figures, path_figures
+from resect.report.answers import answers, comparison
+from resect.report.console import answers_table
+from resect.report.gallery import drawings
+from resect.report.page import write_report
+from resect.report.verdicts import verdicts
+from resect.report.words import count, duration, large, percent, plural, points, power_of_ten, two_to
 
 INTACT, CHANCE = 0.061, 0.9
 

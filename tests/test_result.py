@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import resect
+from resect.measuring.statistics import mcnemar, paired_error_interval
 from resect.sweep import plans
 from resect.sweep.drawing import draw_classes, draw_flips
-from resect.sweep.statistics import mcnemar, paired_error_interval
 
 IMAGES = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 ALL = resect.LesionSettings(metrics=("error", "loss", "agreement", "kl"))

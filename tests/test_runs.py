@@ -9,10 +9,10 @@ import pytest
 
 import resect
 from resect.data import load_samples
+from resect.jobs import measure_paths
+from resect.jobs.study import Settings, Subjects, run_study
 from resect.models.specs import load_model
 from resect.runs.folder import RunFolder
-from resect.studies import measure_paths
-from resect.studies.study import Settings, Subjects, run_study
 from resect.sweep import lesion as lesion_module
 
 SETTINGS = Settings(repeats=3, gradient_samples=8, gradient_batch=8, paths=2, path_samples=8, path_batch=8)

@@ -15,13 +15,13 @@ from by_hand import CHAINS, IMAGES, TARGETS, brute_force
 from conftest import randomise_norms
 from networks import Frame, Parallel, Residual
 from resect.graph.routes import Routes
-from resect.paths.backward import Trace
-from resect.paths.degrees import at_target, decompose
-from resect.paths.drawing import PathDraw
+from resect.paths.polynomial import at_target, decompose
+from resect.paths.sampler import PathDraw
 from resect.paths.samples import path_norms
-from resect.paths.signs import path_squares
+from resect.paths.squares import path_squares
 from resect.paths.strongest import strongest_paths
 from resect.paths.target import resolve_target
+from resect.paths.trace import Trace
 
 
 @pytest.mark.parametrize("name", ["CNN of 3 blocks", "CNN of 6 blocks"])

@@ -16,11 +16,11 @@ import resect
 from by_hand import CHAINS, IMAGES, TARGETS, Linear, brute_force
 from conftest import randomise_norms
 from networks import CUSTOM, Frame, Residual
-from resect.paths.backward import Trace
-from resect.paths.degrees import at_target, decompose
 from resect.paths.participation import participation
+from resect.paths.polynomial import at_target, decompose
 from resect.paths.settings import PathSettings
 from resect.paths.target import resolve_target
+from resect.paths.trace import Trace
 
 
 def test_coefficients_themselves_by_brute_force() -> None:

@@ -15,7 +15,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import binom, binomtest, bootstrap, multinomial, norm, ttest_1samp
 
 from resect.errors import InputError
-from resect.sweep.statistics import (
+from resect.measuring.statistics import (
     bootstrap_interval,
     independent_vote_error,
     interval_over_repeats,
@@ -221,8 +221,8 @@ def test_bootstrap_equals_a_loop_over_resamples(missing: bool, weighted: bool) -
 def test_bootstrap_is_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     differences = heavy_tailed(5, 30, exponential, seed=1)
     whole = bootstrap_interval(differences, resamples=100)
-    monkeypatch.setattr("resect.sweep.statistics._BLOCK", 7 * 30)
-    monkeypatch.setattr("resect.sweep.statistics._ROWS", 1)
+    monkeypatch.setattr("resect.measuring.statistics._BLOCK", 7 * 30)
+    monkeypatch.setattr("resect.measuring.statistics._ROWS", 1)
     np.testing.assert_allclose(bootstrap_interval(differences, resamples=100), whole, rtol=EXACT)
 
 

@@ -11,15 +11,15 @@ from torch import nn
 
 import resect
 from resect.data import load_samples
-from resect.models.checkpoints import load_checkpoint
+from resect.jobs.evaluate import evaluate
+from resect.jobs.train import TrainingJob, train_network
 from resect.models.resnet import CifarResNet
 from resect.models.vgg import Vgg15
-from resect.studies.evaluate import evaluate
-from resect.studies.train import TrainingJob, train_network
 from resect.training.augment import Augmentation
 from resect.training.checkpoint import Kept
 from resect.training.loop import Watch, _batches, _decay, train
 from resect.training.recipe import Recipe
+from resect.weights import load_checkpoint
 
 RECIPE = Recipe(epochs=3, batch_size=32, learning_rate=0.05)
 

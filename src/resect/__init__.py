@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from resect.paths.participation import Participation
     from resect.paths.samples import PathSamples
     from resect.paths.settings import PathSettings
-    from resect.paths.signs import PathSquares
     from resect.paths.spectrum import PathSpectrum
+    from resect.paths.squares import PathSquares
     from resect.paths.strongest import StrongPaths
     from resect.sweep import plans
     from resect.sweep.ensemble import EnsembleResult
@@ -67,7 +67,7 @@ _HOME = {
     "PathSamples": "resect.paths.samples",
     "PathSettings": "resect.paths.settings",
     "PathSpectrum": "resect.paths.spectrum",
-    "PathSquares": "resect.paths.signs",
+    "PathSquares": "resect.paths.squares",
     "ResectError": "resect.errors",
     "RunError": "resect.errors",
     "Scheduled": "resect.network.scheduled",

@@ -11,7 +11,7 @@ from resect.data import load_samples
 from resect.network.unraveled import Unraveled
 from resect.paths import participation as carriers
 from resect.paths import samples as sampling
-from resect.paths import signs, spectrum, strongest
+from resect.paths import spectrum, squares, strongest
 from resect.paths.settings import PathSettings
 from resect.sweep import ensemble as ensembles
 from resect.sweep import lesion as sweep
@@ -94,9 +94,9 @@ def sample_paths(
 
 def path_squares(
     net: Unraveled, data: Data, settings: PathSettings | None = None, *, sweeps: int = 8, progress: Progress = None
-) -> signs.PathSquares:
-    """`resect.paths.signs.path_squares`, for (inputs, targets) batches or a data spec."""
-    return signs.path_squares(net, _batches(data, _PATH_BATCH), settings, sweeps=sweeps, progress=progress)
+) -> squares.PathSquares:
+    """`resect.paths.squares.path_squares`, for (inputs, targets) batches or a data spec."""
+    return squares.path_squares(net, _batches(data, _PATH_BATCH), settings, sweeps=sweeps, progress=progress)
 
 
 def participation(

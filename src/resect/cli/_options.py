@@ -12,8 +12,8 @@ import torch
 
 from resect.data import Samples, load_samples
 from resect.errors import DataError, InputError
+from resect.jobs.fit import placed
 from resect.models.specs import LoadedModel, Value, load_model
-from resect.studies.fit import placed
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SEED = click.IntRange(0, 2**63 - 1)

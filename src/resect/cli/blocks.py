@@ -12,8 +12,7 @@ from rich.table import Table
 from resect.cli._console import console
 from resect.cli._options import SEED, Setting, model_options
 from resect.errors import InputError
-from resect.network.unraveled import Unraveled, unravel
-from resect.sweep.plans import no_joins_message
+from resect.network.unraveled import Unraveled, no_joins_message, unravel
 
 
 @click.command()

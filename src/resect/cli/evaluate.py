@@ -14,11 +14,11 @@ from rich.table import Table
 from resect.cli._console import console
 from resect.cli._options import Setting, batch_option, data_options, output_options
 from resect.cli._progress import progress_bars
+from resect.jobs.evaluate import evaluate_networks
+from resect.jobs.study import split_spec
 from resect.models.specs import LoadedModel, load_model
 from resect.report.tables import plain_rows
 from resect.report.words import count, decimal, percent
-from resect.studies.evaluate import evaluate_networks
-from resect.studies.study import split_spec
 
 
 @click.command()

@@ -12,10 +12,10 @@ from resect.cli._console import console
 from resect.cli._options import Setting, data_options, model_options, output_options
 from resect.cli._progress import progress_bars
 from resect.cli._sizes import BatchSize, Bytes, Numbers
+from resect.jobs.sweeps import PLANS, Request, run_sweep
 from resect.network.unraveled import unravel
 from resect.report.sweeps import print_sweep, sweep_numbers, write_sweep
 from resect.runs.folder import RunFolder
-from resect.studies.sweeps import PLANS, Request, run_sweep
 from resect.sweep.settings import METRICS, LesionSettings
 
 

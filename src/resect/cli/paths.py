@@ -12,12 +12,12 @@ from resect.cli._console import console
 from resect.cli._options import Setting, data_options, model_options, output_options
 from resect.cli._progress import progress_bars
 from resect.cli._sizes import Bytes, mass_option
+from resect.jobs.measure import Bench
+from resect.jobs.paths import PathRequest, checkpoints_in, over_training, run_paths
 from resect.network.unraveled import unravel
 from resect.paths.settings import PathSettings, require_paths
 from resect.report.path_run import path_numbers, print_paths, write_paths
 from resect.runs.folder import RunFolder, given_or_scratch
-from resect.studies.measure import Bench
-from resect.studies.paths import PathRequest, checkpoints_in, over_training, run_paths
 
 
 @click.command()

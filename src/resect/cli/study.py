@@ -22,15 +22,15 @@ from resect.cli._options import (
 from resect.cli._progress import Advance, Track, progress_bars
 from resect.data import Samples
 from resect.errors import InputError
+from resect.jobs.study import Settings, Subjects, load_beside, run_study, split_spec, study_numbers
+from resect.jobs.train import TrainingJob, train_network
 from resect.models.specs import SHIPPED, LoadedModel, bare_name, has_weights, load_card, load_model
 from resect.report.console import answers_table
 from resect.report.page import write_report
 from resect.runs.folder import RunFolder, digest
-from resect.studies.recipes import NAMES, load_recipe_file
-from resect.studies.study import Settings, Subjects, load_beside, run_study, split_spec, study_numbers
-from resect.studies.train import TrainingJob, train_network
 from resect.training.loop import Watch
 from resect.training.recipe import Recipe
+from resect.training.recipes import NAMES, load_recipe_file
 
 MODEL, DATA = "resect:resnet110-digits", "digits"
 

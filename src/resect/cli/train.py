@@ -12,11 +12,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from resect.cli._console import console
 from resect.cli._options import SEED, Decorated, parse_arguments, slug
 from resect.errors import SpecError
+from resect.jobs.train import TrainingJob, train_network
 from resect.network import schedules
-from resect.studies.recipes import load_recipe_file
-from resect.studies.train import TrainingJob, train_network
 from resect.training.loop import Watch
 from resect.training.recipe import Border, Decay, Precision, Recipe
+from resect.training.recipes import load_recipe_file
 
 
 def recipe_options(function: Decorated) -> Decorated:

@@ -106,6 +106,15 @@ def _words(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     return "(" + ", ".join([*map(shape, args), *(f"{name}={shape(value)}" for name, value in kwargs.items())]) + ")"
 
 
+def cut_samples(inputs: Any, which: slice, total: int) -> Any:
+    """The same nested inputs with only some of the `total` samples; what holds no samples stays whole."""
+
+    def cut(leaf: Any) -> Any:
+        return leaf[which] if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == total else leaf
+
+    return pytree.tree_map(cut, inputs)
+
+
 @contextmanager
 def in_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
     """Put every submodule in `mode` and give each its own flag back afterwards."""

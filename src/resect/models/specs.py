@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from resect.data.samples import Samples
 from resect.data.specs import call_factory
 from resect.errors import CheckpointError, SpecError
-from resect.models.checkpoints import check_finite, load_checkpoint
 from resect.models.highway import CifarHighway
 from resect.models.resnet import CifarResNet
 from resect.models.vgg import Vgg15
-from resect.training.seeds import seeded
+from resect.seeds import seeded
+from resect.weights import check_finite, load_checkpoint
 
 Value = str | int | float | bool
 KINDS = ("resect", "torchvision", "timm", "hf", "py")

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from resect.errors import InputError
+from resect.graph.slices import Sliced
 from resect.graph.tails import tail_parameters
+from resect.network.arrangement import Arrangement
 from resect.network.schedules import Schedule
-
-if TYPE_CHECKING:
-    from resect.network.unraveled import Unraveled
+from resect.seeds import generator_for
 
 _ADDED = ("identity", "projection")  # kinds of blocks whose branch is added to the skip as it is
-
-
-def generator_for(seed: int, what: str, index: int) -> torch.Generator:
-    """A generator of random numbers on the CPU that depends on nothing but `seed`, `what` they are for and `index`."""
-    digest = hashlib.blake2b(f"{seed} {what} {index}".encode(), digest_size=4).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))  # the CPU's generator takes 32 bits of a seed
 
 
 class Scheduled:
@@ -43,27 +37,36 @@ class Scheduled:
         survival: by which each branch is scaled in eval mode.
     """
 
-    def __init__(self, net: Unraveled, schedule: Schedule, *, seed: int, correction: bool) -> None:
-        if net.model._forward_hooks or net.model._forward_pre_hooks:
+    def __init__(
+        self,
+        sliced: Sliced,
+        train_graph: Callable[[], Callable[[Any, Arrangement], Any]],
+        schedule: Schedule,
+        *,
+        seed: int,
+        correction: bool,
+    ) -> None:
+        self._model = model = sliced.captured.model
+        if model._forward_hooks or model._forward_pre_hooks:
             raise InputError(
-                f"`model` must have no forward hooks of its own to run on a schedule, but {type(net.model).__name__} "
+                f"`model` must have no forward hooks of its own to run on a schedule, but {type(model).__name__} "
                 "has: its graph holds them already, and they would run twice. Remove them."
             )
         if not isinstance(schedule, Schedule):
             raise InputError(f"`schedule` must be one of resect.schedules, such as FixedCount(23), got {schedule!r}.")
-        if not net.blocks:
+        blocks = len(sliced.slots)
+        if not blocks:
             raise InputError(
-                f"`model` must have blocks to run on a schedule, but {type(net.model).__name__} has none. Train it in "
-                "full."
+                f"`model` must have blocks to run on a schedule, but {type(model).__name__} has none. Train it in full."
             )
-        schedule.running(len(net.blocks), 0, generator_for(seed, "blocks", 0))  # says if it does not fit the network
-        self.net = net
-        self._graph = net.train_graph  # exported now, while the model still has its own forward
+        schedule.running(blocks, 0, generator_for(seed, "blocks", 0))  # says if it does not fit the network
+        self._sliced = sliced
+        self._intact = Arrangement(range(blocks))
+        self._graph = train_graph()  # exported now, while the model still has its own forward
         self.step = 0
         self.running: tuple[int, ...] = ()
         self._schedule = schedule
         self._seed = seed
-        blocks = len(net.blocks)
         self.survival = schedule.survival(blocks) if correction else (1.0,) * blocks
         self._scaled = self._tails()
         self._before: Any = None
@@ -71,10 +74,10 @@ class Scheduled:
     def _tails(self) -> dict[str, float]:
         """The factor of every parameter that eval mode scales."""
         factors: dict[str, float] = {}
-        for slot, factor in zip(self.net.sliced.slots, self.survival, strict=True):
+        for slot, factor in zip(self._sliced.slots, self.survival, strict=True):
             if factor == 1.0:
                 continue
-            names = tail_parameters(self.net.sliced, slot) if slot.kind in _ADDED else ()
+            names = tail_parameters(self._sliced, slot) if slot.kind in _ADDED else ()
             if not names:
                 raise InputError(
                     f"`correction` must be off for this network: block {slot.index} ({slot.name}, {slot.kind}) adds no "
@@ -88,7 +91,7 @@ class Scheduled:
     def fold(self) -> None:
         """Multiply the weights at the branches' ends by `survival`, for good, after the training: the model alone then
         computes what it computes here in eval mode. A second call changes nothing."""
-        parameters = dict(self.net.model.named_parameters())
+        parameters = dict(self._model.named_parameters())
         with torch.no_grad():
             for name, factor in self._scaled.items():
                 parameters[name].mul_(factor)
@@ -101,19 +104,19 @@ class Scheduled:
         )
 
     def __enter__(self) -> Scheduled:
-        if isinstance(getattr(self.net.model.forward, "__self__", None), Scheduled):
+        if isinstance(getattr(self._model.forward, "__self__", None), Scheduled):
             raise InputError("`model` must run on one schedule at a time; leave the other one first.")
-        self._before = self.net.model.__dict__.get("forward")
-        self.net.model.forward = self._forward
+        self._before = self._model.__dict__.get("forward")
+        self._model.forward = self._forward
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _set_forward(self.net.model, self._before)
+        _set_forward(self._model, self._before)
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
-        model = self.net.model
+        model = self._model
         if not model.training:
             _set_forward(model, self._before)
             try:
@@ -130,11 +133,11 @@ class Scheduled:
             )
         if args and kwargs:
             raise InputError("`inputs` must be all positional or all named, as the example of `unravel` was.")
-        blocks = len(self.net.blocks)
+        blocks = len(self._intact)
         drawn = self._schedule.running(blocks, self.step, generator_for(self._seed, "blocks", self.step))
         self.step += 1
         self.running = tuple(sorted(drawn))
-        arrangement = self.net.intact.without(*(i for i in range(blocks) if i not in drawn))
+        arrangement = self._intact.without(*(i for i in range(blocks) if i not in drawn))
         return self._graph(kwargs or args, arrangement)
 
 

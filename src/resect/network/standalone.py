@@ -14,7 +14,7 @@ from resect.graph.capture import flat_inputs
 from resect.graph.decisions import Decision
 from resect.graph.emit import emit
 from resect.graph.program import Ref
-from resect.graph.programs import Programs
+from resect.graph.resolve import Programs
 
 
 class Standalone(nn.Module):

@@ -12,10 +12,19 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import ExportError, InputError
-from resect.graph.capture import Mode, as_call, capture, flat_inputs, in_mode, tensors_only, without_fused_attention
+from resect.graph.capture import (
+    Mode,
+    as_call,
+    capture,
+    cut_samples,
+    flat_inputs,
+    in_mode,
+    tensors_only,
+    without_fused_attention,
+)
 from resect.graph.decisions import Decision
 from resect.graph.joins import Rejected
-from resect.graph.programs import Programs
+from resect.graph.resolve import Programs
 from resect.graph.slices import cut
 from resect.network.arrangement import Arrangement, validate
 from resect.network.blocks import Block
@@ -118,7 +127,7 @@ class Unraveled:
             ...     for images, classes in loader:
             ...         loss = cross_entropy(model(images), classes)
         """
-        return Scheduled(self, schedule, seed=seed, correction=correction)
+        return Scheduled(self.sliced, lambda: self.train_graph, schedule, seed=seed, correction=correction)
 
     def __call__(self, inputs: Any, arrangement: Sequence[Decision] | None = None) -> Any:
         """Run the network under an arrangement; intact, bit-identical to `model(inputs)` in the captured mode.
@@ -204,7 +213,7 @@ class Unraveled:
         differences: dict[int, float] = {}
         with in_mode(self.model, self.sliced.captured.mode), without_fused_attention(), torch.no_grad():
             for size in wanted:
-                part = pytree.tree_map(lambda leaf, n=size: _first(leaf, n, full), batch)
+                part = cut_samples(batch, slice(size), full)
                 part_args, part_kwargs = as_call(part)
                 expected = tensors_only(self.model(*part_args, **part_kwargs))
                 differences[size] = _largest_difference(expected, self(part))
@@ -255,12 +264,30 @@ def unravel(model: nn.Module, example: Any, *, plain: bool = False) -> Unraveled
     return net
 
 
+def require_blocks(net: Unraveled) -> None:
+    """Raise InputError unless `net` is an unravelled network with at least one block."""
+    if not isinstance(net, Unraveled):
+        raise InputError(f"`net` must come from resect.unravel(model, example), got {type(net).__name__}.")
+    if not net.blocks:
+        raise InputError(no_joins_message(net))
+
+
+def no_joins_message(net: Unraveled) -> str:
+    """What to tell a user whose network has no blocks."""
+    if net.plain:
+        return f"{type(net.model).__name__} has no layer that can be deleted: every one changes the shape."
+    return (
+        f"{type(net.model).__name__} has no residual joins: none of its additions brings a branch back to the skip it "
+        "came from. Its plain layers can be lesioned instead: unravel it with plain=True (--plain on the command line)."
+    )
+
+
 def _check_one_sample(net: Unraveled, example: Any) -> None:
     """Raise ExportError if the graph, which is made with two samples or more, is not that of a single one."""
     if net.sliced.captured.batch_size is not None:
         return
     size = net.samples_of(example)
-    one = pytree.tree_map(lambda leaf: _first(leaf, 1, size), example)
+    one = cut_samples(example, slice(1), size)
     args, kwargs = as_call(one)
     with in_mode(net.model, "eval"), torch.no_grad():
         try:
@@ -296,10 +323,6 @@ def _check_leaf(label: str, shape: tuple[int | None, ...], dtype: torch.dtype, l
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _first(leaf: Any, size: int, full: int) -> Any:
-    return leaf[:size] if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == full else leaf
 
 
 def _largest_difference(expected: Any, found: Any) -> float:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resect.measuring.batches import widest_float
+
 EMPTY = -(2**40)  # the exponent of a lane that holds nothing
 _TOLERATED = 20  # exponents within this many powers of two of 0 are left alone
 _GROUP_BYTES = 4 * 2**20  # of one value of a group of lanes: it stays in the caches, and is not mapped anew each time
@@ -117,4 +119,4 @@ def widest(dtype: torch.dtype) -> float:
 
 def widened(value: Tensor) -> Tensor:
     """The same values in the widest dtype that the device has: float64, but float32 on mps."""
-    return value.to(torch.float32 if value.device.type == "mps" else torch.float64)
+    return value.to(widest_float(value.device))

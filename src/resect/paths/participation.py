@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
+from resect.calculus.linear import Lanes
 from resect.errors import AccuracyError
+from resect.measuring.batches import widest_float
+from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
-from resect.paths.backward import SliceGradient, Trace, require_finite
 from resect.paths.lanes import apart, buffer, group_size
-from resect.paths.linear import Lanes
 from resect.paths.settings import TOLERANCE, PathSettings, Progress, Traces
-from resect.sweep.statistics import bootstrap_interval
+from resect.paths.trace import SliceGradient, Trace, require_finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -241,5 +241,4 @@ class _Pairs:
 
 def _sum(products: Tensor) -> np.ndarray:
     """Sums over the last dimension, float64."""
-    wide = torch.float32 if products.device.type == "mps" else torch.float64
-    return np.asarray(products.sum(-1, dtype=wide).cpu().double().numpy())
+    return np.asarray(products.sum(-1, dtype=widest_float(products.device)).cpu().double().numpy())

@@ -14,17 +14,17 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from resect.calculus.linear import Lanes
 from resect.errors import InputError
 from resect.graph.routes import Routes
 from resect.network.unraveled import Unraveled
-from resect.paths.backward import Trace
-from resect.paths.degrees import at_target
-from resect.paths.drawing import PathDraw, Route
-from resect.paths.drawn import Drawn, collect
+from resect.paths.draws import Drawn, collect
 from resect.paths.lanes import widened
-from resect.paths.linear import Lanes
 from resect.paths.measures import Effective, effective_range, entropy_within, weighted_by_count
+from resect.paths.polynomial import at_target
+from resect.paths.sampler import PathDraw, Route
 from resect.paths.settings import PathSettings, Progress, Traces
+from resect.paths.trace import Trace
 from resect.paths.tree import path_lanes
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch.utils._pytree as pytree
 from torch import Tensor
 
-from resect.errors import DataError, InputError
-from resect.network.unraveled import Unraveled
-from resect.paths.backward import Scalar, Trace
+from resect.errors import InputError
+from resect.graph.capture import cut_samples
+from resect.measuring.batches import Batches, checked
+from resect.measuring.memory import bytes_per_sample, free_bytes
+from resect.network.unraveled import Unraveled, require_blocks
 from resect.paths.target import At, resolve_target
-from resect.sweep.batching import bytes_per_sample, free_bytes
-from resect.sweep.engine import as_batch
-from resect.sweep.plans import no_joins_message
+from resect.paths.trace import Scalar, Trace
 
 Progress = Callable[[float], None]
 TOLERANCE = 1e-3  # of the relative error of a result's own check
@@ -60,7 +59,7 @@ class Traces:
         self._fixed = bytes_per_sample(net, len(net.sliced.slices)) + whole
         self._lane = 2 * (bytes_per_sample(net, 1) - bytes_per_sample(net, 0))
 
-    def __call__(self, data: Iterable[tuple[Any, Tensor]], lanes: int, *, truth: bool = True) -> Iterator[Trace]:
+    def __call__(self, data: Batches, lanes: int, *, truth: bool = True) -> Iterator[Trace]:
         """Trace by trace.
 
         Args:
@@ -77,13 +76,9 @@ class Traces:
                 f"`memory` must hold one sample with {lanes} lanes, about {needed / 2**20:.1f} MiB, got "
                 f"{self.memory / 2**20:.1f} MiB. Give more, or a smaller `max_length`."
             )
-        empty = True
-        for inputs, targets in map(as_batch, data):
-            empty = False
+        for inputs, targets in checked(data):
             for part in self._parts(inputs, targets, max(1, self.memory // needed)):
                 yield Trace(self.net, *part, self.target, self.settings.of, truth)
-        if empty:
-            raise DataError("`data` must hold at least one (inputs, targets) batch, got none.")
 
     def lanes_for(self, trace: Trace) -> int:
         """How many lanes of this trace fit into the memory, at least one."""
@@ -97,19 +92,12 @@ class Traces:
             yield inputs, targets
             return
         for start in range(0, total, size):
-
-            def cut(leaf: Any, start: int = start) -> Any:
-                whole = isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == total
-                return leaf[start : start + size] if whole else leaf
-
-            yield pytree.tree_map(cut, inputs), targets[start : start + size]
+            which = slice(start, start + size)
+            yield cut_samples(inputs, which, total), targets[which]
 
 
 def require_paths(net: Unraveled) -> None:
     """Raise InputError unless the network has skips, and so more than one path."""
-    if not isinstance(net, Unraveled):
-        raise InputError(f"`net` must come from resect.unravel(model, example), got {type(net).__name__}.")
-    if net.plain:
+    if isinstance(net, Unraveled) and net.plain:
         raise InputError("a network unravelled with plain=True has one path: it has no skips. Unravel it without.")
-    if not net.blocks:
-        raise InputError(no_joins_message(net))
+    require_blocks(net)

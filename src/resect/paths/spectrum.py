@@ -19,16 +19,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from resect.calculus.linear import Lanes
 from resect.errors import AccuracyError, InputError
 from resect.graph.routes import Counts, Routes
+from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
-from resect.paths.backward import Trace, require_finite
-from resect.paths.degrees import at_target, decompose
 from resect.paths.lanes import widened
-from resect.paths.linear import Lanes
 from resect.paths.measures import Effective, Multiplicity, effective_range, multiplicity, path_fractions
+from resect.paths.polynomial import at_target, decompose
 from resect.paths.settings import TOLERANCE, PathSettings, Progress, Traces
-from resect.sweep.statistics import bootstrap_interval
+from resect.paths.trace import Trace, require_finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

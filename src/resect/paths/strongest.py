@@ -20,16 +20,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from resect.calculus.linear import Lanes
 from resect.errors import DataError, InputError
 from resect.graph.routes import Routes
 from resect.network.unraveled import Unraveled
-from resect.paths.backward import SliceGradient, Trace, require_finite
-from resect.paths.degrees import at_target
-from resect.paths.drawing import Edge
 from resect.paths.lanes import group_size, widened
-from resect.paths.linear import Lanes
+from resect.paths.polynomial import at_target
+from resect.paths.sampler import Edge
 from resect.paths.settings import PathSettings, Progress, Traces
 from resect.paths.spectrum import aligned
+from resect.paths.trace import SliceGradient, Trace, require_finite
 from resect.paths.tree import of_source, over_edge
 
 _POWER_STEPS = 15

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resect.calculus.linear import Lanes, add_into
 from resect.graph.routes import Routes
-from resect.paths.backward import SliceGradient, Trace
-from resect.paths.degrees import Progress
-from resect.paths.drawing import Edge, Route
 from resect.paths.lanes import Watch, apart, buffer, empty_lanes, group_size
-from resect.paths.linear import Lanes, add_into
+from resect.paths.polynomial import Progress
+from resect.paths.sampler import Edge, Route
+from resect.paths.trace import SliceGradient, Trace
 
 
 def path_lanes(

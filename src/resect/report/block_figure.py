@@ -11,8 +11,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
+from resect.jobs.results import Study
 from resect.report.style import GREY, INK, ORANGE, SMALL, axes_or_new, key
-from resect.studies.results import Study
 
 SMALLEST_LOSS = 1e-3  # nats; a loss that grows by less is drawn as not growing
 _PER_ROW = 64

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
+from resect.jobs.results import Study
 from resect.report.style import BLUE, GREY, PALE_GREY, SMALL, axes_or_new, key, name_panel, shortened
 from resect.report.words import count, percent
-from resect.studies.results import Study
 
 
 def multiplicity_figure(study: Study, ax: Axes | None = None) -> Axes:

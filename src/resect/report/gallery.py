@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from resect.jobs.results import PathCurves, Study
 from resect.report import block_figure, captions, ensemble_figures, lesion_figures, path_figures
 from resect.report.captions import Caption
 from resect.report.style import panels
-from resect.studies.results import PathCurves, Study
 
 Panel = Callable[[Study, Axes | None], Axes]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from resect.jobs.results import Study
 from resect.report.style import (
     BLUE,
     GREY,
@@ -20,7 +21,6 @@ from resect.report.style import (
     whole_numbers,
 )
 from resect.report.words import percent
-from resect.studies.results import Study
 
 _OVER_KEY = 21  # points, over a key that stands on a line of its own
 

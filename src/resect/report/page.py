@@ -15,11 +15,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from resect.files import write_bytes, write_text
+from resect.jobs.results import Study
 from resect.report.answers import COMPARED, answers, comparison
 from resect.report.gallery import drawings
 from resect.report.style import SETTINGS
 from resect.report.words import NOTHING, decimal, duration, percent, plural, points
-from resect.studies.results import Study
 
 # The options of `resect study` that take one value, by their names in a run's configuration.
 _VALUES = (

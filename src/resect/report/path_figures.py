@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from resect.jobs.results import DepthAnswer, PathCurves
 from resect.paths.measures import Effective
 from resect.report.style import (
     BLUE,
@@ -25,7 +26,6 @@ from resect.report.style import (
     whole_numbers,
 )
 from resect.report.words import percent, superscript
-from resect.studies.results import DepthAnswer, PathCurves
 
 _DEEPEST = 1e-12  # the lowest value on a log axis, as a part of the highest
 _VISIBLE = 2e-3  # of the gradient: less cannot be seen on a linear axis

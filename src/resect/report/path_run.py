@@ -18,13 +18,13 @@ from rich.table import Table
 
 from resect.errors import InputError
 from resect.files import write_text
+from resect.jobs.paths import PathsFound
+from resect.jobs.results import DepthAnswer, PathCurves
 from resect.paths.measures import Effective, log2_effective
 from resect.report import carrier_figures, path_figures
 from resect.report.style import panels, save_figure
 from resect.report.tables import plain, plain_rows
 from resect.runs.folder import write_parquet
-from resect.studies.paths import PathsFound
-from resect.studies.results import DepthAnswer, PathCurves
 
 _SHOWN = 5e-5  # of the gradient, by any measure: lengths that carry less are left out on the terminal
 Draw = Callable[[Axes], Any]

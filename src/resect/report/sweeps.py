@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from resect.files import write_text
+from resect.jobs.sweeps import SweepFound
 from resect.report.style import save_figure
 from resect.report.tables import plain, plain_rows
 from resect.runs.folder import write_parquet
-from resect.studies.sweeps import SweepFound
 from resect.sweep.drawing import BY_BLOCK, draw_classes, draw_flips
 from resect.sweep.result import LesionResult
 

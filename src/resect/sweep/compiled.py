@@ -9,7 +9,7 @@ import torch
 
 from resect.graph.emit import emit
 from resect.graph.program import Environment, Program, Ref
-from resect.graph.programs import Programs
+from resect.graph.resolve import Programs
 
 Run = Callable[[Mapping[int, Any], Mapping[int, Any]], Environment]
 

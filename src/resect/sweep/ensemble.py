@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from resect.errors import DataError, InputError
+from resect.errors import InputError
 from resect.graph.outputs import IGNORED, logits_of
+from resect.measuring.batches import Batches, checked
+from resect.measuring.metrics import check_targets
+from resect.measuring.statistics import bootstrap_interval, independent_vote_error
 from resect.network.unraveled import Unraveled
 from resect.sweep import plans
-from resect.sweep.engine import Engine, as_batch
-from resect.sweep.lesion import Batches
-from resect.sweep.metrics import check_targets
+from resect.sweep.execution import Execution
 from resect.sweep.settings import LesionSettings
-from resect.sweep.statistics import bootstrap_interval, independent_vote_error
 from resect.sweep.walk import Tour, walk
 
 if TYPE_CHECKING:
@@ -122,12 +122,12 @@ def ensemble(
     if members < 2:
         raise InputError(f"`members` must be at least 2, got {members}.")
     pool = plans.random(net, [removed], members, settings.seed).arrangements
-    engine = Engine(net, channels_last=settings.channels_last, compile=settings.compile)
-    tour = Tour.of(engine.programs, [*pool, net.intact])
+    execution = Execution(net, channels_last=settings.channels_last, compile=settings.compile)
+    tour = Tour.of(execution.programs, [*pool, net.intact])
     drawn = subsets(members, settings.seed)
     parts: list[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, int]] = []
-    for inputs, targets in map(as_batch, data):
-        outputs = _log_probabilities(engine, inputs, targets, tour, progress)
+    for inputs, targets in checked(data):
+        outputs = _log_probabilities(execution, inputs, targets, tour, progress)
         counted = (targets != IGNORED).reshape(-1).to(net.device)
         wanted = targets.reshape(-1).to(net.device)[counted]
         outputs = outputs[:, counted]
@@ -135,8 +135,6 @@ def ensemble(
         values = {name: torch.stack([m[name] for m in measured]).cpu().numpy() for name in MEASURES}
         wrong, loss = outputs[-1].argmax(-1) != wanted, F.nll_loss(outputs[-1], wanted, reduction="none")
         parts.append((values, wrong.float().cpu().numpy(), loss.cpu().numpy(), outputs.shape[-1]))
-    if not parts:
-        raise DataError("`data` must hold at least one (inputs, targets) batch, got none.")
     return EnsembleResult(
         removed,
         tuple(drawn),
@@ -160,7 +158,7 @@ def subsets(members: int, seed: int) -> dict[int, list[list[int]]]:
 
 
 def _log_probabilities(
-    engine: Engine, inputs: Any, targets: Tensor, tour: Tour, progress: Callable[[float], None] | None
+    execution: Execution, inputs: Any, targets: Tensor, tour: Tour, progress: Callable[[float], None] | None
 ) -> Tensor:
     """(arrangements, samples, classes) float32; of sequences, all positions."""
     found: dict[int, Tensor] = {}
@@ -173,7 +171,7 @@ def _log_probabilities(
         if progress:
             progress(len(group) * len(targets))
 
-    walk(engine, inputs, tour, visit)
+    walk(execution, inputs, tour, visit)
     return torch.stack([found[i] for i in range(tour.arrangements)])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from resect.errors import CheckpointError, DataError, InputError
 from resect.graph.outputs import logits_of
+from resect.measuring.batches import Batches, checked
+from resect.measuring.metrics import agreement, divergence, error_and_loss, positions
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
-from resect.sweep.engine import Engine, as_batch, branch_means
-from resect.sweep.metrics import agreement, divergence, error_and_loss, positions
+from resect.sweep.execution import Execution, branch_means
 from resect.sweep.plans import Plan
 from resect.sweep.result import LesionResult
 from resect.sweep.settings import LesionSettings, UserMetric
 from resect.sweep.walk import Tour, walk
 
-Batches = Iterable[tuple[Any, Tensor]]
 Outcomes = dict[str, np.ndarray]  # per metric (arrangements, B) float32
 Keep = Callable[[Sequence[Arrangement], Any, Tensor, Callable[[], Outcomes]], Outcomes]
 """Gives the outcomes of arrangements on (inputs, targets): those it kept of an earlier run, or else computed ones."""
@@ -60,7 +60,7 @@ def lesion(
     rows = len(plan)
     active = list(range(rows))
     parts: list[LesionResult] = []
-    for inputs, targets in map(as_batch, data):
+    for inputs, targets in checked(data):
         if rows and not active:
             break
         meter = _Meter((rows + len(plan.references) + 1) * len(targets), progress)
@@ -69,8 +69,6 @@ def lesion(
         meter.finish()
         if settings.precision is not None:
             active = _imprecise(parts, active, settings.precision)
-    if not parts:
-        raise DataError("`data` must hold at least one (inputs, targets) batch, got none.")
     return LesionResult.joined(plan, parts)
 
 
@@ -91,12 +89,12 @@ class _Meter:
 
 
 class _Sweep:
-    """One plan on one network: the engine, and the tours for the lesions that are still running."""
+    """One plan on one network: the execution, and the tours for the lesions that are still running."""
 
     def __init__(self, net: Unraveled, data: Batches, plan: Plan, settings: LesionSettings) -> None:
         self.net, self.plan, self.settings = net, plan, settings
         means = branch_means(net, data) if plan.removal == "mean" else None
-        self.engine = Engine(
+        self.execution = Execution(
             net,
             removal=plan.removal,
             means=means,
@@ -110,11 +108,11 @@ class _Sweep:
         """The outcomes of the active lesions, the references and the intact network (last) on one batch."""
         arrangements = [*(self.plan.arrangements[i] for i in active), *self.plan.references, self.net.intact]
         if self._tour is None or self._tour[0] != active:
-            self._tour = active, Tour.of(self.engine.programs, arrangements)
+            self._tour = active, Tour.of(self.execution.programs, arrangements)
         tour = self._tour[1]
 
         def compute() -> Outcomes:
-            return measure_batch(self.engine, (inputs, targets), tour, self.settings.metrics, meter)
+            return measure_batch(self.execution, (inputs, targets), tour, self.settings.metrics, meter)
 
         outcomes = keep(arrangements, inputs, targets, compute) if keep else compute()
         _check_intact(self.net, outcomes)
@@ -122,15 +120,15 @@ class _Sweep:
 
 
 def measure_batch(
-    engine: Engine,
+    execution: Execution,
     batch: tuple[Any, Tensor],
     tour: Tour,
     metrics: Sequence[str | UserMetric],
     advance: Callable[[float], None],
 ) -> Outcomes:
     """Per-sample values of every metric for all arrangements of a tour, the last of which must be the intact one."""
-    net, names = engine.net, LesionSettings(metrics=tuple(metrics)).names
-    inputs, targets = batch[0], batch[1].to(engine.net.device)
+    net, names = execution.net, LesionSettings(metrics=tuple(metrics)).names
+    inputs, targets = batch[0], batch[1].to(execution.net.device)
     total = tour.arrangements
     values = {name: torch.zeros(total, len(targets), device=net.device) for name in names}
     predictions: dict[int, Tensor] = {}
@@ -152,9 +150,9 @@ def measure_batch(
         advance(len(rows) * len(targets))
 
     if "kl" in metrics:
-        alone = Tour.of(engine.programs, [net.intact])
-        walk(engine, inputs, alone, lambda _, outputs: intact.append(logits_of(outputs)))
-    walk(engine, inputs, tour, visit)
+        alone = Tour.of(execution.programs, [net.intact])
+        walk(execution, inputs, alone, lambda _, outputs: intact.append(logits_of(outputs)))
+    walk(execution, inputs, tour, visit)
     for row, predicted in predictions.items():
         values["agreement"][row] = agreement(predicted, predictions[total - 1], targets)
     # A lesion can make a network overflow; NaN is for samples that it did not run on.

@@ -12,9 +12,9 @@ from scipy.stats import kendalltau
 
 from resect.errors import InputError
 from resect.graph.decisions import Decision
-from resect.graph.programs import Removal
+from resect.graph.resolve import Removal
 from resect.network.arrangement import Arrangement, validate
-from resect.network.unraveled import Unraveled
+from resect.network.unraveled import Unraveled, require_blocks
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Plan:
 
 def single(net: Unraveled) -> Plan:
     """Delete each block alone (paper, section 4.1 and Figure 3). Labels: `block`, `name`."""
-    _require_blocks(net)
+    require_blocks(net)
     every = range(len(net.blocks))
     return _each(net, "single", every, [net.intact.without(i) for i in every])
 
@@ -58,7 +58,7 @@ def pairs(net: Unraveled) -> Plan:
 
     Labels: `first`, `second`.
     """
-    _require_blocks(net)
+    require_blocks(net)
     both = list(combinations(range(len(net.blocks)), 2))
     return Plan(
         "pairs",
@@ -76,7 +76,7 @@ def windows(net: Unraveled, lengths: Iterable[int] | None = None) -> Plan:
 
     Labels: `start`, `length`.
     """
-    _require_blocks(net)
+    require_blocks(net)
     n = len(net.blocks)
     wanted = list(range(1, n + 1)) if lengths is None else list(lengths)
     if not wanted or not all(1 <= m <= n for m in wanted):
@@ -94,7 +94,7 @@ def skips(net: Unraveled) -> Plan:
 
     Blocks whose skip is shared (parallel branches) have it deleted once. Labels: `block`, `name`.
     """
-    _require_blocks(net)
+    require_blocks(net)
     chosen = [slot.index for slot in net.sliced.slots if not slot.skip_because]
     return _each(net, "skips", chosen, [net.intact.without_skip(i) for i in chosen])
 
@@ -105,7 +105,7 @@ def repeated(net: Unraveled) -> Plan:
     A ReLU that follows the block's addition alone belongs to the block (original ResNets). The plan leaves out blocks
     that change the shape; it is empty if all do.
     """
-    _require_blocks(net)
+    require_blocks(net)
     chosen = [slot.index for slot in net.sliced.slots if not slot.once_because]
     return _each(net, "repeated", chosen, [net.intact.repeated(i) for i in chosen])
 
@@ -120,7 +120,7 @@ def orders(net: Unraveled, count: int = 20, seed: int = 0) -> Plan:
 
     Labels: `order`, `step` (0 to n-1), `block` (the one that this step deletes on top of those before).
     """
-    _require_blocks(net)
+    require_blocks(net)
     _require_positive("count", count)
     n, draw = len(net.blocks), _random.Random(seed)
     rows: list[tuple[int, int, int]] = []
@@ -143,7 +143,7 @@ def random(net: Unraveled, counts: Iterable[int] | None = None, repeats: int = 5
 
     Labels: `deleted`, `repeat`.
     """
-    _require_blocks(net)
+    require_blocks(net)
     n = len(net.blocks)
     wanted = list(range(1, max(n // 2, 1) + 1)) if counts is None else list(counts)
     if not wanted or not all(0 <= k <= n for k in wanted):
@@ -169,7 +169,7 @@ def shuffled(net: Unraveled, swaps: Iterable[int] | None = None, repeats: int = 
 
     The plan is empty if no two blocks can trade places.
     """
-    _require_blocks(net)
+    require_blocks(net)
     _require_positive("repeats", repeats)
     pairs = [(a.index, b.index) for a in net.blocks for b in net.blocks if a.index < b.index and a.span == b.span]
     if not pairs:
@@ -201,23 +201,6 @@ def explicit(net: Unraveled, arrangements: Sequence[Sequence[Decision]]) -> Plan
 def _spread(n: int) -> list[int]:
     """Ten numbers of swaps, closer together where the order is still nearly intact."""
     return sorted({max(1, round(n * (i / 10) ** 2)) for i in range(1, 11)})
-
-
-def _require_blocks(net: Unraveled) -> None:
-    if not isinstance(net, Unraveled):
-        raise InputError(f"`net` must come from resect.unravel(model, example), got {type(net).__name__}.")
-    if not net.blocks:
-        raise InputError(no_joins_message(net))
-
-
-def no_joins_message(net: Unraveled) -> str:
-    """What to tell a user whose network has no blocks."""
-    if net.plain:
-        return f"{type(net.model).__name__} has no layer that can be deleted: every one changes the shape."
-    return (
-        f"{type(net.model).__name__} has no residual joins: none of its additions brings a branch back to the skip it "
-        "came from. Its plain layers can be lesioned instead: unravel it with plain=True (--plain on the command line)."
-    )
 
 
 def _require_positive(name: str, value: int) -> None:

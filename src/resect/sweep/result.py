@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from resect.errors import InputError
+from resect.measuring.statistics import bootstrap_interval, interval_over_repeats, mcnemar, paired_error_interval
 from resect.sweep.plans import Plan
-from resect.sweep.statistics import bootstrap_interval, interval_over_repeats, mcnemar, paired_error_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from resect.measuring.batches import Batches
+from resect.measuring.statistics import interval_over_repeats
 from resect.network.unraveled import Unraveled
 from resect.sweep import plans
-from resect.sweep.lesion import Batches, Keep, lesion
+from resect.sweep.lesion import Keep, lesion
 from resect.sweep.result import LesionResult
 from resect.sweep.settings import LesionSettings
-from resect.sweep.statistics import interval_over_repeats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,9 +15,9 @@ import torch
 
 from resect.graph.decisions import Decision
 from resect.graph.program import Program
-from resect.graph.programs import Programs
+from resect.graph.resolve import Programs
 from resect.network.arrangement import Arrangement
-from resect.sweep.engine import Engine
+from resect.sweep.execution import Execution
 
 State = dict[int, Any]
 
@@ -99,18 +99,18 @@ def _split(programs: Programs, index: int, group: list[int], arrangements: Seque
     return sorted(parts.values(), key=len, reverse=True)
 
 
-def walk(engine: Engine, inputs: Any, tour: Tour, visit: Callable[[Sequence[int], Any], None]) -> None:
+def walk(execution: Execution, inputs: Any, tour: Tour, visit: Callable[[Sequence[int], Any], None]) -> None:
     """Call `visit(positions, outputs)` once for every distinct arrangement of a tour.
 
     Without compilation, the outputs are bit-identical to running each arrangement from the start on the same batch.
     """
     with torch.no_grad():
-        base = engine.bind(inputs)
+        base = execution.bind(inputs)
         states: list[State] = [{}]
-        for stretch in tour.stretches(engine.stride):
+        for stretch in tour.stretches(execution.stride):
             last = stretch[-1]
-            state = engine.run([stop.program for stop in stretch], base, states.pop())
+            state = execution.run([stop.program for stop in stretch], base, states.pop())
             if last.ways:
                 states += [state] * last.ways
             else:
-                visit(last.group, engine.net.outputs(base, state))
+                visit(last.group, execution.net.outputs(base, state))

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from resect.digest import tensors_digest
 from resect.errors import CheckpointError, InputError, RunError
 from resect.graph.outputs import IGNORED, logits_of
-from resect.models.checkpoints import check_finite
-from resect.network.scheduled import Scheduled, generator_for
+from resect.network.scheduled import Scheduled
 from resect.network.unraveled import unravel
+from resect.seeds import generator_for, seeded
 from resect.training.augment import Augmentation
 from resect.training.checkpoint import Checkpoint, Kept, Progress
 from resect.training.recipe import Recipe
-from resect.training.seeds import seeded
+from resect.weights import check_finite
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from resect.calculus.maps import Closed, Convolution, Factor, Identity, Map, Recorded
 from resect.errors import InputError
-from resect.paths.maps import Closed, Convolution, Factor, Identity, Map, Recorded
 
 Maps = dict[int | str, Map]  # the argument that carries the signal (its position or name) -> the map from it
 Rule = Callable[[list[Any], dict[str, Any], Any, "int | str"], "Map | None"]

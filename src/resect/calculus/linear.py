@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resect.calculus.maps import Convolution, Factor, Identity, Map
+from resect.calculus.rules import differentiate, record
 from resect.graph.program import Program, Ref
-from resect.paths.maps import Convolution, Factor, Identity, Map
-from resect.paths.rules import differentiate, record
 
 Key = int | tuple[int, int]  # a value, or one of those that an operator returned together
 Lanes = dict[int, Tensor]

@@ -20,12 +20,12 @@ from torch import Tensor
 from resect.errors import InputError
 from resect.graph.routes import Routes
 from resect.network.unraveled import Unraveled
-from resect.paths.backward import Trace
-from resect.paths.degrees import at_target, decompose
-from resect.paths.drawn import Drawn, collect
+from resect.paths.draws import Drawn, collect
 from resect.paths.measures import Effective, effective_range, weighted_by_count
+from resect.paths.polynomial import at_target, decompose
 from resect.paths.samples import row_norms
 from resect.paths.settings import PathSettings, Progress, Traces
+from resect.paths.trace import Trace
 
 
 @dataclass(frozen=True)

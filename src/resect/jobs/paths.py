@@ -10,17 +10,9 @@ from typing import Any
 import pandas as pd
 
 from resect.errors import DataError
-from resect.models.checkpoints import load_checkpoint
-from resect.network.unraveled import Unraveled
-from resect.paths.participation import Participation
-from resect.paths.samples import PathSamples
-from resect.paths.settings import PathSettings
-from resect.paths.signs import PathSquares
-from resect.paths.spectrum import PathSpectrum
-from resect.paths.strongest import StrongPaths
-from resect.studies.environment import environment
-from resect.studies.measure import Bench
-from resect.studies.measure_paths import (
+from resect.jobs.environment import environment
+from resect.jobs.measure import Bench
+from resect.jobs.measure_paths import (
     lengths_table,
     measure_participation,
     measure_paths,
@@ -28,6 +20,14 @@ from resect.studies.measure_paths import (
     measure_squares,
     measure_strongest,
 )
+from resect.network.unraveled import Unraveled
+from resect.paths.participation import Participation
+from resect.paths.samples import PathSamples
+from resect.paths.settings import PathSettings
+from resect.paths.spectrum import PathSpectrum
+from resect.paths.squares import PathSquares
+from resect.paths.strongest import StrongPaths
+from resect.weights import load_checkpoint
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
 

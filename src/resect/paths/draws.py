@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from resect.graph.routes import Counts
-from resect.paths.backward import Trace
-from resect.sweep.statistics import bootstrap_interval
+from resect.measuring.statistics import bootstrap_interval
+from resect.paths.trace import Trace
 
 
 @dataclass(frozen=True)

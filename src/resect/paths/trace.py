@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
+from resect.calculus.linear import Lanes, LinearSlice, add_into, is_identity
 from resect.errors import DataError, InputError
 from resect.graph.outputs import logits_of
-from resect.graph.programs import Programs
+from resect.graph.resolve import Programs
+from resect.measuring.batches import channels_last, to_device
+from resect.measuring.metrics import check_targets
 from resect.network.unraveled import Unraveled
-from resect.paths.linear import Lanes, LinearSlice, add_into, is_identity
 from resect.paths.target import Target
-from resect.sweep.engine import to_device
-from resect.sweep.metrics import check_targets
 
 Scalar = str | int | Callable[[Any, Tensor], Tensor]
 
@@ -89,7 +88,7 @@ class Trace:
     ) -> None:
         self.net, self.target, self.of = net, target, of
         self.programs = Programs(net.sliced, edges=True)
-        inputs = pytree.tree_map(_dense, to_device(net, inputs))
+        inputs = channels_last(to_device(inputs, net.device))
         self.targets = targets.to(net.device)
         self.base = {
             key: value.detach() if isinstance(value, Tensor) else value for key, value in net.bind(inputs).items()
@@ -265,9 +264,3 @@ def require_finite(squares: np.ndarray, where: str) -> None:
             f"the gradient at {where} must be finite and not zero on these samples, got a squared norm of "
             f"{total:.3g}. In half precision, try float32."
         )
-
-
-def _dense(leaf: Any) -> Any:
-    """Images in the memory format in which convolutions are fastest; everything behind them follows."""
-    images = isinstance(leaf, Tensor) and leaf.ndim == 4 and leaf.is_floating_point()
-    return leaf.contiguous(memory_format=torch.channels_last) if images else leaf

@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 
 from resect.graph.routes import Counts, Routes
+from resect.jobs.measure import Advance, Bench, batch_digest, fingerprint
 from resect.network.unraveled import Unraveled
-from resect.paths.drawn import Drawn
+from resect.paths.draws import Drawn
 from resect.paths.participation import Participation, participation
 from resect.paths.samples import PathSamples, sample_paths
 from resect.paths.settings import PathSettings
-from resect.paths.signs import PathSquares, path_squares
 from resect.paths.spectrum import PathSpectrum, path_spectrum
+from resect.paths.squares import PathSquares, path_squares
 from resect.paths.strongest import StrongPaths, strongest_paths
 from resect.paths.target import resolve_target
-from resect.studies.measure import Advance, Bench, batch_digest, fingerprint
 
 Compute = Callable[[Any, int, Advance], pd.DataFrame]  # one batch, its number, and the bar to advance
 

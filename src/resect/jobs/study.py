@@ -14,25 +14,24 @@ import pandas as pd
 from resect.data import Samples
 from resect.errors import InputError, RunError
 from resect.files import write_text
-from resect.models.checkpoints import check_finite
-from resect.models.specs import LoadedModel, load_model
-from resect.network.blocks import blocks_table
-from resect.network.unraveled import Unraveled, unravel
-from resect.paths.settings import PathSettings
-from resect.runs.folder import RunFolder, write_parquet
-from resect.studies.answers import (
+from resect.jobs.answers import (
     answer_depth,
     answer_ensemble,
     answer_gradient,
     multiplicity_row,
 )
-from resect.studies.environment import environment
-from resect.studies.measure import Bench, Track, fingerprint, measure_lesions
-from resect.studies.measure_paths import lengths_table, measure_paths, measure_spectrum, measure_squares
-from resect.studies.results import Answers, MultiplicityRow, PlainControl, Study, Subject
+from resect.jobs.environment import environment
+from resect.jobs.measure import Bench, Track, fingerprint, measure_lesions
+from resect.jobs.measure_paths import lengths_table, measure_paths, measure_spectrum, measure_squares
+from resect.jobs.results import Answers, MultiplicityRow, PlainControl, Study, Subject
+from resect.models.specs import LoadedModel, load_model
+from resect.network.blocks import blocks_table
+from resect.network.unraveled import Unraveled, no_joins_message, unravel
+from resect.paths.settings import PathSettings
+from resect.runs.folder import RunFolder, write_parquet
 from resect.sweep import plans
-from resect.sweep.plans import no_joins_message
 from resect.sweep.result import LesionResult
+from resect.weights import check_finite
 
 FINISHED = "answers.json"
 

@@ -9,7 +9,7 @@ from resect.data import Samples
 from resect.errors import DataError, InputError
 from resect.graph.capture import in_mode
 from resect.graph.outputs import logits_of
-from resect.sweep.metrics import check_classes, check_targets
+from resect.measuring.metrics import check_classes, check_targets
 
 
 def require_fit(module: nn.Module, samples: Samples) -> None:

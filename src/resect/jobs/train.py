@@ -15,15 +15,15 @@ from resect import __version__
 from resect.data import Samples, load_samples
 from resect.errors import DataError, InputError, SpecError
 from resect.files import write_text
-from resect.models.checkpoints import load_checkpoint, save_weights
+from resect.jobs.environment import environment
+from resect.jobs.evaluate import evaluate
+from resect.jobs.fit import placed, require_fit
 from resect.models.specs import SHIPPED, Value, bare_name, card_beside, load_model
-from resect.studies.environment import environment
-from resect.studies.evaluate import evaluate
-from resect.studies.fit import placed, require_fit
-from resect.studies.recipes import RecipeFile
 from resect.training.checkpoint import Kept
 from resect.training.loop import Watch, train
 from resect.training.recipe import Recipe
+from resect.training.recipes import RecipeFile
+from resect.weights import load_checkpoint, save_weights
 
 
 @dataclass(frozen=True)

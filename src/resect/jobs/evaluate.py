@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from resect.data import Samples
 from resect.errors import DataError
 from resect.graph.outputs import IGNORED, logits_of
+from resect.jobs.fit import require_fit
+from resect.measuring.metrics import error_and_loss, positions
+from resect.measuring.statistics import mcnemar, paired_error_interval
 from resect.models.specs import LoadedModel
-from resect.studies.fit import require_fit
-from resect.sweep.metrics import error_and_loss, positions
-from resect.sweep.statistics import mcnemar, paired_error_interval
 
 
 def evaluate_networks(

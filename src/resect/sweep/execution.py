@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from resect.errors import DataError, InputError
 from resect.graph.program import Environment, Program
-from resect.graph.programs import Programs, Removal
+from resect.graph.resolve import Programs, Removal
+from resect.measuring.batches import Batches, channels_last, checked, to_device, widest_float
 from resect.network.unraveled import Unraveled
 from resect.sweep.compiled import Run, compiled
 
 _STRIDE = 6  # slices fused into one function: more save more memory traffic, but fit into fewer ways through the trie
 
 
-class Engine:
+class Execution:
     """Executes programs of one network.
 
     Args:
@@ -54,8 +54,8 @@ class Engine:
 
     def bind(self, inputs: Any) -> dict[int, Any]:
         """Parameters, constants, inputs and what stands for deleted branches, by key; inputs on the model's device."""
-        inputs = to_device(self.net, inputs)
-        base = self.net.bind(_channels_last(inputs) if self._channels_last else inputs)
+        inputs = to_device(inputs, self.net.device)
+        base = self.net.bind(channels_last(inputs) if self._channels_last else inputs)
         if self._channels_last:
             if self._converted is None:
                 weights = {key: base[key] for key in self.programs.parameter_keys if base[key].ndim == 4}
@@ -92,29 +92,6 @@ class Engine:
         return ready
 
 
-def as_batch(item: Any) -> tuple[Any, Tensor]:
-    """One (inputs, targets) batch as `data` gives it; DataError if it is none, or empty."""
-    if not (isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[1], Tensor)):
-        found = f"{type(item).__name__} {tuple(item.shape)}" if isinstance(item, Tensor) else type(item).__name__
-        raise DataError(f"`data` must give (inputs, targets) batches whose targets are a tensor, got {found}.")
-    if not item[1].ndim or not len(item[1]):
-        raise DataError("every batch of `data` must hold at least one sample, got an empty one.")
-    return item[0], item[1]
-
-
-def to_device(net: Unraveled, inputs: Any) -> Any:
-    """The same inputs on the device of the network."""
-    return pytree.tree_map(lambda leaf: leaf.to(net.device) if isinstance(leaf, Tensor) else leaf, inputs)
-
-
-def _channels_last(inputs: Any) -> Any:
-    def convert(leaf: Any) -> Any:
-        images = isinstance(leaf, Tensor) and leaf.ndim == 4 and leaf.is_floating_point()
-        return leaf.contiguous(memory_format=torch.channels_last) if images else leaf
-
-    return pytree.tree_map(convert, inputs)
-
-
 def _others(size: int, seed: int) -> Tensor:
     """For every sample another one, a random cycle through all, (size,) int64."""
     if size < 2:
@@ -125,12 +102,12 @@ def _others(size: int, seed: int) -> Tensor:
     return others
 
 
-def branch_means(net: Unraveled, batches: Iterable[tuple[Any, Tensor]]) -> dict[int, Tensor]:
+def branch_means(net: Unraveled, batches: Batches) -> dict[int, Tensor]:
     """The mean over all samples of every branch in the intact network, position by position, (k, ...) each.
 
     k is 1, unless a branch folds other dimensions into that of the samples.
     """
-    wide = torch.float32 if net.device.type == "mps" else torch.float64
+    wide = widest_float(net.device)
     sums: dict[int, Tensor] = {}
     count = 0
 
@@ -141,13 +118,11 @@ def branch_means(net: Unraveled, batches: Iterable[tuple[Any, Tensor]]) -> dict[
 
     slots, key_of = net.sliced.slots, net.programs.branch_key
     with torch.no_grad():
-        for inputs, _ in map(as_batch, batches):
+        for inputs, _ in checked(batches):
             size = net.samples_of(inputs)
             count += size
             watch = {key: partial(add, key, size) for key in {key_of(slot) for slot in slots}}
-            base, state = net.bind(to_device(net, inputs)), Environment()
+            base, state = net.bind(to_device(inputs, net.device)), Environment()
             for program in net.programs.fold(net.intact):
                 state = program.run(base, state, watch)
-    if not count:
-        raise DataError("`data` must hold at least one (inputs, targets) batch, got none.")
     return {slot.index: (sums[key_of(slot)] / count).to(slot.branch.meta["val"].dtype) for slot in slots}

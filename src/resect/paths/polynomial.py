@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from torch import Tensor
 
-from resect.paths.backward import SliceGradient, Trace
+from resect.calculus.linear import Lanes
 from resect.paths.lanes import EMPTY, Watch, apart, buffer, empty_lanes, group_size, scaled
-from resect.paths.linear import Lanes
+from resect.paths.trace import SliceGradient, Trace
 
 Progress = Callable[[float], None]
 

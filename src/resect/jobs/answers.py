@@ -7,17 +7,17 @@ import pandas as pd
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from resect.network.unraveled import Unraveled
-from resect.paths.samples import PathSamples
-from resect.paths.signs import PathSquares
-from resect.paths.spectrum import PathSpectrum
-from resect.studies.results import (
+from resect.jobs.results import (
     DepthAnswer,
     EnsembleAnswer,
     GradientAnswer,
     MultiplicityRow,
     PlainControl,
 )
+from resect.network.unraveled import Unraveled
+from resect.paths.samples import PathSamples
+from resect.paths.spectrum import PathSpectrum
+from resect.paths.squares import PathSquares
 from resect.sweep.result import LesionResult
 
 MASS = 0.95

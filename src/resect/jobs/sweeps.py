@@ -9,12 +9,13 @@ import pandas as pd
 
 from resect.data.samples import Samples
 from resect.errors import InputError
+from resect.jobs.environment import environment
+from resect.jobs.measure import Bench, Track, measure_lesions
+from resect.measuring.memory import bytes_per_sample
 from resect.network.unraveled import Unraveled
 from resect.runs.folder import RunFolder, given_or_scratch
-from resect.studies.environment import environment
-from resect.studies.measure import Bench, Track, measure_lesions
 from resect.sweep import plans
-from resect.sweep.batching import Choices, Trial, best, bytes_per_sample, trials
+from resect.sweep.batching import Choices, Trial, best, trials
 from resect.sweep.ensemble import EnsembleResult, ensemble
 from resect.sweep.result import LesionResult
 from resect.sweep.settings import LesionSettings

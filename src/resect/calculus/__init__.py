@@ -1,0 +1,1 @@
+"""The derivatives of operators, as linear maps on many lanes at once."""

@@ -1,0 +1,1 @@
+"""What every measurement shares: batches, memory, metrics, statistics, timing."""

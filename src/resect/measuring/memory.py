@@ -1,0 +1,38 @@
+"""How much memory the values of a network take, and how much is free."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from resect.graph.program import Program
+from resect.network.unraveled import Unraveled
+
+
+def bytes_per_sample(net: Unraveled, states: int) -> int:
+    """An upper estimate of the bytes that one sample takes in a sweep: the kept states, and one slice at work."""
+    sizes = net.programs.value_bytes
+    folded: Sequence[Program] = net.programs.fold(net.intact)
+    largest_state = max((sum(sizes.get(key, 0) for key in program.live_before) for program in folded), default=0)
+    working = max(_working_set(program, sizes) for program in folded)
+    return -(-(states * largest_state + working) // net.programs.example_batch)
+
+
+def _working_set(program: Program, sizes: Mapping[int, int]) -> int:
+    """The largest sum of the values that are alive at one time within a program."""
+    alive = {key: sizes.get(key, 0) for key in program.live_before}
+    most = sum(alive.values())
+    for step, dead in zip(program.steps, program.dead_after, strict=True):
+        alive[step.key] = sizes.get(step.key, 0)
+        most = max(most, sum(alive.values()))
+        for key in dead:
+            alive.pop(key, None)
+    return most
+
+
+def free_bytes() -> int:
+    """Bytes of main memory that are free, 2 GiB where the system does not say."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 2 << 30
