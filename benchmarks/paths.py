@@ -33,7 +33,7 @@ from resect.graph.routes import Routes
 from resect.models.resnet import CifarResNet
 from resect.models.specs import load_model
 from resect.paths.sampler import PathDraw, Route
-from resect.paths.samples import path_norms
+from resect.paths.sampled import path_norms
 from resect.paths.settings import PathSettings
 from resect.paths.squares import path_squares
 from resect.paths.target import resolve_target
@@ -154,7 +154,7 @@ def standard_error(name: str, subject: tuple[Any, Tensor, Tensor], quick: bool) 
         found = path_squares(net, [(x, y)], PathSettings(seed=seed), sweeps=4)
         seconds += time.perf_counter() - start
         squares, seed = np.concatenate([squares, np.square(found.norms).mean(0)]), seed + 1
-    by_path = resect.sample_paths(net, [(x, y)], samples=40 if quick else 200)
+    by_path = resect.sample_paths(net, [(x, y)], draws=40 if quick else 200)
     of_one = np.square(by_path.norms).mean(0)  # (draws, lengths): what the baseline would average
     deviation = of_one.std(0, ddof=1) / of_one.mean(0) / 2  # of the root of the mean, a half
     needed = np.maximum(1, (deviation / PRECISION) ** 2)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
-from resect.report.finished_runs import Run
+from resect.runs.record import Record
 
 
 def chain(n: int, r: float) -> pd.DataFrame:
@@ -33,12 +32,11 @@ def sampled(n: int, r: float, norm: float) -> pd.DataFrame:
     return chain(n, r).assign(magnitude=chain(n, norm)["share"])
 
 
-def a_run(lengths: pd.DataFrame, name: str = "a") -> Run:
-    return Run(name, "resect:resnet20", "digits", Path(name), lengths)
+def a_record(lengths: pd.DataFrame, model: str = "resect:resnet20") -> Record:
+    """A run whose paths have been measured."""
+    return Record("paths", {"model": model, "data": "digits"}, {}, {}, "resect paths", {}, {"lengths": lengths})
 
 
 def write(folder: Path, lengths: pd.DataFrame, model: str = "resect:resnet20") -> Path:
-    folder.mkdir(parents=True)
-    lengths.to_parquet(folder / "lengths.parquet", index=False)
-    (folder / "run.yaml").write_text(yaml.safe_dump({"model": model, "data": "digits"}))
+    a_record(lengths, model).write(folder)
     return folder

@@ -22,11 +22,12 @@ from safetensors.torch import load_file
 
 import resect
 from resect.cli import main
-from resect.cli._options import Setting
 from resect.data import load_samples
-from resect.jobs.evaluate import evaluate
-from resect.jobs.train import TrainingJob
+from resect.jobs.evaluate import mean_error_and_loss
+from resect.jobs.source import Source
+from resect.jobs.train import TrainJob
 from resect.models.specs import SHIPPED, load_model
+from resect.runs.record import Record
 from resect.training.recipe import Recipe
 from resect.training.recipes import load_recipe_file
 
@@ -101,16 +102,16 @@ def test_the_card_holds_the_error_of_the_written_weights(tmp_path: Path) -> None
     out = tmp_path / "r8.safetensors"
     result = run(*SMALL, "--seed", "2", "--out", out)
     assert result.exit_code == 0, result.output
-    card = json.loads(out.with_suffix(".json").read_text())
-    assert card["command"] == (
+    card = Record.read(out.with_suffix(".json"))
+    assert card.command == (
         "resect train digits --model resnet8 --model-arg width=4 --epochs 6 --seed 2 --out r8.safetensors"
     )
-    assert (card["train_samples"], card["test_samples"], card["precision"]) == (1297, 500, "float16")
+    assert (card.found["train_samples"], card.found["test_samples"], card.found["precision"]) == (1297, 500, "float16")
     assert {value.dtype for name, value in load_file(out).items() if "tracked" not in name} == {torch.float16}
     test = load_samples("digits")
     loaded = load_model("resect:resnet8", checkpoint=out, arguments={"width": 4}, samples=test)
-    measured = evaluate(loaded.module, test)
-    assert measured == (card["test_error"], card["test_loss"])  # the loss tells half precision from single
+    measured = mean_error_and_loss(loaded.module, test)
+    assert measured == (card.found["test_error"], card.found["test_loss"])  # the loss tells half precision from single
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r8.json", "r8.safetensors"]
 
 
@@ -192,14 +193,14 @@ def test_a_recipe_file_and_options_that_go_before_it(tmp_path: Path) -> None:
     )
     result = run(recipe, "--epochs", "1", "--no-flip", "--quiet", "--out", out)
     assert result.exit_code == 0, result.output
-    card = json.loads(out.with_suffix(".json").read_text())
-    assert card["recipe"] == Recipe(epochs=1, schedule="fixed-count", keep=2).as_dict()
-    assert card["model"] == "resect:resnet8"
-    assert card["arguments"] == {"width": 4}
-    assert card["command"] == f"resect train {recipe} --epochs 1 --no-flip --out x.safetensors"
-    assert card["test_error_uncorrected"] != card["test_error"]
+    card = Record.read(out.with_suffix(".json"))
+    assert card.asked["recipe"] == Recipe(epochs=1, schedule="fixed-count", keep=2).as_dict()
+    assert card.asked["model"] == "resect:resnet8"
+    assert card.asked["arguments"] == {"width": 4}
+    assert card.command == f"resect train {recipe} --epochs 1 --no-flip --out x.safetensors"
+    assert card.found["test_error_uncorrected"] != card.found["test_error"]
     first = load_file(out)
-    again = [*card["command"].split()[2:-1], str(out), "--quiet"]  # the card's command, to another folder
+    again = [*card.command.split()[2:-1], str(out), "--quiet"]  # the card's command, to another folder
     assert run(*again).exit_code == 0
     assert all(torch.equal(value, first[name]) for name, value in load_file(out).items())
 
@@ -218,9 +219,9 @@ def test_a_network_is_loaded_as_its_card_says(tmp_path: Path) -> None:
     spec = f"resect:resnet8@{out}"
     found = CliRunner().invoke(main, ["evaluate", data[-1], spec, "--format", "json", "--quiet"])
     assert found.exit_code == 0, found.output
-    card = json.loads(out.with_suffix(".json").read_text())
-    assert json.loads(found.stdout)[0]["error"] == card["test_error"]
-    assert (card["classes"], card["sample_shape"]) == (3, [1, 8, 8])
+    card = Record.read(out.with_suffix(".json"))
+    assert json.loads(found.stdout)["tables"]["networks"][0]["error"] == card.found["test_error"]
+    assert (card.found["classes"], card.found["sample_shape"]) == (3, [1, 8, 8])
     blocks = CliRunner().invoke(main, ["blocks", "resect:resnet8", "--checkpoint", str(out), "--format", "json"])
     assert [block["entry_shape"][1:] for block in json.loads(blocks.stdout)["blocks"]] == [[4, 8, 8]] * 2 + [[8, 4, 4]]
 
@@ -233,10 +234,10 @@ def test_files_of_ones_own_are_trained_and_tested_on(tmp_path: Path) -> None:
     data = ["--data", f"npz:{tmp_path}/train.npz", "--test-data", f"npz:{tmp_path}/test.npz"]
     result = run(*SMALL, *data, "--out", out)
     assert result.exit_code == 0, result.output
-    card = json.loads(out.with_suffix(".json").read_text())
-    assert (card["train_samples"], card["test_samples"]) == (64, 32)
-    assert card["test_data"] == data[3]
-    assert " ".join(data) in card["command"]
+    card = Record.read(out.with_suffix(".json"))
+    assert (card.found["train_samples"], card.found["test_samples"]) == (64, 32)
+    assert card.asked["test_data"] == data[3]
+    assert " ".join(data) in card.command
 
 
 def test_an_option_for_the_schedule_replaces_the_recipes(tmp_path: Path) -> None:
@@ -245,12 +246,12 @@ def test_an_option_for_the_schedule_replaces_the_recipes(tmp_path: Path) -> None
         "{model: resnet8, data: digits, arguments: {width: 4}, epochs: 1, schedule: fixed-count, keep: 2}"
     )
     assert run(recipe, "--schedule", "stochastic-depth", "--quiet", "--out", out).exit_code == 0
-    card = json.loads(out.with_suffix(".json").read_text())
-    assert card["recipe"] == Recipe(epochs=1, schedule="stochastic-depth").as_dict()
-    assert card["command"] == f"resect train {recipe} --schedule stochastic-depth --out x.safetensors"
+    card = Record.read(out.with_suffix(".json"))
+    assert card.asked["recipe"] == Recipe(epochs=1, schedule="stochastic-depth").as_dict()
+    assert card.command == f"resect train {recipe} --schedule stochastic-depth --out x.safetensors"
     file = load_recipe_file(str(recipe))
     progressive = Recipe(epochs=1, schedule="progressive", keep=2)
-    job = TrainingJob("resnet8", "digits", out, progressive, file.arguments, recipe_file=file)
+    job = TrainJob("resnet8", "digits", out, progressive, file.arguments, recipe_file=file)
     assert job.command() == f"resect train {recipe} --schedule progressive --keep 2 --out x.safetensors"
 
 
@@ -344,7 +345,7 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, schedule: list[str]
 
 @pytest.mark.parametrize("seed", [1, 3])
 def test_a_seed_does_not_move_training_images_into_the_test_set(seed: int) -> None:
-    setting = Setting("resect:resnet8", "digits", None, ("width=4",), None, seed, "cpu", "float32")
+    setting = Source("resect:resnet8", "digits", model_args={"width": 4}, seed=seed)
     _, samples = setting.load()
     assert samples is not None
     trained = {image.numpy().tobytes() for image in load_samples("digits", split="train").inputs}

@@ -14,8 +14,13 @@ from click.testing import CliRunner, Result
 from finished import chain, sampled, write
 from resect import cli
 from resect.errors import InputError, RunError
-from resect.report.comparison import Summary, summarise
-from resect.report.finished_runs import long_table, read_runs
+from resect.jobs.compare import CompareJob, Summary, compare
+from resect.runs.record import Record
+
+
+def runs(folders: Any, labels: Any = ()) -> Record:
+    """The comparison of some folders."""
+    return CompareJob(tuple(folders), tuple(labels)).run()
 
 
 @pytest.fixture
@@ -30,7 +35,7 @@ def test_names_are_labels_or_models_made_distinct(tmp_path: Path) -> None:
     d = write(tmp_path / "d", chain(3, 1.0), "hf:gpt2")
 
     def names(*folders: Path, labels: tuple[str, ...] = ()) -> list[str]:
-        return [run.name for run in read_runs(folders, labels)]
+        return [row["run"] for row in runs(folders, labels).found["runs"]]
 
     assert names(a, d) == ["resect:resnet20", "hf:gpt2"]
     assert names(a, c, d) == ["resect:resnet20 (run)", "resect:resnet20 (other)", "hf:gpt2"]
@@ -41,23 +46,26 @@ def test_names_are_labels_or_models_made_distinct(tmp_path: Path) -> None:
 def test_the_wrong_folders_are_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
     a, b = pair
     with pytest.raises(InputError, match=r"`RUN` must be given 2 to 8 times, got 1\. "):
-        read_runs([a])
+        runs([a])
     with pytest.raises(InputError, match=r"`RUN` must be given 2 to 8 times, got 9\. "):
-        read_runs([a] * 9)
+        runs([a] * 9)
     with pytest.raises(InputError, match=r"`RUN` must name different folders, got .*shallow/\.\./shallow twice\."):
-        read_runs([a, b, a / ".." / "shallow"])
+        runs([a, b, a / ".." / "shallow"])
     with pytest.raises(InputError, match=r"`--label` must be given once a run, 2 times, .* got 'one'\."):
-        read_runs([a, b], ["one"])
+        runs([a, b], ["one"])
     with pytest.raises(InputError, match=r"with names that differ, got 'one', 'one'\."):
-        read_runs([a, b], ["one", "one"])
+        runs([a, b], ["one", "one"])
     with pytest.raises(InputError, match=r"with names that differ, got 'one', ''\."):
-        read_runs([a, b], ["one", ""])
+        runs([a, b], ["one", ""])
     with pytest.raises(RunError, match=r"the folder of a finished run, but .*none does not exist\."):
-        read_runs([a, tmp_path / "none"])
+        runs([a, tmp_path / "none"])
     with pytest.raises(RunError, match=r"the folder of a finished run, but .*lengths\.parquet is a file\."):
-        read_runs([a, b / "lengths.parquet"])
+        runs([a, b / "lengths.parquet"])
+    with pytest.raises(RunError, match=r"must hold record\.json, but does not: no run has finished there"):
+        runs([a, tmp_path])
+    Record("lesion", {}, {}, {}, "", {}).write(tmp_path / "lesion")
     with pytest.raises(RunError, match=r"must hold lengths\.parquet, but does not\. `resect study`"):
-        read_runs([a, tmp_path])
+        runs([a, tmp_path / "lesion"])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +85,7 @@ def test_tables_that_are_no_lengths_are_refused(pair: tuple[Path, Path], change:
     file = pair[0] / "lengths.parquet"
     change(chain(9, 0.5)).to_parquet(file, index=False)
     with pytest.raises(RunError, match=r"Make the run again\.") as caught:
-        read_runs(pair)
+        runs(pair)
     assert str(caught.value).startswith(f"{file} must have ")
     assert said in str(caught.value)
 
@@ -87,15 +95,11 @@ def test_damaged_files_are_refused(pair: tuple[Path, Path]) -> None:
     whole = (a / "lengths.parquet").read_bytes()
     (a / "lengths.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RunError, match=r"lengths\.parquet is damaged\. Make the run again\."):
-        read_runs([a, b])
+        runs([a, b])
     (a / "lengths.parquet").write_bytes(whole)
-    for text in ("model: x", "- 1", "a: [", ""):
-        (a / "run.yaml").write_text(text)
-        with pytest.raises(RunError, match=r"run\.yaml is damaged: it must name `model` and `data`\."):
-            read_runs([a, b])
-    (a / "run.yaml").unlink()
-    with pytest.raises(RunError, match=r"must hold run\.yaml beside lengths\.parquet, but does not\."):
-        read_runs([a, b])
+    (a / "record.json").write_text("{")
+    with pytest.raises(RunError, match=r"record\.json is damaged\. Make the run again\."):
+        runs([a, b])
 
 
 @pytest.fixture
@@ -125,22 +129,26 @@ def test_the_command_prints_a_table_and_what_changed(resect: Any, pair: tuple[Pa
         "Tables and figures: comparison".split(),
     ]
     assert max(map(len, lines[:6])) <= 80
-    assert sorted(file.name for file in (tmp_path / "comparison").iterdir()) == [
-        "comparison.json", "comparison.parquet", "magnitudes.png", "norms.png", "shares.png",
+    assert sorted(file.name for file in (tmp_path / "comparison").rglob("*.*")) == [
+        "comparison.parquet", "magnitudes.png", "norms.png", "record.json", "shares.png",
     ]  # fmt: skip
-    written = pd.read_parquet(tmp_path / "comparison" / "comparison.parquet")
-    pd.testing.assert_frame_equal(written, long_table(read_runs(pair, ["shallow", "deep"])))
-    for figure in (tmp_path / "comparison").glob("*.png"):
+    written = Record.read(tmp_path / "comparison")
+    expected = compare(*pair, labels=["shallow", "deep"])
+    pd.testing.assert_frame_equal(written.tables["comparison"], expected.tables["comparison"])
+    assert written.found == expected.found
+    assert written.tables["comparison"].groupby("run").size().to_dict() == {"shallow": 10, "deep": 55}
+    for figure in (tmp_path / "comparison").rglob("*.png"):
         assert figure.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert int.from_bytes(figure.read_bytes()[16:20]) == 1380  # 9.2 inches at 150 dpi
 
 
 def test_json_holds_the_numbers_that_are_written(resect: Any, pair: tuple[Path, Path], tmp_path: Path) -> None:
     result = resect(*pair, "--format", "json", "--mass", "0.5", "--out", "a/b")
-    found = json.loads(result.stdout)
-    assert found == json.loads((tmp_path / "a" / "b" / "comparison.json").read_text())
-    assert found["mass"] == 0.5
-    summaries = [summarise(run, 0.5) for run in read_runs(pair)]
+    content = json.loads(result.stdout)
+    found = content["found"]
+    assert content == json.loads(Record.read(tmp_path / "a" / "b").json())
+    assert found["mass"] == content["asked"]["mass"] == 0.5
+    summaries = [Summary.of("a", Record.read(folder), 0.5) for folder in pair]
     assert [list(row) for row in found["runs"]] == [list(Summary.__dataclass_fields__)] * 2
     assert [row["share_range"] for row in found["runs"]] == [list(summary.share_range or ()) for summary in summaries]
     assert found["changes"][0]["effective_depth"] == pytest.approx(3 - 6, rel=1e-12)
@@ -151,19 +159,19 @@ def test_an_earlier_comparison_is_replaced_and_nothing_else(
 ) -> None:
     out = tmp_path / "comparison"
     assert resect(*pair).exit_code == 0
-    (out / "shares.png.tmp").touch()  # of a killed one
+    (out / "comparison.parquet.7.tmp").touch()  # of a killed one
     write(tmp_path / "third", chain(9, 2.0))
     assert resect("shallow", "third").exit_code == 0
-    assert not (out / "magnitudes.png").exists()  # it showed other runs
+    assert not (out / "figures" / "magnitudes.png").exists()  # it showed other runs
     assert sorted({*pd.read_parquet(out / "comparison.parquet")["run"]}) == [
         "resect:resnet20 (shallow)", "resect:resnet20 (third)",
     ]  # fmt: skip
     (out / "notes.txt").touch()
-    before = (out / "comparison.json").read_bytes()
+    before = (out / "record.json").read_bytes()
     result = resect(*pair)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "must be empty or hold an earlier comparison, but holds other files (notes.txt)." in result.stderr
-    assert (out / "comparison.json").read_bytes() == before
+    assert (out / "record.json").read_bytes() == before
 
 
 def test_bad_input_is_one_sentence_and_status_2(resect: Any, pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -172,7 +180,7 @@ def test_bad_input_is_one_sentence_and_status_2(resect: Any, pair: tuple[Path, P
         ((pair[0],), "`RUN` must be given 2 to 8 times, got 1."),
         ((pair[0], "nowhere"), "but nowhere does not exist."),
         ((*pair, "--label", "x"), "`--label` must be given once a run"),
-        ((*pair, "--out", pair[0] / "run.yaml"), "must be a folder for the comparison, but is a file."),
+        ((*pair, "--out", pair[0] / "record.json"), "must be a folder for the comparison, but is a file."),
         ((*pair, "--out", pair[0]), "but holds other files (lengths.parquet)."),
         ((*pair, "--mass", "nan"), "`mass` must lie between 0 and 1, got nan."),
     ]:

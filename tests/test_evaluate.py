@@ -35,7 +35,7 @@ def test_errors_intervals_and_differences(tmp_path: Path) -> None:
     arguments = ["resect:vgg15-digits", f"resect:resnet8-w4@{tmp_path}/other.safetensors", "--format", "json"]
     result = run("digits", *arguments)
     assert result.exit_code == 0, result.output
-    first, second = json.loads(result.stdout)
+    first, second = json.loads(result.stdout)["tables"]["networks"]
     with torch.no_grad():
         wrong = [module(samples.inputs).argmax(1) != samples.targets for module in (trained, other)]
     for row, expected in zip((first, second), wrong, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -18,10 +17,10 @@ from torch import nn
 import resect
 from conftest import randomise_norms
 from resect.data import Samples, load_samples
-from resect.jobs.evaluate import evaluate
+from resect.jobs.evaluate import mean_error_and_loss
 from resect.models.highway import CifarHighway
 from resect.models.resnet import CifarResNet
-from resect.models.specs import SHIPPED, bare_name, load_model
+from resect.models.specs import SHIPPED, bare_name, load_card, load_model
 from resect.models.vgg import Vgg15
 from resect.weights import check_finite, load_checkpoint, save_weights
 
@@ -64,12 +63,12 @@ def test_bad_sizes_are_refused() -> None:
 def test_shipped_weights_have_the_error_on_their_card(name: str) -> None:
     test = load_samples("digits")
     loaded = load_model(f"resect:{name}", samples=test)
-    error, loss = evaluate(loaded.module, test)
+    error, loss = mean_error_and_loss(loaded.module, test)
     assert loaded.card is not None
-    assert error == loaded.card["test_error"]
-    assert loss == pytest.approx(loaded.card["test_loss"], rel=1e-3)
-    assert loaded.card["command"].startswith("resect train digits --model ")
-    assert loaded.card["test_error"] < 0.03
+    assert error == loaded.card.found["test_error"]
+    assert loss == pytest.approx(loaded.card.found["test_loss"], rel=1e-3)
+    assert loaded.card.command.startswith("resect train digits --model ")
+    assert loaded.card.found["test_error"] < 0.03
 
 
 @pytest.mark.skipif("RESECT_CIFAR10" not in os.environ, reason="RESECT_CIFAR10 names no folder with CIFAR-10")
@@ -78,8 +77,8 @@ def test_weights_of_cifar10_have_about_the_error_on_their_card(name: str) -> Non
     test = load_samples("cifar10", limit=500)
     loaded = load_model(f"resect:{name}", samples=test)
     assert loaded.card is not None
-    wanted = loaded.card["test_error"]
-    error, _ = evaluate(loaded.module, test, batch_size=100)
+    wanted = loaded.card.found["test_error"]
+    error, _ = mean_error_and_loss(loaded.module, test, batch_size=100)
     assert abs(error - wanted) < 4 * (wanted * (1 - wanted) / 500) ** 0.5
 
 
@@ -359,8 +358,11 @@ def test_a_state_dict_cut_short_anywhere_is_damaged(tmp_path: Path) -> None:
             load_checkpoint(CifarResNet(8, width=2), file)
 
 
-def test_cards_are_json() -> None:
-    folder = resources.files("resect.models") / "weights"
+def test_cards_are_records_of_trainings() -> None:
     for name in SHIPPED:
-        card = json.loads((folder / f"{name}.json").read_text())
-        assert {"model", "recipe", "test_error", "command", "seconds", "environment"} <= card.keys()
+        card = load_card(name)
+        assert card.kind == "train"
+        assert {"model", "arguments", "data", "test_data", "recipe"} <= card.asked.keys()
+        assert 0 < card.found["test_error"] < 0.2
+        assert card.command.startswith("resect train ")
+        assert card.environment["seconds"] > 0

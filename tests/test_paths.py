@@ -17,7 +17,7 @@ from networks import Frame, Parallel, TwoStreams
 from resect.graph.routes import Routes
 from resect.paths.participation import participation
 from resect.paths.polynomial import at_target, decompose
-from resect.paths.samples import path_norms
+from resect.paths.sampled import path_norms
 from resect.paths.strongest import strongest_paths
 from resect.paths.target import resolve_target
 from resect.paths.trace import Trace

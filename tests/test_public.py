@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,11 +13,11 @@ import resect
 
 PUBLIC = [
     "AccuracyError", "Arrangement", "ArrangementError", "Block", "CheckpointError", "DataError", "EnsembleResult",
-    "ExportError", "InputError", "LesionResult", "LesionSettings", "Participation", "PathSamples", "PathSettings",
-    "PathSpectrum", "PathSquares", "ResectError", "RunError", "Scheduled", "ShapleyResult", "SpecError",
-    "StrongPaths", "Unraveled", "Variant", "__version__", "ensemble", "keep_freed_memory", "lesion", "participation",
-    "path_spectrum", "path_squares", "plans", "sample_paths", "schedules", "shapley", "strongest_paths",
-    "unravel",
+    "ExportError", "InputError", "LesionResult", "LesionSettings", "Participation", "PathDraws", "PathSettings",
+    "PathSpectrum", "PathSquares", "Record", "ResectError", "RunError", "Samples", "Scheduled", "ShapleyResult",
+    "SpecError", "StrongPaths", "Unraveled", "Variant", "__version__", "compare", "ensemble", "evaluate",
+    "keep_freed_memory", "lesion", "load_model", "load_samples", "participation", "path_spectrum", "path_squares",
+    "plans", "sample_paths", "schedules", "shapley", "strongest_paths", "study", "train", "unravel",
 ]  # fmt: skip
 
 
@@ -25,6 +27,50 @@ def test_public_names() -> None:
         assert getattr(resect, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'lesions'"):
         _ = resect.lesions
+    with pytest.raises(AttributeError, match=r"resect.PathSamples is now resect.PathDraws"):
+        _ = resect.PathSamples
+
+
+MEASURES = (
+    "lesion", "shapley", "ensemble", "path_spectrum", "sample_paths", "path_squares", "participation",
+    "strongest_paths",
+)  # fmt: skip
+
+
+def test_help_shows_the_documentation_and_the_signature_of_the_real_function() -> None:
+    from resect.paths.sampled import sample_paths
+    from resect.sweep.lesion import lesion
+
+    assert inspect.signature(resect.lesion) == inspect.signature(lesion)
+    assert resect.sample_paths.__doc__ == sample_paths.__doc__
+    for name in MEASURES:
+        function = getattr(resect, name)
+        assert "Args:" in function.__doc__
+        assert list(inspect.signature(function).parameters)[:2] == ["net", "data"]
+
+
+def test_what_was_renamed_says_its_new_name(net) -> None:
+    with pytest.raises(resect.InputError, match="`samples` of sample_paths is now `draws`"):
+        resect.sample_paths(net, "digits", samples=3)
+
+
+def test_what_the_command_line_does_the_library_does(tmp_path: Path) -> None:
+    small = {"model_args": {"width": 4}, "limit": 30}
+    record = resect.study(
+        "resect:resnet8", "digits", **small, out=tmp_path / "run", repeats=1, draws=1, sweeps=1, gradient_samples=4,
+        path_samples=4,
+    )  # fmt: skip
+    assert resect.Record.read(tmp_path / "run").found == record.found
+    assert record.found["subject"]["blocks"] == 3
+    card = resect.train("digits", model="resnet8", arguments={"width": 4}, epochs=1, out=tmp_path / "w.safetensors")
+    assert resect.Record.read(tmp_path / "w.json").found == card.found
+    networks = resect.evaluate("digits", f"resect:resnet8@{tmp_path / 'w.safetensors'}").tables["networks"]
+    assert networks["error"][0] == card.found["test_error"]
+    loaded = resect.load_model("resect:resnet8", checkpoint=tmp_path / "w.safetensors")
+    assert loaded.card.found == card.found
+    assert len(resect.load_samples("digits", limit=7)) == 7
+    with pytest.raises(resect.InputError, match="`epoch` must be an option of train"):
+        resect.train("digits", model="resnet8", epoch=1, out=tmp_path / "v.safetensors")
 
 
 def test_importing_is_light() -> None:

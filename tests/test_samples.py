@@ -16,8 +16,8 @@ from conftest import randomise_norms
 from networks import Frame, Parallel, Residual
 from resect.graph.routes import Routes
 from resect.paths.polynomial import at_target, decompose
+from resect.paths.sampled import path_norms
 from resect.paths.sampler import PathDraw
-from resect.paths.samples import path_norms
 from resect.paths.squares import path_squares
 from resect.paths.strongest import strongest_paths
 from resect.paths.target import resolve_target
@@ -113,16 +113,16 @@ def test_draws_to_other_places_keep_to_the_blocks_on_the_way(net, at: str | int)
 
 def test_sampled_norms_at_the_ends_are_those_of_the_spectrum(net, batch) -> None:
     spectrum = resect.path_spectrum(net, [batch])
-    samples = resect.sample_paths(net, [batch], samples=2)
+    samples = resect.sample_paths(net, [batch], draws=2)
     assert samples.mean[0] == pytest.approx(spectrum.norm[0], rel=1e-5)  # one path of length 0, one of length n
     assert samples.mean[9] == pytest.approx(spectrum.norm[9], rel=1e-4)
     assert samples.norms.shape == (6, 2, 10)
-    assert np.array_equal(samples.norms, resect.sample_paths(net, [batch], samples=2).norms)
+    assert np.array_equal(samples.norms, resect.sample_paths(net, [batch], draws=2).norms)
 
 
 def test_sampled_parallel_branches_exclude_each_other() -> None:
     net = resect.unravel(Frame(Parallel(), Residual()), IMAGES)
-    samples = resect.sample_paths(net, [(IMAGES, TARGETS)], samples=3)
+    samples = resect.sample_paths(net, [(IMAGES, TARGETS)], draws=3)
     assert np.isfinite(samples.norms).all((0, 1)).tolist() == [True, True, True, False]
     assert not np.isnan(samples.magnitude).any()
 

@@ -119,7 +119,7 @@ def test_little_memory_splits_batches_and_changes_nothing_but_rounding(net, batc
     np.testing.assert_allclose(split.share, whole.share, atol=1e-6)
     alone = participation(net, [batch], settings, pairs=True)
     np.testing.assert_allclose(alone.pairs, participation(net, [batch], pairs=True).pairs, atol=1e-6)
-    samples = resect.sample_paths(net, [batch], settings, samples=2)
+    samples = resect.sample_paths(net, [batch], settings, draws=2)
     assert len(np.unique(samples.batch)) > 1  # split batches draw paths of their own
 
 
@@ -239,7 +239,7 @@ def test_steep_falls_do_not_overflow_the_scales(dtype: torch.dtype) -> None:
     x, targets = torch.randn(2, 5, dtype=dtype), torch.tensor([0, 1])
     net = resect.unravel(Linear([1e-10] * 8).to(dtype), x)
     spectrum = resect.path_spectrum(net, [(x, targets)])
-    samples = resect.sample_paths(net, [(x, targets)], samples=3)
+    samples = resect.sample_paths(net, [(x, targets)], draws=3)
     ratios = np.log10(spectrum.norm[:-1] / spectrum.norm[1:])
     assert ((ratios > 8) & (ratios < 12)).all()
     assert np.isfinite(samples.mean).all()

@@ -11,8 +11,8 @@ from torch import nn
 
 import resect
 from resect.data import load_samples
-from resect.jobs.evaluate import evaluate
-from resect.jobs.train import TrainingJob, train_network
+from resect.jobs.evaluate import mean_error_and_loss
+from resect.jobs.train import TrainJob
 from resect.models.resnet import CifarResNet
 from resect.models.vgg import Vgg15
 from resect.training.augment import Augmentation
@@ -165,7 +165,7 @@ def test_training_learns_and_leaves_the_global_state_alone() -> None:
     train(network, train_set.inputs, train_set.targets, replace(RECIPE, epochs=8))
     assert torch.equal(torch.random.get_rng_state(), expected)
     torch.random.set_rng_state(state)
-    error, loss = evaluate(network, test_set, batch_size=100)
+    error, loss = mean_error_and_loss(network, test_set, batch_size=100)
     assert error < 0.15
     logits = network(test_set.inputs)
     assert error == pytest.approx((logits.argmax(1) != test_set.targets).float().mean().item())
@@ -315,12 +315,12 @@ def test_a_schedule_needs_blocks_that_fit() -> None:
 
 
 def test_weights_and_card_are_written(tmp_path: Path) -> None:
-    job = TrainingJob("resnet8", "digits", tmp_path / "r8.safetensors", replace(RECIPE, epochs=1), {"width": 4})
-    card = train_network(job)
+    job = TrainJob("resnet8", "digits", tmp_path / "r8.safetensors", replace(RECIPE, epochs=1), {"width": 4})
+    card = job.train()
     assert card is not None
     assert job.out.exists()
     assert not job.checkpoint.exists()
-    assert card["command"] == (
+    assert card.command == (
         "resect train digits --model resnet8 --model-arg width=4 --epochs 1 --batch-size 32 --learning-rate 0.05 "
         "--out r8.safetensors"
     )
@@ -328,7 +328,7 @@ def test_weights_and_card_are_written(tmp_path: Path) -> None:
 
     test_set = load_samples("digits")
     loaded = load_model("resect:resnet8", checkpoint=job.out, arguments={"width": 4}, samples=test_set)
-    assert evaluate(loaded.module, test_set)[0] == card["test_error"]
+    assert mean_error_and_loss(loaded.module, test_set)[0] == card.found["test_error"]
 
 
 @pytest.mark.parametrize(("momentum", "low", "high"), [(0.9, 0.85, 0.95), (0.96, 0.94, 0.98), (0.0, 0.0, 0.0)])

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         strongest_paths,
     )
     from resect.allocator import keep_freed_memory
+    from resect.data.samples import Samples
+    from resect.data.specs import load_samples
     from resect.errors import (
         AccuracyError,
         ArrangementError,
@@ -32,17 +34,23 @@ if TYPE_CHECKING:
         SpecError,
     )
     from resect.graph.decisions import Variant
+    from resect.jobs.compare import compare
+    from resect.jobs.evaluate import evaluate
+    from resect.jobs.study import study
+    from resect.jobs.train import train
+    from resect.models.specs import load_model
     from resect.network import schedules
     from resect.network.arrangement import Arrangement
     from resect.network.blocks import Block
     from resect.network.scheduled import Scheduled
     from resect.network.unraveled import Unraveled, unravel
     from resect.paths.participation import Participation
-    from resect.paths.samples import PathSamples
+    from resect.paths.sampled import PathDraws
     from resect.paths.settings import PathSettings
     from resect.paths.spectrum import PathSpectrum
     from resect.paths.squares import PathSquares
     from resect.paths.strongest import StrongPaths
+    from resect.runs.record import Record
     from resect.sweep import plans
     from resect.sweep.ensemble import EnsembleResult
     from resect.sweep.result import LesionResult
@@ -64,21 +72,27 @@ _HOME = {
     "LesionResult": "resect.sweep.result",
     "LesionSettings": "resect.sweep.settings",
     "Participation": "resect.paths.participation",
-    "PathSamples": "resect.paths.samples",
+    "PathDraws": "resect.paths.sampled",
     "PathSettings": "resect.paths.settings",
     "PathSpectrum": "resect.paths.spectrum",
     "PathSquares": "resect.paths.squares",
+    "Record": "resect.runs.record",
     "ResectError": "resect.errors",
     "RunError": "resect.errors",
+    "Samples": "resect.data.samples",
     "Scheduled": "resect.network.scheduled",
     "ShapleyResult": "resect.sweep.shapley",
     "SpecError": "resect.errors",
     "StrongPaths": "resect.paths.strongest",
     "Unraveled": "resect.network.unraveled",
     "Variant": "resect.graph.decisions",
+    "compare": "resect.jobs.compare",
     "ensemble": "resect._front",
+    "evaluate": "resect.jobs.evaluate",
     "keep_freed_memory": "resect.allocator",
     "lesion": "resect._front",
+    "load_model": "resect.models.specs",
+    "load_samples": "resect.data.specs",
     "participation": "resect._front",
     "path_spectrum": "resect._front",
     "path_squares": "resect._front",
@@ -87,8 +101,11 @@ _HOME = {
     "schedules": "resect.network.schedules",
     "shapley": "resect._front",
     "strongest_paths": "resect._front",
+    "study": "resect.jobs.study",
+    "train": "resect.jobs.train",
     "unravel": "resect.network.unraveled",
 }
+_RENAMED = {"PathSamples": "PathDraws"}
 
 __all__ = [
     "AccuracyError",
@@ -103,12 +120,14 @@ __all__ = [
     "LesionResult",
     "LesionSettings",
     "Participation",
-    "PathSamples",
+    "PathDraws",
     "PathSettings",
     "PathSpectrum",
     "PathSquares",
+    "Record",
     "ResectError",
     "RunError",
+    "Samples",
     "Scheduled",
     "ShapleyResult",
     "SpecError",
@@ -116,9 +135,13 @@ __all__ = [
     "Unraveled",
     "Variant",
     "__version__",
+    "compare",
     "ensemble",
+    "evaluate",
     "keep_freed_memory",
     "lesion",
+    "load_model",
+    "load_samples",
     "participation",
     "path_spectrum",
     "path_squares",
@@ -127,12 +150,16 @@ __all__ = [
     "schedules",
     "shapley",
     "strongest_paths",
+    "study",
+    "train",
     "unravel",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `resect --help` does not wait for torch."""
+    if name in _RENAMED:
+        raise AttributeError(f"resect.{name} is now resect.{_RENAMED[name]}.")
     if name not in _HOME:
         raise AttributeError(f"module 'resect' has no attribute {name!r}")
     from importlib import import_module

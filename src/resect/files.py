@@ -30,7 +30,7 @@ DAMAGED = (
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Give a temporary name to write to; at the end the file is synced and renamed to `path`, or else removed."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write the same file
     try:
         yield temporary
         with temporary.open("rb") as file:

@@ -20,7 +20,11 @@ _VERBS = {
     "compare": "Overlay finished runs by path length.",
     "train": "Train a network, on all of its blocks or on some.",
     "evaluate": "Test error of networks side by side, with intervals.",
+    "ls": "List runs.",
+    "show": "Print the answers of a finished run.",
+    "report": "Draw the figures and the page of a finished run again.",
 }
+_HOME = {"ls": "report", "show": "report"}  # verbs that share a module
 
 
 class _Verbs(click.Group):
@@ -32,7 +36,7 @@ class _Verbs(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in _VERBS:
             return None
-        command: click.Command = getattr(import_module(f"resect.cli.{name}"), name)
+        command: click.Command = getattr(import_module(f"resect.cli.{_HOME.get(name, name)}"), name)
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:

@@ -10,8 +10,9 @@ import click
 from rich.table import Table
 
 from resect.cli._console import console
-from resect.cli._options import SEED, Setting, model_options
+from resect.cli._options import SEED, format_option, model_options
 from resect.errors import InputError
+from resect.jobs.source import Source
 from resect.network.unraveled import Unraveled, no_joins_message, unravel
 
 
@@ -20,12 +21,11 @@ from resect.network.unraveled import Unraveled, no_joins_message, unravel
 @click.option("--plain", is_flag=True, help="List the layers of a plain network instead.")
 @click.option("--rejected", is_flag=True, help="List also the additions that are no blocks, with the reasons.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights.")
-@click.option("--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@format_option
 @model_options
-def blocks(model: str, plain: bool, rejected: bool, seed: int, output: str, **options: Any) -> None:
+def blocks(model: str, plain: bool, rejected: bool, output: str, **options: Any) -> None:
     """List the residual blocks of MODEL, e.g. `resect blocks torchvision:resnet50`."""
-    setting = Setting(model, None, limit=None, seed=seed, device="cpu", dtype="float32", **options)
-    loaded, _ = setting.load()
+    loaded = Source(model, **options).load()
     net = unravel(loaded.module, loaded.example, plain=plain)
     if not net.blocks and not plain:
         layers = unravel(loaded.module, loaded.example, plain=True)

@@ -7,15 +7,11 @@ from pathlib import Path
 import click
 
 from resect.cli._console import console
+from resect.cli._options import format_option
+from resect.cli._show import show
 from resect.cli._sizes import mass_option
-from resect.report.comparison import summarise
-from resect.report.comparison_output import (
-    comparison_numbers,
-    print_comparison,
-    require_own_folder,
-    write_comparison,
-)
-from resect.report.finished_runs import read_runs
+from resect.jobs.compare import CompareJob
+from resect.report.faces import draw
 
 
 @click.command()
@@ -29,21 +25,14 @@ from resect.report.finished_runs import read_runs
     show_default=True,
     help="Folder for table, numbers and figures; an earlier comparison in it is replaced.",
 )
-# As `output_options`, whose module waits for torch; there are no progress bars here that --quiet could silence.
-@click.option("--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@format_option
 def compare(runs: tuple[Path, ...], labels: tuple[str, ...], mass: float, out: Path, output: str) -> None:
     """Overlay finished RUNs by path length, e.g. `resect compare runs/trained runs/untrained`.
 
     A RUN is a folder that `resect study` or `resect paths --out` wrote. The first is set against every other.
     """
-    found = read_runs(runs, labels)
-    require_own_folder(out)
-    summaries = [summarise(run, mass) for run in found]
-    numbers = comparison_numbers(summaries, mass)
-    write_comparison(found, numbers, mass, out)
-    if output == "json":
-        click.echo(numbers)
-        return
-    terminal = console()
-    print_comparison(summaries, mass, terminal)
-    terminal.print(f"Tables and figures: {out}", soft_wrap=True, highlight=False)
+    record = CompareJob(runs, labels, mass).run(out)
+    draw(record, out)
+    show(record, output)
+    if output != "json":
+        console().print(f"Tables and figures: {out}", soft_wrap=True, highlight=False)

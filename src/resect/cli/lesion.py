@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from resect.cli._console import console
-from resect.cli._options import Setting, data_options, model_options, output_options
+from resect.cli._options import data_options, model_options, out_option, output_options, renamed_option
 from resect.cli._progress import progress_bars
+from resect.cli._show import close, was_finished
 from resect.cli._sizes import BatchSize, Bytes, Numbers
-from resect.jobs.sweeps import PLANS, Request, run_sweep
-from resect.network.unraveled import unravel
-from resect.report.sweeps import print_sweep, sweep_numbers, write_sweep
-from resect.runs.folder import RunFolder
-from resect.sweep.settings import METRICS, LesionSettings
+from resect.jobs.lesion import MEMORY_FORMATS, PLANS, LesionJob
+from resect.sweep.settings import METRICS
 
 
 @click.command()
@@ -50,51 +46,19 @@ from resect.sweep.settings import METRICS, LesionSettings
 @click.option("--batch-size", type=BatchSize(), default="auto", show_default=True, help="auto: the fastest of several.")
 @click.option("--memory", metavar="SIZE", type=Bytes(), help="Room for values, e.g. 4GiB; half of what is free.")
 @click.option(
-    "--layout",
-    type=click.Choice(["auto", "contiguous", "channels-last"]),
-    default="auto",
-    show_default=True,
-    help="Memory format of images; auto: the faster.",
+    "--memory-format", type=click.Choice(MEMORY_FORMATS), default="auto", show_default=True, help="auto: the faster."
 )
+@renamed_option("--layout", "--memory-format")
 @click.option("--compile", is_flag=True, help="Fuse the slices with torch.compile; changes the last bits.")
 @click.option("--plain", is_flag=True, help="Lesion the layers of a plain network.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Run folder: tables, figures, and where a killed run goes on."
-)
+@out_option
 @model_options
 @data_options
 @output_options
-def lesion(model: str, data: str, out: Path | None, output: str, quiet: bool, plain: bool, **options: Any) -> None:
+def lesion(model: str, data: str, out: Path | None, output: str, quiet: bool, **options: Any) -> None:
     """Delete or reorder blocks of MODEL and measure it on DATA, e.g. `resect lesion resect:resnet110-digits digits`."""
-    own = {name: options.pop(name) for name in ("checkpoint", "model_args", "limit", "seed", "device", "dtype")}
-    setting = Setting(model, data, **own)
-    metrics = options.pop("metrics") or LesionSettings.metrics
-    settings = LesionSettings(
-        metrics=metrics,
-        precision=options.pop("precision"),
-        compile=options.pop("compile"),
-        seed=setting.seed,
-    )
-    request = Request(seed=setting.seed, **options)
-    asked = {**asdict(setting), **asdict(settings), **asdict(request), "plain": plain}
-    asked["checkpoint"] = str(setting.checkpoint) if setting.checkpoint else None
-    del asked["batch_size"]
-    folder = RunFolder(out, _plainly(asked | {"batch_size": request.batch_size})) if out else None
-    loaded, samples = setting.load()
-    assert samples is not None
-    net = unravel(loaded.module, loaded.example, plain=plain)
+    options["metrics"] = options["metrics"] or LesionJob.metrics
+    before = was_finished(out)
     with progress_bars(quiet) as track:
-        found = run_sweep(net, samples, request, settings, track, folder)
-    if folder:
-        write_sweep(found, folder.path)
-    if output == "json":
-        click.echo(sweep_numbers(found))
-    else:
-        print_sweep(found, console())
-    if folder and not quiet:
-        console(stderr=True).print(f"Tables and figures: {folder.path}", soft_wrap=True)
-
-
-def _plainly(asked: dict[str, Any]) -> dict[str, Any]:
-    """Tuples as lists, as YAML gives them back."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
+        record = LesionJob.from_options(model, data, options).run(out, track)
+    close(record, out, output, before=before, quiet=quiet)

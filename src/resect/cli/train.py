@@ -10,13 +10,11 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from resect.cli._console import console
-from resect.cli._options import SEED, Decorated, parse_arguments, slug
-from resect.errors import SpecError
-from resect.jobs.train import TrainingJob, train_network
+from resect.cli._options import SEED, Decorated, parse_arguments
+from resect.jobs.train import TrainJob
 from resect.network import schedules
 from resect.training.loop import Watch
-from resect.training.recipe import Border, Decay, Precision, Recipe
-from resect.training.recipes import load_recipe_file
+from resect.training.recipe import Border, Decay, Precision
 
 
 def recipe_options(function: Decorated) -> Decorated:
@@ -50,7 +48,14 @@ def recipe_options(function: Decorated) -> Decorated:
 @click.command()
 @click.argument("recipe")
 @click.option("--model", metavar="SPEC", help="E.g. resnet110, vgg15 or torchvision:resnet18.")
-@click.option("--model-arg", "model_args", multiple=True, metavar="K=V", help="E.g. width=32; repeatable.")
+@click.option(
+    "--model-arg",
+    "arguments",
+    multiple=True,
+    metavar="K=V",
+    callback=lambda context, option, pairs: parse_arguments(pairs),
+    help="E.g. width=32; repeatable.",
+)
 @click.option("--data", metavar="SPEC", help="What to train on; the recipe's by default.")
 @click.option("--test-data", metavar="SPEC", help="What to test on, where the data have no test split of their own.")
 @click.option("--out", type=click.Path(path_type=Path), help="Weights to write; MODEL-DATA.safetensors by default.")
@@ -62,7 +67,7 @@ def recipe_options(function: Decorated) -> Decorated:
 @click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="A folder for TensorBoard.")
 @click.option(
     "--save-every",
-    default=TrainingJob.save_every,
+    default=TrainJob.save_every,
     show_default=True,
     type=click.FloatRange(min=0),
     help="Seconds between two checkpoints within an epoch.",
@@ -70,20 +75,7 @@ def recipe_options(function: Decorated) -> Decorated:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @recipe_options
-def train(
-    recipe: str,
-    model: str | None,
-    model_args: tuple[str, ...],
-    data: str | None,
-    test_data: str | None,
-    out: Path | None,
-    history: Path | None,
-    logs: Path | None,
-    save_every: float,
-    device: str,
-    quiet: bool,
-    **settings: Any,
-) -> None:
+def train(recipe: str, out: Path | None, quiet: bool, arguments: dict[str, Any], **options: Any) -> None:
     """Train a network by RECIPE: digits, cifar10 or a YAML file. Options that are given go before the recipe's.
 
     `resect train digits --model resnet110`, `resect train cifar10 --model resnet110 --schedule fixed-count --keep 23`.
@@ -91,35 +83,19 @@ def train(
     Writes half-precision safetensors and a model card. An interrupted training goes on where it stopped. On several
     GPUs or machines: `accelerate launch -m resect train ... --device cuda`.
     """
-    file = load_recipe_file(recipe)
-    given = {name: value for name, value in settings.items() if value is not None}
-    chosen = Recipe(**file.settings_with(given.get("schedule")) | given)
-    model, data = model or file.model, data or file.data
-    if model is None or data is None:
-        raise SpecError(
-            f"the recipe {recipe} names no {'data' if model else 'model'}. Give --{'data' if model else 'model'}."
-        )
-    name = model.removeprefix("resect:")
-    target = out or Path(f"{slug(name)}-{data.partition(':')[0]}{_suffix(chosen)}.safetensors")
-    arguments = file.arguments | parse_arguments(model_args)
-    job = TrainingJob(model, data, target, chosen, arguments, device, file, test_data, history, logs, save_every)
+    job = TrainJob.from_options(recipe, out, {**options, "arguments": arguments})
     terminal = console(stderr=True)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` started
     before = job.finished
     silent = quiet or bool(before) or not first
     with Progress(*_columns(), console=terminal, disable=silent, transient=True) as progress:
-        card = before or train_network(job, _follow(progress, name))
+        card = before or job.train(_follow(progress, job.spec.removeprefix("resect:")))
     if card and first:
-        took = "trained before; nothing was done again" if before else f"{card['seconds']:.0f} s of training"
-        terminal.print(
-            f"{target}: test error {card['test_error']:.2%} on {card['test_samples']} samples, {took}.", soft_wrap=True
+        took = (
+            "trained before; nothing was done again" if before else f"{card.environment['seconds']:.0f} s of training"
         )
-
-
-def _suffix(recipe: Recipe) -> str:
-    """What tells the weights of a schedule from those of the whole network."""
-    kept = "" if recipe.keep is None else f"-{recipe.keep}"
-    return "" if recipe.schedule == "full" else f"-{recipe.schedule}{kept}"
+        error, samples = card.found["test_error"], card.found["test_samples"]
+        terminal.print(f"{job.out}: test error {error:.2%} on {samples} samples, {took}.", soft_wrap=True)
 
 
 def _columns() -> tuple[TextColumn | BarColumn | TimeElapsedColumn | TimeRemainingColumn, ...]:

@@ -1,1 +1,1 @@
-"""The paper's questions, put to one network."""
+"""Jobs: what the command line's verbs do, one module each; every one returns a `Record`."""

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from resect.jobs.results import (
+from resect.jobs.findings import (
     DepthAnswer,
     EnsembleAnswer,
     GradientAnswer,
@@ -15,7 +15,7 @@ from resect.jobs.results import (
     PlainControl,
 )
 from resect.network.unraveled import Unraveled
-from resect.paths.samples import PathSamples
+from resect.paths.sampled import PathDraws
 from resect.paths.spectrum import PathSpectrum
 from resect.paths.squares import PathSquares
 from resect.sweep.result import LesionResult
@@ -63,7 +63,7 @@ def _rank_correlation(table: pd.DataFrame) -> float | None:
     return float(spearmanr(table["kendall_tau"], table["error"]).statistic)
 
 
-def answer_depth(spectrum: PathSpectrum, paths: PathSamples, squares: PathSquares) -> DepthAnswer:
+def answer_depth(spectrum: PathSpectrum, paths: PathDraws, squares: PathSquares) -> DepthAnswer:
     """Question 2: which path lengths are effective (paper, section 5.2, Figure 6)."""
     return DepthAnswer(
         mass=MASS,
@@ -75,7 +75,7 @@ def answer_depth(spectrum: PathSpectrum, paths: PathSamples, squares: PathSquare
     )
 
 
-def answer_gradient(spectrum: PathSpectrum, paths: PathSamples) -> GradientAnswer:
+def answer_gradient(spectrum: PathSpectrum, paths: PathDraws) -> GradientAnswer:
     """Question 3: what very short paths carry (paper, section 5)."""
     n = spectrum.longest
     tenth, quarter = n // 10, n // 4

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 _PACKAGES = (
     "resect",
@@ -30,10 +29,18 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **_torch(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
     }
+
+
+def _torch() -> dict[str, Any]:
+    """What torch computes with; nothing in a run that did without."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"threads": torch.get_num_threads(), "cuda": cuda}
 
 
 def _processor() -> str:

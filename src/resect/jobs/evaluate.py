@@ -1,8 +1,11 @@
-"""The test error of networks side by side, with intervals."""
+"""`resect evaluate`: the test error of networks side by side, with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -11,12 +14,100 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from resect.data import Samples
-from resect.errors import DataError
+from resect.errors import DataError, SpecError
 from resect.graph.outputs import IGNORED, logits_of
 from resect.jobs.fit import require_fit
+from resect.jobs.job import Answer, Job, Lab
+from resect.jobs.source import split_spec
 from resect.measuring.metrics import error_and_loss, positions
 from resect.measuring.statistics import mcnemar, paired_error_interval
-from resect.models.specs import LoadedModel
+from resect.models.specs import LoadedModel, load_model
+from resect.runs.command import command_line
+from resect.runs.record import Record
+from resect.weights import fingerprint
+
+
+@dataclass(frozen=True)
+class EvaluateJob(Job):
+    """Networks to test on the same samples; the source is the first.
+
+    Attributes:
+        others: SPEC or SPEC@FILE of the other networks, each set beside the first.
+    """
+
+    verb: ClassVar[str] = "evaluate"
+    others: tuple[str, ...] = ()
+    batch_size: int = 500
+
+    @property
+    def first(self) -> str:
+        """The first network, as it was named."""
+        checkpoint = self.source.checkpoint
+        return self.source.model if checkpoint is None else f"{self.source.model}@{checkpoint}"
+
+    def command(self) -> str:
+        """The command that does the same: data first, then the networks."""
+        defaults = {"limit": None, "seed": 0, "device": "cpu", "dtype": "float32", "batch_size": 500}
+        given = {name: self.asked()[name] for name, default in defaults.items() if self.asked()[name] != default}
+        return command_line(self.verb, [str(self.source.data), self.first, *self.others], given)
+
+    def prepare(self, lab: Lab) -> _Networks:
+        """Load the samples and all networks."""
+        samples = self.source.samples()
+        first = replace(self.source.load(samples), spec=self.first)
+        return _Networks(samples, [first, *(self._other(text, samples) for text in self.others)])
+
+    def answer(self, subject: _Networks, lab: Lab) -> Answer:
+        """Measure them.
+
+        Raises:
+            DataError: the samples have more than one target each, none that counts, or do not fit a network.
+        """
+        bar = lab.track("images", len(subject.samples) * len(subject.networks))
+        table = evaluate_networks(subject.networks, subject.samples, self.batch_size, bar)
+        return Answer({"samples": int(table["samples"][0])}, {"networks": table})
+
+    def _other(self, text: str, samples: Samples) -> LoadedModel:
+        spec, checkpoint = split_spec(text)
+        loaded = load_model(spec, checkpoint=checkpoint, samples=samples, seed=self.source.seed)
+        return replace(self.source.placed(loaded), spec=text)
+
+
+@dataclass(frozen=True)
+class _Networks:
+    """The networks and what they are tested on."""
+
+    samples: Samples
+    networks: list[LoadedModel]
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """Digests of samples and weights."""
+        return {
+            "samples": self.samples.digest(),
+            "networks": [fingerprint(network.module) for network in self.networks],
+        }
+
+
+def evaluate(data: str, *models: str, out: Path | str | None = None, **options: Any) -> Record:
+    """Test error of networks on the same samples, with intervals, and the difference of each to the first.
+
+    Args:
+        data: a data spec.
+        models: SPEC or SPEC@FILE of one network or more.
+        out: a folder for the record; None keeps nothing.
+        options: those of `resect evaluate`: batch_size, limit, seed, device, dtype.
+
+    Returns:
+        A record whose table `networks` is that of `evaluate_networks`.
+
+    Raises:
+        ResectError: something that was asked for cannot be done.
+    """
+    if not models:
+        raise SpecError("`models` must name at least one network, got none.")
+    spec, checkpoint = split_spec(models[0])
+    return EvaluateJob.from_options(spec, data, {"checkpoint": checkpoint, "others": models[1:], **options}).run(out)
 
 
 def evaluate_networks(
@@ -49,30 +140,41 @@ def evaluate_networks(
     for network in networks:
         require_fit(network.module, samples)
         errors, losses = _measure(network.module, samples, batch_size, progress or (lambda count: None))
-        wrong, loss = errors.cpu().numpy() > 0, float(losses.mean())
-        error, count = float(wrong.mean()), len(wrong)
-        interval = binomtest(int(wrong.sum()), count).proportion_ci(0.95, method="wilson")
-        row: dict[str, object] = {
+        wrong = errors.cpu().numpy() > 0
+        row = {
             "model": network.spec,
             "parameters": sum(parameter.numel() for parameter in network.module.parameters()),
-            "samples": count,
-            "error": error,
-            "error_low": interval.low,
-            "error_high": interval.high,
-            "loss": loss,
+            **_error(wrong),
+            "loss": float(losses.mean()),
         }
         if first is None:
             first = wrong
         else:
-            broken, repaired = [int((wrong & ~first).sum())], [int((first & ~wrong).sum())]
-            low, high = paired_error_interval(broken, repaired, count)
-            row |= {"difference": error - float(first.mean()), "difference_low": low[0], "difference_high": high[0]}
-            row["p_value"] = mcnemar(broken, repaired)[0]
+            row |= _difference(wrong, first)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def evaluate(module: nn.Module, samples: Samples, batch_size: int = 500) -> tuple[float, float]:
+def _error(wrong: np.ndarray) -> dict[str, object]:
+    """Error with Wilson's interval."""
+    interval = binomtest(int(wrong.sum()), len(wrong)).proportion_ci(0.95, method="wilson")
+    error = float(wrong.mean())
+    return {"samples": len(wrong), "error": error, "error_low": interval.low, "error_high": interval.high}
+
+
+def _difference(wrong: np.ndarray, first: np.ndarray) -> dict[str, object]:
+    """The difference to the first network's error, paired."""
+    broken, repaired = [int((wrong & ~first).sum())], [int((first & ~wrong).sum())]
+    low, high = paired_error_interval(broken, repaired, len(wrong))
+    return {
+        "difference": float(wrong.mean()) - float(first.mean()),
+        "difference_low": low[0],
+        "difference_high": high[0],
+        "p_value": mcnemar(broken, repaired)[0],
+    }
+
+
+def mean_error_and_loss(module: nn.Module, samples: Samples, batch_size: int = 500) -> tuple[float, float]:
     """Error (fraction) and cross-entropy (nats) of a module in eval mode, means over samples."""
     errors, losses = _measure(module, samples, batch_size, lambda count: None)
     return float(errors.double().mean()), float(losses.double().mean())

@@ -1,94 +1,215 @@
-"""Everything about the paths of one network: what `resect paths` measures."""
+"""`resect paths`: the gradient of one network by path length, through blocks, and along single paths."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 
-from resect.errors import DataError
-from resect.jobs.environment import environment
-from resect.jobs.measure import Bench
-from resect.jobs.measure_paths import (
-    lengths_table,
-    measure_participation,
-    measure_paths,
-    measure_spectrum,
-    measure_squares,
-    measure_strongest,
-)
-from resect.network.unraveled import Unraveled
-from resect.paths.participation import Participation
-from resect.paths.samples import PathSamples
-from resect.paths.settings import PathSettings
-from resect.paths.spectrum import PathSpectrum
-from resect.paths.squares import PathSquares
-from resect.paths.strongest import StrongPaths
+from resect.errors import DataError, InputError
+from resect.jobs.job import Advance, Answer, Job, Lab, Subject
+from resect.jobs.lengths import lengths_table
+from resect.paths.measures import Effective, log2_effective
+from resect.paths.participation import Participation, participation
+from resect.paths.sampled import PathDraws, sample_paths
+from resect.paths.settings import PathSettings, passing, require_paths
+from resect.paths.spectrum import PathSpectrum, path_spectrum
+from resect.paths.squares import PathSquares, path_squares
+from resect.paths.strongest import strongest_paths
 from resect.weights import load_checkpoint
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
+_LIMIT = 5000  # nodes of the search for strong paths
 
 
 @dataclass(frozen=True)
-class PathRequest:
+class PathsJob(Job):
     """What to measure.
 
     Attributes:
-        samples: sampled single paths of each length and batch; 0 for none.
+        draws: sampled single paths of each length and batch; 0 for none.
         sweeps: random signs a batch; 0 for none.
         strongest: how many of the strongest paths to search for; 0 for none.
         pairs: the share through each pair of blocks, too.
         max_length: the longest paths that are told apart.
+        at, of, memory: as in `PathSettings`.
+        mass: of the effective range.
+        checkpoints: a folder of weights of this network, in the order of the numbers in their names.
         batch_size: samples at a time; the strongest paths are those of the first batch.
     """
 
-    samples: int = 10
+    verb: ClassVar[str] = "paths"
+    draws: int = 10
     sweeps: int = 4
     strongest: int = 10
     pairs: bool = False
     max_length: int | None = None
+    at: str | int = "auto"
+    of: str | int = "loss"
+    mass: float = 0.95
+    memory: int | None = None
+    checkpoints: Path | None = None
     batch_size: int = 32
+
+    @property
+    def settings(self) -> PathSettings:
+        """What is differentiated, where, and in how much memory."""
+        return PathSettings(self.at, self.of, self.memory, self.source.seed)
+
+    def prepare(self, lab: Lab) -> Subject:
+        """Load and unravel the network, and load the samples.
+
+        Raises:
+            InputError: the network has no skips.
+            DataError: there are no checkpoints.
+        """
+        if self.checkpoints:
+            checkpoints_in(self.checkpoints)
+        subject = Subject(*self.source.unravel())
+        require_paths(subject.net)
+        return subject
+
+    def answer(self, subject: Subject, lab: Lab) -> Answer:
+        """Measure the paths.
+
+        Raises:
+            InputError: what is asked for does not fit the network.
+            DataError: the samples do not fit the network, or the gradient is zero or not finite.
+            AccuracyError: a result fails its own check.
+        """
+        bench = _Bench(subject, self, lab)
+        spectrum = bench.spectrum("exact shares", self.max_length)
+        through = participation(
+            subject.net,
+            bench.data,
+            self.settings,
+            pairs=self.pairs,
+            progress=bench.bar("shares through blocks", 2),
+            engine=lab.engine,
+        )
+        draws = bench.draws(self.draws) if self.draws else None
+        # Signs serve all lengths at once; where the shares stop early, there is no room for them.
+        squares = bench.squares(self.sweeps) if self.sweeps and self.max_length is None else None
+        answer = self._numbers(spectrum, through, draws, squares)
+        tables = dict(answer.tables)
+        found = dict(answer.found)
+        if self.strongest:
+            advance = lab.track("strongest paths", _LIMIT)
+            paths = strongest_paths(
+                subject.net,
+                bench.data[:1],
+                self.settings,
+                count=self.strongest,
+                limit=_LIMIT,
+                progress=advance,
+                engine=lab.engine,
+            )
+            found["strongest"] = {"summary": paths.summary(), "proven": paths.proven, "bound": paths.bound}
+            tables["strongest"] = paths.table
+        if self.checkpoints:
+            tables["training"] = bench.over_training(checkpoints_in(self.checkpoints), self.mass)
+        return Answer(found, tables)
+
+    def _numbers(
+        self, spectrum: PathSpectrum, through: Participation, draws: PathDraws | None, squares: PathSquares | None
+    ) -> Answer:
+        within = None if draws is None else log2_effective(spectrum.share, draws.log2_paths_within)
+        found: dict[str, Any] = {
+            "at": spectrum.at,
+            "samples": len(spectrum.squares),
+            "mass": self.mass,
+            "longest": spectrum.longest,
+            "known": int(np.isfinite(spectrum.share).sum()) - 1,
+            "sum_of_shares": float(np.nansum(spectrum.share)),
+            "rest": spectrum.rest_share,
+            "sum_error": spectrum.sum_error,
+            "effective": _range(lambda: spectrum.effective(self.mass)),
+            "effective_by_magnitude": _range(lambda: draws.effective(self.mass)) if draws else None,
+            "effective_by_rms": _range(lambda: squares.effective(self.mass)) if squares else None,
+            "multiplicity": vars(spectrum.multiplicity()),
+            "log2_effective_paths_within": within,
+        }
+        tables = {"lengths": lengths_table(spectrum, draws, squares), "blocks": through.table}
+        if through.pairs is not None:
+            tables["pairs"] = pd.DataFrame(through.pairs, columns=list(map(str, range(len(through.names)))))
+        return Answer(found, tables)
 
 
 @dataclass(frozen=True)
-class PathsFound:
-    """What was found; None for what was not asked for."""
+class _Bench:
+    """One network, its samples in batches, and bars for what is measured on them."""
 
-    spectrum: PathSpectrum
-    participation: Participation
-    samples: PathSamples | None
-    squares: PathSquares | None
-    strongest: StrongPaths | None
-    environment: dict[str, Any]
+    subject: Subject
+    job: PathsJob
+    lab: Lab
 
     @property
-    def lengths(self) -> pd.DataFrame:
-        """One row a path length, from all measures; root mean squares are those of all paths where signs were drawn."""
-        return lengths_table(self.spectrum, self.samples, self.squares)
+    def data(self) -> list[Any]:
+        """The batches."""
+        return list(self.subject.samples.batches(self.job.batch_size))
+
+    def bar(self, title: str, passes: int) -> Advance:
+        """A bar for so many passes through all joins a batch."""
+        return self.lab.track(title, passing(self.subject.net) * passes * len(self.data))
+
+    def spectrum(self, title: str, max_length: int | None = None) -> PathSpectrum:
+        """The exact shares."""
+        bar, engine = self.bar(title, 1), self.lab.engine
+        return path_spectrum(
+            self.subject.net, self.data, self.job.settings, max_length=max_length, progress=bar, engine=engine
+        )
+
+    def draws(self, count: int) -> PathDraws:
+        """Sampled single paths."""
+        bar, engine = self.bar("sampled single paths", 1), self.lab.engine
+        return sample_paths(self.subject.net, self.data, self.job.settings, draws=count, progress=bar, engine=engine)
+
+    def squares(self, count: int) -> PathSquares:
+        """Random signs."""
+        bar, engine = self.bar("random signs", count), self.lab.engine
+        return path_squares(self.subject.net, self.data, self.job.settings, sweeps=count, progress=bar, engine=engine)
+
+    def over_training(self, checkpoints: list[Path], mass: float) -> pd.DataFrame:
+        """How the gradient's paths change over training; the network's own weights are put back at the end.
+
+        Returns:
+            One row a checkpoint: `checkpoint` (name), `low` and `high` (effective range, blocks), `effective_depth`,
+            `log2_effective_paths`, `gradient` (root mean square norm over samples).
+        """
+        model = self.subject.net.model
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        rows = []
+        try:
+            for file in checkpoints:
+                load_checkpoint(model, file)
+                spectrum = self.spectrum(file.stem)
+                effective, size = spectrum.effective(mass), spectrum.multiplicity()
+                rows.append(
+                    {
+                        "checkpoint": file.stem,
+                        "low": effective.low,
+                        "high": effective.high,
+                        "effective_depth": size.effective_depth,
+                        "log2_effective_paths": size.log2_effective_paths,
+                        "gradient": float((spectrum.squares.mean()) ** 0.5),
+                    }
+                )
+        finally:
+            model.load_state_dict(before)
+        return pd.DataFrame(rows)
 
 
-def run_paths(net: Unraveled, bench: Bench, request: PathRequest, settings: PathSettings) -> PathsFound:
-    """Measure the paths of a network, or what a killed run has left to do.
-
-    Raises:
-        InputError: the network has no joins, or the request does not fit it.
-        DataError: the samples do not fit the network, or the gradient is zero or not finite.
-        AccuracyError: a result fails its own check.
-    """
-    spectrum = measure_spectrum(net, bench, "exact shares", settings, request.max_length)
-    through = measure_participation(net, bench, request.pairs, "shares through blocks", settings)
-    drawn, squares, strong = None, None, None
-    if request.samples:
-        drawn = measure_paths(net, bench, request.samples, "sampled single paths", settings)
-    # Signs serve all lengths at once; where the shares stop early, there is no room for them.
-    if request.sweeps and request.max_length is None:
-        squares = measure_squares(net, bench, request.sweeps, "random signs", settings)
-    if request.strongest:
-        strong = measure_strongest(net, bench, request.strongest, "strongest paths", settings)
-    return PathsFound(spectrum, through, drawn, squares, strong, environment())
+def _range(effective: Callable[[], Effective]) -> dict[str, Any] | None:
+    """An effective range; None where the lengths that were told apart do not hold so much."""
+    try:
+        return vars(effective())
+    except InputError:
+        return None
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -97,45 +218,12 @@ def checkpoints_in(folder: Path) -> list[Path]:
     Raises:
         DataError: there is none.
     """
-    found = sorted((file for file in folder.glob("*") if file.suffix in _WEIGHTS), key=_natural)
-    if not found:
+    files = sorted((file for file in folder.glob("*") if file.suffix in _WEIGHTS), key=_natural)
+    if not files:
         raise DataError(f"{folder} must hold checkpoints ({', '.join(_WEIGHTS)}), but there is none.")
-    return found
+    return files
 
 
 def _natural(file: Path) -> list[tuple[int, int, str]]:
     parts = re.split(r"(\d+)", file.stem)
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
-
-
-def over_training(
-    net: Unraveled, checkpoints: list[Path], bench: Bench, settings: PathSettings, mass: float
-) -> pd.DataFrame:
-    """How the gradient's paths change over training.
-
-    The network's own weights are put back at the end.
-
-    Returns:
-        One row a checkpoint: `checkpoint` (name), `low` and `high` (effective range, blocks), `effective_depth`,
-        `log2_effective_paths`, `gradient` (root mean square norm over samples).
-    """
-    before = {name: value.clone() for name, value in net.model.state_dict().items()}
-    rows = []
-    try:
-        for file in checkpoints:
-            load_checkpoint(net.model, file)
-            spectrum = measure_spectrum(net, bench, file.stem, settings)
-            effective, size = spectrum.effective(mass), spectrum.multiplicity()
-            rows.append(
-                {
-                    "checkpoint": file.stem,
-                    "low": effective.low,
-                    "high": effective.high,
-                    "effective_depth": size.effective_depth,
-                    "log2_effective_paths": size.log2_effective_paths,
-                    "gradient": float((spectrum.squares.mean()) ** 0.5),
-                }
-            )
-    finally:
-        net.model.load_state_dict(before)
-    return pd.DataFrame(rows)

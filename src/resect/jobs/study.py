@@ -1,161 +1,181 @@
-"""One study: everything about one network, measured into a run folder."""
+"""`resect study`: everything about one network, measured into one run folder."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
 from resect.data import Samples
-from resect.errors import InputError, RunError
-from resect.files import write_text
-from resect.jobs.answers import (
-    answer_depth,
-    answer_ensemble,
-    answer_gradient,
-    multiplicity_row,
-)
-from resect.jobs.environment import environment
-from resect.jobs.measure import Bench, Track, fingerprint, measure_lesions
-from resect.jobs.measure_paths import lengths_table, measure_paths, measure_spectrum, measure_squares
-from resect.jobs.results import Answers, MultiplicityRow, PlainControl, Study, Subject
-from resect.models.specs import LoadedModel, load_model
+from resect.digest import key_digest
+from resect.errors import InputError
+from resect.jobs.answers import answer_depth, answer_ensemble, answer_gradient, multiplicity_row
+from resect.jobs.findings import Answers, PlainControl, Subject
+from resect.jobs.job import Answer, Job, Lab, Track, silent
+from resect.jobs.lengths import lengths_table
+from resect.jobs.source import slug, split_spec
+from resect.jobs.train import TrainJob
+from resect.models.specs import SHIPPED, LoadedModel, bare_name, has_weights, load_card, load_model
 from resect.network.blocks import blocks_table
-from resect.network.unraveled import Unraveled, no_joins_message, unravel
-from resect.paths.settings import PathSettings
-from resect.runs.folder import RunFolder, write_parquet
+from resect.network.unraveled import Unraveled, require_blocks, unravel
+from resect.paths.sampled import sample_paths
+from resect.paths.settings import PathSettings, passing
+from resect.paths.spectrum import PathSpectrum, path_spectrum
+from resect.paths.squares import path_squares
+from resect.runs.record import Record
 from resect.sweep import plans
+from resect.sweep.lesion import lesion
 from resect.sweep.result import LesionResult
+from resect.training.loop import Watch
+from resect.training.recipe import Recipe
+from resect.training.recipes import NAMES, load_recipe_file
 from resect.weights import check_finite
 
-FINISHED = "answers.json"
+MODEL, DATA = "resect:resnet110-digits", "digits"
+_NO_REORDERINGS = pd.DataFrame(columns=["swaps", "repeat", "kendall_tau", "error", "loss", "damage"])
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How much a study measures.
+class StudyJob(Job):
+    """What a study measures, and how much.
 
     Attributes:
+        beside: SPEC or SPEC@FILE of networks to set beside it; a resect: network without weights is trained first.
+        control: SPEC or SPEC@FILE of the plain network; by default the VGG-15 shipped for the data.
+        plain: take the network as a plain one, layer by layer.
+        retrain: train the shipped networks anew first.
         repeats: random deletions for each number of blocks, and reorderings for each number of swaps.
         gradient_samples: samples for the exact shares, in batches of `gradient_batch`.
-        paths: sampled single paths of each length and batch.
+        draws: sampled single paths of each length and batch.
         sweeps: random signs a batch, for the root mean square over all paths.
         path_samples: samples for both, in batches of `path_batch`.
-        plain: take the network as a plain one, layer by layer.
     """
 
-    batch_size: int = 500
+    verb: ClassVar[str] = "study"
+    beside: tuple[str, ...] = ()
+    control: str | None = None
+    plain: bool = False
+    retrain: bool = False
     repeats: int = 10
     gradient_samples: int = 64
     gradient_batch: int = 32
-    paths: int = 20
+    draws: int = 20
     sweeps: int = 8
     path_samples: int = 32
     path_batch: int = 16
-    seed: int = 0
-    plain: bool = False
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        if self.retrain and (self.source.checkpoint or self.source.model_args):
+            raise InputError("`--retrain` trains by the shipped recipe: leave out --checkpoint and --model-arg.")
+        kind = (self.source.data or "").partition(":")[0]
+        if self.control is None and not self.plain and has_weights(f"vgg15-{kind}"):
+            object.__setattr__(self, "control", f"resect:vgg15-{kind}")
+
+    def prepare(self, lab: Lab) -> _Networks:
+        """Load (and where asked, train) the network under study, its control and those beside it."""
+        return _Loader(self, self.source.samples(), lab).networks()
+
+    def answer(self, subject: _Networks, lab: Lab) -> Answer:
+        """Measure everything.
+
+        Raises:
+            InputError: the network has no residual joins, or is not finite.
+        """
+        bench, net = _Bench(self, subject.samples, lab), subject.main
+        singles = bench.lesion(net, plans.single(net), "single deletions")
+        random_plan = plans.random(net, repeats=self.repeats, seed=self.source.seed)
+        random = bench.lesion(net, random_plan, "random deletions")
+        shuffled_plan = plans.shuffled(net, repeats=self.repeats, seed=self.source.seed)
+        shuffled = bench.lesion(net, shuffled_plan, "reorderings") if len(shuffled_plan) else None
+        control = bench.control(self.control, subject.control) if self.control and subject.control else None
+        more = {"control": control.deletions} if control else {}
+        spectrum, depth, gradient = None, None, None
+        if not net.plain:
+            spectrum, draws, squares = bench.paths(net)
+            more["lengths"] = lengths_table(spectrum, draws, squares)
+            depth, gradient = answer_depth(spectrum, draws, squares), answer_gradient(spectrum, draws)
+        rows = [multiplicity_row(self.source.model, net, singles.intact_error, spectrum)]
+        rows += [bench.beside(text, other) for text, other in zip(self.beside, subject.beside, strict=True)]
+        ensemble = answer_ensemble(singles, random, shuffled, control, subject.samples.targets)
+        blocks = blocks_table(net.blocks)
+        found = {
+            "subject": asdict(self._subject(net, subject.samples)),
+            "answers": Answers(ensemble, depth, gradient, tuple(rows)).as_dict(),
+            "intact_loss": singles.intact_loss,
+            "control": control.numbers() if control else None,
+        }
+        tables = {
+            "blocks": blocks,
+            "deletions": _with_kinds(singles.table, blocks),
+            "random": random.table,
+            "reorderings": shuffled.table if shuffled else _NO_REORDERINGS,
+            **more,
+        }
+        return Answer(found, tables)
+
+    def _subject(self, net: Unraveled, samples: Samples) -> Subject:
+        return Subject(
+            model=self.source.model,
+            data=samples.name,
+            samples=len(samples),
+            classes=samples.classes,
+            blocks=len(net.blocks),
+            parameters=sum(parameter.numel() for parameter in net.model.parameters()),
+            unit="layer" if net.plain else "block",
+        )
 
 
 @dataclass(frozen=True)
-class Subjects:
-    """The networks of a study: the one under study, the plain control, and those beside it."""
+class _Networks:
+    """The networks of a study, unravelled: the one under study, the plain control, and those beside it."""
 
-    main: LoadedModel
-    control: LoadedModel | None
-    beside: tuple[LoadedModel, ...]
+    samples: Samples
+    main: Unraveled
+    control: Unraveled | None
+    beside: tuple[Unraveled, ...]
 
-
-def run_study(
-    subjects: Subjects, samples: Samples, settings: Settings, folder: RunFolder, track: Track
-) -> tuple[Study, bool]:
-    """Measure everything, or what a killed run left to do; write the tables and the answers into the folder.
-
-    Returns:
-        The study, and whether the folder was finished before.
-
-    Raises:
-        InputError: the network has no residual joins, or is not finite.
-    """
-    started = time.perf_counter()
-    lab = _Lab(samples, settings, folder, track)
-    net = lab.unravel(subjects.main, plain=settings.plain)
-    control_net = lab.unravel(subjects.control, plain=True) if subjects.control else None
-    besides = [(other.spec, lab.unravel(other, plain=False)) for other in subjects.beside]
-    singles = lab.lesion(net, plans.single(net), "single deletions")
-    random = lab.lesion(net, plans.random(net, repeats=settings.repeats, seed=settings.seed), "random deletions")
-    shuffled_plan = plans.shuffled(net, repeats=settings.repeats, seed=settings.seed)
-    shuffled = lab.lesion(net, shuffled_plan, "reorderings") if len(shuffled_plan) else None
-    control = lab.control(subjects.control.spec, control_net) if subjects.control and control_net else None
-    spectrum = None if net.plain else lab.spectrum(net, "gradient by path length")
-    paths = None if net.plain else lab.paths(net, "sampled single paths")
-    squares = None if net.plain else lab.squares(net, "random signs")
-    rows = [multiplicity_row(subjects.main.spec, net, singles.intact_error, spectrum)]
-    rows += [lab.beside(spec, other) for spec, other in besides]
-    answers = Answers(
-        ensemble=answer_ensemble(singles, random, shuffled, control, samples.targets),
-        depth=answer_depth(spectrum, paths, squares) if spectrum and paths and squares else None,
-        gradient=answer_gradient(spectrum, paths) if spectrum and paths else None,
-        multiplicity=tuple(rows),
-    )
-    blocks = blocks_table(net.blocks)
-    empty = pd.DataFrame(columns=["swaps", "repeat", "kendall_tau", "error", "loss", "damage"])
-    study = Study(
-        subject=_subject(subjects.main, net, samples),
-        answers=answers,
-        blocks=blocks,
-        deletions=_with_kinds(singles.table, blocks),
-        random=random.table,
-        reorderings=shuffled.table if shuffled else empty,
-        lengths=lengths_table(spectrum, paths, squares) if spectrum and paths and squares else None,
-        plain=control,
-        intact_loss=singles.intact_loss,
-        environment=environment(),
-        seconds=time.perf_counter() - started,
-    )
-    made_of = {"samples": samples.digest(), "networks": lab.fingerprints}
-    return _keep(study, folder, made_of)
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """Digests of samples and networks."""
+        networks = [self.main, *([self.control] if self.control else []), *self.beside]
+        return {"samples": self.samples.digest(), "networks": [net.fingerprint() for net in networks]}
 
 
-class _Lab:
-    """Measures networks on one set of samples, into one folder."""
+@dataclass(frozen=True)
+class _Bench:
+    """Measures networks on the samples of a study."""
 
-    def __init__(self, samples: Samples, settings: Settings, folder: RunFolder, track: Track) -> None:
-        self.samples, self.settings, self.folder, self.track = samples, settings, folder, track
-        self.fingerprints: list[str] = []
-
-    def unravel(self, loaded: LoadedModel, *, plain: bool) -> Unraveled:
-        check_finite(loaded.module)
-        device = next(iter(loaded.module.parameters()), self.samples.inputs).device
-        net = unravel(loaded.module, self.samples.inputs[:1].to(device), plain=plain)
-        if not net.blocks:
-            raise InputError(no_joins_message(net))
-        self.fingerprints.append(fingerprint(net))
-        return net
+    job: StudyJob
+    samples: Samples
+    lab: Lab
 
     def lesion(self, net: Unraveled, plan: plans.Plan, title: str) -> LesionResult:
-        bench = Bench(self.folder, self.samples, self.settings.batch_size, self.track)
-        return measure_lesions(net, bench, plan, title)
+        """Outcomes of a plan on all samples."""
+        advance = self.lab.track(title, (len(plan) + len(plan.references) + 1) * len(self.samples))
+        data = self.samples.batches(self.job.batch_size)
+        return lesion(net, data, plan, progress=advance, engine=self.lab.engine)
 
-    def spectrum(self, net: Unraveled, title: str) -> Any:
-        chosen = self.samples.limited(self.settings.gradient_samples)
-        return measure_spectrum(net, Bench(self.folder, chosen, self.settings.gradient_batch, self.track), title)
+    def spectrum(self, net: Unraveled, title: str) -> PathSpectrum:
+        """The exact shares, on the first samples."""
+        data = list(self.samples.limited(self.job.gradient_samples).batches(self.job.gradient_batch))
+        advance = self.lab.track(title, passing(net) * len(data))
+        return path_spectrum(net, data, progress=advance, engine=self.lab.engine)
 
-    def paths(self, net: Unraveled, title: str) -> Any:
-        chosen = self.samples.limited(self.settings.path_samples)
-        bench = Bench(self.folder, chosen, self.settings.path_batch, self.track)
-        return measure_paths(net, bench, self.settings.paths, title, PathSettings(seed=self.settings.seed))
-
-    def squares(self, net: Unraveled, title: str) -> Any:
-        chosen = self.samples.limited(self.settings.path_samples)
-        bench = Bench(self.folder, chosen, self.settings.path_batch, self.track)
-        return measure_squares(net, bench, self.settings.sweeps, title, PathSettings(seed=self.settings.seed))
+    def paths(self, net: Unraveled) -> tuple[PathSpectrum, Any, Any]:
+        """The exact shares, sampled single paths, and random signs."""
+        spectrum = self.spectrum(net, "gradient by path length")
+        data = list(self.samples.limited(self.job.path_samples).batches(self.job.path_batch))
+        settings, slices, engine = PathSettings(seed=self.job.source.seed), passing(net) * len(data), self.lab.engine
+        bar = self.lab.track("sampled single paths", slices)
+        draws = sample_paths(net, data, settings, draws=self.job.draws, progress=bar, engine=engine)
+        bar = self.lab.track("random signs", slices * self.job.sweeps)
+        return spectrum, draws, path_squares(net, data, settings, sweeps=self.job.sweeps, progress=bar, engine=engine)
 
     def control(self, spec: str, net: Unraveled) -> PlainControl:
+        """The plain network's deletions (paper, section 4.1)."""
         result = self.lesion(net, plans.single(net), f"plain control, {spec}")
         damage = result.table["damage"]
         return PlainControl(
@@ -168,7 +188,9 @@ class _Lab:
             largest_damage_layer=str(result.table["name"][int(damage.argmax())]),
         )
 
-    def beside(self, spec: str, net: Unraveled) -> MultiplicityRow:
+    def beside(self, text: str, net: Unraveled) -> Any:
+        """Depth, width and multiplicity of another network."""
+        spec, _ = split_spec(text)
         intact = self.lesion(net, plans.explicit(net, []), f"{spec}, intact")
         return multiplicity_row(spec, net, intact.intact_error, self.spectrum(net, f"{spec}, gradient"))
 
@@ -177,63 +199,107 @@ def _with_kinds(table: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
     return table.merge(blocks[["block", "kind", "downsampling"]], on="block")
 
 
-def _subject(loaded: LoadedModel, net: Unraveled, samples: Samples) -> Subject:
-    return Subject(
-        model=loaded.spec,
-        data=samples.name,
-        samples=len(samples),
-        classes=samples.classes,
-        blocks=len(net.blocks),
-        parameters=sum(parameter.numel() for parameter in net.model.parameters()),
-        unit="layer" if net.plain else "block",
-    )
+@dataclass(frozen=True)
+class _Loader:
+    """Loads the networks of a study; those that have no weights are trained into its folder."""
+
+    job: StudyJob
+    samples: Samples
+    lab: Lab
+
+    def networks(self) -> _Networks:
+        """All of them."""
+        source, job = self.job.source, self.job
+        main = self._shipped_anew(source.model) if self._anew(source.model) else source.load(self.samples)
+        control = self._other(job.control) if job.control else None
+        beside = [self._other(text) for text in job.beside]
+        return _Networks(
+            self.samples,
+            self._unravel(main, plain=job.plain),
+            self._unravel(control, plain=True) if control else None,
+            tuple(self._unravel(other, plain=False) for other in beside),
+        )
+
+    def _unravel(self, loaded: LoadedModel, *, plain: bool) -> Unraveled:
+        check_finite(loaded.module)
+        device = next(iter(loaded.module.parameters()), self.samples.inputs).device
+        net = unravel(loaded.module, self.samples.inputs[:1].to(device), plain=plain)
+        require_blocks(net)
+        return net
+
+    def _other(self, text: str) -> LoadedModel:
+        """A network to set beside the one under study: SPEC, SPEC@FILE, or a resect: network that is trained."""
+        spec, checkpoint = split_spec(text)
+        if self._anew(spec):
+            return self._shipped_anew(spec)
+        if checkpoint is None and spec.startswith("resect:") and not _shipped(spec):
+            checkpoint = self._trained(spec)
+        loaded = load_model(spec, checkpoint=checkpoint, samples=self.samples, seed=self.job.source.seed)
+        return self.job.source.placed(replace(loaded, spec=spec))
+
+    def _anew(self, spec: str) -> bool:
+        return self.job.retrain and _shipped(spec)
+
+    def _shipped_anew(self, spec: str) -> LoadedModel:
+        """A shipped network, trained again."""
+        bare = f"resect:{bare_name(spec.removeprefix('resect:'))}"
+        loaded = load_model(bare, checkpoint=self._trained(spec), samples=self.samples)
+        return self.job.source.placed(replace(loaded, spec=spec))
+
+    def _trained(self, spec: str) -> Path:
+        """Weights of a resect: network, trained by the recipe of the data if they are not there yet."""
+        name, data = spec.removeprefix("resect:"), self.job.source.data or ""
+        kind, bare = data.partition(":")[0], bare_name(name)
+        if kind not in NAMES:
+            raise InputError(f"{spec} has no weights for {data}: pass them as {spec}@FILE.")
+        load_model(f"resect:{bare}", samples=self.samples)  # refuses an unknown name before anything is written
+        if self.lab.folder is None:
+            raise InputError(f"{spec} has no weights and is trained first, into the run folder: name one with --out.")
+        file = self.lab.folder.path / "networks" / f"{name}.safetensors"
+        if not file.exists():
+            self.lab.folder.open()
+            known = load_recipe_file(kind)
+            settings = load_card(name).asked["recipe"] if _shipped(spec) else known.settings
+            recipe = Recipe(**settings | {"seed": self.job.source.seed})
+            _train(TrainJob(bare, data, file, recipe, device=self.job.source.device, recipe_file=known), self.lab.track)
+        return file
 
 
-def _keep(study: Study, folder: RunFolder, made_of: dict[str, Any]) -> tuple[Study, bool]:
-    """Write the tables and answers of a study; of a folder that is finished, keep everything as it is.
+def _shipped(spec: str) -> bool:
+    return spec.removeprefix("resect:") in SHIPPED
+
+
+def _train(job: TrainJob, track: Track) -> None:
+    advance = silent("", 0)
+
+    def begin(total: int, seen: int) -> None:
+        nonlocal advance
+        advance = track(f"training {job.model}", total)
+        advance(seen)
+
+    job.train(Watch(begin=begin, step=lambda seen, loss: advance(seen)))
+
+
+def study(model: str = MODEL, data: str = DATA, *, out: Path | str | None = None, **options: Any) -> Record:
+    """Everything about one network: lesions, paths, and the paper's four questions.
+
+    Args:
+        model: a model spec; the shipped ResNet-110 by default.
+        data: a data spec.
+        out: the run folder, where a killed study goes on; None keeps nothing.
+        options: those of `resect study`, by the names of the attributes of StudyJob and Source, e.g. repeats=3,
+            beside=("resect:resnet56",), limit=100.
 
     Raises:
-        RunError: the folder was finished with other samples or weights.
+        ResectError: something that was asked for cannot be done.
+
+    Example:
+        >>> resect.study("resect:resnet110-digits", "digits", out="runs/digits").found["answers"]["depth"]
     """
-    file = folder.path / FINISHED
-    if file.exists():
-        written = json.loads((folder.path / "environment.json").read_text())
-        changed = [what for what in made_of if written["made_of"][what] != made_of[what]]
-        if changed:
-            raise RunError(
-                f"{folder.path} holds the study of other {' and '.join(changed)} under the same names: a file has "
-                "changed since. Choose another --out."
-            )
-        return replace(study, seconds=written["seconds"]), True
-    tables = {"single": study.deletions, "random": study.random, "shuffled": study.reorderings}
-    if study.plain:
-        tables["plain control"] = study.plain.deletions
-    filled = [table.assign(plan=plan) for plan, table in tables.items() if len(table)]
-    write_parquet(folder.path / "results.parquet", pd.concat(filled, ignore_index=True))
-    if study.lengths is not None:
-        write_parquet(folder.path / "lengths.parquet", study.lengths)
-    write_text(
-        folder.path / "environment.json",
-        json.dumps({**study.environment, "seconds": study.seconds, "made_of": made_of}, indent=2) + "\n",
-    )
-    write_text(file, json.dumps(study_numbers(study), indent=2) + "\n")
-    return study, False
+    return StudyJob.from_options(model, data, options).run(out)
 
 
-def study_numbers(study: Study) -> dict[str, Any]:
-    """Subject and answers as plain values, for JSON."""
-    return {"subject": asdict(study.subject), "answers": study.answers.as_dict()}
-
-
-def split_spec(text: str) -> tuple[str, Path | None]:
-    """SPEC or SPEC@FILE into the spec and its checkpoint."""
-    spec, at, file = text.partition("@")
-    return spec, Path(file) if at else None
-
-
-def load_beside(text: str, samples: Samples, seed: int, trained: Callable[[str], Path | None]) -> LoadedModel:
-    """A network to set beside the one under study: SPEC, SPEC@FILE, or a resect: network that `trained` provides."""
-    spec, checkpoint = split_spec(text)
-    if checkpoint is None:
-        checkpoint = trained(spec)
-    return replace(load_model(spec, checkpoint=checkpoint, samples=samples, seed=seed), spec=spec)
+def default_folder(job: StudyJob) -> Path:
+    """A folder under runs/ that tells the study from others."""
+    digest = key_digest(job.asked())[:6]
+    return Path("runs") / f"study-{slug(job.source.model)}-{slug(job.source.data or '')}-{digest}"

@@ -1,33 +1,36 @@
-"""Train a network and write its weights with a model card."""
+"""`resect train`: a network trained, its weights written with a model card, which is the record of the training."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from resect import __version__
 from resect.data import Samples, load_samples
 from resect.errors import DataError, InputError, SpecError
 from resect.files import write_text
 from resect.jobs.environment import environment
-from resect.jobs.evaluate import evaluate
+from resect.jobs.evaluate import mean_error_and_loss
 from resect.jobs.fit import placed, require_fit
+from resect.jobs.source import slug
 from resect.models.specs import SHIPPED, Value, bare_name, card_beside, load_model
+from resect.runs.record import Record, plain
+from resect.training import loop
 from resect.training.checkpoint import Kept
-from resect.training.loop import Watch, train
+from resect.training.loop import Trained, Watch
 from resect.training.recipe import Recipe
-from resect.training.recipes import RecipeFile
+from resect.training.recipes import RecipeFile, load_recipe_file
 from resect.weights import load_checkpoint, save_weights
 
 
 @dataclass(frozen=True)
-class TrainingJob:
+class TrainJob:
     """Which network to train on which data, how, and where its weights go.
 
     Attributes:
@@ -52,13 +55,44 @@ class TrainingJob:
     logs: Path | None = None
     save_every: float = Kept.every
 
+    @classmethod
+    def from_options(cls, recipe: str, out: Path | None, options: Mapping[str, Any]) -> TrainJob:
+        """The job that a recipe and options say; what is None counts as not given.
+
+        Raises:
+            SpecError: the recipe is unknown, or neither it nor the options name model and data.
+            InputError: there is no such option, or a setting is of no use.
+        """
+        file = load_recipe_file(recipe)
+        given = {name: value for name, value in options.items() if value is not None}
+        settings = {name: given.pop(name) for name in list(given) if name in Recipe.names()}
+        chosen = Recipe(**file.settings_with(settings.get("schedule")) | settings)
+        model, data = given.pop("model", file.model), given.pop("data", file.data)
+        if model is None or data is None:
+            missing = "data" if model else "model"
+            raise SpecError(f"the recipe {recipe} names no {missing}. Give --{missing}.")
+        target = out or Path(
+            f"{slug(model.removeprefix('resect:'))}-{data.partition(':')[0]}{_suffix(chosen)}.safetensors"
+        )
+        arguments = {**file.arguments, **given.pop("arguments", {})}
+        known = {field.name for field in fields(cls)} - {"out", "recipe", "recipe_file"}
+        if unknown := sorted(set(given) - known):
+            options_known = ", ".join(sorted({*known, *Recipe.names()}))
+            raise InputError(f"`{unknown[0]}` must be an option of train, one of {options_known}.")
+        return cls(model, data, target, chosen, arguments, recipe_file=file, **given)
+
     @property
     def checkpoint(self) -> Path:
         """The file that an interrupted training goes on from."""
         return self.out.with_suffix(".checkpoint")
 
     @property
-    def finished(self) -> dict[str, Any] | None:
+    def card(self) -> Path:
+        """The file of the model card."""
+        return self.out.with_suffix(".json")
+
+    @property
+    def finished(self) -> Record | None:
         """The card of this very training if it is over.
 
         Raises:
@@ -68,7 +102,7 @@ class TrainingJob:
             return None
         if self.out.is_file():
             card = card_beside(self.out)
-            if any(card.get(name) != value for name, value in self.asked.items()):
+            if card is None or any(card.asked.get(name) != value for name, value in plain(self.asked).items()):
                 raise InputError(f"`out` must be a new file, but {self.out} holds other weights. Choose another --out.")
             return card
         # a training that was stopped before its first checkpoint left two at most, which it writes again
@@ -127,81 +161,104 @@ class TrainingJob:
         words += ["--device", self.device] if self.device != "cpu" else []
         return shlex.join([*words, "--out", self.out.name])
 
+    def train(self, watch: Watch | None = None) -> Record | None:
+        """Train, write half-precision weights and the card, and return it; None in all processes but the first.
 
-def train_network(job: TrainingJob, watch: Watch | None = None) -> dict[str, Any] | None:
-    """Train, write half-precision weights and the card, and return the card; None in all processes but the first.
+        A training that is over is not done again.
 
-    A training that is over is not done again.
+        The test error on the card is that of the half-precision weights as written. Where branches were not always run,
+        "test_error_uncorrected" is that of the network whose branches are not scaled.
 
-    The test error on the card is that of the half-precision weights as written. Where branches were not always run,
-    "test_error_uncorrected" is that of the network whose branches are not scaled.
+        Raises:
+            SpecError: the model is unknown, or one of the shipped weights.
+            DataError: the data have no test samples of their own.
+            InputError: the device or the file cannot be used, something would be overwritten, or the training diverges.
+        """
+        if card := self.finished:
+            return card
+        name = self.spec.removeprefix("resect:")
+        if name in SHIPPED:
+            raise SpecError(
+                f"{name} must be a network without weights; it is trained already. Name {bare_name(name)} instead."
+            )
+        samples, test = _splits(self.data, self.test_data)
+        module = self._module(samples, test)
+        _make_folder(self.out)
+        watch = replace(watch or Watch(), logs=self.logs)
+        if self.history:
+            watch = replace(watch, epoch=_History(module, self.history))
+        kept = Kept(self.checkpoint, self.save_every, self.network)
+        trained = loop.train(module, samples.inputs, samples.targets, self.recipe, kept=kept, watch=watch)
+        if not trained.main:
+            return None
+        card = self._written(module, trained, samples, test)
+        write_text(self.card, card.json())
+        self.checkpoint.unlink(missing_ok=True)
+        return card
+
+    def _module(self, samples: Samples, test: Samples) -> nn.Module:
+        """The network to train, on its device, which fits the samples."""
+        loaded = load_model(self.spec, arguments=self.arguments, samples=samples, seed=self.recipe.seed)
+        module = placed(loaded.module, self.device)
+        if torch.device(self.device).index is not None:
+            raise InputError(
+                f"`device` must be a kind of device, got {self.device!r}: Accelerate chooses among several. Set "
+                "CUDA_VISIBLE_DEVICES to name one."
+            )
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise InputError(f"`model` must have parameters to train, but {self.spec} has none.")
+        require_fit(module, samples)
+        require_fit(module, test)
+        return module
+
+    def _written(self, module: nn.Module, trained: Trained, samples: Samples, test: Samples) -> Record:
+        """Write the weights in half precision and measure them."""
+        errors = {}
+        if trained.scheduled and set(trained.scheduled.survival) != {1.0}:
+            errors["test_error_uncorrected"] = mean_error_and_loss(module, test)[0]
+            trained.scheduled.fold()
+        save_weights(module, self.out, torch.float16)
+        load_checkpoint(module, self.out)
+        error, loss = mean_error_and_loss(module, test)
+        progress = trained.progress
+        found = {
+            "parameters": sum(parameter.numel() for parameter in module.parameters()),
+            "train_samples": len(samples),
+            "test_samples": len(test),
+            "sample_shape": list(samples.inputs.shape[1:]),
+            "classes": samples.classes,
+            "test_error": error,
+            "test_loss": loss,
+            **errors,
+            "precision": "float16",
+            "processes": trained.processes,
+            "curve": [{name: round(value, 5) for name, value in epoch.items()} for epoch in progress.curve],
+        }
+        made_of = {"samples": [samples.digest(), test.digest()]}
+        seconds = {"seconds": round(progress.seconds, 1)}
+        return Record("train", self.asked, made_of, environment() | seconds, self.command(trained.processes), found)
+
+
+def train(recipe: str = "digits", *, out: Path | str, **options: Any) -> Record:
+    """Train a network and write its weights and their card.
+
+    Args:
+        recipe: "digits", "cifar10" or a YAML file.
+        out: the safetensors file; an interrupted training goes on from the checkpoint beside it.
+        options: `model`, `arguments`, `data`, `test_data`, `history`, `logs`, `save_every`, `device`, and any
+            setting of a recipe, e.g. epochs=2; they go before the recipe's.
+
+    Returns:
+        The card, as a record.
 
     Raises:
-        SpecError: the model is unknown, or one of the shipped weights.
-        DataError: the data have no test samples of their own.
-        InputError: the device or the file cannot be used, something would be overwritten, or the training diverges.
+        ResectError: something that was asked for cannot be done.
+
+    Example:
+        >>> resect.train("digits", model="resnet20", epochs=4, out="resnet20.safetensors").found["test_error"]
     """
-    if card := job.finished:
-        return card
-    name = job.spec.removeprefix("resect:")
-    if name in SHIPPED:
-        raise SpecError(
-            f"{name} must be a network without weights; it is trained already. Name {bare_name(name)} instead."
-        )
-    samples, test = _splits(job.data, job.test_data)
-    loaded = load_model(job.spec, arguments=job.arguments, samples=samples, seed=job.recipe.seed)
-    module = placed(loaded.module, job.device)
-    if torch.device(job.device).index is not None:
-        raise InputError(
-            f"`device` must be a kind of device, got {job.device!r}: Accelerate chooses among several. Set "
-            "CUDA_VISIBLE_DEVICES to name one."
-        )
-    if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise InputError(f"`model` must have parameters to train, but {job.spec} has none.")
-    require_fit(module, samples)
-    require_fit(module, test)
-    _make_folder(job.out)
-    watch = replace(watch or Watch(), logs=job.logs)
-    if job.history:
-        watch = replace(watch, epoch=_History(module, job.history))
-    trained = train(
-        module,
-        samples.inputs,
-        samples.targets,
-        job.recipe,
-        kept=Kept(job.checkpoint, job.save_every, job.network),
-        watch=watch,
-    )
-    if not trained.main:
-        return None
-    errors = {}
-    if trained.scheduled and set(trained.scheduled.survival) != {1.0}:
-        errors["test_error_uncorrected"] = evaluate(module, test)[0]
-        trained.scheduled.fold()
-    save_weights(module, job.out, torch.float16)
-    load_checkpoint(module, job.out)
-    error, loss = evaluate(module, test)
-    progress = trained.progress
-    card = {
-        **job.asked,
-        "parameters": sum(parameter.numel() for parameter in module.parameters()),
-        "train_samples": len(samples),
-        "test_samples": len(test),
-        "sample_shape": list(samples.inputs.shape[1:]),
-        "classes": samples.classes,
-        "test_error": error,
-        "test_loss": loss,
-        **errors,
-        "precision": "float16",
-        "processes": trained.processes,
-        "seconds": round(progress.seconds, 1),
-        "curve": [{name: round(value, 5) for name, value in epoch.items()} for epoch in progress.curve],
-        "command": job.command(trained.processes),
-        "resect": __version__,
-        "environment": environment(),
-    }
-    write_text(job.out.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
-    job.checkpoint.unlink(missing_ok=True)
+    card = TrainJob.from_options(recipe, Path(out), options).train()
+    assert card is not None, "only launchers start several processes, and they call the command line"
     return card
 
 
@@ -240,3 +297,9 @@ def _make_folder(out: Path) -> None:
         raise InputError(f"`out` must be a file, got the folder {out}.")
     if out.suffix != ".safetensors":  # the card and the checkpoint are written beside it, with other suffixes
         raise InputError(f"`out` must end in .safetensors, got {out}.")
+
+
+def _suffix(recipe: Recipe) -> str:
+    """What tells the weights of a schedule from those of the whole network."""
+    kept = "" if recipe.keep is None else f"-{recipe.keep}"
+    return "" if recipe.schedule == "full" else f"-{recipe.schedule}{kept}"

@@ -3,26 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from resect.digest import tensors_digest
 from resect.errors import DataError
 
-Batches = Iterable[tuple[Any, Tensor]]
+Batches = Iterable[tuple[Any, Tensor]]  # what users give as `data`
 
 
-def checked(data: Batches) -> Iterator[tuple[Any, Tensor]]:
-    """The (inputs, targets) batches of `data`.
+@dataclass(frozen=True)
+class Batch:
+    """One batch of samples.
+
+    Attributes:
+        number: its place among the batches of the data; what is drawn at random depends on it.
+        inputs: as the network takes them.
+        targets: (B,) or (B, L) integers.
+    """
+
+    number: int
+    inputs: Any
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of inputs and targets."""
+        leaves = [leaf for leaf in pytree.tree_leaves(self.inputs) if isinstance(leaf, Tensor)]
+        return tensors_digest(*leaves, self.targets)
+
+
+def batches_of(data: Batches) -> Iterator[Batch]:
+    """The batches of `data`, checked and numbered.
 
     Raises:
-        DataError: one of them is none, or empty; or there is none at all.
+        DataError: one of them is no (inputs, targets) batch, or empty; or there is none at all.
     """
     number = -1
-    for number, item in enumerate(data):  # noqa: B007  # whether there was one is asked at the end
-        yield as_batch(item)
+    for number, item in enumerate(data):
+        yield Batch(number, *as_batch(item))
     if number < 0:
         raise DataError("`data` must hold at least one (inputs, targets) batch, got none.")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from torch import Tensor, nn
 
 from resect.data.samples import Samples
 from resect.data.specs import call_factory
-from resect.errors import CheckpointError, SpecError
+from resect.errors import CheckpointError, RunError, SpecError
 from resect.models.highway import CifarHighway
 from resect.models.resnet import CifarResNet
 from resect.models.vgg import Vgg15
+from resect.runs.record import Record
 from resect.seeds import seeded
 from resect.weights import check_finite, load_checkpoint
 
@@ -42,19 +42,18 @@ def bare_name(shipped: str) -> str:
     return shipped.removesuffix(parts["trained"] or "") if parts else shipped
 
 
-def load_card(shipped: str) -> dict[str, Any]:
-    """The model card of shipped weights, by their name."""
-    card: dict[str, Any] = json.loads((_WEIGHTS / f"{shipped}.json").read_text(encoding="utf-8"))
-    return card
+def load_card(shipped: str) -> Record:
+    """The model card of shipped weights, by their name: the record of their training."""
+    with resources.as_file(_WEIGHTS / f"{shipped}.json") as file:
+        return Record.read(file)
 
 
-def card_beside(weights: Path) -> dict[str, Any]:
-    """The model card that `resect train` wrote beside a weights file; empty if there is none, or a damaged one."""
+def card_beside(weights: Path) -> Record | None:
+    """The model card that `resect train` wrote beside a weights file; None if there is none, or a damaged one."""
     try:
-        card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return card if isinstance(card, dict) else {}
+        return Record.read(weights.with_suffix(".json"))
+    except RunError:
+        return None
 
 
 def has_weights(shipped: str) -> bool:
@@ -74,13 +73,13 @@ class LoadedModel:
         module: in eval mode, on the CPU.
         spec: what it was loaded from.
         example: one batch of inputs, or None if the spec cannot know it.
-        card: the model card of shipped weights (recipe, seed, epochs, test error, command), else None.
+        card: the model card of shipped weights (recipe, test error, command), else None.
     """
 
     module: nn.Module
     spec: str
     example: Any
-    card: dict[str, Any] | None = None
+    card: Record | None = None
 
 
 def load_model(
@@ -128,13 +127,13 @@ def _as_trained(
 ) -> tuple[Mapping[str, Value], Samples | None]:
     """`arguments` and `samples` with what the card beside the weights knows: arguments, image shape and classes."""
     card = card_beside(checkpoint)
-    if card.get("model") != spec:
+    if card is None or card.asked.get("model") != spec:
         return arguments, samples
-    shape, classes = card.get("sample_shape"), card.get("classes")
+    shape, classes = card.found.get("sample_shape"), card.found.get("classes")
     if spec.startswith("resect:") and shape and classes:
         inputs = torch.zeros(1, *shape) if samples is None else samples.inputs[:1]
         samples = Samples(spec, inputs, torch.tensor([classes - 1]), classes)
-    return card.get("arguments", {}) | arguments, samples
+    return {**card.asked.get("arguments", {}), **arguments}, samples
 
 
 _KNOWN = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -230,6 +231,17 @@ class Unraveled:
     def standalone(self, arrangement: Sequence[Decision]) -> Standalone:
         """A stand-alone module that computes this network under `arrangement`; parameters are copies."""
         return Standalone(self.programs, validate(arrangement, self.sliced), lambda: self.train_graph.programs)
+
+    def fingerprint(self) -> str:
+        """A hash of graph and weights, 32 hexadecimal digits; computed anew each time, as weights may change."""
+        total = hashlib.sha256()
+        for part in self.sliced.slices:
+            for node in part:
+                total.update(str(node.format_node()).encode())
+        for name, value in self.model.state_dict().items():
+            total.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+            total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return total.hexdigest()[:32]
 
     def __repr__(self) -> str:
         unit = "layer" if self._plain else "block"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from resect.graph.routes import Counts
+from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval
-from resect.paths.trace import Trace
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Draws:
     """N rows (samples), R draws, lengths 0 to n.
 
     Attributes:
@@ -28,6 +29,18 @@ class Drawn:
     norms: np.ndarray
     batch: np.ndarray
     at: str
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The draws of several results, each of batches of its own, as one; InputError if they do not fit."""
+        require_alike(parts, "counts", "at")
+        batches: list[np.ndarray] = []
+        for part in parts:
+            _, own = np.unique(part.batch, return_inverse=True)
+            batches.append(own + (batches[-1].max() + 1 if batches else 0))
+        return cls(
+            parts[0].counts, np.concatenate([part.norms for part in parts]), np.concatenate(batches), parts[0].at
+        )
 
     def by_draw(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means over the samples of a batch, (draws, n+1), of values (N, R, n+1); and how many samples each holds."""
@@ -44,18 +57,3 @@ class Drawn:
         if known.any() and len(means) > 1:
             low[known], high[known] = bootstrap_interval(means[:, known].T, weights, level, resamples, seed)
         return low, high
-
-
-def collect(
-    traces: Iterable[Trace], draws: int, lengths: int, norms_of: Callable[[Trace], np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The norms (N, draws, lengths) and batches (N,) of all traces.
-
-    Args:
-        norms_of: gives those of one trace, (rows, draws, lengths), NaN for lengths of which nothing is drawn.
-    """
-    norms, batches = [np.empty((0, draws, lengths))], [np.empty(0, dtype=int)]
-    for number, trace in enumerate(traces):
-        norms.append(norms_of(trace))
-        batches.append(np.full(trace.rows, number))
-    return np.concatenate(norms), np.concatenate(batches)

@@ -9,7 +9,7 @@ The shares of all blocks sum to the effective depth, the mean path length by sha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,16 @@ import pandas as pd
 from torch import Tensor
 
 from resect.calculus.linear import Lanes
+from resect.engines.local import LOCAL
+from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import AccuracyError
-from resect.measuring.batches import widest_float
+from resect.measuring.batches import Batch, Batches, batches_of, widest_float
+from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
 from resect.paths.lanes import apart, buffer, group_size
-from resect.paths.settings import TOLERANCE, PathSettings, Progress, Traces
+from resect.paths.settings import TOLERANCE, PathSettings, PathWork, Traces, concatenated, require_paths
+from resect.paths.target import resolve_target
 from resect.paths.trace import SliceGradient, Trace, require_finite
 
 if TYPE_CHECKING:
@@ -48,6 +52,24 @@ class Participation:
     squares: np.ndarray
     pairs: np.ndarray | None
     at: str
+
+    @classmethod
+    def joined(cls, parts: Sequence[Participation]) -> Participation:
+        """The rows of several results of one network and place, as one; pairs are pooled by <g, g>.
+
+        Raises:
+            InputError: they do not fit, or only some have pairs.
+        """
+        require_alike(parts, "names", "at", "has_pairs")
+        squares = np.concatenate([part.squares for part in parts])
+        pairs = [part.pairs * part.squares.sum() for part in parts if part.pairs is not None]
+        both = sum(pairs[1:], pairs[0]) / squares.sum() if pairs else None
+        return cls(parts[0].names, np.concatenate([part.products for part in parts]), squares, both, parts[0].at)
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether pairs were asked for."""
+        return self.pairs is not None
 
     @property
     def share(self) -> np.ndarray:
@@ -100,49 +122,74 @@ class Participation:
 
 def participation(
     net: Unraveled,
-    data: Iterable[tuple[Any, Tensor]],
+    data: Batches,
     settings: PathSettings | None = None,
     *,
     pairs: bool = False,
     progress: Progress | None = None,
+    engine: Engine = LOCAL,
 ) -> Participation:
     """The exact share of the gradient through each block: one backward and one forward-mode pass.
 
     Args:
         net: an unravelled network with at least one block.
-        data: (inputs, targets) batches.
+        data: (inputs, targets) batches, or a data spec.
         settings: what is differentiated, where, and in how much memory.
         pairs: through each pair of blocks, too: about half as many forward-mode passes as there are blocks.
-        progress: called with the number of slices done since the last call.
+        progress: called with the number of joins passed since the last call.
+        engine: runs the pieces of work: one batch each.
 
     Raises:
         InputError: the network has no joins, or the settings do not fit it.
         DataError: the data are empty or do not fit the network, or the gradient is zero or not finite.
         AccuracyError: <J t, scalar's gradient> at the output is off <g, g> by more than 1e-3.
     """
+    require_paths(net)
     settings = settings or PathSettings()
-    traces = Traces(net, settings)
-    lanes = len(net.blocks) + 2 if pairs else 2
-    parts = [_Pass(trace, pairs, progress).run() for trace in traces(data, lanes)]
-    products, squares, both, arrived = (np.concatenate(column) for column in zip(*parts, strict=True))
-    require_finite(squares, traces.target.name)
+    target, names = resolve_target(net, settings.at), tuple(block.name for block in net.blocks)
+    runs = list(engine.run(net, ((_Carrying(settings, pairs), batch) for batch in batches_of(data)), progress))
+    squares = np.concatenate([arrays["squares"] for arrays in runs])
+    require_finite(squares, target.name)
     # The tangent of g, met by the scalar's gradient at the output, is <g, g> once more.
-    error = abs(arrived.sum() / squares.sum() - 1)
+    error = abs(sum(arrays["arrived"].sum() for arrays in runs) / squares.sum() - 1)
     if not error <= TOLERANCE:
         raise AccuracyError(
             f"the tangent of the gradient must give back its squared norm, but is off by {error:.1e} of it, more than "
             f"{TOLERANCE:g}. In half precision, use float32; in float32, float64."
         )
-    names = tuple(block.name for block in net.blocks)
-    found = both.sum(0) / squares.sum() if pairs else None
-    return Participation(names, products, squares, found, traces.target.name)
+    products = np.concatenate([arrays["products"] for arrays in runs])
+    both = sum(arrays["pairs"].sum(0) for arrays in runs) / squares.sum() if pairs else None
+    return Participation(names, products, squares, both, target.name)
+
+
+@dataclass(frozen=True)
+class _Carrying(PathWork):
+    """The work of finding who carries the gradient: products and squares of rows, and of pairs the pooled products."""
+
+    pairs: bool
+
+    @property
+    def own_key(self) -> dict[str, Any]:
+        """With or without pairs."""
+        return {"what": "participation", "pairs": self.pairs}
+
+    @property
+    def passes(self) -> float:
+        """Back, and forward."""
+        return 2.0
+
+    def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
+        """The arrays."""
+        traces = Traces(net, self.settings).of(batch, len(net.blocks) + 2 if self.pairs else 2, progress)
+        parts = [_Pass(trace, self.pairs, advance).run() for trace, advance in traces]
+        return concatenated(parts, "products", "squares", "pairs", "arrived")
 
 
 class _Pass:
     """One batch: back once, keeping the cotangent at every gate; then forward with tangents."""
 
-    def __init__(self, trace: Trace, pairs: bool, progress: Progress | None) -> None:
-        self.trace, self.progress = trace, progress or (lambda _: None)
+    def __init__(self, trace: Trace, pairs: bool, progress: Progress) -> None:
+        self.trace, self.progress = trace, progress
         count = len(trace.net.blocks)
         self.products = np.zeros((trace.rows, count))
         self.pairs = _Pairs(count) if pairs else None

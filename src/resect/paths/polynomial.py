@@ -6,16 +6,15 @@ branch. Lane k holds C_k, the summed gradient of all paths of length k. With a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from torch import Tensor
 
 from resect.calculus.linear import Lanes
+from resect.engines.work import Progress
 from resect.paths.lanes import EMPTY, Watch, apart, buffer, empty_lanes, group_size, scaled
 from resect.paths.trace import SliceGradient, Trace
-
-Progress = Callable[[float], None]
 
 
 class Degrees:

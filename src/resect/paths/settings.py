@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
+from resect.engines.work import Arrays, Progress
 from resect.errors import InputError
 from resect.graph.capture import cut_samples
-from resect.measuring.batches import Batches, checked
+from resect.measuring.batches import Batch
 from resect.measuring.memory import bytes_per_sample, free_bytes
 from resect.network.unraveled import Unraveled, require_blocks
 from resect.paths.target import At, resolve_target
 from resect.paths.trace import Scalar, Trace
 
-Progress = Callable[[float], None]
 TOLERANCE = 1e-3  # of the relative error of a result's own check
 
 
@@ -42,8 +45,47 @@ class PathSettings:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class PathWork(ABC):
+    """A piece of work along the paths of a network on one batch.
+
+    Attributes:
+        settings: what is differentiated, where, and in how much memory.
+    """
+
+    settings: PathSettings
+
+    @property
+    @abstractmethod
+    def own_key(self) -> dict[str, Any]:
+        """What it computes, and all that decides it beside network, batch, place and scalar."""
+
+    @property
+    def passes(self) -> float:
+        """How often it goes through all joins."""
+        return 1.0
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """All that decides the result beside network and batch."""
+        return {**self.own_key, "at": self.settings.at, "of": self.settings.of}
+
+    def cost(self, net: Unraveled, batch: Batch) -> float:
+        """Joins passed."""
+        return passing(net) * self.passes
+
+    @abstractmethod
+    def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
+        """Compute it."""
+
+
+def passing(net: Unraveled) -> int:
+    """How many joins a pass through the network goes through."""
+    return len(net.sliced.slices) - 2
+
+
 class Traces:
-    """The traces of data, in batches that fit into the memory.
+    """The traces of batches, cut into parts that fit into the memory.
 
     Raises:
         InputError: the network has one path only, or the settings do not fit it.
@@ -59,16 +101,19 @@ class Traces:
         self._fixed = bytes_per_sample(net, len(net.sliced.slices)) + whole
         self._lane = 2 * (bytes_per_sample(net, 1) - bytes_per_sample(net, 0))
 
-    def __call__(self, data: Batches, lanes: int, *, truth: bool = True) -> Iterator[Trace]:
-        """Trace by trace.
+    def of(
+        self, batch: Batch, lanes: int, progress: Progress, *, truth: bool = True
+    ) -> Iterator[tuple[Trace, Progress]]:
+        """The traces of the parts of a batch, each with what to report its progress to.
 
         Args:
             lanes: how many lanes the work keeps at one time; at least one where it can do with fewer.
+            progress: is told what the whole batch costs in all, however many parts there are.
             truth: whether the gradient itself is wanted.
 
         Raises:
             InputError: the memory does not hold a single sample.
-            DataError: there are no data, or they do not fit the network.
+            DataError: the batch does not fit the network.
         """
         needed = self._fixed + lanes * self._lane
         if needed > self.memory:
@@ -76,24 +121,33 @@ class Traces:
                 f"`memory` must hold one sample with {lanes} lanes, about {needed / 2**20:.1f} MiB, got "
                 f"{self.memory / 2**20:.1f} MiB. Give more, or a smaller `max_length`."
             )
-        for inputs, targets in checked(data):
-            for part in self._parts(inputs, targets, max(1, self.memory // needed)):
-                yield Trace(self.net, *part, self.target, self.settings.of, truth)
+        for inputs, targets in self._parts(batch, max(1, self.memory // needed)):
+            trace = Trace(self.net, inputs, targets, self.target, self.settings.of, truth)
+            yield trace, partial(_portion, progress, len(targets) / len(batch))
 
     def lanes_for(self, trace: Trace) -> int:
         """How many lanes of this trace fit into the memory, at least one."""
         samples = len(trace.targets)
         return max(1, (self.memory - samples * self._fixed) // (samples * self._lane))
 
-    def _parts(self, inputs: Any, targets: Tensor, size: int) -> Iterator[tuple[Any, Tensor]]:
-        """A batch cut into some of at most `size` samples, where samples are independent."""
-        total = len(targets)
+    def _parts(self, batch: Batch, size: int) -> Iterator[tuple[Any, Tensor]]:
+        """A batch cut into parts of at most `size` samples, where samples are independent."""
+        total = len(batch)
         if size >= total or self.target.kind == "parameter" or self.net.sliced.captured.batch_size is not None:
-            yield inputs, targets
+            yield batch.inputs, batch.targets
             return
         for start in range(0, total, size):
             which = slice(start, start + size)
-            yield cut_samples(inputs, which, total), targets[which]
+            yield cut_samples(batch.inputs, which, total), batch.targets[which]
+
+
+def _portion(progress: Progress, part: float, amount: float) -> None:
+    progress(part * amount)
+
+
+def concatenated(parts: Iterable[tuple[np.ndarray, ...]], *names: str) -> Arrays:
+    """Arrays of the same rows, part by part, as one set of arrays under the given names."""
+    return dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
 
 
 def require_paths(net: Unraveled) -> None:

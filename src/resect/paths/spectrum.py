@@ -9,7 +9,7 @@ Source: the unravelled view is Veit et al., section 3; they sample single paths 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2
 from typing import TYPE_CHECKING, Any
@@ -20,14 +20,19 @@ import torch
 from torch import Tensor
 
 from resect.calculus.linear import Lanes
+from resect.engines.local import LOCAL
+from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import AccuracyError, InputError
 from resect.graph.routes import Counts, Routes
+from resect.measuring.batches import Batch, Batches, batches_of
+from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
 from resect.paths.lanes import widened
 from resect.paths.measures import Effective, Multiplicity, effective_range, multiplicity, path_fractions
 from resect.paths.polynomial import at_target, decompose
-from resect.paths.settings import TOLERANCE, PathSettings, Progress, Traces
+from resect.paths.settings import TOLERANCE, PathSettings, PathWork, Traces, concatenated, require_paths
+from resect.paths.target import resolve_target
 from resect.paths.trace import Trace, require_finite
 
 if TYPE_CHECKING:
@@ -60,6 +65,14 @@ class PathSpectrum:
     rest: np.ndarray
     rest_norms: np.ndarray
     at: str
+
+    @classmethod
+    def joined(cls, parts: Sequence[PathSpectrum]) -> PathSpectrum:
+        """The rows of several spectra of one network and place, as one; InputError if they do not fit."""
+        require_alike(parts, "counts", "at")
+        names = ("products", "norms", "squares", "remainder", "rest", "rest_norms")
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return cls(parts[0].counts, at=parts[0].at, **arrays)
 
     @property
     def share(self) -> np.ndarray:
@@ -171,51 +184,75 @@ class PathSpectrum:
 
 def path_spectrum(
     net: Unraveled,
-    data: Iterable[tuple[Any, Tensor]],
+    data: Batches,
     settings: PathSettings | None = None,
     *,
     max_length: int | None = None,
     progress: Progress | None = None,
+    engine: Engine = LOCAL,
 ) -> PathSpectrum:
     """Decompose a gradient exactly by path length.
 
     Args:
         net: an unravelled network with at least one block.
-        data: (inputs, targets) batches.
+        data: (inputs, targets) batches, or a data spec.
         settings: what is differentiated, where, and in how much memory.
         max_length: the longest paths, in blocks, that are told apart; the exact sum of all longer ones is `rest`.
-        progress: called with the number of slices and samples done since the last call.
+        progress: called with the number of joins passed since the last call.
+        engine: runs the pieces of work: one batch each.
 
     Raises:
         InputError: the network has no joins, or the settings do not fit it.
         DataError: the data are empty or do not fit the network, or the gradient is zero or not finite.
         AccuracyError: the sum over all lengths is off autograd's gradient by more than 1e-3 of it.
+
+    Example:
+        >>> resect.path_spectrum(net, "digits").effective(0.95)
     """
+    require_paths(net)
     settings = settings or PathSettings()
-    traces = Traces(net, settings)
-    routes = Routes(net.sliced, traces.target.start)
-    top, rest = _highest(routes.counts, max_length)
-    parts = [_decompose(trace, top, rest, progress) for trace in traces(data, top + 1 + rest)]
-    products, norms, squares, remainder = (np.concatenate(column) for column in zip(*parts, strict=True))
-    require_finite(squares, traces.target.name)
-    empty = np.zeros(len(squares))
-    missing = ((0, 0), (0, len(net.blocks) - top))
-    spectrum = PathSpectrum(
-        counts=routes.counts,
-        products=np.pad(products[:, : top + 1], missing, constant_values=np.nan if rest else 0.0),
-        norms=np.pad(norms[:, : top + 1], missing, constant_values=np.nan if rest else 0.0),
-        squares=squares,
-        remainder=remainder,
-        rest=products[:, -1] if rest else empty,
-        rest_norms=norms[:, -1] if rest else empty,
-        at=traces.target.name,
-    )
+    target = resolve_target(net, settings.at)
+    counts = Routes(net.sliced, target.start).counts
+    work = _Decomposition(settings, *_highest(counts, max_length))
+    runs = engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
+    spectrum = PathSpectrum.joined([PathSpectrum(counts, at=target.name, **arrays) for arrays in runs])
+    require_finite(spectrum.squares, target.name)
     if not spectrum.sum_error <= TOLERANCE:
         raise AccuracyError(
             f"the gradients of all path lengths must sum to autograd's, but are off by {spectrum.sum_error:.1e} of it, "
             f"more than {TOLERANCE:g}. In half precision, use float32; in float32, float64."
         )
     return spectrum
+
+
+@dataclass(frozen=True)
+class _Decomposition(PathWork):
+    """The work of taking a gradient apart up to a length: the arrays of `PathSpectrum`.
+
+    Attributes:
+        top: the highest degree that gets a lane of its own.
+        rest: whether there are higher ones.
+    """
+
+    top: int
+    rest: bool
+
+    @property
+    def own_key(self) -> dict[str, Any]:
+        """Up to which length."""
+        return {"what": "spectrum", "top": self.top, "rest": self.rest}
+
+    def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
+        """The arrays; lengths beyond `top` are NaN if they have paths."""
+        traces = Traces(net, self.settings).of(batch, self.top + 1 + self.rest, progress)
+        parts = [_decompose(trace, self.top, self.rest, advance) for trace, advance in traces]
+        arrays = concatenated(parts, "products", "norms", "squares", "remainder")
+        missing = ((0, 0), (0, len(net.blocks) - self.top))
+        for name, rest in (("products", "rest"), ("norms", "rest_norms")):
+            lanes = arrays[name]
+            arrays[rest] = lanes[:, -1].copy() if self.rest else np.zeros(len(lanes))
+            arrays[name] = np.pad(lanes[:, : self.top + 1], missing, constant_values=np.nan if self.rest else 0.0)
+        return arrays
 
 
 def _highest(counts: Counts, max_length: int | None) -> tuple[int, bool]:
@@ -229,7 +266,7 @@ def _highest(counts: Counts, max_length: int | None) -> tuple[int, bool]:
 
 
 def _decompose(
-    trace: Trace, top: int, rest: bool, progress: Progress | None
+    trace: Trace, top: int, rest: bool, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Inner products and norms of every lane, squares and remainders of one batch; see PathSpectrum."""
     degrees = decompose(trace, top, rest=rest, progress=progress)

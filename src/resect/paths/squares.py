@@ -8,28 +8,30 @@ Source: Hutchinson's estimator (1990) of a trace, with the signs on the branches
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import log2
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
-from resect.errors import InputError
+from resect.engines.local import LOCAL
+from resect.engines.work import Arrays, Engine, Progress
+from resect.errors import require_whole
 from resect.graph.routes import Routes
+from resect.measuring.batches import Batch, Batches, batches_of
 from resect.network.unraveled import Unraveled
-from resect.paths.draws import Drawn, collect
+from resect.paths.draws import Draws
 from resect.paths.measures import Effective, effective_range, weighted_by_count
 from resect.paths.polynomial import at_target, decompose
-from resect.paths.samples import row_norms
-from resect.paths.settings import PathSettings, Progress, Traces
+from resect.paths.sampled import row_norms
+from resect.paths.settings import PathSettings, PathWork, Traces, concatenated, require_paths
+from resect.paths.target import resolve_target
 from resect.paths.trace import Trace
 
 
 @dataclass(frozen=True)
-class PathSquares(Drawn):
+class PathSquares(Draws):
     """Sums of squares over all paths of each length, estimated by R sweeps.
 
     `norms` (N, R, n+1) are |C_k| under the signs of each sweep; their mean square estimates without bias the sum of the
@@ -80,45 +82,74 @@ class PathSquares(Drawn):
 
 def path_squares(
     net: Unraveled,
-    data: Iterable[tuple[Any, Tensor]],
+    data: Batches,
     settings: PathSettings | None = None,
     *,
     sweeps: int = 8,
     progress: Progress | None = None,
+    engine: Engine = LOCAL,
 ) -> PathSquares:
     """Estimate the root mean square norm of single paths, over all paths of every length at once.
 
     Args:
         net: an unravelled network with at least one block.
-        data: (inputs, targets) batches; every batch has signs of its own.
+        data: (inputs, targets) batches, or a data spec; every batch has signs of its own, drawn by the seed and its
+            number.
         settings: what is differentiated, where, in how much memory, and the seed of the signs.
         sweeps: random signs a batch; each costs what `path_spectrum` does.
-        progress: called with the number of slices done since the last call.
+        progress: called with the number of joins passed since the last call.
+        engine: runs the pieces of work: all sweeps on one batch each.
 
     Raises:
         InputError: the network has no joins, or the settings do not fit it.
         DataError: the data are empty or do not fit the network.
     """
+    require_paths(net)
+    require_whole("sweeps", sweeps)
     settings = settings or PathSettings()
-    if sweeps < 1:
-        raise InputError(f"`sweeps` must be 1 or more, got {sweeps}.")
-    traces = Traces(net, settings)
-    counts = Routes(net.sliced, traces.target.start).counts
-    longest = max(k for k, count in enumerate(counts.paths) if count)
-    draw = np.random.default_rng(settings.seed)
-
-    def norms_of(trace: Trace) -> np.ndarray:
-        found = np.zeros((trace.rows, sweeps, len(counts.paths)))
-        for sweep in range(sweeps):
-            signs = dict(enumerate(draw.choice([-1.0, 1.0], len(net.blocks))))
-            found[:, sweep, : longest + 1] = _norms(trace, longest, signs, progress).T
-        return found
-
-    norms, batch = collect(traces(data, longest + 1, truth=False), sweeps, len(counts.paths), norms_of)
-    return PathSquares(counts, norms, batch, traces.target.name)
+    target, work = resolve_target(net, settings.at), _Signs(settings, sweeps)
+    counts = Routes(net.sliced, target.start).counts
+    return PathSquares.joined(
+        [
+            PathSquares(counts, arrays["norms"], np.zeros(len(arrays["norms"]), dtype=int), target.name)
+            for arrays in engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
+        ]
+    )
 
 
-def _norms(trace: Trace, longest: int, signs: dict[int, float], progress: Progress | None) -> np.ndarray:
+@dataclass(frozen=True)
+class _Signs(PathWork):
+    """The work of sweeping with random signs: "norms" (rows, sweeps, n+1)."""
+
+    sweeps: int
+
+    @property
+    def own_key(self) -> dict[str, Any]:
+        """What is drawn."""
+        return {"what": "random signs", "sweeps": self.sweeps, "seed": self.settings.seed}
+
+    @property
+    def passes(self) -> float:
+        """One a sweep."""
+        return self.sweeps
+
+    def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
+        """The norms; the signs are drawn for the whole batch, in however many parts it runs."""
+        traces = Traces(net, self.settings)
+        counts = Routes(net.sliced, traces.target.start).counts
+        longest = max(k for k, count in enumerate(counts.paths) if count)
+        draw = np.random.default_rng(self.settings.seed + batch.number)
+        drawn = [dict(enumerate(draw.choice([-1.0, 1.0], len(net.blocks)))) for _ in range(self.sweeps)]
+        parts = []
+        for trace, advance in traces.of(batch, longest + 1, progress, truth=False):
+            rows = np.zeros((trace.rows, self.sweeps, len(counts.paths)))
+            for sweep, signs in enumerate(drawn):
+                rows[:, sweep, : longest + 1] = _norms(trace, longest, signs, advance).T
+            parts.append((rows,))
+        return concatenated(parts, "norms")
+
+
+def _norms(trace: Trace, longest: int, signs: dict[int, float], progress: Progress) -> np.ndarray:
     """(lengths, rows) float64 norms of the coefficients under some signs."""
     degrees = decompose(trace, longest, rest=False, signs=signs, progress=progress)
     powers = np.clip(degrees.exponents, -5000, 5000).astype(np.int32)[:, None]

@@ -11,24 +11,28 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from resect.calculus.linear import Lanes
-from resect.errors import DataError, InputError
+from resect.engines.local import LOCAL
+from resect.engines.work import Arrays, Engine, Progress
+from resect.errors import DataError, InputError, require_whole
 from resect.graph.routes import Routes
+from resect.measuring.batches import Batch, Batches, batches_of
+from resect.measuring.results import require_alike
 from resect.network.unraveled import Unraveled
 from resect.paths.lanes import group_size, widened
 from resect.paths.polynomial import at_target
 from resect.paths.sampler import Edge
-from resect.paths.settings import PathSettings, Progress, Traces
+from resect.paths.settings import PathSettings, PathWork, Traces, require_paths
 from resect.paths.spectrum import aligned
+from resect.paths.target import resolve_target
 from resect.paths.trace import SliceGradient, Trace, require_finite
 from resect.paths.tree import of_source, over_edge
 
@@ -50,6 +54,8 @@ class StrongPaths:
         settled: whether the search ended because, by its own estimate, nothing left is stronger; else because of its
             limit.
         at: where the gradient is measured.
+        samples: of the search.
+        squares: <g, g>, summed over them.
     """
 
     table: pd.DataFrame
@@ -58,6 +64,51 @@ class StrongPaths:
     open: int
     settled: bool
     at: str
+    samples: int
+    squares: float
+
+    @classmethod
+    def joined(cls, parts: Sequence[StrongPaths]) -> StrongPaths:
+        """Searches of one network on other samples each, as one: the paths that all of them found.
+
+        The norm of a path over all samples is known if every part found it. Of any other path each part knows its norm
+        or the part's bound, which together bound it.
+
+        Raises:
+            InputError: the parts were measured at different places, or have no path in common.
+        """
+        require_alike(parts, "at")
+        samples, squares = sum(part.samples for part in parts), sum(part.squares for part in parts)
+        norms = [dict(zip(part.table["blocks"], part.table["norm"], strict=True)) for part in parts]
+        shares = [dict(zip(part.table["blocks"], part.table["share"], strict=True)) for part in parts]
+
+        def pooled(path: tuple[int, ...] | None) -> float:
+            known = zip(norms, parts, strict=True)
+            return math.sqrt(sum(own.get(path, part.bound) ** 2 * part.samples for own, part in known) / samples)
+
+        common = set(norms[0]).intersection(*norms[1:])
+        if not common:
+            raise InputError("`parts` must have a path in common to be joined, but have none. Search for more paths.")
+        rows = parts[0].table[parts[0].table["blocks"].isin(common)]
+        table = rows.assign(
+            norm=[pooled(path) for path in rows["blocks"]],
+            share=[
+                sum(own[path] * part.squares for own, part in zip(shares, parts, strict=True)) / squares
+                for path in rows["blocks"]
+            ],
+        )
+        table["relative"] = table["norm"] / math.sqrt(squares / samples)
+        others = set().union(*norms) - common
+        return cls(
+            table.sort_values("norm", ascending=False, ignore_index=True),
+            bound=max(map(pooled, [None, *others])),
+            expanded=sum(part.expanded for part in parts),
+            open=sum(part.open for part in parts) + len(others),
+            settled=all(part.settled for part in parts),
+            at=parts[0].at,
+            samples=samples,
+            squares=squares,
+        )
 
     @property
     def proven(self) -> int:
@@ -80,50 +131,95 @@ class StrongPaths:
 
 def strongest_paths(
     net: Unraveled,
-    data: Iterable[tuple[Any, Tensor]],
+    data: Batches,
     settings: PathSettings | None = None,
     *,
     count: int = 20,
     limit: int = 5000,
     progress: Progress | None = None,
+    engine: Engine = LOCAL,
 ) -> StrongPaths:
     """Search for the single paths along which the gradient is largest.
 
     Args:
         net: an unravelled network with at least one block.
-        data: (inputs, targets) batches, of which the first is used, cut to what fits into the memory.
+        data: (inputs, targets) batches, or a data spec; the first batch is used, cut to what fits into the memory.
         settings: what is differentiated, where, and in how much memory.
         count: paths to find; fewer if there are not so many.
         limit: nodes to expand at the most.
-        progress: called with the number of nodes expanded since the last call.
+        progress: called with the number of nodes expanded since the last call; in all `limit`.
+        engine: runs the search, one piece of work.
 
     Raises:
         InputError: the network has no joins, or the settings do not fit it.
         DataError: the data are empty or do not fit the network, or the gradient is zero or not finite.
     """
-    if count < 1 or limit < 1:
-        raise InputError(f"`count` and `limit` must be 1 or more, got {count} and {limit}.")
-    traces = Traces(net, settings or PathSettings())
-    trace = next(traces(data, 2))
-    search = _Search(trace, Routes(net.sliced, traces.target.start), traces.lanes_for(trace))
-    settled = search.run(count, limit, progress or (lambda _: None))
-    ordered = sorted(search.complete, key=lambda path: -path.norm)
-    if not ordered:
-        raise DataError(f"`limit` must be larger: no path was complete after {search.expanded} nodes.")
-    rows = [
+    require_paths(net)
+    require_whole("count", count)
+    require_whole("limit", limit)
+    settings = settings or PathSettings()
+    batch = next(batches_of(data))
+    (arrays,) = engine.run(net, [(_Searching(settings, count, limit), batch)], progress)
+    paths = [tuple(int(block) for block in row if block >= 0) for row in arrays["blocks"]]
+    table = pd.DataFrame(
         {
-            "blocks": path.blocks,
-            "length": len(path.blocks),
-            "layers": sum(net.blocks[i].layers for i in path.blocks),
-            "norm": path.norm,
-            "relative": path.norm / search.whole,
-            "share": path.share,
+            "blocks": paths,
+            "length": [len(path) for path in paths],
+            "layers": [sum(net.blocks[i].layers for i in path) for path in paths],
+            "norm": arrays["norms"],
+            "relative": arrays["norms"] / float(arrays["squares"] / arrays["samples"]) ** 0.5,
+            "share": arrays["shares"],
         }
-        for path in ordered[:count]
-    ]
-    bound = max([search.bound(), *(path.norm for path in ordered[count:])])
-    opened = sum(map(len, search.heaps.values())) + search.dropped
-    return StrongPaths(pd.DataFrame(rows), bound, search.expanded, opened, settled, traces.target.name)
+    )
+    return StrongPaths(
+        table,
+        bound=float(arrays["bound"]),
+        expanded=int(arrays["expanded"]),
+        open=int(arrays["open"]),
+        settled=bool(arrays["settled"]),
+        at=resolve_target(net, settings.at).name,
+        samples=int(arrays["samples"]),
+        squares=float(arrays["squares"]),
+    )
+
+
+@dataclass(frozen=True)
+class _Searching(PathWork):
+    """The work of one search: of every path its blocks (-1 behind the last), norm and share; and what is left open."""
+
+    count: int
+    limit: int
+
+    @property
+    def own_key(self) -> dict[str, Any]:
+        """How many paths, and how many nodes at the most."""
+        return {"what": "strongest paths", "count": self.count, "limit": self.limit}
+
+    def cost(self, net: Unraveled, batch: Batch) -> float:
+        """Nodes."""
+        return self.limit
+
+    def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
+        """Search on the part of the batch that fits into the memory."""
+        traces = Traces(net, self.settings)
+        trace, _ = next(traces.of(batch, 2, progress))
+        search = _Search(trace, Routes(net.sliced, traces.target.start), traces.lanes_for(trace))
+        settled = search.run(self.count, self.limit, progress)
+        ordered = sorted(search.complete, key=lambda path: -path.norm)
+        if not ordered:
+            raise DataError(f"`limit` must be larger: no path was complete after {search.expanded} nodes.")
+        chosen, longest = ordered[: self.count], max(len(path.blocks) for path in ordered)
+        return {
+            "blocks": np.array([[*path.blocks, *[-1] * (longest - len(path.blocks))] for path in chosen], dtype=int),
+            "norms": np.array([path.norm for path in chosen]),
+            "shares": np.array([path.share for path in chosen]),
+            "bound": np.array(max([search.bound(), *(path.norm for path in ordered[self.count :])])),
+            "expanded": np.array(search.expanded),
+            "open": np.array(sum(map(len, search.heaps.values())) + search.dropped),
+            "settled": np.array(settled),
+            "samples": np.array(len(trace.targets)),
+            "squares": np.array(search.squares),
+        }
 
 
 @dataclass(frozen=True)

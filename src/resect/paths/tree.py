@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from resect.calculus.linear import Lanes, add_into
+from resect.engines.work import Progress
 from resect.graph.routes import Routes
 from resect.paths.lanes import Watch, apart, buffer, empty_lanes, group_size
-from resect.paths.polynomial import Progress
 from resect.paths.sampler import Edge, Route
 from resect.paths.trace import SliceGradient, Trace
 

@@ -1,1 +1,1 @@
-"""Run folders: work that is kept piece by piece, and goes on where it stopped."""
+"""Runs: what was asked and what was found, as values and as folders."""

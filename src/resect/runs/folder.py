@@ -1,45 +1,49 @@
-"""A run folder: `run.yaml`, `environment.json`, `parts/*.parquet`, `results.parquet`, `figures/`, `report.html`.
+"""A run folder: `run.yaml`, `parts/*.npz`, `record.json`, a parquet file a table, `figures/`, `report.html`.
 
-Every finished piece of work is one immutable parquet file whose name is a hash of all that determines it. A killed run
-started again finds the finished pieces and does the rest.
+Every finished piece of work is one immutable file whose name is a hash of all that determines it. A killed run started
+again finds the finished pieces and does the rest.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import pandas as pd
-import pyarrow
+import numpy as np
 import yaml
 
+from resect.digest import key_digest
+from resect.engines.work import Arrays
 from resect.errors import RunError
 from resect.files import whole, write_text
+from resect.runs.older import refuse_older
+from resect.runs.record import SCHEMA, Record, finished, plain
 
 CONFIGURATION = "run.yaml"
 
 
 class RunFolder:
-    """One run on disk. Nothing is written before the first piece of work is done, or `open` is called.
+    """One run on disk, and the store of its pieces of work. Nothing is written before the first piece is done.
 
     Args:
         path: the folder; it need not exist.
-        configuration: everything that determines the results, as plain values.
+        kind: the verb.
+        asked: everything that determines the results, as plain values.
 
     Raises:
         RunError: the folder holds a run with another configuration, or something else.
     """
 
-    def __init__(self, path: Path, configuration: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, kind: str, asked: Mapping[str, Any]) -> None:
         self.path = path
-        self.configuration = dict(configuration)
+        self.configuration = {"schema": SCHEMA, "kind": kind, "asked": plain(asked)}
         file = path / CONFIGURATION
+        if path.is_dir():
+            refuse_older(path)
         if file.exists():
             self._check_same(file)
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -53,57 +57,54 @@ class RunFolder:
         (self.path / "parts").mkdir(parents=True, exist_ok=True)
         file = self.path / CONFIGURATION
         if not file.exists():
-            write_text(file, yaml.safe_dump(self.configuration, sort_keys=False))
+            write_text(file, yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True))
 
     def _check_same(self, file: Path) -> None:
         try:
-            found = yaml.safe_load(file.read_text())
-        except yaml.YAMLError as error:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise RunError(f"{file} is damaged. Delete the folder, or choose another --out.") from error
-        if not isinstance(found, dict):
+        if not isinstance(content, dict) or not isinstance(content.get("asked"), dict):
             raise RunError(f"{file} is damaged. Delete the folder, or choose another --out.")
-        names = [n for n in {**found, **self.configuration} if found.get(n) != self.configuration.get(n)]
+        there = {"kind": content.get("kind"), **content["asked"]}
+        here = {"kind": self.configuration["kind"], **self.configuration["asked"]}
+        names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
         if names:
-            changes = ", ".join(f"{n}: {found.get(n)!r} there, {self.configuration.get(n)!r} here" for n in names[:3])
+            changes = ", ".join(f"{n}: {there.get(n)!r} there, {here.get(n)!r} here" for n in names[:3])
             raise RunError(f"{file.parent} holds a run with another configuration ({changes}). Choose another --out.")
 
-    def piece(self, key: Mapping[str, Any], compute: Callable[[], pd.DataFrame]) -> tuple[pd.DataFrame, bool]:
-        """The table of one piece of work, computed only if it is not there yet.
+    def get(self, key: Mapping[str, Any]) -> Arrays | None:
+        """What was kept under a key; None if there is nothing, or a damaged file, whose piece is done again."""
+        try:
+            with np.load(self._part(key), allow_pickle=False) as arrays:
+                return dict(arrays)  # reading checks the checksum of every array
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+            return None
 
-        Args:
-            key: all that determines the piece (weights, samples, plan, ...), as plain values.
-
-        Returns:
-            The table, and whether it was found.
-        """
-        file = self.path / "parts" / f"{digest(key)}.parquet"
-        if file.exists():
-            try:
-                return pd.read_parquet(file), True
-            except (OSError, ValueError, pyarrow.ArrowException) as error:
-                raise RunError(f"{file} is damaged. Delete it; only its piece of work is done again.") from error
-        table = compute()
+    def put(self, key: Mapping[str, Any], arrays: Arrays) -> None:
+        """Keep a result; the file appears whole or not at all."""
         self.open()
-        write_parquet(file, table)
-        return table, False
+        with whole(self._part(key)) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
 
+    def _part(self, key: Mapping[str, Any]) -> Path:
+        return self.path / "parts" / f"{key_digest(key)}.npz"
 
-@contextmanager
-def given_or_scratch(folder: RunFolder | None) -> Iterator[RunFolder]:
-    """The given run folder, or one that is gone afterwards."""
-    if folder is not None:
-        yield folder
-        return
-    with TemporaryDirectory() as scratch:
-        yield RunFolder(Path(scratch) / "run", {})
+    def finished(self, made_of: Mapping[str, Any]) -> Record | None:
+        """The record of this run if it is over.
 
-
-def digest(key: Mapping[str, Any]) -> str:
-    """A hash of plain values, 32 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Write a table so that the file appears whole or not at all."""
-    with whole(path) as temporary:
-        table.to_parquet(temporary, index=False)
+        Raises:
+            RunError: it was made of other samples or networks.
+        """
+        if not finished(self.path):
+            return None
+        record = Record.read(self.path)
+        changed = [what for what in made_of if record.made_of.get(what) != plain(made_of[what])]
+        if changed:
+            raise RunError(
+                f"{self.path} holds the {record.kind} of other {' and '.join(changed)} under the same names: a file "
+                "has changed since. Choose another --out."
+            )
+        return record

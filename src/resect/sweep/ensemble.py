@@ -6,7 +6,7 @@ members of one, then averaging several must help, by as much as they differ from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from resect.engines.local import LOCAL
+from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import InputError
 from resect.graph.outputs import IGNORED, logits_of
-from resect.measuring.batches import Batches, checked
+from resect.measuring.batches import Batch, Batches, batches_of
 from resect.measuring.metrics import check_targets
+from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval, independent_vote_error
 from resect.network.unraveled import Unraveled
 from resect.sweep import plans
 from resect.sweep.execution import Execution
+from resect.sweep.outcomes import Sweep
 from resect.sweep.settings import LesionSettings
 from resect.sweep.walk import Tour, walk
 
@@ -56,6 +60,20 @@ class EnsembleResult:
     intact_error: np.ndarray
     intact_loss: np.ndarray
     classes: int
+
+    @classmethod
+    def joined(cls, parts: Sequence[EnsembleResult]) -> EnsembleResult:
+        """The same ensembles on other samples each, as one result; InputError if they differ."""
+        require_alike(parts, "removed", "sizes", "classes")
+        first = parts[0]
+        return cls(
+            first.removed,
+            first.sizes,
+            {name: np.concatenate([part.values[name] for part in parts], axis=1) for name in first.values},
+            np.concatenate([part.intact_error for part in parts]),
+            np.concatenate([part.intact_loss for part in parts]),
+            first.classes,
+        )
 
     @property
     def table(self) -> pd.DataFrame:
@@ -100,15 +118,17 @@ def ensemble(
     members: int = 32,
     settings: LesionSettings | None = None,
     *,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
+    engine: Engine = LOCAL,
 ) -> EnsembleResult:
     """Average the outputs of 1 to `members` random sub-networks with `removed` blocks deleted.
 
     Args:
         net: the unravelled network.
-        data: (inputs, targets) batches.
+        data: (inputs, targets) batches, or a data spec.
         settings: the seed of the members, and how the network runs; metrics and precision have no part.
         progress: called with the number of samples that a member has run on since the last call.
+        engine: runs the pieces of work: all members on one batch each.
 
     Raises:
         InputError: `removed` or `members` is out of range.
@@ -116,33 +136,61 @@ def ensemble(
 
     Source: Krogh, Vedelsby 1995 for the decomposition; Heskes 1998 for its form for cross-entropy.
     """
-    settings = settings or LesionSettings()
     if not 0 < removed < len(net.blocks):
         raise InputError(f"`removed` must be 1 to {len(net.blocks) - 1} of the blocks, got {removed}.")
     if members < 2:
         raise InputError(f"`members` must be at least 2, got {members}.")
-    pool = plans.random(net, [removed], members, settings.seed).arrangements
-    execution = Execution(net, channels_last=settings.channels_last, compile=settings.compile)
-    tour = Tour.of(execution.programs, [*pool, net.intact])
-    drawn = subsets(members, settings.seed)
-    parts: list[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, int]] = []
-    for inputs, targets in checked(data):
-        outputs = _log_probabilities(execution, inputs, targets, tour, progress)
-        counted = (targets != IGNORED).reshape(-1).to(net.device)
-        wanted = targets.reshape(-1).to(net.device)[counted]
+    work = Ensembles(Sweep(settings or LesionSettings()), removed, members)
+    parts = [
+        EnsembleResult(
+            removed,
+            tuple(subsets(members, work.sweep.settings.seed)),
+            {name: arrays[name] for name in MEASURES},
+            arrays["intact_error"],
+            arrays["intact_loss"],
+            int(arrays["classes"]),
+        )
+        for arrays in engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
+    ]
+    return EnsembleResult.joined(parts)
+
+
+@dataclass(frozen=True)
+class Ensembles:
+    """The work of running random sub-networks on a batch and averaging some of them: what `EnsembleResult` holds."""
+
+    sweep: Sweep
+    removed: int
+    members: int
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """All that decides the measures beside network and batch."""
+        settings = self.sweep.settings
+        how = {"channels_last": settings.channels_last, "compile": settings.compile, "seed": settings.seed}
+        return {"what": "ensembles", "removed": self.removed, "members": self.members, **how}
+
+    def cost(self, net: Unraveled, batch: Batch) -> float:
+        """Samples that a network runs on, over members and the intact one."""
+        return (self.members + 1) * len(batch)
+
+    def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
+        """The measures of ensembles of every size, and error and loss of the intact network."""
+        seed = self.sweep.settings.seed
+        pool = plans.random(net, [self.removed], self.members, seed).arrangements
+        tour = self.sweep.tour(net, (*pool, net.intact))
+        outputs = _log_probabilities(self.sweep.execution(net), batch, tour, progress)
+        counted = (batch.targets != IGNORED).reshape(-1).to(net.device)
+        wanted = batch.targets.reshape(-1).to(net.device)[counted]
         outputs = outputs[:, counted]
-        measured = [measure_ensembles(outputs[:-1], wanted, chosen) for chosen in drawn.values()]
-        values = {name: torch.stack([m[name] for m in measured]).cpu().numpy() for name in MEASURES}
+        measured = [measure_ensembles(outputs[:-1], wanted, chosen) for chosen in subsets(self.members, seed).values()]
         wrong, loss = outputs[-1].argmax(-1) != wanted, F.nll_loss(outputs[-1], wanted, reduction="none")
-        parts.append((values, wrong.float().cpu().numpy(), loss.cpu().numpy(), outputs.shape[-1]))
-    return EnsembleResult(
-        removed,
-        tuple(drawn),
-        {name: np.concatenate([part[0][name] for part in parts], axis=1) for name in MEASURES},
-        np.concatenate([part[1] for part in parts]),
-        np.concatenate([part[2] for part in parts]),
-        parts[0][3],
-    )
+        return {
+            **{name: torch.stack([m[name] for m in measured]).cpu().numpy() for name in MEASURES},
+            "intact_error": wrong.float().cpu().numpy(),
+            "intact_loss": loss.cpu().numpy(),
+            "classes": np.array(outputs.shape[-1]),
+        }
 
 
 def subsets(members: int, seed: int) -> dict[int, list[list[int]]]:
@@ -157,22 +205,19 @@ def subsets(members: int, seed: int) -> dict[int, list[list[int]]]:
     return found | {members: [list(range(members))]}
 
 
-def _log_probabilities(
-    execution: Execution, inputs: Any, targets: Tensor, tour: Tour, progress: Callable[[float], None] | None
-) -> Tensor:
+def _log_probabilities(execution: Execution, batch: Batch, tour: Tour, progress: Progress) -> Tensor:
     """(arrangements, samples, classes) float32; of sequences, all positions."""
-    found: dict[int, Tensor] = {}
+    by_position: dict[int, Tensor] = {}
 
     def visit(group: Sequence[int], outputs: Any) -> None:
         logits = logits_of(outputs)
-        check_targets(logits, targets.to(logits.device))
+        check_targets(logits, batch.targets.to(logits.device))
         value = F.log_softmax(logits.reshape(-1, logits.shape[-1]).float(), -1)
-        found.update(dict.fromkeys(group, value))
-        if progress:
-            progress(len(group) * len(targets))
+        by_position.update(dict.fromkeys(group, value))
+        progress(len(group) * len(batch))
 
-    walk(execution, inputs, tour, visit)
-    return torch.stack([found[i] for i in range(tour.arrangements)])
+    walk(execution, batch.inputs, tour, visit)
+    return torch.stack([by_position[i] for i in range(tour.arrangements)])
 
 
 def measure_ensembles(outputs: Tensor, targets: Tensor, chosen: Sequence[Sequence[int]]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from resect.errors import DataError, InputError
 from resect.graph.program import Environment, Program
 from resect.graph.resolve import Programs, Removal
-from resect.measuring.batches import Batches, channels_last, checked, to_device, widest_float
+from resect.measuring.batches import Batches, batches_of, channels_last, to_device, widest_float
 from resect.network.unraveled import Unraveled
 from resect.sweep.compiled import Run, compiled
 
@@ -118,11 +118,11 @@ def branch_means(net: Unraveled, batches: Batches) -> dict[int, Tensor]:
 
     slots, key_of = net.sliced.slots, net.programs.branch_key
     with torch.no_grad():
-        for inputs, _ in checked(batches):
-            size = net.samples_of(inputs)
+        for batch in batches_of(batches):
+            size = net.samples_of(batch.inputs)
             count += size
             watch = {key: partial(add, key, size) for key in {key_of(slot) for slot in slots}}
-            base, state = net.bind(to_device(inputs, net.device)), Environment()
+            base, state = net.bind(to_device(batch.inputs, net.device)), Environment()
             for program in net.programs.fold(net.intact):
                 state = program.run(base, state, watch)
     return {slot.index: (sums[key_of(slot)] / count).to(slot.branch.meta["val"].dtype) for slot in slots}

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from resect.errors import InputError
+from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval, interval_over_repeats, mcnemar, paired_error_interval
 from resect.sweep.plans import Plan
 
@@ -45,21 +46,36 @@ class LesionResult:
     weights: np.ndarray
 
     @classmethod
-    def joined(cls, plan: Plan, parts: Sequence[LesionResult]) -> LesionResult:
-        """The outcomes of several batches as one result."""
+    def joined(cls, parts: Sequence[LesionResult]) -> LesionResult:
+        """The outcomes of one plan on other samples each, as one result.
+
+        Raises:
+            InputError: the plans or the metrics differ.
+        """
+        require_alike(parts, "plan", "metrics")
 
         def join(field: str) -> dict[str, np.ndarray]:
             return {m: np.concatenate([getattr(p, field)[m] for p in parts], axis=-1) for m in parts[0].values}
 
         targets = [part.targets for part in parts if part.targets is not None]
         return cls(
-            plan,
+            parts[0].plan,
             values=join("values"),
             references=join("references"),
             intact=join("intact"),
             targets=np.concatenate(targets) if len(targets) == len(parts) else None,
             weights=np.concatenate([part.weights for part in parts]),
         )
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics that were measured."""
+        return tuple(self.values)
+
+    @property
+    def main_metric(self) -> str:
+        """The metric by which pairs are compared: the loss, or else the first."""
+        return "loss" if "loss" in self.values else self.metrics[0]
 
     @property
     def errors(self) -> np.ndarray:

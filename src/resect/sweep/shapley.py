@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from resect.engines.local import LOCAL
+from resect.engines.work import Engine, Progress
+from resect.errors import InputError
 from resect.measuring.batches import Batches
+from resect.measuring.results import require_alike
 from resect.measuring.statistics import interval_over_repeats
 from resect.network.unraveled import Unraveled
 from resect.sweep import plans
-from resect.sweep.lesion import Keep, lesion
+from resect.sweep.lesion import lesion
 from resect.sweep.result import LesionResult
 from resect.sweep.settings import LesionSettings
 
@@ -37,6 +41,22 @@ class ShapleyResult:
     marginals: Mapping[str, np.ndarray]
     alone: Mapping[str, np.ndarray]
     total: Mapping[str, float]
+
+    @classmethod
+    def joined(cls, parts: Sequence[ShapleyResult]) -> ShapleyResult:
+        """The orders of several results on the same network and samples, together.
+
+        Raises:
+            InputError: they differ in blocks or metrics, or in what deleting one block or all of them costs.
+        """
+        require_alike(parts, "names", "total")
+        first = parts[0]
+        if any(
+            not np.array_equal(part.alone[metric], alone) for part in parts for metric, alone in first.alone.items()
+        ):
+            raise InputError("`parts` must agree in `alone`: they are of other networks or samples.")
+        marginals = {metric: np.concatenate([part.marginals[metric] for part in parts]) for metric in first.marginals}
+        return cls(first.names, marginals, first.alone, first.total)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -79,8 +99,8 @@ def shapley(
     orders: int = 20,
     settings: LesionSettings | None = None,
     *,
-    progress: Callable[[float], None] | None = None,
-    keep: Keep | None = None,
+    progress: Progress | None = None,
+    engine: Engine = LOCAL,
 ) -> ShapleyResult:
     """Estimate the Shapley value of every block from random deletion orders.
 
@@ -89,15 +109,15 @@ def shapley(
 
     Args:
         net: the unravelled network.
-        data: (inputs, targets) batches.
+        data: (inputs, targets) batches, or a data spec.
         orders: how many pairs of orders, each drawn at random and run forwards and backwards; 2n lesions a pair.
         settings: as for `lesion`; a metric that compares with the intact network has values, too.
-        progress, keep: as for `lesion`.
+        progress, engine: as for `lesion`.
 
     Source: Shapley 1953; sampled orders by Castro, Gomez, Tejada 2009, in antithetic pairs by Mitchell et al. 2022.
     """
     plan = plans.orders(net, orders, (settings or LesionSettings()).seed)
-    return from_orders(net, lesion(net, data, plan, settings, progress=progress, keep=keep))
+    return from_orders(net, lesion(net, data, plan, settings, progress=progress, engine=engine))
 
 
 def from_orders(net: Unraveled, found: LesionResult) -> ShapleyResult:

@@ -61,6 +61,25 @@ class Tour:
             most = max(most, kept)
         return cls(stops, len(arrangements), most)
 
+    def cut(self, most: int) -> list[list[int]]:
+        """The positions of the arrangements in parts that lie together in the trie.
+
+        A part runs about `most` slices or fewer, but at least one arrangement. What it shares with the part before it
+        runs again.
+        """
+        parts: list[list[int]] = [[]]
+        slices = own = 0
+        for stop in self.stops:
+            own += 1
+            if stop.ways:
+                continue
+            if parts[-1] and slices + own > most:
+                parts.append([])
+                slices, own = 0, stop.index + 1
+            slices, own = slices + own, 0
+            parts[-1] += stop.group
+        return parts
+
     def stretches(self, stride: int) -> Iterator[tuple[Stop, ...]]:
         """The stops in order, those of `stride` slices in a row as one where the way does not part between them.
 

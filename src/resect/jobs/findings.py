@@ -1,4 +1,4 @@
-"""What a study measured about one network, as plain tables and numbers.
+"""What a study found about one network, as reports read it from a record: plain tables and numbers.
 
 Errors, damages, shares and fractions are fractions of 1, never percent. Losses are mean cross-entropies in nats.
 Nothing here needs a model: a report is drawn from these objects alone.
@@ -6,12 +6,14 @@ Nothing here needs a model: a report is drawn from these objects alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
 from resect.paths.measures import Effective
+from resect.runs.record import Record
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class PlainControl:
     median_damage: float
     largest_damage: float
     largest_damage_layer: str
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything but the table, as plain values."""
+        return {name: value for name, value in vars(self).items() if name != "deletions"}
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,20 @@ class Answers:
     gradient: GradientAnswer | None
     multiplicity: tuple[MultiplicityRow, ...]  # the network itself, then those of --beside
 
+    @classmethod
+    def of(cls, numbers: Mapping[str, Any]) -> Answers:
+        """The answers from the numbers of `as_dict`."""
+        depth, gradient = numbers["depth"], numbers["gradient"]
+        if depth:
+            ranges = {name: Effective(**depth[name]) for name in ("by_share", "by_magnitude", "by_rms")}
+            depth = DepthAnswer(**{**depth, **ranges})
+        return cls(
+            ensemble=EnsembleAnswer(**numbers["ensemble"]),
+            depth=depth,
+            gradient=GradientAnswer(**gradient) if gradient else None,
+            multiplicity=tuple(MultiplicityRow(**row) for row in numbers["multiplicity"]),
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """The same numbers as nested plain dictionaries, ready for JSON."""
         return asdict(self)
@@ -154,6 +174,30 @@ class Study:
     intact_loss: float
     environment: dict[str, Any]
     seconds: float
+    asked: dict[str, Any]
+    command: str
+
+    @classmethod
+    def of(cls, record: Record) -> Study:
+        """The study that a record holds."""
+        found, tables = record.found, record.tables
+        control = found["control"]
+        environment = dict(record.environment)
+        return cls(
+            subject=Subject(**found["subject"]),
+            answers=Answers.of(found["answers"]),
+            blocks=tables["blocks"],
+            deletions=tables["deletions"],
+            random=tables["random"],
+            reorderings=tables["reorderings"],
+            lengths=tables.get("lengths"),
+            plain=PlainControl(deletions=tables["control"], **control) if control else None,
+            intact_loss=found["intact_loss"],
+            seconds=environment.pop("seconds"),
+            environment=environment,
+            asked=dict(record.asked),
+            command=record.command,
+        )
 
     @property
     def curves(self) -> PathCurves:

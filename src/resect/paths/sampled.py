@@ -6,30 +6,33 @@ skips elsewhere; take the norm of what arrives. Sampled paths are lanes, so one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from resect.calculus.linear import Lanes
-from resect.errors import InputError
+from resect.engines.local import LOCAL
+from resect.engines.work import Arrays, Engine, Progress
+from resect.errors import InputError, require_whole
 from resect.graph.routes import Routes
+from resect.measuring.batches import Batch, Batches, batches_of
 from resect.network.unraveled import Unraveled
-from resect.paths.draws import Drawn, collect
+from resect.paths.draws import Draws
 from resect.paths.lanes import widened
 from resect.paths.measures import Effective, effective_range, entropy_within, weighted_by_count
 from resect.paths.polynomial import at_target
 from resect.paths.sampler import PathDraw, Route
-from resect.paths.settings import PathSettings, Progress, Traces
+from resect.paths.settings import PathSettings, PathWork, Traces, concatenated, require_paths
+from resect.paths.target import resolve_target
 from resect.paths.trace import Trace
 from resect.paths.tree import path_lanes
 
 
 @dataclass(frozen=True)
-class PathSamples(Drawn):
+class PathDraws(Draws):
     """Norms of the gradients of sampled single paths: `norms` (N, R, n+1), R paths of each of the n+1 lengths."""
 
     @property
@@ -93,49 +96,77 @@ class PathSamples(Drawn):
 
 def sample_paths(
     net: Unraveled,
-    data: Iterable[tuple[Any, Tensor]],
+    data: Batches,
     settings: PathSettings | None = None,
     *,
-    samples: int = 20,
+    draws: int = 20,
     lengths: Sequence[int] | None = None,
     progress: Progress | None = None,
-) -> PathSamples:
+    engine: Engine = LOCAL,
+) -> PathDraws:
     """Sample single paths of every length and measure the norm of the gradient along each.
 
     Args:
         net: an unravelled network with at least one block.
-        data: (inputs, targets) batches; every batch has paths of its own.
+        data: (inputs, targets) batches, or a data spec; every batch has paths of its own, drawn by the seed and its
+            number.
         settings: what is differentiated, where, in how much memory, and the seed of the paths.
-        samples: sampled paths of each length and batch.
+        draws: sampled paths of each length and batch.
         lengths: the lengths to sample, all by default; those of others are NaN.
-        progress: called with the number of slices done since the last call.
+        progress: called with the number of joins passed since the last call.
+        engine: runs the pieces of work: all paths on one batch each.
 
     Raises:
         InputError: the network has no joins, a length does not exist, or the settings do not fit.
         DataError: the data are empty or do not fit the network.
+
+    Source: Veit et al. 2016, section 5.2.
     """
+    require_paths(net)
+    require_whole("draws", draws)
     settings = settings or PathSettings()
-    if samples < 1:
-        raise InputError(f"`samples` must be 1 or more, got {samples}.")
-    traces = Traces(net, settings)
-    routes = Routes(net.sliced, traces.target.start)
-    wanted = [k for k, count in enumerate(routes.counts.paths) if count and (lengths is None or k in lengths)]
-    if lengths is not None and set(lengths) - set(wanted):
-        raise InputError(
-            f"`lengths` must have paths, got {sorted(set(lengths) - set(wanted))}, of which there is none."
-        )
-    draw, random = PathDraw(routes), np.random.default_rng(settings.seed)
-    lengths_in_all = len(routes.counts.paths)
+    target = resolve_target(net, settings.at)
+    counts = Routes(net.sliced, target.start).counts
+    existing = [k for k, count in enumerate(counts.paths) if count]
+    if lengths is not None and set(lengths) - set(existing):
+        missing = sorted(set(lengths) - set(existing))
+        raise InputError(f"`lengths` must have paths, got {missing}, of which there is none.")
+    wanted = tuple(k for k in existing if lengths is None or k in lengths)
+    work = _Sampling(settings, draws, wanted)
+    return PathDraws.joined(
+        [
+            PathDraws(counts, arrays["norms"], np.zeros(len(arrays["norms"]), dtype=int), target.name)
+            for arrays in engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
+        ]
+    )
 
-    def norms_of(trace: Trace) -> np.ndarray:
-        drawn = [route for _ in range(samples) for route in draw(wanted, random)]
-        norms = path_norms(trace, routes, drawn, traces.lanes_for(trace), progress)
-        found = np.full((trace.rows, samples, lengths_in_all), np.nan)
-        found[:, :, wanted] = norms.T.reshape(trace.rows, samples, len(wanted))
-        return found
 
-    norms, batch = collect(traces(data, 2, truth=False), samples, lengths_in_all, norms_of)
-    return PathSamples(routes.counts, norms, batch, traces.target.name)
+@dataclass(frozen=True)
+class _Sampling(PathWork):
+    """The work of sampling `draws` paths of each of some lengths: "norms" (rows, draws, n+1)."""
+
+    draws: int
+    lengths: tuple[int, ...]
+
+    @property
+    def own_key(self) -> dict[str, Any]:
+        """What is drawn."""
+        drawn = {"draws": self.draws, "lengths": list(self.lengths), "seed": self.settings.seed}
+        return {"what": "sampled paths", **drawn}
+
+    def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
+        """The norms; the paths are drawn for the whole batch, in however many parts it runs."""
+        traces = Traces(net, self.settings)
+        routes = Routes(net.sliced, traces.target.start)
+        draw, random = PathDraw(routes), np.random.default_rng(self.settings.seed + batch.number)
+        drawn = [route for _ in range(self.draws) for route in draw(self.lengths, random)]
+        parts = []
+        for trace, advance in traces.of(batch, 2, progress, truth=False):
+            norms = path_norms(trace, routes, drawn, traces.lanes_for(trace), advance)
+            rows = np.full((trace.rows, self.draws, len(routes.counts.paths)), np.nan)
+            rows[:, :, list(self.lengths)] = norms.T.reshape(trace.rows, self.draws, len(self.lengths))
+            parts.append((rows,))
+        return concatenated(parts, "norms")
 
 
 def path_norms(

@@ -1,78 +1,75 @@
-"""A comparison on the terminal, as JSON, and as tables and figures in a folder."""
+"""A comparison of runs, on the terminal and in figures."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from resect.errors import RunError
-from resect.files import write_text
-from resect.report.comparison import Change, Summary, changes
-from resect.report.comparison_figures import figures
-from resect.report.finished_runs import Run, long_table
-from resect.report.style import save_figure
-from resect.report.tables import plain
-from resect.report.words import NOTHING, decimal, large, percent, superscript
-from resect.runs.folder import write_parquet
+from resect.figures import comparison
+from resect.figures.style import save_figure
+from resect.jobs.compare import Change, Summary, effective_range
+from resect.runs.record import Record
+from resect.words import NOTHING, decimal, large, percent, superscript
 
-_TABLE, _NUMBERS = "comparison.parquet", "comparison.json"
 _FIGURES = ("shares", "norms", "magnitudes")
 
 
-def require_own_folder(folder: Path) -> None:
-    """Raise RunError if a folder holds anything but an earlier comparison, which may be replaced."""
-    own = {_TABLE, _NUMBERS, *(f"{name}.png" for name in _FIGURES)}
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} must be a folder for the comparison, but is a file. Choose another --out.")
-    others = sorted(file.name for file in folder.glob("*") if file.name.removesuffix(".tmp") not in own)
-    if others:
-        raise RunError(
-            f"{folder} must be empty or hold an earlier comparison, but holds other files ({others[0]}). "
-            "Choose another --out."
-        )
-
-
-def write_comparison(runs: Sequence[Run], numbers: str, mass: float, folder: Path) -> None:
-    """Write comparison.parquet, comparison.json and a PNG file a figure; figures of an earlier comparison go."""
-    folder.mkdir(parents=True, exist_ok=True)
+def draw(record: Record, folder: Path) -> Path:
+    """Write figures/*.png; those of an earlier comparison go."""
+    figures = folder / "figures"
     for name in _FIGURES:
-        (folder / f"{name}.png").unlink(missing_ok=True)
-    write_parquet(folder / _TABLE, long_table(runs))
-    for name, draw in figures(runs, mass).items():
-        save_figure(draw, folder / f"{name}.png")
-    write_text(folder / _NUMBERS, numbers + "\n")
+        (figures / f"{name}.png").unlink(missing_ok=True)
+    for name, figure in _figures(record).items():
+        save_figure(figure, figures / f"{name}.png")
+    return figures
 
 
-def comparison_numbers(summaries: Sequence[Summary], mass: float) -> str:
-    """Every run, and the first against every other, as JSON."""
-    runs = [{name: plain(value) for name, value in asdict(summary).items()} for summary in summaries]
-    return json.dumps({"mass": mass, "runs": runs, "changes": [asdict(c) for c in changes(summaries)]}, indent=2)
+def _figures(record: Record) -> dict[str, Callable[[], Figure]]:
+    """What draws every figure that the runs have data for, by name."""
+    mass, table = record.found["mass"], record.tables["comparison"]
+    names = [row["run"] for row in record.found["runs"]]
+    groups = {name: table[table["run"] == name].reset_index(drop=True).dropna(axis=1, how="all") for name in names}
+
+    def ranges(column: str) -> dict[str, tuple[int, int] | None]:
+        return {name: effective_range(lengths, column, mass) for name, lengths in groups.items()}
+
+    drawn: dict[str, Callable[[], Figure]] = {
+        "shares": lambda: comparison.shares(groups, ranges("share"), mass),
+        "norms": lambda: comparison.norms(groups),
+    }
+    if all("magnitude" in lengths for lengths in groups.values()):
+        drawn["magnitudes"] = lambda: comparison.magnitudes(groups, ranges("magnitude"), mass)
+    return drawn
 
 
-def print_comparison(summaries: Sequence[Summary], mass: float, console: Console) -> None:
-    """A table with one row a run, then one line for the first run against every other."""
+def show(record: Record, console: Console) -> None:
+    """Print a table with one row a run, then one line for the first run against every other."""
+    summaries = [_summary(row) for row in record.found["runs"]]
     sampled = any(summary.magnitude_range for summary in summaries)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column("run", overflow="fold")
-    held = f"{mass * 100:g} %"
+    held = f"{record.found['mass'] * 100:g} %"
     ranges = (f"{held} of\nshare", *([f"{held} of\ncount ×\nnorm"] if sampled else []))
     for heading in ("blocks", "layers", *ranges, "effective\ndepth", "effective\npaths"):
         table.add_column(heading, justify="right", no_wrap=True)
     for summary in summaries:
         table.add_row(*map(Text, _cells(summary, sampled)))
     console.print(table, "")
-    for change, other in zip(changes(summaries), summaries[1:], strict=True):
-        console.print(Text(_sentence(summaries[0], other, change)), soft_wrap=True)
+    for row, other in zip(record.found["changes"], summaries[1:], strict=True):
+        console.print(Text(_sentence(summaries[0], other, Change(**row))), soft_wrap=True)
     for summary in summaries:
         if summary.known < summary.longest:
             console.print(Text(_truncation(summary)), soft_wrap=True)
+
+
+def _summary(row: dict[str, object]) -> Summary:
+    return Summary(**row)  # type: ignore[arg-type]  # as Summary wrote it, ranges as lists
 
 
 def _cells(summary: Summary, sampled: bool) -> tuple[str, ...]:

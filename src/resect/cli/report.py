@@ -1,0 +1,36 @@
+"""`resect report`, `resect show` and `resect ls`: runs that are over, read back from their folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from resect.cli._console import console
+from resect.cli._options import format_option
+from resect.cli._show import show as show_record
+from resect.report.faces import draw, listing
+from resect.runs.record import Record
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def report(run: Path) -> None:
+    """Draw the figures, and of a study the page, of the finished RUN again from its folder."""
+    place = draw(Record.read(run), run)
+    console(stderr=True).print(f"Drawn again: {place}", soft_wrap=True)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@format_option
+def show(run: Path, output: str) -> None:
+    """Print the answers of the finished RUN, a folder or a model card."""
+    show_record(Record.read(run), output)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("runs"), metavar="[DIR]")
+def ls(folder: Path) -> None:
+    """List the runs in DIR (runs/ by default) and in the folders in it."""
+    listing(folder, console())

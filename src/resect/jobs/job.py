@@ -1,0 +1,149 @@
+"""What all jobs have in common: they say what was asked, run into a folder or not, and give a record."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import pandas as pd
+
+from resect.data import Samples
+from resect.engines.local import Local
+from resect.errors import InputError
+from resect.jobs.environment import environment
+from resect.jobs.source import Source
+from resect.network.unraveled import Unraveled
+from resect.runs.command import command_line
+from resect.runs.folder import RunFolder
+from resect.runs.record import Record
+
+Advance = Callable[[float], None]
+Track = Callable[[str, float], Advance]
+"""Opens a bar, `track(what, total)`, and gives what advances it."""
+
+
+def silent(what: str, total: float) -> Advance:
+    """Show no progress."""
+    return lambda amount: None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a job found, before it becomes a record: plain values, and tables by name."""
+
+    found: Mapping[str, Any]
+    tables: Mapping[str, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where a job is done.
+
+    Attributes:
+        folder: the run folder; None where nothing is kept.
+        track: opens bars.
+    """
+
+    folder: RunFolder | None
+    track: Track
+
+    @property
+    def engine(self) -> Local:
+        """The engine, whose store is the folder."""
+        return Local(self.folder)
+
+
+@dataclass(frozen=True)
+class Job(ABC):
+    """What a verb was asked to do."""
+
+    verb: ClassVar[str]
+    source: Source
+
+    def asked(self) -> dict[str, Any]:
+        """The whole configuration, flat."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "source"}
+        return {**asdict(self.source), **own}
+
+    def command(self) -> str:
+        """The command that does the same; what is as by default is left out."""
+        options = {**_given(self.source), **_given(self)}
+        arguments = [self.source.model, *([self.source.data] if self.source.data else [])]
+        return command_line(self.verb, arguments, options)
+
+    def open(self, out: Path | str | None, track: Track) -> Lab:
+        """The lab of a run in `out`, whose folder must be new, or of the same run."""
+        return Lab(RunFolder(Path(out), self.verb, self.asked()) if out else None, track)
+
+    def run(self, out: Path | str | None = None, track: Track = silent) -> Record:
+        """Do it, or what a killed run has left of it; a finished run is only read.
+
+        Args:
+            out: the run folder; None keeps nothing.
+            track: opens bars that show the progress.
+
+        Raises:
+            ResectError: something that was asked for cannot be done; nothing is lost or half written.
+        """
+        lab, started = self.open(out, track), time.perf_counter()
+        subject = self.prepare(lab)
+        if lab.folder and (record := lab.folder.finished(subject.made_of)):
+            return record
+        answer = self.answer(subject, lab)
+        made_with = environment() | {"seconds": time.perf_counter() - started}
+        made_of, command = subject.made_of, self.command()
+        record = Record(self.verb, self.asked(), made_of, made_with, command, answer.found, answer.tables)
+        if lab.folder:
+            lab.folder.open()
+            record.write(lab.folder.path)
+        return record
+
+    @abstractmethod
+    def prepare(self, lab: Lab) -> Any:
+        """Load what the job works on; its `made_of` are digests of it."""
+
+    @abstractmethod
+    def answer(self, subject: Any, lab: Lab) -> Answer:
+        """Measure it."""
+
+    @classmethod
+    def from_options(cls, model: str, data: str | None, options: Mapping[str, Any]) -> Self:
+        """A job from a network, data, and options of either the source or the job.
+
+        Raises:
+            InputError: there is no such option.
+        """
+        own, of_source = ({field.name for field in fields(kind)} for kind in (cls, Source))
+        unknown = sorted(set(options) - (own | of_source) | ({"source", "model", "data"} & set(options)))
+        if unknown:
+            known = ", ".join(sorted((own | of_source) - {"source", "model", "data"}))
+            raise InputError(f"`{unknown[0]}` must be an option of {cls.verb}, one of {known}.")
+        source = Source(model, data, **{name: value for name, value in options.items() if name in of_source})
+        return cls(source, **{name: value for name, value in options.items() if name in own})
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One unravelled network and its samples."""
+
+    net: Unraveled
+    samples: Samples
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """Digests of both."""
+        return {"samples": self.samples.digest(), "networks": [self.net.fingerprint()]}
+
+
+def _given(holder: Any) -> dict[str, Any]:
+    """The fields of a source or a job that differ from their defaults."""
+    own = [field for field in fields(holder) if field.name not in ("source", "model", "data")]
+    return {field.name: getattr(holder, field.name) for field in own if getattr(holder, field.name) != _default(field)}
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()

@@ -1,0 +1,205 @@
+"""`resect lesion`: one sweep over one network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from resect.data import Samples
+from resect.engines.work import Arrays
+from resect.errors import InputError
+from resect.graph.resolve import Removal
+from resect.jobs.job import Answer, Job, Lab, Subject
+from resect.measuring.memory import bytes_per_sample
+from resect.network.unraveled import Unraveled, require_blocks
+from resect.sweep import plans
+from resect.sweep.batching import Choices, Trial, best, trials
+from resect.sweep.ensemble import ensemble
+from resect.sweep.lesion import lesion
+from resect.sweep.result import LesionResult
+from resect.sweep.settings import LesionSettings
+from resect.sweep.shapley import from_orders
+from resect.sweep.walk import Tour
+
+_TRYING = 0.1  # of the sweep's own work may go into the choice of batch size and memory format
+PLANS = ("single", "pairs", "random", "windows", "shuffled", "skips", "repeated", "shapley", "ensemble")
+MEMORY_FORMATS = ("auto", "contiguous", "channels-last")
+
+
+@dataclass(frozen=True)
+class LesionJob(Job):
+    """What a sweep runs, and in which batches.
+
+    Attributes:
+        plan: one of PLANS.
+        without: delete just these blocks together, instead of a plan.
+        removal: what stands for a deleted branch.
+        counts: of random, the numbers of deleted blocks; of windows, their lengths.
+        repeats: of random and shuffled.
+        orders: of shapley, pairs of orders.
+        removed: of ensemble, blocks missing in every member; None for a tenth.
+        members: of ensemble.
+        metrics, precision, compile: as in `LesionSettings`.
+        batch_size: None for the fastest of several.
+        memory: bytes for values; None for half of what is free.
+        memory_format: "auto" for the faster, "contiguous" or "channels-last".
+        plain: lesion the layers of a plain network.
+    """
+
+    verb: ClassVar[str] = "lesion"
+    plan: str = "single"
+    without: tuple[int, ...] | None = None
+    removal: Removal = "zero"
+    counts: tuple[int, ...] | None = None
+    repeats: int = 5
+    orders: int = 20
+    removed: int | None = None
+    members: int = 32
+    metrics: tuple[str, ...] = LesionSettings.metrics  # type: ignore[assignment]  # names only
+    precision: float | None = None
+    batch_size: int | None = None
+    memory: int | None = None
+    memory_format: str = "auto"
+    compile: bool = False
+    plain: bool = False
+
+    def __post_init__(self) -> None:
+        self._settings(channels_last=False)  # says what is wrong with metrics and precision
+
+    def prepare(self, lab: Lab) -> Subject:
+        """Load and unravel the network, and load the samples."""
+        return Subject(*self.source.unravel(plain=self.plain))
+
+    def answer(self, subject: Subject, lab: Lab) -> Answer:
+        """Run the sweep.
+
+        Raises:
+            InputError: the plan cannot run on this network, or not even the smallest batch fits into memory.
+            DataError: the samples do not fit the network.
+        """
+        net, samples = subject.net, subject.samples
+        plan = self.make_plan(net)
+        if self.plan == "ensemble" and self.removal != "zero":
+            raise InputError(f"`removal` of an ensemble must be 'zero', got {self.removal!r}.")
+        tour = Tour.of(net.programs, [*plan.arrangements, *plan.references, net.intact])
+        tried = self._choose(net, samples, tour, lab)
+        size = int(tried["batch_size"][0])
+        settings = self._settings(channels_last=bool(tried["channels_last"][0]))
+        ran = {
+            "batch_size": size,
+            "channels_last": settings.channels_last,
+            "compile": settings.compile,
+            "removal": self.removal,
+            "slices_run": len(tour.stops),
+            "states_kept": tour.states,
+        }
+        data = list(samples.batches(size))
+        if self.plan == "ensemble":
+            answer = self._ensemble(net, samples, data, settings, lab)
+        else:
+            lesions = (len(plan) + len(plan.references) + 1) * len(samples)
+            advance = lab.track(f"{plan.name} lesions", lesions)
+            result = lesion(net, data, plan, settings, progress=advance, engine=lab.engine)
+            answer = self._shapley(net, result) if self.plan == "shapley" else lesion_answer(result)
+        return Answer({**answer.found, "ran": ran}, {**answer.tables, "trials": tried})
+
+    def make_plan(self, net: Unraveled) -> plans.Plan:
+        """The plan that is asked for.
+
+        Raises:
+            InputError: it would be empty, or names blocks that do not exist.
+        """
+        require_blocks(net)
+        if self.without is not None:
+            return plans.explicit(net, [net.intact.without(*self.without)]).removing(self.removal)
+        counts, repeats, seed = self.counts, self.repeats, self.source.seed
+        makers = {
+            "single": lambda: plans.single(net),
+            "pairs": lambda: plans.pairs(net),
+            "random": lambda: plans.random(net, counts, repeats, seed),
+            "windows": lambda: plans.windows(net, counts),
+            "shuffled": lambda: plans.shuffled(net, counts, repeats, seed),
+            "skips": lambda: plans.skips(net),
+            "repeated": lambda: plans.repeated(net),
+            "shapley": lambda: plans.orders(net, self.orders, seed),
+            "ensemble": lambda: plans.random(net, [self._removed(net)], self.members, seed),
+        }
+        if self.plan not in makers:
+            raise InputError(f"`plan` must be one of {', '.join(PLANS)}, got {self.plan!r}.")
+        plan = makers[self.plan]()
+        if not plan.arrangements:
+            why = {
+                "shuffled": "no two blocks have the same shapes, so none can trade places",
+                "pairs": "it has a single block",
+                "repeated": "no block keeps the shape of its input",
+                "skips": "a plain network has none",
+            }
+            raise InputError(f"the plan {self.plan} is empty on this network: {why[self.plan]}.")
+        return plan.removing(self.removal)
+
+    def _removed(self, net: Unraveled) -> int:
+        return max(1, round(len(net.blocks) / 10)) if self.removed is None else self.removed
+
+    def _settings(self, *, channels_last: bool) -> LesionSettings:
+        settings = LesionSettings(self.metrics, self.precision, channels_last, self.compile, self.source.seed)
+        if any(callable(metric) for metric in self.metrics):
+            raise InputError("`metrics` of a job must be names; a function of your own goes to resect.lesion.")
+        return settings
+
+    def _shapley(self, net: Unraveled, result: LesionResult) -> Answer:
+        shapley = from_orders(net, result)
+        found = {"summary": shapley.summary(), "total": dict(shapley.total)}
+        return Answer({**lesion_answer(result).found, **found}, {"shapley": shapley.table})
+
+    def _ensemble(self, net: Unraveled, samples: Samples, data: Any, settings: LesionSettings, lab: Lab) -> Answer:
+        removed = self._removed(net)
+        advance = lab.track("ensemble", (self.members + 1) * len(samples))
+        result = ensemble(net, data, removed, self.members, settings, progress=advance, engine=lab.engine)
+        found = {
+            "summary": result.summary(),
+            "plan": "ensemble",
+            "removed": removed,
+            "samples": len(result.intact_error),
+            "intact": {"error": float(result.intact_error.mean())},
+        }
+        return Answer(found, {"ensembles": result.table})
+
+    def _choose(self, net: Unraveled, samples: Samples, tour: Tour, lab: Lab) -> pd.DataFrame:
+        """Trials of batch sizes and memory formats, of an earlier sitting if there was one; the first is chosen."""
+        settled = None if self.memory_format == "auto" else self.memory_format == "channels-last"
+        choices = Choices.of(net, len(samples), tour.states, self.memory, self.batch_size, settled)
+        forwards = len(tour.stops) / len(net.sliced.slices) * len(samples)
+
+        def choose() -> Arrays:
+            tried = samples.inputs[: max(choices.sizes)]
+            made = list(trials(net, tried, choices, states=tour.states, budget=_TRYING * forwards))
+            if choices.settled or not made:  # too little work to try anything
+                made = [Trial(choices.sizes[0], choices.formats[0], float("nan"), bytes_per_sample(net, tour.states))]
+            chosen = made[0] if len(made) == 1 else best(made)
+            rows = [chosen, *(trial for trial in made if trial is not chosen)]
+            return {name: np.array([getattr(row, name) for row in rows]) for name in Trial.__dataclass_fields__}
+
+        return pd.DataFrame(lab.engine.once(net, {"what": "batch size and memory format"}, choose))
+
+
+def lesion_answer(result: LesionResult) -> Answer:
+    """What a sweep found, as plain values and tables."""
+    found = {
+        "summary": result.summary(),
+        "plan": result.plan.name,
+        "samples": result.samples,
+        "intact": {name: result.intact_mean(name) for name in result.values},
+    }
+    tables = {"lesions": result.table}
+    if result.plan.name == "pairs":
+        tables["interaction"] = result.interaction(result.main_metric).rename(columns=str)
+    if result.targets is not None and "error" in result.values:
+        flips = [result.flips(i).assign(lesion=i) for i in range(len(result.plan))]
+        tables["flips"] = pd.concat(flips, ignore_index=True) if flips else pd.DataFrame()
+        tables["classes"] = (
+            result.by_class().rename(columns=str).rename_axis("lesion").reset_index().astype({"lesion": str})
+        )
+    return Answer(found, tables)

@@ -1,0 +1,104 @@
+"""Which network on which data: the recipe by which a run, or a worker of it, makes both anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+
+from resect.data import Samples, load_samples
+from resect.errors import DataError
+from resect.jobs.fit import placed
+from resect.models.specs import LoadedModel, Value, load_model
+from resect.network.unraveled import Unraveled, unravel
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One network and the samples it is measured on.
+
+    Attributes:
+        model: a model spec, e.g. "resect:resnet110-digits".
+        data: a data spec, e.g. "digits"; None where only the network matters.
+        checkpoint: weights to load.
+        model_args: keyword arguments of the model.
+        limit: only the first samples.
+        seed: of random weights, and of everything that a job draws.
+        device: "cpu", "cuda" or "mps".
+        dtype: of weights and inputs, one of DTYPES.
+    """
+
+    model: str
+    data: str | None = None
+    checkpoint: Path | None = None
+    model_args: Mapping[str, Value] = field(default_factory=dict)
+    limit: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    def samples(self) -> Samples:
+        """Load the samples in this dtype.
+
+        The seed does not move the border between training and test samples: trained weights would be tested on
+        what they were trained on.
+        """
+        if self.data is None:
+            raise DataError("`data` must name samples, such as digits; there is none.")
+        samples = load_samples(self.data, limit=self.limit)
+        if not samples.inputs.is_floating_point():
+            return samples
+        return replace(samples, inputs=samples.inputs.to(DTYPES[self.dtype]))
+
+    def load(self, samples: Samples | None = None) -> LoadedModel:
+        """Load the network, on this device and in this dtype.
+
+        Args:
+            samples: what it will see, whose channels, classes and size it takes over.
+
+        Raises:
+            DataError: nothing says what its inputs look like.
+        """
+        loaded = load_model(
+            self.model, checkpoint=self.checkpoint, arguments=self.model_args, samples=samples, seed=self.seed
+        )
+        if loaded.example is None:
+            raise DataError(
+                f"{self.model} does not say what its inputs look like. Let the factory return (model, example), or "
+                "name data."
+            )
+        return self.placed(loaded)
+
+    def unravel(self, *, plain: bool = False) -> tuple[Unraveled, Samples]:
+        """The network, unravelled, and the samples."""
+        samples = self.samples()
+        loaded = self.load(samples)
+        return unravel(loaded.module, loaded.example, plain=plain), samples
+
+    def placed(self, loaded: LoadedModel) -> LoadedModel:
+        """A model on this device and in this dtype."""
+        placed(loaded.module, self.device, DTYPES[self.dtype])
+        return replace(loaded, example=pytree.tree_map(self._place, loaded.example))
+
+    def _place(self, leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        return leaf.to(self.device, DTYPES[self.dtype] if leaf.is_floating_point() else leaf.dtype)
+
+
+def split_spec(text: str) -> tuple[str, Path | None]:
+    """SPEC or SPEC@FILE into the spec and its checkpoint."""
+    spec, at, file = text.partition("@")
+    return spec, Path(file) if at else None
+
+
+def slug(spec: str) -> str:
+    """A spec as part of a file name: "resnet50" for "timm:resnet50"."""
+    name = Path(spec).stem if "/" in spec else spec.rpartition(":")[2]
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)

@@ -1,0 +1,100 @@
+"""What a sweep found, on the terminal and in figures."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from resect.figures import carriers, ensembles, lesions, samples
+from resect.figures.style import Panel, figure_of, save_figure
+from resect.runs.record import Record
+
+_SHOWN = 60
+_CLASSES_SHOWN = 50  # in one heat map
+_PERCENT = ("error", "damage", "agreement", "vote_error", "member_error", "independent_error", "disagreement")
+
+
+def main_table(record: Record) -> pd.DataFrame:
+    """The table that answers what the plan asks: lesions, Shapley values or ensembles."""
+    return next(record.tables[name] for name in ("ensembles", "shapley", "lesions") if name in record.tables)
+
+
+def show(record: Record, console: Console) -> None:
+    """Print the table, its first rows if it is long, and the summary."""
+    rows = main_table(record)
+    columns = [str(name) for name in rows.columns if not str(name).endswith(("_low", "_high"))]
+    columns = [name for name in columns if name not in ("name", "samples") or rows[name].nunique() > 1]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name.replace("_", " "), justify="left" if name == "name" else "right", overflow="fold")
+    for row in rows.head(_SHOWN).to_dict(orient="records"):
+        table.add_row(*(_cell(name, row) for name in columns))
+    console.print(table)
+    if len(rows) > _SHOWN:
+        console.print(f"{len(rows) - _SHOWN} more rows; --format json or --out DIR gives all.")
+    console.print(f"{record.found['summary']} In brackets: 95 % intervals.", highlight=False, soft_wrap=True)
+    ran = record.found["ran"]
+    memory_format = "channels last" if ran["channels_last"] else "contiguous"
+    console.print(
+        f"Batches of {ran['batch_size']}, {memory_format}{', compiled' if ran['compile'] else ''}; {ran['slices_run']} "
+        f"slices a batch, at most {ran['states_kept']} states kept.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _cell(name: str, row: dict[Any, Any]) -> str:
+    """A value, with its interval where the table has one."""
+    value = row[name]
+    if not isinstance(value, float):
+        return str(value)
+    text = _number(name, value)
+    if f"{name}_low" in row:
+        text += f" [{_number(name, row[f'{name}_low'])}, {_number(name, row[f'{name}_high'])}]"
+    return text
+
+
+def _number(name: str, value: float) -> str:
+    if name.startswith(_PERCENT):
+        return f"{value * 100:.1f}"
+    return f"{value:.1e}" if name == "p_value" and value < 0.001 else f"{value:.3f}"
+
+
+def draw(record: Record, folder: Path) -> Path:
+    """Write figures/*.png."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, panel in _figures(record):
+        save_figure(partial(_alone, panel), folder / "figures" / f"{name}.png")
+    return folder / "figures"
+
+
+def _alone(panel: Panel) -> Figure:
+    return figure_of(panel())
+
+
+def _figures(record: Record) -> list[tuple[str, Panel]]:
+    """Name and panel of every figure that suits the plan."""
+    found, tables, table = record.found, record.tables, main_table(record)
+    if "ensembles" in tables:
+        return [("ensemble", partial(ensembles.ensemble, table, found["removed"], found["intact"]["error"]))]
+    if "shapley" in tables:
+        return [("shapley", partial(carriers.shapley, table, next(iter(found["intact"]))))]
+    plan, figures = found["plan"], list[tuple[str, Panel]]()
+    if "interaction" in tables:
+        metric = "loss" if "loss" in found["intact"] else next(iter(found["intact"]))
+        figures.append((plan, partial(lesions.interaction, tables["interaction"], metric)))
+    elif "error" in found["intact"]:
+        figures.append((plan, partial(lesions.by_plan, plan, table, found["intact"]["error"])))
+    if plan in lesions.BY_BLOCK and "flips" in tables:
+        figures.append(("flips", partial(samples.flips, table, tables["flips"])))
+        classes = tables["classes"].drop(columns="lesion")
+        if classes.shape[1] <= _CLASSES_SHOWN:
+            figures.append(("classes", partial(samples.classes, classes, table["block"].tolist())))
+    return figures

@@ -1,0 +1,142 @@
+"""What was found along paths, on the terminal and in figures."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from resect.figures import carriers, paths
+from resect.figures.style import Panel, save_figure, side_by_side
+from resect.paths.measures import Effective
+from resect.runs.record import Record
+
+_SHOWN = 5e-5  # of the gradient, by any measure: lengths that carry less are left out on the terminal
+
+
+def show(record: Record, console: Console) -> None:
+    """Print the table by length, then what each part says in a sentence."""
+    found, lengths = record.found, record.tables["lengths"]
+    effective, sampled = found["effective"], "path_norm" in lengths
+    rows = "gradients" if found["at"] not in ("input", "stem") else "samples"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.title = f"{record.asked['model']}: the gradient at {found['at']} by path length, {found['samples']} {rows}"
+    names = ["length", "layers", "paths", "share %", "±", "norm"]
+    names += ["one path", "count x it %"] if sampled else []
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    measures = [name for name in ("share", "magnitude", "magnitude_rms") if name in lengths]
+    shown = lengths[(lengths[measures].abs() > _SHOWN).any(axis=1)]
+    for row in shown.to_dict("records"):
+        bold = effective is not None and effective["low"] <= int(row["length"]) <= effective["high"]
+        table.add_row(*_cells(row, sampled), style="bold" if bold else "")
+    console.print(table)
+    for sentence in sentences(record):
+        console.print(sentence, highlight=False, soft_wrap=True)
+    if len(shown) < len(lengths):
+        left = f"Lengths that carry less than {_SHOWN:.3%} are left out; --format json and --out DIR have them."
+        console.print(left, highlight=False, soft_wrap=True)
+
+
+def _cells(row: dict[Any, Any], sampled: bool) -> list[str]:
+    exponent = row["log2_paths"]
+    paths = f"{2**exponent:.3g}" if exponent < 996 else f"2^{exponent:.1f}"
+    half = (row["share_high"] - row["share_low"]) / 2 * 100
+    cells = [str(row["length"]), f"{row['layers']:g}", paths, f"{row['share'] * 100:.2f}"]
+    cells += [f"{half:.2f}" if np.isfinite(half) else "", f"{row['norm']:.2g}"]
+    if sampled:
+        cells += [f"{row['path_norm']:.2g}", f"{row['magnitude'] * 100:.2f}"]
+    return cells
+
+
+def sentences(record: Record) -> list[str]:
+    """What each part of the answers says."""
+    found, tables = record.found, record.tables
+    mass, size = found["mass"], found["multiplicity"]
+    said = [f"The lengths told apart hold less than {mass:.0%} of the gradient; a longer --max-length may hold it."]
+    if effective := found["effective"]:
+        said = [
+            f"Effective lengths ({mass:.0%} of the gradient): {effective['low']} to {effective['high']} blocks, "
+            f"{effective['low_layers']:g} to {effective['high_layers']:g} layers, {effective['path_fraction']:.3g} of "
+            "all paths."
+        ]
+    for name, key in (("count x mean norm of sampled paths", "magnitude"), ("count x rms", "rms")):
+        if by := found[f"effective_by_{key}"]:
+            said.append(f"By {name}: {by['low']} to {by['high']} blocks, {by['path_fraction']:.3g} of all paths.")
+    said.append(
+        f"2^{size['log2_paths']:.1f} paths, of which 2^{size['log2_effective_paths']:.1f} effectively contribute; "
+        f"effective depth {size['effective_depth']:.2f} blocks. Shares and rest sum to "
+        f"{found['sum_of_shares'] + found['rest']:.9f} (relative error {found['sum_error']:.1e})."
+    )
+    if (within := found["log2_effective_paths_within"]) is not None:
+        said.append(f"Weighted within a length by the squared norms of the sampled paths, 2^{within:.1f}.")
+    if found["known"] < len(tables["lengths"]) - 1:
+        said.append(f"All longer paths together: {found['rest']:.3%} of the gradient, exactly.")
+    return said + _carriers(record)
+
+
+def _carriers(record: Record) -> list[str]:
+    """Which blocks, pairs and single paths carry most."""
+    tables = record.tables
+    through = tables["blocks"].sort_values("share", ascending=False).head(5)
+    best = ", ".join(f"{name} {share:.1%}" for name, share in zip(through["name"], through["share"], strict=True))
+    said = [f"Most of the gradient goes through {best}."]
+    if "pairs" in tables and len(tables["blocks"]) > 1:
+        names, values = tables["blocks"]["name"], interaction(record)
+        i, j = np.unravel_index(np.abs(values).argmax(), values.shape)
+        verb = "together" if values[i, j] > 0 else "one or the other"
+        said.append(f"The pair most tied: {names[i]} and {names[j]} ({verb}, {values[i, j] * 100:+.2f} points).")
+    if "strongest" in tables:
+        first = tables["strongest"].iloc[0]
+        through_blocks = ", ".join(map(str, first["blocks"])) or "none (skips only)"
+        said.append(
+            f"The strongest path found has the norm of {first['relative']:.1%} of the whole gradient and goes through "
+            f"blocks {through_blocks}. {record.found['strongest']['summary']}"
+        )
+    return said
+
+
+def interaction(record: Record) -> np.ndarray:
+    """(n, n) share through both of two blocks less the product of their shares; 0 on the diagonal."""
+    share = record.tables["blocks"]["share"].to_numpy(float)
+    values = record.tables["pairs"].to_numpy(float) - np.outer(share, share)
+    np.fill_diagonal(values, 0.0)
+    return np.asarray(values)
+
+
+def draw(record: Record, folder: Path) -> Path:
+    """Write figures/*.png."""
+    for name, (height, panels) in _figures(record).items():
+        save_figure(partial(side_by_side, panels, height=height), folder / "figures" / f"{name}.png")
+    return folder / "figures"
+
+
+def _figures(record: Record) -> dict[str, tuple[float, list[Panel]]]:
+    """Height and panels of every figure that there are data for."""
+    found, tables = record.found, record.tables
+    lengths = tables["lengths"]
+    ranges = {"share": found["effective"], "magnitude": found["effective_by_magnitude"]}
+    asked = (lengths, {name: Effective(**ends) for name, ends in ranges.items() if ends}, found["mass"])
+    whole = "magnitude" in lengths and found["known"] == len(lengths) - 1
+    drawn: dict[str, tuple[float, list[Panel]]] = {"shares": (3.6, [partial(paths.shares, *asked)])}
+    if whole:
+        drawn = {
+            "counts": (3.6, [partial(figure, *asked) for figure in (paths.counts, paths.counts_log)]),
+            "shares": (4.2, [partial(figure, *asked) for figure in (paths.shares, paths.shares_log)]),
+            "norms": (3.6, [partial(figure, lengths) for figure in (paths.norms, paths.norms_log)]),
+        }
+    drawn["blocks"] = (3.6, [partial(carriers.blocks, tables["blocks"])])
+    if "pairs" in tables:
+        drawn["pairs"] = (5.6, [partial(carriers.pairs, interaction(record))])
+    if "strongest" in tables:
+        strong = tables["strongest"]
+        height = carriers.strongest_height(len(strong))
+        drawn["strongest"] = (height, [partial(carriers.strongest, strong, len(tables["blocks"]))])
+    if "training" in tables:
+        drawn["training"] = (3.6, [partial(carriers.training, tables["training"])])
+    return drawn

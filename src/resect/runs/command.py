@@ -1,0 +1,31 @@
+"""Commands of resect, put together from what was asked."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_REPEATED = {"model_args": "model-arg", "metrics": "metric", "beside": "beside", "labels": "label"}
+
+
+def command_line(verb: str, arguments: Sequence[str], options: Mapping[str, Any]) -> str:
+    """`resect VERB ARGUMENTS --option value ...`; what is None, False or empty is left out.
+
+    Args:
+        options: by their names in code; mappings become K=V, and those that can be repeated are.
+    """
+    words = ["resect", verb, *arguments]
+    for name, value in options.items():
+        option = f"--{_REPEATED.get(name, name).replace('_', '-')}"
+        if isinstance(value, Mapping):
+            value = [f"{key}={item}" for key, item in value.items()]
+        if value is None or value is False or value in ((), []):
+            continue
+        if value is True:
+            words.append(option)
+        elif name in _REPEATED:
+            words += [word for item in value for word in (option, str(item))]
+        else:
+            words += [option, ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
+    return shlex.join(words)
