@@ -339,15 +339,13 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, schedule: list[str]
     assert one.keys() == two.keys()
     for name, value in one.items():  # batch norm would see half a batch; layer norm does not mind
         assert torch.allclose(value.float(), two[name].float(), atol=1e-3), name  # half precision, below 2
-    assert json.loads((tmp_path / "two.json").read_text())["test_error"] < 0.5
+    assert Record.read(tmp_path / "two.json").found["test_error"] < 0.5
     assert sorted(path.name for path in tmp_path.glob("two*")) == ["two.json", "two.safetensors"]
 
 
 @pytest.mark.parametrize("seed", [1, 3])
 def test_a_seed_does_not_move_training_images_into_the_test_set(seed: int) -> None:
-    setting = Source("resect:resnet8", "digits", model_args={"width": 4}, seed=seed)
-    _, samples = setting.load()
-    assert samples is not None
+    samples = Source("resect:resnet8", "digits", model_args={"width": 4}, seed=seed).samples()
     trained = {image.numpy().tobytes() for image in load_samples("digits", split="train").inputs}
     assert not [image for image in samples.inputs if image.numpy().tobytes() in trained]
 

@@ -53,8 +53,8 @@ def test_shared_prefixes_change_no_bit(name: str, data: st.DataObject) -> None:
     net = network(name)
     choices = [
         [None, *(b.index for b in net.blocks if b.span == own.span)]
-        + [resect.Variant.TWICE] * (not slot.once_because)
-        + [resect.Variant.BRANCH_ONLY] * (not slot.skip_because)
+        + [resect.Variant.TWICE] * (not slot.refusals.twice)
+        + [resect.Variant.BRANCH_ONLY] * (not slot.refusals.branch_only)
         for own, slot in zip(net.blocks, net.sliced.slots, strict=True)
     ]
     arrangement = st.tuples(*(st.sampled_from(c) for c in choices))

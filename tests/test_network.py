@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from math import comb
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 import resect
 from networks import CUSTOM, Frame, Residual, conv
+from resect.graph.routes import Start
 from resect.models.resnet import CifarResNet
 
 
@@ -224,6 +226,52 @@ def test_train_graph_updates_batch_norms_like_the_model(net, resnet, batch) -> N
         assert torch.equal(value, resnet.state_dict()[name]), name
 
 
+def test_a_fingerprint_tells_graphs_and_weights_apart(net, resnet, batch) -> None:
+    before = net.fingerprint()
+    assert len(before) == 32
+    assert resect.unravel(copy.deepcopy(resnet), batch[0]).fingerprint() == before
+    assert resect.unravel(resnet, batch[0], plain=True).fingerprint() != before
+    weights = copy.deepcopy(resnet.state_dict())
+    with torch.no_grad():
+        resnet.fc.bias[0] += 1e-3
+    assert net.fingerprint() != before
+    resnet.load_state_dict(weights)
+    assert net.fingerprint() == before
+    resnet.bn.running_mean[0] += 1
+    assert net.fingerprint() != before
+
+
+def test_what_others_ask_a_network(net) -> None:
+    assert (net.slices, net.batch_size) == (1 + 9 + 1, None)
+    assert [(entry.label, entry.shape, entry.dtype) for entry in net.inputs] == [
+        ("input 0", (None, 1, 8, 8), torch.float32)
+    ]
+    assert net.allowing(resect.Variant.BRANCH_ONLY) == tuple(range(9))
+    assert net.allowing(resect.Variant.TWICE) == (0, 1, 2, 4, 5, 7, 8)  # 3 and 6 change the shape
+    assert net.arrangement([None, *range(1, 9)]) == net.intact.without(0)
+    with pytest.raises(resect.ArrangementError, match="one entry for each of the 9 slots, got 1"):
+        net.arrangement([0])
+    assert net.routes().counts.paths == tuple(comb(9, k) for k in range(10))
+    assert net.routes(Start(skipped=7)).counts.paths == (1, 2, 1) + (0,) * 7
+
+
+def test_a_tied_parameter_has_all_its_nodes() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.mlp, self.out = nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 9)
+            self.out.weight, self.unused = self.embed.weight, nn.Parameter(torch.zeros(1))
+
+        def forward(self, ids: Tensor) -> Tensor:
+            x = self.embed(ids)
+            return self.out(x + torch.tanh(self.mlp(x)))
+
+    net = resect.unravel(Tied(), torch.arange(4).view(2, 2))
+    read = {name: sum(len(node.users) for node in net.parameter_nodes(name)) for name in net.model.state_dict()}
+    assert read == {"embed.weight": 2, "mlp.weight": 1, "mlp.bias": 1, "out.weight": 2, "out.bias": 1, "unused": 0}
+    assert net.parameter_nodes("out.weight") == net.parameter_nodes("embed.weight")
+
+
 def test_tuples_and_dicts_of_inputs() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
@@ -267,6 +315,7 @@ class OddOne(Frame):
 def test_a_graph_of_one_batch_size_says_so(size: int) -> None:
     model, images = OneByOne(Residual()).eval(), torch.randn(4, 1, 8, 8)
     net = resect.unravel(model, images[:size])
+    assert net.batch_size == size
     assert torch.equal(net(images[:size]), model(images[:size]))
     with pytest.raises(resect.InputError, match=rf"input 0 of shape \({size}, 1, 8, 8\)"):
         net(images)

@@ -112,7 +112,7 @@ def test_parallel_paths_by_brute_force(grouped: bool) -> None:
 
 def slot_of(net: resect.Unraveled, prefix: str) -> int:
     """The slot whose branch holds the parameters under a prefix."""
-    (slot,) = (s.index for s in net.sliced.slots if any(name.startswith(prefix) for name in s.parameters))
+    (slot,) = (s.index for s in net.sliced.slots if any(name.startswith(prefix) for name in s.block.parameters))
     return slot
 
 

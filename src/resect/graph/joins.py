@@ -24,8 +24,8 @@ class Join:
     """One residual block as it stands in the graph.
 
     Attributes:
-        node: the addition.
-        kind: "identity", "projection", or "gated" (highway: the skip is scaled by a gate).
+        node: the addition; of a plain layer, the layer's output.
+        kind: "identity", "projection", "gated" (highway: the skip is scaled by a gate), or "layer" in a plain network.
         skip: the operand that stays when the branch is deleted.
         branch: the operand (or, split, the term of the operand) that the branch computes.
         consumer: the node that reads `branch` as the branch: the addition, or a sum inside the operand.
@@ -40,6 +40,11 @@ class Join:
     consumer: Node
     entries: tuple[Node, ...]
     bypass: Node
+
+    @property
+    def entry(self) -> Node | None:
+        """The one value at which the branch starts, None if it starts at several."""
+        return self.entries[0] if len(self.entries) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ def _gated_skip(skip: Node, branch: Node, reach: Reach) -> Node | None:
     return None
 
 
-def _branch_region(join: Join, reach: Reach) -> int:
+def branch_region(join: Join, reach: Reach) -> int:
     """The nodes that the branch computes: what lies between the entries and the branch operand."""
     bits = 0
     for entry in join.entries:
@@ -205,7 +210,7 @@ def _parent(node: Node, regions: dict[Node, int], reach: Reach) -> Node | None:
 
 def _drop_nested(joins: dict[Node, Join], reasons: dict[Node, str], reach: Reach) -> None:
     """Keep a join inside another's branch only if it mixes with weights and stands in another module."""
-    regions = {node: _branch_region(join, reach) for node, join in joins.items()}
+    regions = {node: branch_region(join, reach) for node, join in joins.items()}
     for node in list(joins):
         parent = _parent(node, regions, reach)
         if parent is None:
@@ -254,7 +259,7 @@ def branch_names(joins: list[Join], reach: Reach) -> list[str]:
 
 
 def _name(join: Join, alone: bool, reach: Reach) -> str:
-    region = _branch_region(join, reach)
+    region = branch_region(join, reach)
     nodes = reach.mixing(region) or [n for n in reach.nodes(region) if module_of(n)]
     home = module_of(join.node)
     paths = [module_of(node).split(".") for node in nodes]

@@ -17,9 +17,11 @@ from torch import Tensor
 from torch.fx import Node
 
 from resect.graph.decisions import Decision, Variant
+from resect.graph.keys import Keys
 from resect.graph.ops import VIEWS, gate, hint_shape, op_name
 from resect.graph.program import Program, Ref, Step
-from resect.graph.slices import Sliced, Slot
+from resect.graph.slices import Sliced
+from resect.graph.slots import Slot
 
 Removal = Literal["zero", "mean", "other sample"]
 
@@ -48,58 +50,43 @@ class Programs:
     """Builds the programs of a sliced network, each once.
 
     Args:
-        edges: the skip and the branches of every join enter it through steps of their own (`skip_key`, and the key of
-            the slot's gate), at which gradients can be taken apart.
+        edges: the skip and the branches of every join enter it through steps of their own, `keys.skip` and `keys.gate`,
+            at which gradients can be taken apart.
         removal: what enters a join in the place of a deleted branch: zero, the branch's mean over the data set, which
-            `base` holds under `mean_key`, or its value for the sample that `base` names under OTHERS.
+            `base` holds under `keys.mean`, or its value for the sample that `base` names under `keys.others`.
     """
-
-    OTHERS: Final = -1
 
     def __init__(self, sliced: Sliced, *, edges: bool = False, removal: Removal = "zero") -> None:
         self.sliced = sliced
         self.edges = edges
         self.removal = removal
-        captured = sliced.captured
-        inputs = [entry.node for entry in captured.inputs if entry]
-        placeholders = [*captured.parameters, *captured.constants, *inputs]
-        nodes = [node for part in sliced.slices for node in part]
-        self.key = {node: i for i, node in enumerate([*placeholders, *nodes])}
-        self.slice_of = {self.key[node]: i for i, part in enumerate(sliced.slices) for node in part}
+        self.keys = keys = Keys(sliced)
+        inputs = [entry for entry in sliced.captured.inputs if entry]
+        shaped = next(entry.node for entry in inputs if entry.shape)
+        self.slice_of = {keys.of(node): i for i, part in enumerate(sliced.slices) for node in part}
         # Gradients flow to the inputs as to any other live value; without gradients they are just there.
-        self._base = len(placeholders) - (len(inputs) if edges else 0)
-        self._reference = self.key[next(entry.node for entry in captured.inputs if entry and entry.shape)]
-        self.example_batch = next((hint_shape(e.node) or (1,))[0] for e in captured.inputs if e and e.shape)
-        self._outputs = frozenset(self.key[n] for n in captured.outputs if isinstance(n, Node)) - set(range(self._base))
+        self._base = keys.given - (len(inputs) if edges else 0)
+        self._reference = keys.of(shaped)
+        self.example_batch = (hint_shape(shaped) or (1,))[0]
+        outputs = {keys.of(output) for output in sliced.captured.outputs if isinstance(output, Node)}
+        self._outputs = frozenset(outputs) - set(range(self._base))
         self._memo: dict[tuple[int, tuple[Decision, ...], frozenset[int]], Program] = {}
-
-    def skip_key(self, slot: Slot) -> int:
-        """The key of the value that enters a slot's join as the skip."""
-        return len(self.key) * (len(self.sliced.slots) + 2) + self.key[slot.join]
-
-    def mean_key(self, slot: Slot) -> int:
-        """The key of the mean of a slot's branch; below 0, as are all values that no node computes."""
-        return self.OTHERS - 1 - slot.index
-
-    def branch_key(self, slot: Slot) -> int:
-        """The key of the value that a slot's gate hands on."""
-        return self.key[slot.gate.all_input_nodes[0]]
 
     @cached_property
     def input_keys(self) -> frozenset[int]:
         """The keys of the inputs."""
-        return frozenset(self.key[entry.node] for entry in self.sliced.captured.inputs if entry)
+        return frozenset(self.keys.of(entry.node) for entry in self.sliced.captured.inputs if entry)
 
     @property
     def parameter_keys(self) -> dict[int, str]:
         """Dotted names of parameters and buffers by key."""
-        return {self.key[node]: name for node, name in self.sliced.captured.parameters.items()}
+        return {self.keys.of(node): name for node, name in self.sliced.captured.parameters.items()}
 
     @cached_property
     def value_bytes(self) -> dict[int, int]:
         """Bytes of every value that depends on the inputs, at the example's batch."""
         found = {}
-        for node, key in self.key.items():
+        for key, node in enumerate(self.keys.nodes):
             leaves = pytree.tree_leaves(node.meta.get("val"))
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
             shapes = [[int(s) if isinstance(s, int) else int(s.node.hint) for s in leaf.shape] for leaf in tensors]
@@ -132,11 +119,11 @@ class Programs:
     @cached_property
     def _owners(self) -> dict[int, frozenset[int]]:
         """The slots whose branches hold the module of each buffer update; none for a module outside all branches."""
-        modules = [{name.rpartition(".")[0] for name in slot.parameters} for slot in self.sliced.slots]
+        modules = [{name.rpartition(".")[0] for name in slot.block.parameters} for slot in self.sliced.slots]
         return {
-            self.key[value]: frozenset(i for i, held in enumerate(modules) if name.rpartition(".")[0] in held)
+            self.keys.of(value): frozenset(i for i, held in enumerate(modules) if name.rpartition(".")[0] in held)
             for value, name in self.sliced.captured.mutations
-            if self.key[value] >= self._base
+            if self.keys.of(value) >= self._base
         }
 
     def decisions(self, index: int, arrangement: Sequence[Decision]) -> tuple[Decision, ...]:
@@ -152,15 +139,14 @@ class Programs:
 
     def _build(self, index: int, decisions: tuple[Decision, ...], live_after: frozenset[int]) -> Program:
         slots = [self.sliced.slots[i] for i in self.sliced.slots_of[index]]
-        chosen = dict(zip(slots, decisions, strict=True))
+        told = {slot.place.gate: (slot, decision) for slot, decision in zip(slots, decisions, strict=True)}
         resolution = _Resolution(self)
-        gates = {slot.gate: slot for slot in slots}
         for node in self.sliced.slices[index]:
-            told = gates.get(node)
+            slot, decision = told.get(node, (None, None))
             # A plain layer is its own join, and its gate.
-            if told and not isinstance(chosen[told], Variant) and chosen[told] != told.index:
-                resolution.decide(told, chosen[told])
-            elif slots and node is slots[0].join:
+            if slot and not isinstance(decision, Variant) and decision != slot.index:
+                resolution.decide(slot, decision)
+            elif slots and node is slots[0].join.node:
                 resolution.join(node, slots, decisions)
             else:
                 resolution.keep(node)
@@ -184,13 +170,14 @@ class _Resolution:
 
     def __init__(self, programs: Programs) -> None:
         self.programs = programs
+        self.keys = programs.keys
         self.steps: list[Step] = []
         self._value: dict[int, int | object] = {}
 
     def keep(self, node: Node) -> None:
         """Execute `node`, unless its operands turn it into one of them or into zero."""
-        key = self.programs.key[node]
-        operands = [self._value.get(self.programs.key[n], 0) is _ZERO for n in node.all_input_nodes]
+        key = self.keys.of(node)
+        operands = [self._is_zero(n) for n in node.all_input_nodes]
         name = op_name(node)
         if any(operands) and name in VIEWS | {"gate"}:
             self._value[key] = _ZERO
@@ -213,11 +200,11 @@ class _Resolution:
         """Execute a join as its slots were told; several slots share one where a branch is a sum of branches."""
         slot, decision = slots[0], decisions[0]
         if Variant.BRANCH_ONLY in decisions:
-            self._without_skip(node, slot.skip, self.programs.skip_key(slot))
+            self._without_skip(node, slot.join.skip, self.keys.skip(slot))
         elif decision is Variant.TWICE:
             self._twice(slot)
-        elif slot.kind == "gated" and decision is None and self.programs.removal == "zero":
-            self.alias(node, slot.bypass)
+        elif slot.join.kind == "gated" and decision is None and self.programs.removal == "zero":
+            self.alias(node, slot.join.bypass)
         elif self.programs.edges:
             self.join_by_edges(node, slot)
         else:
@@ -225,93 +212,89 @@ class _Resolution:
 
     def _without_skip(self, node: Node, skip: Node, entering: int) -> None:
         """Execute a join with a zero, under the key `entering`, in the place of its skip."""
-        key = self.programs.key
+        key = self.keys.of(node)
         if _is_plain_sum(node):
             (branch,) = (operand for operand in node.all_input_nodes if operand is not skip)
-            self._value[key[node]] = self._resolved(branch)
+            self._value[key] = self._resolved(branch)
         else:
             self._zeros(skip, entering)
-            self._step(key[node], node, {key[skip]: entering})
+            self._step(key, node, {self.keys.of(skip): entering})
 
     def _twice(self, slot: Slot) -> None:
         """The join, what follows it alone (a ReLU), and all from the entry to the join once more."""
-        assert slot.entry is not None
-        key, size = self.programs.key, len(self.programs.key)
-        first = {slot.join: key[slot.join] + size * (slot.index + 1)}
-        self._step(first[slot.join], slot.join)
-        last = slot.join
-        for node in slot.after:
-            first[node] = key[node] + size * (slot.index + 1)
-            self._step(first[node], node, {key[last]: first[last]})
-            last = node
-        second: dict[int, int | object] = {key[slot.entry]: first[last]}
-        offset = size * (slot.index + 4 + len(self.programs.sliced.slots))
-        for node in slot.body[:-1]:
-            self._step(key[node] + offset, node, second)
-            second[key[node]] = key[node] + offset
-        if slot.gate is not slot.join:
-            second[key[slot.gate]] = second[key[slot.branch]]
-        self._step(key[slot.join], slot.join, second)
+        keys, join = self.keys, slot.join
+        assert join.entry is not None
+        last, once = join.node, keys.first_run(slot, join.node)
+        self._step(once, join.node)
+        for node in slot.block.after:
+            local = {keys.of(last): once}
+            last, once = node, keys.first_run(slot, node)
+            self._step(once, node, local)
+        second: dict[int, int | object] = {keys.of(join.entry): once}
+        for node in slot.block.body[:-1]:
+            self._step(keys.second_run(slot, node), node, second)
+            second[keys.of(node)] = keys.second_run(slot, node)
+        if join.kind != "layer":
+            second[keys.gate(slot)] = second[keys.of(join.branch)]
+        self._step(keys.of(join.node), join.node, second)
 
     def join_by_edges(self, node: Node, slot: Slot) -> None:
         """Execute a join on its gates and on a step of its own for the skip."""
-        skip, entering = self.programs.key[slot.skip], self.programs.skip_key(slot)
+        skip, entering = self.keys.of(slot.join.skip), self.keys.skip(slot)
         self.steps.append(Step(entering, gate, (Ref(skip),), {}, (skip,)))
-        self._step(self.programs.key[node], node, {skip: entering})
+        self._step(self.keys.of(node), node, {skip: entering})
 
     def alias(self, node: Node, other: Node) -> None:
         """Let `node` have the value of `other`."""
-        self._value[self.programs.key[node]] = self._resolved(other)
+        self._value[self.keys.of(node)] = self._resolved(other)
 
     def decide(self, slot: Slot, decision: Decision) -> None:
         """Give the gate of `slot` zero, or the value of another slot's branch at this slot's entry."""
-        key = self.programs.key[slot.gate]
+        key = self.keys.gate(slot)
         if decision is None:
             self._remove(slot, key)
             return
         assert isinstance(decision, int)
         other = self.programs.sliced.slots[decision]
-        assert other.entry is not None
-        assert slot.entry is not None
-        offset = len(self.programs.key) * (slot.index + 1)
-        local: dict[int, int | object] = {self.programs.key[other.entry]: self._resolved(slot.entry)}
-        for node in other.region:
+        assert other.join.entry is not None
+        assert slot.join.entry is not None
+        local: dict[int, int | object] = {self.keys.of(other.join.entry): self._resolved(slot.join.entry)}
+        for node in other.block.region:
             if node.target is gate:
                 continue
-            original = self.programs.key[node]
-            local[original] = original + offset
-            self._step(original + offset, node, local)
-        self._value[key] = local[self.programs.key[other.branch]]
+            borrowed = self.keys.borrowed(slot, node)
+            local[self.keys.of(node)] = borrowed
+            self._step(borrowed, node, local)
+        self._value[key] = local[self.keys.of(other.join.branch)]
 
     def _remove(self, slot: Slot, key: int) -> None:
         """Let what stands for a deleted branch enter the join."""
-        if slot.kind == "layer":
-            self._value[key] = self._resolved(slot.bypass)
+        if slot.join.kind == "layer":
+            self._value[key] = self._resolved(slot.join.bypass)
         elif self.programs.removal == "zero":
             self._value[key] = _ZERO
         elif self.programs.removal == "mean":
-            mean, reference = self.programs.mean_key(slot), self.programs._reference
+            mean, reference = self.keys.mean(slot), self.programs._reference
             self.steps.append(Step(key, repeated_mean, (Ref(mean), Ref(reference)), {}, (mean, reference)))
         else:
-            value = self._resolved(slot.gate.all_input_nodes[0])
+            value = self._resolved(slot.place.gate.all_input_nodes[0])
             assert isinstance(value, int)
-            others = self.programs.OTHERS
+            others = self.keys.others
             self.steps.append(Step(key, of_other_samples, (Ref(value), Ref(others)), {}, (value, others)))
 
     def source(self, key: int) -> int:
         """The key that holds the value of `key`, which is made to exist if it is zero."""
         value = self._value.get(key, key)
         if value is _ZERO:
-            node = next(node for node, k in self.programs.key.items() if k == key)
-            return self._zeros(node, key)
+            return self._zeros(self.keys.nodes[key], key)
         assert isinstance(value, int)
         return value
 
     def _is_zero(self, node: Node) -> bool:
-        return self._value.get(self.programs.key[node]) is _ZERO
+        return self._value.get(self.keys.of(node)) is _ZERO
 
     def _resolved(self, node: Node) -> int | object:
-        key = self.programs.key[node]
+        key = self.keys.of(node)
         return self._value.get(key, key)
 
     def _zeros(self, node: Node, key: int) -> int:
@@ -333,7 +316,7 @@ class _Resolution:
         def read(value: Any) -> Any:
             if not isinstance(value, Node):
                 return value
-            own = self.programs.key[value]
+            own = self.keys.of(value)
             source = (local or {}).get(own, self._value.get(own, own))
             if source is _ZERO:
                 source = self._zeros(value, own)

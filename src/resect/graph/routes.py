@@ -71,7 +71,7 @@ class Routes:
         self.start = start or Start()
         joins = [part[-1] for part in sliced.slices[1:-1]]
         self._station = {node: i for i, node in enumerate(joins)}
-        self._gate = {slot.gate: slot for slot in sliced.slots}
+        self._gate = {slot.place.gate: slot for slot in sliced.slots}
         self._sources: dict[Node, frozenset[int]] = {}
         self.stations = tuple(Station(self._edges(node.all_input_nodes)) for node in joins)
         self.output = Station(self._edges([scored_output(sliced.captured)]))
@@ -81,7 +81,7 @@ class Routes:
         """The stations from which the signal in `node` comes."""
         if node not in self._sources:
             if node in self._gate:  # it lives on beyond its join, as a part of the same branch
-                stations = {self._station[self._gate[node].join]}
+                stations = {self._station[self._gate[node].join.node]}
             else:
                 stations = {source for _, source in self._edges([node])}
             self._sources[node] = frozenset(stations)
@@ -94,7 +94,7 @@ class Routes:
         for node in reached:
             if node in self._gate:
                 slot = self._gate[node]
-                if slot.join in reached:  # a join on a part of the branch: the rest of the branch is the same route
+                if slot.join.node in reached:  # a join on a part of the branch: the rest of it is the same route
                     continue
                 for _, source in self._edges(node.all_input_nodes):
                     edges[slot.index, source] = None
@@ -131,7 +131,7 @@ class Routes:
 
     def along(self, slot: int | None, before: Counts) -> Counts:
         """The paths that come over one edge."""
-        return before if slot is None else before.through(self.sliced.slots[slot].layers)
+        return before if slot is None else before.through(self.sliced.slots[slot].block.layers)
 
     def counts_before(self, source: int) -> Counts:
         """The paths from the stem to a station."""

@@ -9,7 +9,8 @@ import torch
 from torch.fx import Node
 
 from resect.graph.ops import NORMS, VIEWS, WEIGHT_MIXING, is_float, op_name
-from resect.graph.slices import Sliced, Slot
+from resect.graph.slices import Sliced
+from resect.graph.slots import Slot
 
 
 def tail_parameters(sliced: Sliced, slot: Slot) -> tuple[str, ...]:
@@ -19,7 +20,7 @@ def tail_parameters(sliced: Sliced, slot: Slot) -> tuple[str, ...]:
     parameters = dict(sliced.captured.model.named_parameters(remove_duplicate=False))
     homes = Counter(id(parameter) for parameter in parameters.values())
     names = {node: name for node, name in sliced.captured.parameters.items() if name in parameters}
-    found = _ends(slot.branch, names)
+    found = _ends(slot.join.branch, names)
     if found is None or any(len(node.users) > 1 or homes[id(parameters[names[node]])] > 1 for node in found):
         return ()
     return tuple(names[node] for node in found)

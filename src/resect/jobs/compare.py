@@ -134,9 +134,10 @@ class CompareJob:
         summaries = [Summary.of(name, record, self.mass) for name, record in zip(names, records, strict=True)]
         changes = [Change.of(summaries[0], other) for other in summaries[1:]]
         found = {"mass": self.mass, "runs": list(map(asdict, summaries)), "changes": list(map(asdict, changes))}
-        asked = {"runs": list(map(str, self.runs)), "labels": list(self.labels), "mass": self.mass}
+        folders = list(map(str, self.runs))
+        asked = {"runs": folders, "labels": list(self.labels), "mass": self.mass}
         options = {"labels": self.labels, "mass": None if self.mass == CompareJob.mass else self.mass}
-        command = command_line("compare", asked["runs"], options)
+        command = command_line("compare", folders, options)
         made_of = {"runs": [record.made_of for record in records]}
         record = Record("compare", asked, made_of, environment(), command, found, {"comparison": _long(names, records)})
         if out:

@@ -171,7 +171,7 @@ class LesionJob(Job):
         """Trials of batch sizes and memory formats, of an earlier sitting if there was one; the first is chosen."""
         settled = None if self.memory_format == "auto" else self.memory_format == "channels-last"
         choices = Choices.of(net, len(samples), tour.states, self.memory, self.batch_size, settled)
-        forwards = len(tour.stops) / len(net.sliced.slices) * len(samples)
+        forwards = len(tour.stops) / net.slices * len(samples)
 
         def choose() -> Arrays:
             tried = samples.inputs[: max(choices.sizes)]

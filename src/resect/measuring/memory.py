@@ -18,6 +18,11 @@ def bytes_per_sample(net: Unraveled, states: int) -> int:
     return -(-(states * largest_state + working) // net.programs.example_batch)
 
 
+def bytes_of_all_values(net: Unraveled) -> int:
+    """The bytes that all values of one sample take together, where none is let go."""
+    return sum(net.programs.value_bytes.values()) // net.programs.example_batch
+
+
 def _working_set(program: Program, sizes: Mapping[int, int]) -> int:
     """The largest sum of the values that are alive at one time within a program."""
     alive = {key: sizes.get(key, 0) for key in program.live_before}

@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import groupby
+from typing import Final
 
 from resect.errors import ArrangementError
 from resect.graph.decisions import Decision, Variant
-from resect.graph.slices import Sliced, Slot
+from resect.graph.slices import Sliced
+from resect.graph.slots import Slot
+
+_WORDS: Final[dict[Decision, str]] = {None: "-", Variant.BRANCH_ONLY: "no-skip", Variant.TWICE: "twice"}
+_DECISIONS: Final = {word: decision for decision, word in _WORDS.items()}
+_BLOCKS: Final = re.compile(r"([0-9]{1,6})(?:\.\.([0-9]{1,6}))?")  # so few digits that no typing error fills the memory
 
 
 class Arrangement(tuple[Decision, ...]):
     """For each slot the index of the branch it runs, None where it runs none, or a `Variant` of its own block.
 
-    A tuple, and equal to plain ones.
+    A tuple, and equal to plain ones. As text (`str(arrangement)`) it is its entries with commas between: the number of
+    a block, "-" for None, "no-skip" for BRANCH_ONLY, "twice", or a range of blocks that run in their own slots.
 
-    >>> intact = Arrangement(range(4))
+    >>> intact = Arrangement(range(6))
     >>> intact.without(1).swapped(2, 3)
-    Arrangement(0, None, 3, 2)
+    Arrangement(0, None, 3, 2, 4, 5)
+    >>> str(intact.without(1).swapped(2, 3))
+    '0,-,3,2,4..5'
     """
 
     __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Arrangement:
+        """The arrangement that `str` wrote; spaces around entries are left out. Whether it fits a network shows later.
+
+        Raises:
+            ArrangementError: an entry is none of those that an arrangement can have.
+
+        Example:
+            >>> Arrangement.parse("0..2,-,4..5")
+            Arrangement(0, 1, 2, None, 4, 5)
+        """
+        if not isinstance(text, str):
+            raise ArrangementError(f"an arrangement's text must be a str such as '0..2,-,4..53', got {text!r}.")
+        branches: list[Decision] = []
+        for entry in text.split(",") if text.strip() else []:
+            branches += _read(entry.strip(), len(branches))
+        return cls(branches)
 
     def without(self, *slots: int) -> Arrangement:
         """The same arrangement with the branches of `slots` deleted."""
@@ -56,6 +85,35 @@ class Arrangement(tuple[Decision, ...]):
     def __repr__(self) -> str:
         return f"Arrangement({', '.join(map(str, self))})"
 
+    def __str__(self) -> str:
+        entries: list[str] = []
+        for own, run in groupby(enumerate(self), key=lambda entry: entry[0] == entry[1]):
+            slots, branches = zip(*run, strict=True)
+            if own and len(slots) > 1:
+                entries.append(f"{slots[0]}..{slots[-1]}")
+            else:
+                entries += [_WORDS.get(branch, str(branch)) for branch in branches]
+        return ",".join(entries)
+
+
+def _read(entry: str, slot: int) -> list[Decision]:
+    """The decisions that an entry of a text, which begins at `slot`, stands for."""
+    if entry in _DECISIONS:
+        return [_DECISIONS[entry]]
+    blocks = _BLOCKS.fullmatch(entry)
+    if blocks is None:
+        raise ArrangementError(
+            "an arrangement's text must have for each slot a block's number, '-', 'no-skip' or 'twice', or a range of "
+            f"blocks in their own slots, such as '0..2,-,4..53', got {entry!r} for slot {slot}."
+        )
+    first, last = int(blocks[1]), int(blocks[2] or blocks[1])
+    if blocks[2] and not slot == first <= last:
+        raise ArrangementError(
+            f"a range in an arrangement's text must rise from the slot it stands in, here {slot}, as the ranges of "
+            f"'0..2,-,4..53' do, got {entry!r}. Give every slot an entry: '-' where no branch runs."
+        )
+    return list(range(first, last + 1))
+
 
 def validate(arrangement: Sequence[Decision], sliced: Sliced) -> Arrangement:
     """Check that an arrangement can run on a network.
@@ -87,10 +145,10 @@ def validate(arrangement: Sequence[Decision], sliced: Sliced) -> Arrangement:
 
 
 def _check_variant(slot: Slot, variant: Variant) -> None:
-    if variant is Variant.TWICE and slot.once_because:
-        raise ArrangementError(f"block {slot.index} ({slot.name}) cannot run twice: {slot.once_because}.")
-    if variant is Variant.BRANCH_ONLY and slot.skip_because:
-        raise ArrangementError(f"the skip of block {slot.index} ({slot.name}) cannot be deleted: {slot.skip_because}.")
+    why, block = slot.refusals.of(variant), f"block {slot.index} ({slot.name})"
+    if why:
+        what = f"{block} cannot run twice" if variant is Variant.TWICE else f"the skip of {block} cannot be deleted"
+        raise ArrangementError(f"{what}: {why}.")
 
 
 def _check_fits(slot: Slot, branch: Slot) -> None:
@@ -99,18 +157,18 @@ def _check_fits(slot: Slot, branch: Slot) -> None:
         raise ArrangementError(
             f"slot {slot.index} ({slot.name}) cannot run branch {branch.index} ({branch.name}): the slot takes "
             f"{_words(wants)}, the branch {_words(brings)}. Only blocks of one span trade places; "
-            f"their spans are {slot.span} and {branch.span}."
+            f"their spans are {slot.place.span} and {branch.place.span}."
         )
     for end in (slot, branch):
-        if end.fixed_because:
+        if end.refusals.trade:
             raise ArrangementError(
                 f"slot {slot.index} ({slot.name}) cannot run branch {branch.index} ({branch.name}) although both have "
-                f"the shapes {_words(wants)}: block {end.index} must stay where it is, {end.fixed_because}."
+                f"the shapes {_words(wants)}: block {end.index} must stay where it is, {end.refusals.trade}."
             )
 
 
 def _shapes(slot: Slot) -> tuple[tuple[int | str, ...], tuple[int | str, ...]]:
-    return slot.entry_shape, slot.branch_shape
+    return slot.block.entry_shape, slot.block.branch_shape
 
 
 def _words(shapes: tuple[tuple[int | str, ...], tuple[int | str, ...]]) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import pandas as pd
 
-Kind = Literal["identity", "projection", "gated", "layer"]
+from resect.graph.joins import Kind
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,11 @@ class Scheduled:
         for slot, factor in zip(self._sliced.slots, self.survival, strict=True):
             if factor == 1.0:
                 continue
-            names = tail_parameters(self._sliced, slot) if slot.kind in _ADDED else ()
+            kind = slot.join.kind
+            names = tail_parameters(self._sliced, slot) if kind in _ADDED else ()
             if not names:
                 raise InputError(
-                    f"`correction` must be off for this network: block {slot.index} ({slot.name}, {slot.kind}) adds no "
+                    f"`correction` must be off for this network: block {slot.index} ({slot.name}, {kind}) adds no "
                     "branch that ends in weights of its own, which could be scaled by the part of the steps in which "
                     "it runs. Pass correction=False, or --no-correction."
                 )

@@ -79,21 +79,21 @@ class _Code:
 
     def __init__(self, programs: Programs, arrangement: Sequence[Decision]) -> None:
         captured = programs.sliced.captured
-        key = programs.key
+        key = programs.keys.of
         folded = programs.fold(arrangement)
         live = programs.live_at_end(arrangement)
-        changed = {name: key[value] for value, name in captured.mutations if key[value] in live}
+        changed = {name: key(value) for value, name in captured.mutations if key(value) in live}
         reads = {read for program in folded for step in program.steps for read in step.reads}
-        reads |= {key[output] for output in captured.outputs if isinstance(output, fx.Node)}
+        reads |= {key(output) for output in captured.outputs if isinstance(output, fx.Node)}
         kept = {k: name for k, name in programs.parameter_keys.items() if k in reads or name in changed}
-        constants = {key[node]: value for node, value in captured.constants.items() if key[node] in reads}
+        constants = {key(node): value for node, value in captured.constants.items() if key(node) in reads}
         self.constants = {f"_constant_{captured.mode}_{k}": value for k, value in constants.items()}
         self.parameters = tuple(kept.values())
         self.names = (*self.parameters, *self.constants)
         self.updates = tuple(changed)
         self.in_spec, self.out_spec = captured.in_spec, captured.out_spec
-        inputs = [key[entry.node] if entry else None for entry in captured.inputs]
-        results = [Ref(key[o]) if isinstance(o, fx.Node) else o for o in captured.outputs]
+        inputs = [key(entry.node) if entry else None for entry in captured.inputs]
+        results = [Ref(key(o)) if isinstance(o, fx.Node) else o for o in captured.outputs]
         self.function = emit(folded, [*kept, *constants, *inputs], [*results, *map(Ref, changed.values())])
 
 

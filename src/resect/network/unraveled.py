@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
+from torch.fx import Node
 
 from resect.errors import ExportError, InputError
 from resect.graph.capture import (
+    Input,
     Mode,
     as_call,
     capture,
@@ -23,27 +24,17 @@ from resect.graph.capture import (
     tensors_only,
     without_fused_attention,
 )
-from resect.graph.decisions import Decision
+from resect.graph.decisions import Decision, Variant
 from resect.graph.joins import Rejected
 from resect.graph.resolve import Programs
+from resect.graph.routes import Routes, Start
 from resect.graph.slices import cut
 from resect.network.arrangement import Arrangement, validate
 from resect.network.blocks import Block
+from resect.network.check import Check, close, largest_difference
 from resect.network.scheduled import Scheduled
 from resect.network.schedules import Schedule
 from resect.network.standalone import Standalone
-
-
-@dataclass(frozen=True)
-class Check:
-    """How far an unravelled network is from its model: the largest absolute difference at each batch size."""
-
-    differences: dict[int, float]
-
-    @property
-    def identical(self) -> bool:
-        """Whether every output has the same bits."""
-        return all(difference == 0.0 for difference in self.differences.values())
 
 
 class Unraveled:
@@ -71,13 +62,13 @@ class Unraveled:
             Block(
                 index=slot.index,
                 name=slot.name,
-                kind=slot.kind,
-                span=slot.span,
-                layers=slot.layers,
-                parameters=sum(sizes.get(name, 0) for name in slot.parameters),
-                entry_shape=slot.entry_shape,
-                branch_shape=slot.branch_shape,
-                parent=slot.parent,
+                kind=slot.join.kind,
+                span=slot.place.span,
+                layers=slot.block.layers,
+                parameters=sum(sizes.get(name, 0) for name in slot.block.parameters),
+                entry_shape=slot.block.entry_shape,
+                branch_shape=slot.block.branch_shape,
+                parent=slot.place.parent,
             )
             for slot in self.sliced.slots
         )
@@ -90,7 +81,22 @@ class Unraveled:
     @property
     def layers(self) -> int:
         """The weight layers on the longest path's branches."""
-        return sum(slot.layers for slot in self.sliced.slots)
+        return sum(slot.block.layers for slot in self.sliced.slots)
+
+    @property
+    def slices(self) -> int:
+        """The number of slices that a run goes through: the prelude, one for each join, the tail."""
+        return len(self.sliced.slices)
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The tensors that the network expects: how the user names them, their shapes and dtypes."""
+        return tuple(entry for entry in self.sliced.captured.inputs if entry)
+
+    @property
+    def batch_size(self) -> int | None:
+        """The one batch size that the graph accepts, None if it accepts any."""
+        return self.sliced.captured.batch_size
 
     @property
     def device(self) -> torch.device:
@@ -107,6 +113,33 @@ class Unraveled:
     def train_graph(self) -> Unraveled:
         """The same network in train mode (batch statistics, dropout), exported when first asked for."""
         return Unraveled(self.model, self._example, plain=self._plain, mode="train")
+
+    def arrangement(self, decisions: Sequence[Decision]) -> Arrangement:
+        """The arrangement of decisions, one a slot, that this network can run.
+
+        Raises:
+            ArrangementError: it has another length, an unknown block, or a branch in a slot that it does not fit.
+        """
+        return validate(decisions, self.sliced)
+
+    def allowing(self, variant: Variant) -> tuple[int, ...]:
+        """The blocks that can run as `variant`."""
+        refused = {slot.index: slot.refusals.of(variant) for slot in self.sliced.slots}
+        return tuple(index for index, why in refused.items() if not why)
+
+    def routes(self, start: Start | None = None) -> Routes:
+        """The routes of the signal: its paths, their number and lengths.
+
+        Args:
+            start: where they begin, the stem by default.
+        """
+        return Routes(self.sliced, start)
+
+    def parameter_nodes(self, name: str) -> tuple[Node, ...]:
+        """The nodes that hold a parameter in the graph: several where it is tied, none where it is not used."""
+        tensors = dict(self.model.named_parameters(remove_duplicate=False))
+        pairs = self.sliced.captured.parameters.items()
+        return tuple(node for node, other in pairs if tensors.get(other) is tensors[name])
 
     def schedule(self, schedule: Schedule, *, seed: int = 0, correction: bool = True) -> Scheduled:
         """A context in which the model, called as ever, trains on the blocks that `schedule` draws.
@@ -144,7 +177,7 @@ class Unraveled:
             ArrangementError: the arrangement cannot run on this network.
             InputError: `inputs` do not fit the captured graph.
         """
-        chosen = self.intact if arrangement is None else validate(arrangement, self.sliced)
+        chosen = self.intact if arrangement is None else self.arrangement(arrangement)
         base = self.bind(inputs)
         state: dict[int, Any] = {}
         updates: dict[int, Tensor] = {}
@@ -158,13 +191,13 @@ class Unraveled:
 
     def bind(self, inputs: Any) -> dict[int, Any]:
         """The values that every slice may read: parameters, constants and the given inputs, by key."""
-        captured, key = self.sliced.captured, self.programs.key
+        captured, key = self.sliced.captured, self.programs.keys.of
         tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
         tensors.update(self.model.named_buffers(remove_duplicate=False))
         for _, name in captured.mutations:  # autograd keeps the old values, which are overwritten after the run
             tensors[name] = tensors[name].clone()
-        base: dict[int, Any] = {key[node]: tensors[name] for node, name in captured.parameters.items()}
-        base.update({key[node]: value for node, value in captured.constants.items()})
+        base: dict[int, Any] = {key(node): tensors[name] for node, name in captured.parameters.items()}
+        base.update({key(node): value for node, value in captured.constants.items()})
         leaves = flat_inputs(as_call(inputs), captured.in_spec)
         batches: dict[int, str] = {}
         for entry, leaf in zip(captured.inputs, leaves, strict=True):
@@ -173,7 +206,7 @@ class Unraveled:
             _check_leaf(entry.label, entry.shape, entry.dtype, leaf)
             if entry.shape and entry.shape[0] is None:
                 batches[leaf.shape[0]] = f"{entry.label} has {leaf.shape[0]}"
-            base[key[entry.node]] = leaf
+            base[key(entry.node)] = leaf
         if len(batches) > 1:
             raise InputError(f"`inputs` must all have one batch size, got {', '.join(batches.values())}.")
         return base
@@ -188,16 +221,16 @@ class Unraveled:
 
     def outputs(self, base: dict[int, Any], state: dict[int, Any]) -> Any:
         """The model's output from the state after the last slice."""
-        values = []
+        values, keys = [], self.programs.keys
         for output in self.sliced.captured.outputs:
-            key = self.programs.key.get(output) if isinstance(output, torch.fx.Node) else None
+            key = keys.of(output) if isinstance(output, Node) else None
             values.append(output if key is None else state[key] if key in state else base[key])
         return pytree.tree_unflatten(values, self.sliced.captured.out_spec)
 
     @cached_property
     def _buffers_of(self) -> dict[int, str]:
         """The buffers that the graph updates (batch statistics in train mode), by the keys of their new values."""
-        return {self.programs.key[value]: name for value, name in self.sliced.captured.mutations}
+        return {self.programs.keys.of(value): name for value, name in self.sliced.captured.mutations}
 
     def check(self, batch: Any, sizes: Sequence[int] = (1, 2, 3)) -> Check:
         """Run the model and the intact network on the first samples of `batch` and compare every output bit.
@@ -209,7 +242,7 @@ class Unraveled:
             batch: inputs as the example; `sizes` beyond its batch size are left out, its own size is added.
         """
         full = self.samples_of(batch)
-        fixed = self.sliced.captured.batch_size
+        fixed = self.batch_size
         wanted = [fixed] if fixed is not None else sorted({size for size in (*sizes, full) if size <= full})
         differences: dict[int, float] = {}
         with in_mode(self.model, self.sliced.captured.mode), without_fused_attention(), torch.no_grad():
@@ -217,7 +250,7 @@ class Unraveled:
                 part = cut_samples(batch, slice(size), full)
                 part_args, part_kwargs = as_call(part)
                 expected = tensors_only(self.model(*part_args, **part_kwargs))
-                differences[size] = _largest_difference(expected, self(part))
+                differences[size] = largest_difference(expected, self(part))
         return Check(differences)
 
     def without(self, *blocks: int) -> Standalone:
@@ -230,10 +263,10 @@ class Unraveled:
 
     def standalone(self, arrangement: Sequence[Decision]) -> Standalone:
         """A stand-alone module that computes this network under `arrangement`; parameters are copies."""
-        return Standalone(self.programs, validate(arrangement, self.sliced), lambda: self.train_graph.programs)
+        return Standalone(self.programs, self.arrangement(arrangement), lambda: self.train_graph.programs)
 
     def fingerprint(self) -> str:
-        """A hash of graph and weights, 32 hexadecimal digits; computed anew each time, as weights may change."""
+        """A hash of the network's graph and of its weights as they are now, 32 hexadecimal digits."""
         total = hashlib.sha256()
         for part in self.sliced.slices:
             for node in part:
@@ -296,7 +329,7 @@ def no_joins_message(net: Unraveled) -> str:
 
 def _check_one_sample(net: Unraveled, example: Any) -> None:
     """Raise ExportError if the graph, which is made with two samples or more, is not that of a single one."""
-    if net.sliced.captured.batch_size is not None:
+    if net.batch_size is not None:
         return
     size = net.samples_of(example)
     one = cut_samples(example, slice(1), size)
@@ -306,22 +339,13 @@ def _check_one_sample(net: Unraveled, example: Any) -> None:
             expected = tensors_only(net.model(*args, **kwargs))
         except Exception:  # a model that cannot run a single sample does not differ on it
             return
-        found = net(one)
-    for want, got in zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True):
-        if isinstance(want, Tensor) and not _close(want, got):
+        got = net(one)
+    for want, value in zip(pytree.tree_leaves(expected), pytree.tree_leaves(got), strict=True):
+        if isinstance(want, Tensor) and not close(want, value):
             raise ExportError(
                 f"`model` must compute every sample alike, but {type(net.model).__name__} treats a batch of one in "
                 "another way than larger ones. Let its forward() not depend on the number of samples."
             )
-
-
-def _close(want: Tensor, got: Tensor) -> bool:
-    """Whether two outputs differ by rounding at the most (fused attention rounds in another way)."""
-    if want.shape != got.shape:
-        return False
-    finite = torch.isfinite(want)
-    scale = float(want[finite].abs().max()) if bool(finite.any()) else 1.0
-    return torch.allclose(want.double(), got.double(), rtol=1e-2, atol=1e-2 * scale + 1e-30, equal_nan=True)
 
 
 def _check_leaf(label: str, shape: tuple[int | None, ...], dtype: torch.dtype, leaf: Any) -> None:
@@ -335,13 +359,3 @@ def _check_leaf(label: str, shape: tuple[int | None, ...], dtype: torch.dtype, l
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _largest_difference(expected: Any, found: Any) -> float:
-    largest = 0.0
-    pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True)
-    for one, other in pairs:
-        if isinstance(one, Tensor) and not torch.equal(one, other):
-            gap = (one.double() - other.double()).abs().max().item()
-            largest = max(largest, gap if gap == gap and gap > 0 else float("inf"))
-    return largest

@@ -239,7 +239,7 @@ class _Pass:
         product = tangent * self.at_gates[slot]
         if self.trace.parameters:
             return _sum(product.reshape(1, -1))
-        sizes = self.trace.net.sliced.slots[slot].branch.meta["val"].shape
+        sizes = self.trace.net.sliced.slots[slot].join.branch.meta["val"].shape
         batch = next((i for i, size in enumerate(sizes) if not isinstance(size, int)), 0)
         return _sum(product.movedim(batch, 0).reshape(self.trace.rows, -1))
 

@@ -126,7 +126,7 @@ def sample_paths(
     require_whole("draws", draws)
     settings = settings or PathSettings()
     target = resolve_target(net, settings.at)
-    counts = Routes(net.sliced, target.start).counts
+    counts = net.routes(target.start).counts
     existing = [k for k, count in enumerate(counts.paths) if count]
     if lengths is not None and set(lengths) - set(existing):
         missing = sorted(set(lengths) - set(existing))
@@ -157,7 +157,7 @@ class _Sampling(PathWork):
     def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
         """The norms; the paths are drawn for the whole batch, in however many parts it runs."""
         traces = Traces(net, self.settings)
-        routes = Routes(net.sliced, traces.target.start)
+        routes = net.routes(traces.target.start)
         draw, random = PathDraw(routes), np.random.default_rng(self.settings.seed + batch.number)
         drawn = [route for _ in range(self.draws) for route in draw(self.lengths, random)]
         parts = []

@@ -15,7 +15,7 @@ from resect.engines.work import Arrays, Progress
 from resect.errors import InputError
 from resect.graph.capture import cut_samples
 from resect.measuring.batches import Batch
-from resect.measuring.memory import bytes_per_sample, free_bytes
+from resect.measuring.memory import bytes_of_all_values, bytes_per_sample, free_bytes
 from resect.network.unraveled import Unraveled, require_blocks
 from resect.paths.target import At, resolve_target
 from resect.paths.trace import Scalar, Trace
@@ -81,7 +81,7 @@ class PathWork(ABC):
 
 def passing(net: Unraveled) -> int:
     """How many joins a pass through the network goes through."""
-    return len(net.sliced.slices) - 2
+    return net.slices - 2
 
 
 class Traces:
@@ -97,8 +97,8 @@ class Traces:
         self.target = resolve_target(net, settings.at)
         self.memory = free_bytes() // 2 if settings.memory is None else settings.memory
         # What autograd keeps of the whole network, for the gradient itself; and the linearised slices.
-        whole = sum(net.programs.value_bytes.values()) // net.programs.example_batch
-        self._fixed = bytes_per_sample(net, len(net.sliced.slices)) + whole
+        whole = bytes_of_all_values(net)
+        self._fixed = bytes_per_sample(net, net.slices) + whole
         self._lane = 2 * (bytes_per_sample(net, 1) - bytes_per_sample(net, 0))
 
     def of(
@@ -133,7 +133,7 @@ class Traces:
     def _parts(self, batch: Batch, size: int) -> Iterator[tuple[Any, Tensor]]:
         """A batch cut into parts of at most `size` samples, where samples are independent."""
         total = len(batch)
-        if size >= total or self.target.kind == "parameter" or self.net.sliced.captured.batch_size is not None:
+        if size >= total or self.target.kind == "parameter" or self.net.batch_size is not None:
             yield batch.inputs, batch.targets
             return
         for start in range(0, total, size):

@@ -23,7 +23,7 @@ from resect.calculus.linear import Lanes
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import AccuracyError, InputError
-from resect.graph.routes import Counts, Routes
+from resect.graph.routes import Counts
 from resect.measuring.batches import Batch, Batches, batches_of
 from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval
@@ -212,7 +212,7 @@ def path_spectrum(
     require_paths(net)
     settings = settings or PathSettings()
     target = resolve_target(net, settings.at)
-    counts = Routes(net.sliced, target.start).counts
+    counts = net.routes(target.start).counts
     work = _Decomposition(settings, *_highest(counts, max_length))
     runs = engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
     spectrum = PathSpectrum.joined([PathSpectrum(counts, at=target.name, **arrays) for arrays in runs])

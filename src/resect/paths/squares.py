@@ -18,7 +18,6 @@ import pandas as pd
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import require_whole
-from resect.graph.routes import Routes
 from resect.measuring.batches import Batch, Batches, batches_of
 from resect.network.unraveled import Unraveled
 from resect.paths.draws import Draws
@@ -108,7 +107,7 @@ def path_squares(
     require_whole("sweeps", sweeps)
     settings = settings or PathSettings()
     target, work = resolve_target(net, settings.at), _Signs(settings, sweeps)
-    counts = Routes(net.sliced, target.start).counts
+    counts = net.routes(target.start).counts
     return PathSquares.joined(
         [
             PathSquares(counts, arrays["norms"], np.zeros(len(arrays["norms"]), dtype=int), target.name)
@@ -136,7 +135,7 @@ class _Signs(PathWork):
     def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
         """The norms; the signs are drawn for the whole batch, in however many parts it runs."""
         traces = Traces(net, self.settings)
-        counts = Routes(net.sliced, traces.target.start).counts
+        counts = net.routes(traces.target.start).counts
         longest = max(k for k, count in enumerate(counts.paths) if count)
         draw = np.random.default_rng(self.settings.seed + batch.number)
         drawn = [dict(enumerate(draw.choice([-1.0, 1.0], len(net.blocks)))) for _ in range(self.sweeps)]

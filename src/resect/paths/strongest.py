@@ -203,7 +203,7 @@ class _Searching(PathWork):
         """Search on the part of the batch that fits into the memory."""
         traces = Traces(net, self.settings)
         trace, _ = next(traces.of(batch, 2, progress))
-        search = _Search(trace, Routes(net.sliced, traces.target.start), traces.lanes_for(trace))
+        search = _Search(trace, net.routes(traces.target.start), traces.lanes_for(trace))
         settled = search.run(self.count, self.limit, progress)
         ordered = sorted(search.complete, key=lambda path: -path.norm)
         if not ordered:

@@ -46,7 +46,7 @@ def resolve_target(net: Unraveled, at: At) -> Target:
     Raises:
         InputError: there is no such target, or gradients do not exist there.
     """
-    floating = any(entry and entry.dtype.is_floating_point for entry in net.sliced.captured.inputs)
+    floating = any(entry.dtype.is_floating_point for entry in net.inputs)
     if at == "auto":
         at = "input" if floating else "stem"
     if at == "input" and not floating:
@@ -56,13 +56,10 @@ def resolve_target(net: Unraveled, at: At) -> Target:
     names = {block.name: block.index for block in net.blocks}
     index = names.get(at) if isinstance(at, str) else at
     if index is not None and not isinstance(index, bool) and 0 <= index < len(net.blocks):
-        (where,) = (i for i, slots in enumerate(net.sliced.slots_of) if index in slots)
-        return Target(f"state before {net.blocks[index].name}", "state", where)
+        return Target(f"state before {net.blocks[index].name}", "state", net.sliced.slots[index].place.slice)
     parameters = dict(net.model.named_parameters(remove_duplicate=False))
     if isinstance(at, str) and at in parameters:
-        own = parameters[at]
-        pairs = net.sliced.captured.parameters.items()
-        nodes = tuple(node for node, name in pairs if parameters.get(name) is own)
+        nodes = net.parameter_nodes(at)
         if nodes:
             return Target(at, "parameter", parameters=nodes)
     close = difflib.get_close_matches(str(at), [*names, *parameters], n=3)

@@ -30,10 +30,10 @@ class SliceGradient(LinearSlice):
     """
 
     def __init__(self, trace: Trace, index: int, state: dict[int, Any]) -> None:
-        programs = trace.programs
+        programs, keys = trace.programs, trace.programs.keys
         slots = [programs.sliced.slots[i] for i in programs.sliced.slots_of[index]]
-        self.branches = {slot.index: programs.key[slot.gate] for slot in slots}
-        self.skip = programs.skip_key(slots[0])
+        self.branches = {slot.index: keys.gate(slot) for slot in slots}
+        self.skip = keys.skip(slots[0])
         ends = [*self.branches.values(), self.skip]
         self.slot_of = {gate: slot for slot, gate in self.branches.items()}
         super().__init__(trace.program(index), trace.base, state, trace.signal(index, state), ends)
@@ -95,14 +95,14 @@ class Trace:
         }
         self._folded = self.programs.fold(net.intact)
         self.first = target.first_slice
-        self.parameters = {self.programs.key[node] for node in target.parameters}
+        self.parameters = {self.programs.keys.of(node) for node in target.parameters}
         self.last = len(self._folded) - 2
-        self.stem = [self.programs.key[node] for node in net.sliced.stem]
+        self.stem = [self.programs.keys.of(node) for node in net.sliced.stem]
         self.parts: dict[int, SliceGradient] = {}
         with torch.set_grad_enabled(truth):
             self._start, leaves, state = self._run_forward()
         self._top, self._truth = self._differentiate(leaves if truth else {}, state)
-        self.node = {key: node for node, key in self.programs.key.items()}
+        self.node = self.programs.keys.nodes
 
     @property
     def rows(self) -> int:
@@ -115,7 +115,7 @@ class Trace:
 
     def _run_forward(self) -> tuple[dict[int, Any], Lanes, dict[int, Any]]:
         """The state at the inputs, the target's values, and the state before the tail."""
-        keys = [self.programs.key[entry.node] for entry in self.net.sliced.captured.inputs if entry]
+        keys = [self.programs.keys.of(entry.node) for entry in self.net.inputs]
         start = state = {key: self.base[key] for key in [*keys, *self.parameters]}
         leaves: Lanes = {}
         begin = {"state": self.first, "stem": 1}.get(self.target.kind, 0)

@@ -56,7 +56,7 @@ class Choices:
         Raises:
             InputError: not even the smallest batch fits into `memory`.
         """
-        size = net.sliced.captured.batch_size if size is None else size
+        size = net.batch_size if size is None else size
         each = bytes_per_sample(net, states)
         allowed = free_bytes() // 2 if memory is None else memory
         wanted = [min(c, samples) for c in _CANDIDATES] if size is None else [size]
@@ -105,6 +105,4 @@ def _seconds(execution: Execution, inputs: Any, size: int) -> float:
 
 
 def _has_images(net: Unraveled) -> bool:
-    return any(
-        entry and len(entry.shape) == 4 and entry.dtype.is_floating_point for entry in net.sliced.captured.inputs
-    )
+    return any(len(entry.shape) == 4 and entry.dtype.is_floating_point for entry in net.inputs)

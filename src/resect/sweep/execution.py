@@ -45,7 +45,7 @@ class Execution:
             raise InputError(f"the removal {removal!r} is of branches, and a plain network has none; use 'zero'.")
         self.net = net
         self.programs = net.programs if removal == "zero" else Programs(net.sliced, removal=removal)
-        self._means = {self.programs.mean_key(net.sliced.slots[i]): value for i, value in (means or {}).items()}
+        self._means = {self.programs.keys.mean(net.sliced.slots[i]): value for i, value in (means or {}).items()}
         self._channels_last, self._compile, self._seed = channels_last, compile, seed
         self._converted: dict[int, Tensor] | None = None
         self._batch = self._size = 0
@@ -65,7 +65,7 @@ class Execution:
         self._size = size = self.net.samples_of(inputs)
         self._batch = self._batch or size
         if self.programs.removal == "other sample":
-            base[Programs.OTHERS] = _others(size, self._seed).to(self.net.device)
+            base[self.programs.keys.others] = _others(size, self._seed).to(self.net.device)
         return base
 
     def run(self, programs: Sequence[Program], base: Mapping[int, Any], state: Mapping[int, Any]) -> Environment:
@@ -116,7 +116,7 @@ def branch_means(net: Unraveled, batches: Batches) -> dict[int, Tensor]:
         sums[key] = sums[key] + total if key in sums else total
         return value
 
-    slots, key_of = net.sliced.slots, net.programs.branch_key
+    slots, key_of = net.sliced.slots, net.programs.keys.branch
     with torch.no_grad():
         for batch in batches_of(batches):
             size = net.samples_of(batch.inputs)
@@ -125,4 +125,4 @@ def branch_means(net: Unraveled, batches: Batches) -> dict[int, Tensor]:
             base, state = net.bind(to_device(batch.inputs, net.device)), Environment()
             for program in net.programs.fold(net.intact):
                 state = program.run(base, state, watch)
-    return {slot.index: (sums[key_of(slot)] / count).to(slot.branch.meta["val"].dtype) for slot in slots}
+    return {slot.index: (sums[key_of(slot)] / count).to(slot.join.branch.meta["val"].dtype) for slot in slots}

@@ -113,7 +113,7 @@ class _Run:
             return [list(range(len(arrangements)))]
         key = {"what": "seconds of a pass", **self.sweep.key, "samples": len(batch)}
         seconds = float(self.engine.once(self.net, key, lambda: {"seconds": self._seconds(batch)})["seconds"])
-        return tour.cut(int(_PIECE_SECONDS / max(seconds, 1e-9) * len(self.net.sliced.slices)))
+        return tour.cut(int(_PIECE_SECONDS / max(seconds, 1e-9) * self.net.slices))
 
     def _seconds(self, batch: Batch) -> np.ndarray:
         """Of a forward pass of the intact network on a batch."""

@@ -11,9 +11,9 @@ from typing import Any, get_args
 from scipy.stats import kendalltau
 
 from resect.errors import InputError
-from resect.graph.decisions import Decision
+from resect.graph.decisions import Decision, Variant
 from resect.graph.resolve import Removal
-from resect.network.arrangement import Arrangement, validate
+from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled, require_blocks
 
 
@@ -95,7 +95,7 @@ def skips(net: Unraveled) -> Plan:
     Blocks whose skip is shared (parallel branches) have it deleted once. Labels: `block`, `name`.
     """
     require_blocks(net)
-    chosen = [slot.index for slot in net.sliced.slots if not slot.skip_because]
+    chosen = net.allowing(Variant.BRANCH_ONLY)
     return _each(net, "skips", chosen, [net.intact.without_skip(i) for i in chosen])
 
 
@@ -106,7 +106,7 @@ def repeated(net: Unraveled) -> Plan:
     that change the shape; it is empty if all do.
     """
     require_blocks(net)
-    chosen = [slot.index for slot in net.sliced.slots if not slot.once_because]
+    chosen = net.allowing(Variant.TWICE)
     return _each(net, "repeated", chosen, [net.intact.repeated(i) for i in chosen])
 
 
@@ -194,7 +194,7 @@ def explicit(net: Unraveled, arrangements: Sequence[Sequence[Decision]]) -> Plan
     Raises:
         ArrangementError: one of them cannot run on the network.
     """
-    checked = tuple(validate(arrangement, net.sliced) for arrangement in arrangements)
+    checked = tuple(net.arrangement(arrangement) for arrangement in arrangements)
     return Plan("explicit", checked, tuple({"arrangement": i} for i in range(len(checked))))
 
 

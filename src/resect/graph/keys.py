@@ -1,0 +1,75 @@
+"""The keys under which programs keep their values."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from torch.fx import Node
+
+from resect.graph.slices import Sliced
+from resect.graph.slots import Slot
+
+_SKIPS = 1  # the copy that holds the skips; those of the slots come after it
+_BORROWED, _FIRST, _SECOND = range(3)  # the copies of a slot
+
+
+class Keys:
+    """A key, an integer, for every value that a program of a sliced network can read or compute.
+
+    None of them collide. The N nodes are numbered, and the value of a node has its number, 0 to N - 1. What an
+    arrangement adds is the value of some node once more: copy c of it has the key c N + number, which tells both c and
+    the node. Copy 1 is of the skips on their way into the joins; three follow for each slot: of the branch that it
+    borrows, and of the first and the second run of its block. Values that no node computes have keys below 0, one each.
+
+    Attributes:
+        nodes: the nodes by number: parameters, constants, inputs, then the operators in the order of execution.
+        given: how many of them are computed by no operator.
+        others: the key of the samples whose values stand for those of deleted branches.
+    """
+
+    others: Final = -1
+
+    def __init__(self, sliced: Sliced) -> None:
+        captured = sliced.captured
+        inputs = [entry.node for entry in captured.inputs if entry]
+        given = [*captured.parameters, *captured.constants, *inputs]
+        self.nodes: tuple[Node, ...] = (*given, *(node for part in sliced.slices for node in part))
+        self.given = len(given)
+        self._number = {node: i for i, node in enumerate(self.nodes)}
+        assert len(self._number) == len(self.nodes)
+
+    def of(self, node: Node) -> int:
+        """The value of a node."""
+        return self._number[node]
+
+    def gate(self, slot: Slot) -> int:
+        """The value that enters a slot's join as the branch."""
+        return self._number[slot.place.gate]
+
+    def branch(self, slot: Slot) -> int:
+        """The value that a slot's gate hands on."""
+        return self._number[slot.place.gate.all_input_nodes[0]]
+
+    def skip(self, slot: Slot) -> int:
+        """The value that enters a slot's join as the skip; slots that share their join share it."""
+        return _SKIPS * len(self.nodes) + self._number[slot.join.node]
+
+    def borrowed(self, slot: Slot, node: Node) -> int:
+        """The value of a node of another block's branch, which runs in this slot."""
+        return self._copy(slot, _BORROWED, node)
+
+    def first_run(self, slot: Slot, node: Node) -> int:
+        """The value of a node in the first run of a block that runs twice; the second run ends in the node's own."""
+        return self._copy(slot, _FIRST, node)
+
+    def second_run(self, slot: Slot, node: Node) -> int:
+        """The value of a node of the branch or the skip in the second run of a block that runs twice."""
+        return self._copy(slot, _SECOND, node)
+
+    def mean(self, slot: Slot) -> int:
+        """The mean of a slot's branch over the data."""
+        return self.others - 1 - slot.index
+
+    def _copy(self, slot: Slot, which: int, node: Node) -> int:
+        copy = _SKIPS + 1 + 3 * slot.index + which
+        return copy * len(self.nodes) + self._number[node]

@@ -1,0 +1,226 @@
+"""Slots: the place of every block in the sliced graph, and what each of them refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch.fx import Node
+
+from resect.graph.capture import Capture
+from resect.graph.decisions import Variant
+from resect.graph.joins import Join, branch_region
+from resect.graph.ops import POINTWISE, free_shape, is_check, op_name
+from resect.graph.reach import Reach
+
+
+@dataclass(frozen=True)
+class BlockGraph:
+    """What a block computes.
+
+    Attributes:
+        region: the branch's nodes, in order; the gate is not among them.
+        body: the nodes from the entry to the join, of branch and skip, in order; the join is the last. Empty where the
+            branch starts at several values.
+        after: what reads the join alone and computes a value of its shape without weights: the ReLU of an original
+            ResNet block, which belongs to the block's output.
+        layers: weight layers on the branch, as papers count depth.
+        parameters: names of the parameters and buffers that the branch reads.
+        entry_shape: of the (first) value at which the branch starts; "B" is the batch.
+        branch_shape: of what the branch brings to the join.
+    """
+
+    region: tuple[Node, ...]
+    body: tuple[Node, ...]
+    after: tuple[Node, ...]
+    layers: int
+    parameters: tuple[str, ...]
+    entry_shape: tuple[int | str, ...]
+    branch_shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a block stands.
+
+    Attributes:
+        slice: the number of the slice that ends in its join.
+        gate: the node through which the branch enters the join (for a plain layer, the layer's output).
+        span: the same number for neighbours that can trade places.
+        parent: the slot in whose branch it stands, or None.
+    """
+
+    slice: int
+    gate: Node
+    span: int
+    parent: int | None
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """What cannot be done with a block, each time the reason; "" for what can.
+
+    Attributes:
+        trade: its branch in another slot, or another branch in its own.
+        twice: the block run twice (`Variant.TWICE`).
+        branch_only: its skip deleted (`Variant.BRANCH_ONLY`).
+    """
+
+    trade: str
+    twice: str
+    branch_only: str
+
+    def of(self, variant: Variant) -> str:
+        """Why a slot cannot run as `variant`."""
+        return self.twice if variant is Variant.TWICE else self.branch_only
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One block in the sliced graph: the join it was found by, what it computes, where it stands, what it refuses.
+
+    Attributes:
+        index: its number in the order of execution.
+        name: the module path of its branch, e.g. "layer2.0".
+    """
+
+    index: int
+    name: str
+    join: Join
+    block: BlockGraph
+    place: Place
+    refusals: Refusals
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What is known of a block before its neighbours are looked at."""
+
+    join: Join
+    block: BlockGraph
+    gate: Node
+
+
+def make_slots(
+    named: Sequence[tuple[Join, str]],
+    gates: Sequence[Node],
+    slices: Sequence[Sequence[Node]],
+    captured: Capture,
+    reach: Reach,
+) -> tuple[Slot, ...]:
+    """A slot for every join.
+
+    Args:
+        named: the joins in order of execution, each with its block's name.
+        gates: one a join, in the graph already.
+    """
+    slice_of = {node: i for i, nodes in enumerate(slices) for node in nodes}
+    pieces = [_Piece(join, _block(join, captured, reach), gate) for (join, _), gate in zip(named, gates, strict=True)]
+    trades = [_why_no_trade(piece, pieces, slice_of) for piece in pieces]
+    spans = _spans(pieces, trades)
+    slots = []
+    for i, ((_, name), piece) in enumerate(zip(named, pieces, strict=True)):
+        place = Place(slice_of[piece.join.node], piece.gate, spans[i], _parent(piece, pieces, reach))
+        refusals = Refusals(trades[i], trades[i] or _why_not_twice(piece, pieces), _why_no_branch_only(piece, pieces))
+        slots.append(Slot(i, name, piece.join, piece.block, place, refusals))
+    return tuple(slots)
+
+
+def _block(join: Join, captured: Capture, reach: Reach) -> BlockGraph:
+    bits = branch_region(join, reach)
+    region = tuple(reach.nodes(bits))
+    return BlockGraph(
+        region=region,
+        body=() if join.entry is None else tuple(reach.nodes(reach.between(join.entry, join.node))),
+        after=() if join.kind == "layer" else _after(join.node, reach),
+        layers=reach.depth_in_layers(bits),
+        parameters=_parameters(captured, reach, region),
+        entry_shape=free_shape(join.entries[0]),
+        branch_shape=free_shape(join.branch),
+    )
+
+
+def _after(node: Node, reach: Reach) -> tuple[Node, ...]:
+    following: list[Node] = []
+    while True:
+        users = [user for user in node.users if not is_check(user)]
+        if len(users) != 1 or op_name(users[0]) not in POINTWISE or len(reach.dependents(users[0])) != 1:
+            return tuple(following)
+        node = users[0]
+        if any(reach.weighted >> reach.index[o] & 1 for o in node.all_input_nodes if o in reach.index):
+            return tuple(following)
+        following.append(node)
+
+
+def _parameters(captured: Capture, reach: Reach, region: Sequence[Node]) -> tuple[str, ...]:
+    """Names of the parameters and buffers that the branch reads."""
+    bits = 0
+    for node in region:
+        for operand in node.all_input_nodes:
+            if operand in reach.index and not reach.is_dependent(operand):
+                bits |= reach.ancestors[reach.index[operand]] | reach.bit(operand)
+    return tuple(
+        captured.parameters[node] for node in reach.nodes(bits & reach.weighted) if node in captured.parameters
+    )
+
+
+def _why_no_trade(piece: _Piece, pieces: Sequence[_Piece], slice_of: Mapping[Node, int]) -> str:
+    join, region = piece.join, {*piece.block.region}
+    if any(other is not piece and other.join.node in region for other in pieces):
+        return "its branch holds blocks of its own"
+    if join.entry is None:
+        return "its branch starts at several values"
+    if join.kind != "layer" and piece.gate.all_input_nodes != [join.branch]:
+        return "its branch feeds more than the join"
+    outside = {operand for node in region for operand in node.all_input_nodes} - region - {join.entry}
+    if any(slice_of.get(operand, 0) > 0 for operand in outside):
+        return "its branch reads other values that lesions change"
+    return ""
+
+
+def _why_not_twice(piece: _Piece, pieces: Sequence[_Piece]) -> str:
+    """Why a block that can trade places cannot run twice."""
+    if piece.block.entry_shape != piece.block.branch_shape:
+        return "it changes the shape of its input"
+    entry, inside = piece.join.entry, {*piece.block.body}
+    others = [other.join for other in pieces if other is not piece]
+    if any(other.entry is entry or other.node in inside or other.branch in inside for other in others):
+        return "another block starts from the same value"
+    return ""
+
+
+def _why_no_branch_only(piece: _Piece, pieces: Sequence[_Piece]) -> str:
+    join = piece.join
+    if join.kind == "layer":
+        return "a plain layer has no skip"
+    for i, other in enumerate(pieces):
+        if other.join.node is join.skip and join.entry is not None and other.join.entry is join.entry:
+            return f"it shares the skip of block {i}, with which it runs in parallel"
+    return ""
+
+
+def _parent(piece: _Piece, pieces: Sequence[_Piece], reach: Reach) -> int | None:
+    """The innermost other block whose branch this one is part of, and of nothing else."""
+    node = piece.join.node
+    around = [
+        i
+        for i, other in enumerate(pieces)
+        if other is not piece and node in other.block.region and reach.ends_in(node, other.join.node)
+    ]
+    return min(around, key=lambda i: reach.index[pieces[i].join.node], default=None)
+
+
+def _spans(pieces: Sequence[_Piece], trades: Sequence[str]) -> list[int]:
+    """One number a block, the same for neighbours that can trade places."""
+    kinds = [None if why else _trade_kind(piece) for piece, why in zip(pieces, trades, strict=True)]
+    spans: list[int] = []
+    for i, kind in enumerate(kinds):
+        same = i > 0 and kind is not None and kind == kinds[i - 1]
+        spans.append(spans[-1] + (not same) if spans else 0)
+    return spans
+
+
+def _trade_kind(piece: _Piece) -> tuple[object, ...]:
+    entry, branch = piece.join.entry, piece.join.branch
+    assert entry is not None
+    return piece.block.entry_shape, piece.block.branch_shape, entry.meta["val"].dtype, branch.meta["val"].dtype
