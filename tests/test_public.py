@@ -25,7 +25,7 @@ def test_public_names() -> None:
     assert resect.__all__ == PUBLIC
     for name in PUBLIC:
         assert getattr(resect, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'lesions'"):
+    with pytest.raises(AttributeError, match="No resect attribute lesions"):
         _ = resect.lesions
     with pytest.raises(AttributeError, match=r"resect.PathSamples is now resect.PathDraws"):
         _ = resect.PathSamples

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,29 +82,16 @@ class Summary:
         )
 
 
-@dataclass(frozen=True)
-class Change:
+def change(first: Summary, other: Summary) -> dict[str, Any]:
     """How the first run of a comparison differs from another: its numbers minus those of the other."""
-
-    first: str
-    other: str
-    share_range: tuple[int, int] | None
-    effective_depth: float
-    relative_depth: float
-    log2_effective_paths: float
-
-    @classmethod
-    def of(cls, first: Summary, other: Summary) -> Change:
-        """The first run against another."""
-        here, there = first.share_range, other.share_range
-        return cls(
-            first=first.run,
-            other=other.run,
-            share_range=(here[0] - there[0], here[1] - there[1]) if here and there else None,
-            effective_depth=first.effective_depth - other.effective_depth,
-            relative_depth=first.relative_depth - other.relative_depth,
-            log2_effective_paths=first.log2_effective_paths - other.log2_effective_paths,
-        )
+    here, there = first.share_range, other.share_range
+    numbers = ("effective_depth", "relative_depth", "log2_effective_paths")
+    return {
+        "first": first.run,
+        "other": other.run,
+        "share_range": (here[0] - there[0], here[1] - there[1]) if here and there else None,
+        **{name: getattr(first, name) - getattr(other, name) for name in numbers},
+    }
 
 
 @dataclass(frozen=True)
@@ -132,8 +120,8 @@ class CompareJob:
             require_own_folder(Path(out))
         names = self.labels or _names([str(record.asked["model"]) for record in records], self.runs)
         summaries = [Summary.of(name, record, self.mass) for name, record in zip(names, records, strict=True)]
-        changes = [Change.of(summaries[0], other) for other in summaries[1:]]
-        found = {"mass": self.mass, "runs": list(map(asdict, summaries)), "changes": list(map(asdict, changes))}
+        changes = [change(summaries[0], other) for other in summaries[1:]]
+        found = {"mass": self.mass, "runs": list(map(asdict, summaries)), "changes": changes}
         folders = list(map(str, self.runs))
         asked = {"runs": folders, "labels": list(self.labels), "mass": self.mass}
         options = {"labels": self.labels, "mass": None if self.mass == CompareJob.mass else self.mass}
@@ -255,7 +243,7 @@ def compare(*runs: Path | str, labels: Sequence[str] = (), mass: float = 0.95, o
         out: a folder for the record; an earlier comparison in it is replaced.
 
     Returns:
-        A record: `found` has the numbers of `Summary` and `Change`, the table `comparison` all lengths of all runs.
+        A record: `found` has the numbers of `Summary` and `change`, the table `comparison` all lengths of all runs.
 
     Raises:
         ResectError: a run cannot be read, or is none by path length.

@@ -24,7 +24,6 @@ from resect.paths.strongest import strongest_paths
 from resect.weights import load_checkpoint
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
-_LIMIT = 5000  # nodes of the search for strong paths
 
 
 @dataclass(frozen=True)
@@ -99,14 +98,12 @@ class PathsJob(Job):
         tables = dict(answer.tables)
         found = dict(answer.found)
         if self.strongest:
-            advance = lab.track("strongest paths", _LIMIT)
             paths = strongest_paths(
                 subject.net,
                 bench.data[:1],
                 self.settings,
                 count=self.strongest,
-                limit=_LIMIT,
-                progress=advance,
+                progress=lab.track("strongest paths", passing(subject.net)),
                 engine=lab.engine,
             )
             found["strongest"] = {"summary": paths.summary(), "proven": paths.proven, "bound": paths.bound}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -147,7 +147,8 @@ def participation(
     require_paths(net)
     settings = settings or PathSettings()
     target, names = resolve_target(net, settings.at), tuple(block.name for block in net.blocks)
-    runs = list(engine.run(net, ((_Carrying(settings, pairs), batch) for batch in batches_of(data)), progress))
+    work = PathWork("participation", _carry, settings, {"pairs": pairs}, 2)  # back, and forward
+    runs = list(engine.run(net, ((work, batch) for batch in batches_of(data)), progress))
     squares = np.concatenate([arrays["squares"] for arrays in runs])
     require_finite(squares, target.name)
     # The tangent of g, met by the scalar's gradient at the output, is <g, g> once more.
@@ -162,27 +163,11 @@ def participation(
     return Participation(names, products, squares, both, target.name)
 
 
-@dataclass(frozen=True)
-class _Carrying(PathWork):
-    """The work of finding who carries the gradient: products and squares of rows, and of pairs the pooled products."""
-
-    pairs: bool
-
-    @property
-    def own_key(self) -> dict[str, Any]:
-        """With or without pairs."""
-        return {"what": "participation", "pairs": self.pairs}
-
-    @property
-    def passes(self) -> float:
-        """Back, and forward."""
-        return 2.0
-
-    def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
-        """The arrays."""
-        traces = Traces(net, self.settings).of(batch, len(net.blocks) + 2 if self.pairs else 2, progress)
-        parts = [_Pass(trace, self.pairs, advance).run() for trace, advance in traces]
-        return concatenated(parts, "products", "squares", "pairs", "arrived")
+def _carry(traces: Traces, batch: Batch, progress: Progress, pairs: bool) -> Arrays:
+    """Products and squares of rows, pooled products of pairs, and <g, g> as the output sees it."""
+    running = traces.of(batch, len(traces.net.blocks) + 2 if pairs else 2, progress)
+    parts = [_Pass(trace, pairs, advance).run() for trace, advance in running]
+    return concatenated(parts, "products", "squares", "pairs", "arrived")
 
 
 class _Pass:

@@ -131,8 +131,9 @@ def sample_paths(
     if lengths is not None and set(lengths) - set(existing):
         missing = sorted(set(lengths) - set(existing))
         raise InputError(f"`lengths` must have paths, got {missing}, of which there is none.")
-    wanted = tuple(k for k in existing if lengths is None or k in lengths)
-    work = _Sampling(settings, draws, wanted)
+    wanted = [k for k in existing if lengths is None or k in lengths]
+    own = {"draws": draws, "lengths": wanted, "seed": settings.seed}
+    work = PathWork("sampled paths", _sample, settings, own)
     return PathDraws.joined(
         [
             PathDraws(counts, arrays["norms"], np.zeros(len(arrays["norms"]), dtype=int), target.name)
@@ -141,32 +142,18 @@ def sample_paths(
     )
 
 
-@dataclass(frozen=True)
-class _Sampling(PathWork):
-    """The work of sampling `draws` paths of each of some lengths: "norms" (rows, draws, n+1)."""
-
-    draws: int
-    lengths: tuple[int, ...]
-
-    @property
-    def own_key(self) -> dict[str, Any]:
-        """What is drawn."""
-        drawn = {"draws": self.draws, "lengths": list(self.lengths), "seed": self.settings.seed}
-        return {"what": "sampled paths", **drawn}
-
-    def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
-        """The norms; the paths are drawn for the whole batch, in however many parts it runs."""
-        traces = Traces(net, self.settings)
-        routes = net.routes(traces.target.start)
-        draw, random = PathDraw(routes), np.random.default_rng(self.settings.seed + batch.number)
-        drawn = [route for _ in range(self.draws) for route in draw(self.lengths, random)]
-        parts = []
-        for trace, advance in traces.of(batch, 2, progress, truth=False):
-            norms = path_norms(trace, routes, drawn, traces.lanes_for(trace), advance)
-            rows = np.full((trace.rows, self.draws, len(routes.counts.paths)), np.nan)
-            rows[:, :, list(self.lengths)] = norms.T.reshape(trace.rows, self.draws, len(self.lengths))
-            parts.append((rows,))
-        return concatenated(parts, "norms")
+def _sample(traces: Traces, batch: Batch, progress: Progress, draws: int, lengths: Sequence[int], seed: int) -> Arrays:
+    """Norms (rows, draws, n+1); the paths are drawn for the whole batch, in however many parts it runs."""
+    routes = traces.net.routes(traces.target.start)
+    draw, random = PathDraw(routes), np.random.default_rng(seed + batch.number)
+    drawn = [route for _ in range(draws) for route in draw(lengths, random)]
+    parts = []
+    for trace, advance in traces.of(batch, 2, progress, truth=False):
+        norms = path_norms(trace, routes, drawn, traces.lanes_for(trace), advance)
+        rows = np.full((trace.rows, draws, len(routes.counts.paths)), np.nan)
+        rows[:, :, lengths] = norms.T.reshape(trace.rows, draws, len(lengths))
+        parts.append((rows,))
+    return concatenated(parts, "norms")
 
 
 def path_norms(

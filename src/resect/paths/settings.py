@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -46,37 +45,35 @@ class PathSettings:
 
 
 @dataclass(frozen=True)
-class PathWork(ABC):
+class PathWork:
     """A piece of work along the paths of a network on one batch.
 
     Attributes:
+        what: its name.
+        compute: (traces, batch, progress, **own) -> arrays.
         settings: what is differentiated, where, and in how much memory.
+        own: all else that decides the result, as plain values.
+        passes: how often it goes through all joins.
     """
 
+    what: str
+    compute: Callable[..., Arrays]
     settings: PathSettings
-
-    @property
-    @abstractmethod
-    def own_key(self) -> dict[str, Any]:
-        """What it computes, and all that decides it beside network, batch, place and scalar."""
-
-    @property
-    def passes(self) -> float:
-        """How often it goes through all joins."""
-        return 1.0
+    own: Mapping[str, Any]
+    passes: float = 1.0
 
     @property
     def key(self) -> dict[str, Any]:
         """All that decides the result beside network and batch."""
-        return {**self.own_key, "at": self.settings.at, "of": self.settings.of}
+        return {"what": self.what, "at": self.settings.at, "of": self.settings.of, **self.own}
 
     def cost(self, net: Unraveled, batch: Batch) -> float:
         """Joins passed."""
         return passing(net) * self.passes
 
-    @abstractmethod
     def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
         """Compute it."""
+        return self.compute(Traces(net, self.settings), batch, progress, **self.own)
 
 
 def passing(net: Unraveled) -> int:

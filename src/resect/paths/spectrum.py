@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -213,7 +213,8 @@ def path_spectrum(
     settings = settings or PathSettings()
     target = resolve_target(net, settings.at)
     counts = net.routes(target.start).counts
-    work = _Decomposition(settings, *_highest(counts, max_length))
+    top, rest = _highest(counts, max_length)
+    work = PathWork("spectrum", _spectrum, settings, {"top": top, "rest": rest})
     runs = engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
     spectrum = PathSpectrum.joined([PathSpectrum(counts, at=target.name, **arrays) for arrays in runs])
     require_finite(spectrum.squares, target.name)
@@ -225,34 +226,17 @@ def path_spectrum(
     return spectrum
 
 
-@dataclass(frozen=True)
-class _Decomposition(PathWork):
-    """The work of taking a gradient apart up to a length: the arrays of `PathSpectrum`.
-
-    Attributes:
-        top: the highest degree that gets a lane of its own.
-        rest: whether there are higher ones.
-    """
-
-    top: int
-    rest: bool
-
-    @property
-    def own_key(self) -> dict[str, Any]:
-        """Up to which length."""
-        return {"what": "spectrum", "top": self.top, "rest": self.rest}
-
-    def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
-        """The arrays; lengths beyond `top` are NaN if they have paths."""
-        traces = Traces(net, self.settings).of(batch, self.top + 1 + self.rest, progress)
-        parts = [_decompose(trace, self.top, self.rest, advance) for trace, advance in traces]
-        arrays = concatenated(parts, "products", "norms", "squares", "remainder")
-        missing = ((0, 0), (0, len(net.blocks) - self.top))
-        for name, rest in (("products", "rest"), ("norms", "rest_norms")):
-            lanes = arrays[name]
-            arrays[rest] = lanes[:, -1].copy() if self.rest else np.zeros(len(lanes))
-            arrays[name] = np.pad(lanes[:, : self.top + 1], missing, constant_values=np.nan if self.rest else 0.0)
-        return arrays
+def _spectrum(traces: Traces, batch: Batch, progress: Progress, top: int, rest: bool) -> Arrays:
+    """The arrays of `PathSpectrum`; lengths beyond `top` are NaN if they have paths (`rest`)."""
+    running = traces.of(batch, top + 1 + rest, progress)
+    parts = [_decompose(trace, top, rest, advance) for trace, advance in running]
+    arrays = concatenated(parts, "products", "norms", "squares", "remainder")
+    missing = ((0, 0), (0, len(traces.net.blocks) - top))
+    for name, beyond in (("products", "rest"), ("norms", "rest_norms")):
+        lanes = arrays[name]
+        arrays[beyond] = lanes[:, -1].copy() if rest else np.zeros(len(lanes))
+        arrays[name] = np.pad(lanes[:, : top + 1], missing, constant_values=np.nan if rest else 0.0)
+    return arrays
 
 
 def _highest(counts: Counts, max_length: int | None) -> tuple[int, bool]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log2
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,7 +105,8 @@ def path_squares(
     require_paths(net)
     require_whole("sweeps", sweeps)
     settings = settings or PathSettings()
-    target, work = resolve_target(net, settings.at), _Signs(settings, sweeps)
+    target = resolve_target(net, settings.at)
+    work = PathWork("random signs", _sweep, settings, {"sweeps": sweeps, "seed": settings.seed}, sweeps)
     counts = net.routes(target.start).counts
     return PathSquares.joined(
         [
@@ -116,36 +116,19 @@ def path_squares(
     )
 
 
-@dataclass(frozen=True)
-class _Signs(PathWork):
-    """The work of sweeping with random signs: "norms" (rows, sweeps, n+1)."""
-
-    sweeps: int
-
-    @property
-    def own_key(self) -> dict[str, Any]:
-        """What is drawn."""
-        return {"what": "random signs", "sweeps": self.sweeps, "seed": self.settings.seed}
-
-    @property
-    def passes(self) -> float:
-        """One a sweep."""
-        return self.sweeps
-
-    def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
-        """The norms; the signs are drawn for the whole batch, in however many parts it runs."""
-        traces = Traces(net, self.settings)
-        counts = net.routes(traces.target.start).counts
-        longest = max(k for k, count in enumerate(counts.paths) if count)
-        draw = np.random.default_rng(self.settings.seed + batch.number)
-        drawn = [dict(enumerate(draw.choice([-1.0, 1.0], len(net.blocks)))) for _ in range(self.sweeps)]
-        parts = []
-        for trace, advance in traces.of(batch, longest + 1, progress, truth=False):
-            rows = np.zeros((trace.rows, self.sweeps, len(counts.paths)))
-            for sweep, signs in enumerate(drawn):
-                rows[:, sweep, : longest + 1] = _norms(trace, longest, signs, advance).T
-            parts.append((rows,))
-        return concatenated(parts, "norms")
+def _sweep(traces: Traces, batch: Batch, progress: Progress, sweeps: int, seed: int) -> Arrays:
+    """Norms (rows, sweeps, n+1); the signs are drawn for the whole batch, in however many parts it runs."""
+    blocks, counts = len(traces.net.blocks), traces.net.routes(traces.target.start).counts
+    longest = max(k for k, count in enumerate(counts.paths) if count)
+    draw = np.random.default_rng(seed + batch.number)
+    drawn = [dict(enumerate(draw.choice([-1.0, 1.0], blocks))) for _ in range(sweeps)]
+    parts = []
+    for trace, advance in traces.of(batch, longest + 1, progress, truth=False):
+        rows = np.zeros((trace.rows, sweeps, len(counts.paths)))
+        for sweep, signs in enumerate(drawn):
+            rows[:, sweep, : longest + 1] = _norms(trace, longest, signs, advance).T
+        parts.append((rows,))
+    return concatenated(parts, "norms")
 
 
 def _norms(trace: Trace, longest: int, signs: dict[int, float], progress: Progress) -> np.ndarray:

@@ -13,7 +13,6 @@ import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +29,7 @@ from resect.network.unraveled import Unraveled
 from resect.paths.lanes import group_size, widened
 from resect.paths.polynomial import at_target
 from resect.paths.sampler import Edge
-from resect.paths.settings import PathSettings, PathWork, Traces, require_paths
+from resect.paths.settings import PathSettings, PathWork, Traces, passing, require_paths
 from resect.paths.spectrum import aligned
 from resect.paths.target import resolve_target
 from resect.paths.trace import SliceGradient, Trace, require_finite
@@ -147,7 +146,7 @@ def strongest_paths(
         settings: what is differentiated, where, and in how much memory.
         count: paths to find; fewer if there are not so many.
         limit: nodes to expand at the most.
-        progress: called with the number of nodes expanded since the last call; in all `limit`.
+        progress: called with the part of the search done since the last call, in joins passed.
         engine: runs the search, one piece of work.
 
     Raises:
@@ -159,7 +158,8 @@ def strongest_paths(
     require_whole("limit", limit)
     settings = settings or PathSettings()
     batch = next(batches_of(data))
-    (arrays,) = engine.run(net, [(_Searching(settings, count, limit), batch)], progress)
+    work = PathWork("strongest paths", _find, settings, {"count": count, "limit": limit})
+    (arrays,) = engine.run(net, [(work, batch)], progress)
     paths = [tuple(int(block) for block in row if block >= 0) for row in arrays["blocks"]]
     table = pd.DataFrame(
         {
@@ -183,43 +183,29 @@ def strongest_paths(
     )
 
 
-@dataclass(frozen=True)
-class _Searching(PathWork):
-    """The work of one search: of every path its blocks (-1 behind the last), norm and share; and what is left open."""
-
-    count: int
-    limit: int
-
-    @property
-    def own_key(self) -> dict[str, Any]:
-        """How many paths, and how many nodes at the most."""
-        return {"what": "strongest paths", "count": self.count, "limit": self.limit}
-
-    def cost(self, net: Unraveled, batch: Batch) -> float:
-        """Nodes."""
-        return self.limit
-
-    def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
-        """Search on the part of the batch that fits into the memory."""
-        traces = Traces(net, self.settings)
-        trace, _ = next(traces.of(batch, 2, progress))
-        search = _Search(trace, net.routes(traces.target.start), traces.lanes_for(trace))
-        settled = search.run(self.count, self.limit, progress)
-        ordered = sorted(search.complete, key=lambda path: -path.norm)
-        if not ordered:
-            raise DataError(f"`limit` must be larger: no path was complete after {search.expanded} nodes.")
-        chosen, longest = ordered[: self.count], max(len(path.blocks) for path in ordered)
-        return {
-            "blocks": np.array([[*path.blocks, *[-1] * (longest - len(path.blocks))] for path in chosen], dtype=int),
-            "norms": np.array([path.norm for path in chosen]),
-            "shares": np.array([path.share for path in chosen]),
-            "bound": np.array(max([search.bound(), *(path.norm for path in ordered[self.count :])])),
-            "expanded": np.array(search.expanded),
-            "open": np.array(sum(map(len, search.heaps.values())) + search.dropped),
-            "settled": np.array(settled),
-            "samples": np.array(len(trace.targets)),
-            "squares": np.array(search.squares),
-        }
+def _find(traces: Traces, batch: Batch, progress: Progress, count: int, limit: int) -> Arrays:
+    """One search: of every path its blocks (-1 behind the last), norm and share; and what is left open."""
+    trace, _ = next(traces.of(batch, 2, progress))
+    search = _Search(trace, traces.net.routes(traces.target.start), traces.lanes_for(trace))
+    settled = search.run(count, limit, lambda nodes: progress(nodes / limit * passing(traces.net)))
+    ordered = sorted(search.complete, key=lambda path: -path.norm)
+    if not ordered:
+        raise DataError(f"`limit` must be larger: no path was complete after {search.expanded} nodes.")
+    chosen, longest = ordered[:count], max(len(path.blocks) for path in ordered)
+    facts = {
+        "bound": max([search.bound(), *(path.norm for path in ordered[count:])]),
+        "expanded": search.expanded,
+        "open": sum(map(len, search.heaps.values())) + search.dropped,
+        "settled": settled,
+        "samples": len(trace.targets),
+        "squares": search.squares,
+    }
+    return {
+        "blocks": np.array([[*path.blocks, *[-1] * (longest - len(path.blocks))] for path in chosen], dtype=int),
+        "norms": np.array([path.norm for path in chosen]),
+        "shares": np.array([path.share for path in chosen]),
+        **{name: np.array(value) for name, value in facts.items()},
+    }
 
 
 @dataclass(frozen=True)

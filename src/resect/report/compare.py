@@ -13,7 +13,7 @@ from rich.text import Text
 
 from resect.figures import comparison
 from resect.figures.style import save_figure
-from resect.jobs.compare import Change, Summary, effective_range
+from resect.jobs.compare import Summary, effective_range
 from resect.runs.record import Record
 from resect.words import NOTHING, decimal, large, percent, superscript
 
@@ -62,7 +62,7 @@ def show(record: Record, console: Console) -> None:
         table.add_row(*map(Text, _cells(summary, sampled)))
     console.print(table, "")
     for row, other in zip(record.found["changes"], summaries[1:], strict=True):
-        console.print(Text(_sentence(summaries[0], other, Change(**row))), soft_wrap=True)
+        console.print(Text(_sentence(summaries[0], other, row["log2_effective_paths"])), soft_wrap=True)
     for summary in summaries:
         if summary.known < summary.longest:
             console.print(Text(_truncation(summary)), soft_wrap=True)
@@ -96,7 +96,7 @@ def _range(found: tuple[int, int] | None) -> str:
     return str(found[0]) if found[0] == found[1] else f"{found[0]} to {found[1]}"
 
 
-def _sentence(first: Summary, other: Summary, change: Change) -> str:
+def _sentence(first: Summary, other: Summary, gained: float) -> str:
     """The first run against another: what changed."""
     parts = []
     if first.share_range and other.share_range:
@@ -106,8 +106,8 @@ def _sentence(first: Summary, other: Summary, change: Change) -> str:
         here, there = percent(first.relative_depth, 0), percent(other.relative_depth, 0)
         depths += f" ({here} against {there} of the longest path)"
     parts.append(f"effective depth {depths}")
-    ratio = large(abs(change.log2_effective_paths))
-    times = "as many" if ratio == "1" else f"{ratio} times {'more' if change.log2_effective_paths > 0 else 'fewer'}"
+    ratio = large(abs(gained))
+    times = "as many" if ratio == "1" else f"{ratio} times {'more' if gained > 0 else 'fewer'}"
     here, there = _power(first.log2_effective_paths), _power(other.log2_effective_paths)
     parts.append(f"effective paths {here} against {there}, {times}")
     return f"{first.run} against {other.run}: {'; '.join(parts)}."
