@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from resect.report.comparison import changes, effective_range, summarise
+from resect.report.comparison_output import figures
+from resect.report.finished_runs import long_table
 
 from finished import a_run, chain, sampled
 from resect.errors import InputError
-from resect.report.comparison import changes, effective_range, summarise
-from resect.report.comparison_figures import figures, magnitude_figure, norm_figure, share_figure
-from resect.report.finished_runs import long_table
 
 
 @pytest.mark.parametrize(("n", "r"), [(1, 1.0), (9, 0.5), (54, 0.125), (54, 3.0)])
@@ -79,7 +79,7 @@ def test_the_longest_path_of_parallel_branches_is_shorter_than_the_number_of_blo
     assert (found.blocks, found.longest, found.known, found.layers, run.truncated) == (8, 4, 4, 8.0, False)
     assert found.relative_depth == pytest.approx(found.effective_depth / 4, rel=1e-12)
     assert found.log2_paths == pytest.approx(log2(1 + 8 + 28 + 56 + 70), rel=1e-12)
-    curve = share_figure([run, a_run(chain(8, 1.0), "b")]).axes[2].lines[1]
+    curve = figures([run, a_run(chain(8, 1.0), "b")])["shares"]().axes[2].lines[1]
     assert curve.get_xdata().tolist() == [0, 25, 50, 75, 100]
 
 
@@ -108,7 +108,7 @@ def curves(figure: Figure, panel: int) -> list[Any]:
 
 def test_share_figure_draws_every_run_over_both_lengths() -> None:
     runs = [a_run(chain(9, 1.0)), a_run(chain(54, 0.125), "b")]
-    figure = share_figure(runs, 0.95)
+    figure = figures(runs, 0.95)["shares"]()
     for panel, factor in ((0, 1.0), (2, 100 / 9)):
         blue, orange, blue_range, orange_range = curves(figure, panel)
         assert blue.get_xdata() == pytest.approx(np.arange(10) * factor)
@@ -129,7 +129,7 @@ def test_share_figure_draws_every_run_over_both_lengths() -> None:
 
 def test_negative_shares_are_hollow_on_the_log_axis() -> None:
     share = np.array([0.7, -0.2, 0.5, 0.0])
-    figure = share_figure([a_run(chain(3, 1.0).assign(share=share)), a_run(chain(3, 1.0), "b")])
+    figure = figures([a_run(chain(3, 1.0).assign(share=share)), a_run(chain(3, 1.0), "b")])["shares"]()
     line, filled, hollow = figure.axes[1].lines[:3]
     assert figure.axes[1].get_yscale() == "log"
     assert line.get_ydata() == pytest.approx([70, 20, 50, np.nan], nan_ok=True)
@@ -143,7 +143,7 @@ def test_negative_shares_are_hollow_on_the_log_axis() -> None:
 
 
 def test_norms_are_parts_of_each_runs_largest() -> None:
-    figure = norm_figure([a_run(chain(9, 1.0)), a_run(chain(4, 1.0), "b")])
+    figure = figures([a_run(chain(9, 1.0)), a_run(chain(4, 1.0), "b")])["norms"]()
     for ax, x in zip(figure.axes, ([0, 1, 2, 3, 4], [0, 25, 50, 75, 100]), strict=True):
         assert ax.get_yscale() == "log"
         assert ax.lines[3].get_xdata().tolist() == x
@@ -155,7 +155,7 @@ def test_count_times_magnitude_is_drawn_if_every_run_has_it() -> None:
     both = [a_run(sampled(9, 0.5, 1.0)), a_run(sampled(9, 0.5, 2.0), "b")]
     assert list(figures(both)) == ["shares", "norms", "magnitudes"]
     assert list(figures([both[0], a_run(chain(9, 0.5), "b")])) == ["shares", "norms"]
-    blue, *_, low_to_high, _ = curves(magnitude_figure(both), 0)
+    blue, *_, low_to_high, _ = curves(figures(both)["magnitudes"](), 0)
     assert blue.get_ydata() == pytest.approx(chain(9, 1.0)["share"] * 100)
     assert list(low_to_high.get_xdata()) == [2, 7]
 
@@ -163,7 +163,7 @@ def test_count_times_magnitude_is_drawn_if_every_run_has_it() -> None:
 def test_bands_are_the_intervals() -> None:
     share = chain(3, 1.0)["share"]
     table = chain(3, 1.0).assign(share_low=share - [0.2, 0.1, 0.1, 0.1], share_high=share + 0.1)
-    figure = share_figure([a_run(table), a_run(chain(3, 1.0), "b")])
+    figure = figures([a_run(table), a_run(chain(3, 1.0), "b")])["shares"]()
     (linear,), (log,) = (figure.axes[panel].collections for panel in (0, 1))
     edges = {tuple(point) for point in linear.get_paths()[0].vertices.round(9).tolist()}
     assert {(0, -7.5), (0, 22.5), (1, 27.5), (1, 47.5), (3, 2.5), (3, 22.5)} <= edges
@@ -173,7 +173,7 @@ def test_bands_are_the_intervals() -> None:
 
 def test_eight_runs_keep_apart_and_the_key_lies_over_no_panel() -> None:
     runs = [a_run(chain(4 + 7 * i, 0.4), f"timm:vit_small_patch16_224.augreg_in21k_{i}$x$") for i in range(8)]
-    figure = share_figure(runs)
+    figure = figures(runs)["shares"]()
     drawn = figure.axes[0].lines[1:9]
     assert len({to_rgba(line.get_color()) for line in drawn}) == len({line.get_marker() for line in drawn}) == 8
     figure.draw_without_rendering()
@@ -190,7 +190,7 @@ def test_eight_runs_keep_apart_and_the_key_lies_over_no_panel() -> None:
 def test_a_curve_ends_where_a_run_is_truncated() -> None:
     table = chain(9, 1.0)
     table.loc[table["length"] > 6, ["share", "norm"]] = np.nan
-    figure = share_figure([a_run(table), a_run(chain(9, 1.0), "b")])
+    figure = figures([a_run(table), a_run(chain(9, 1.0), "b")])["shares"]()
     assert np.isnan(figure.axes[0].lines[1].get_ydata()).tolist() == [False] * 7 + [True] * 3
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a (lengths to 6)", "b"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["2 to 7"]  # of b: a holds less than 95 %

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from math import comb, log2
 from pathlib import Path
@@ -17,7 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from resect.jobs.results import (
+from resect.figures import ensembles, lesions, paths, strip
+from resect.jobs.findings import (
     Answers,
     DepthAnswer,
     EnsembleAnswer,
@@ -28,13 +29,13 @@ from resect.jobs.results import (
     Subject,
 )
 from resect.paths.measures import Effective
-from resect.report import block_figure, captions, ensemble_figures, lesion_figures, path_figures
+from resect.report import captions
 from resect.report.answers import answers, comparison
 from resect.report.console import answers_table
 from resect.report.gallery import drawings
 from resect.report.page import write_report
 from resect.report.verdicts import verdicts
-from resect.report.words import count, duration, large, percent, plural, points, power_of_ten, two_to
+from resect.words import count, duration, large, percent, plural, points, power_of_ten, two_to
 
 INTACT, CHANCE = 0.061, 0.9
 
@@ -299,11 +300,17 @@ def test_lengths_without_paths_are_left_out() -> None:
     table.loc[9:, ["log2_paths", "path_norm", "path_norm_rms"]] = [-np.inf, np.nan, np.nan]
     table.loc[9:, ["layers", "path_fraction", "share", "norm", "magnitude", "magnitude_rms", "sampled"]] = 0
     parallel = replace(made, lengths=table)
-    assert len(path_figures.counts_log_figure(parallel.curves).get_lines()[0].get_xdata()) == 9
+    assert len(paths.counts_log(*made_curves(parallel)).get_lines()[0].get_xdata()) == 9
     for drawing in drawings(parallel):
-        drawing.figure(parallel).draw_without_rendering()
+        drawing.figure().draw_without_rendering()
         assert "nan" not in " ".join(drawing.caption(parallel))
     assert "from length 0 to 8" in captions.norm_caption(parallel)[1]
+
+
+def made_curves(study: Study) -> tuple[pd.DataFrame, dict[str, Effective]]:
+    """What figures by path length are drawn from."""
+    assert study.lengths is not None and study.answers.depth is not None
+    return study.lengths, {"share": study.answers.depth.by_share, "magnitude": study.answers.depth.by_magnitude}
 
 
 def _heights(ax: Axes) -> list[float]:
@@ -312,39 +319,37 @@ def _heights(ax: Axes) -> list[float]:
 
 def test_figures_hold_the_data(study: Study) -> None:
     assert study.plain is not None and study.lengths is not None
-    assert _heights(lesion_figures.deletions_figure(study)) == pytest.approx(list(study.deletions["error"] * 100))
-    assert _heights(lesion_figures.plain_figure(study)) == pytest.approx(list(study.plain.deletions["error"] * 100))
-    assert len(lesion_figures.random_figure(study).get_lines()[0].get_xdata()) == len(study.random)
-    reordered = lesion_figures.reordering_figure(study)
+    single, plain = study.deletions, study.plain.deletions
+    assert _heights(lesions.deletions(single, INTACT, CHANCE)) == pytest.approx(list(single["error"] * 100))
+    assert _heights(lesions.control(plain, single, INTACT, CHANCE)) == pytest.approx(list(plain["error"] * 100))
+    assert len(lesions.random(study.random, INTACT).get_lines()[0].get_xdata()) == len(study.random)
+    reordered = lesions.reorderings(study.reorderings, INTACT)
     assert len(reordered.get_lines()[0].get_xdata()) == len(study.reorderings)
     assert reordered.get_xlim()[0] > reordered.get_xlim()[1]
-    assert _heights(path_figures.counts_figure(study.curves)) == pytest.approx(
-        list(study.lengths["path_fraction"] * 100)
-    )
-    assert len(path_figures.counts_log_figure(study.curves).get_lines()[0].get_xdata()) == 55
-    exact = path_figures.share_figure(study.curves).get_lines()[2].get_ydata()
+    curves = made_curves(study)
+    assert _heights(paths.counts(*curves)) == pytest.approx(list(study.lengths["path_fraction"] * 100))
+    assert len(paths.counts_log(*curves).get_lines()[0].get_xdata()) == 55
+    exact = paths.shares(*curves).get_lines()[2].get_ydata()
     assert list(exact) == pytest.approx(list(study.lengths["share"][: len(exact)] * 100))
-    hollow = [
-        line
-        for line in path_figures.share_log_figure(study.curves).get_lines()
-        if line.get_markerfacecolor() == "white"
-    ]
+    hollow = [line for line in paths.shares_log(*curves).get_lines() if line.get_markerfacecolor() == "white"]
     assert len(hollow) == 1 and (np.asarray(hollow[0].get_ydata()) > 0).all() and len(hollow[0].get_xdata()) > 0
-    assert len(path_figures.norm_log_figure(study.curves).get_lines()) == 3
-    assert max(path_figures.norm_figure(study.curves).get_lines()[1].get_ydata()) == pytest.approx(100)
-    assert len(block_figure.strip_figure(study).patches) == 54
-    assert len(ensemble_figures.multiplicity_figure(study).patches) == 2 * 4
-    assert len(ensemble_figures.intact_errors_figure(study).patches) == 4
+    assert len(paths.norms_log(study.lengths).get_lines()) == 3
+    assert max(paths.norms(study.lengths).get_lines()[1].get_ydata()) == pytest.approx(100)
+    assert len(strip.strip(study.blocks, study.deletions, study.intact_loss).patches) == 54
+    networks = pd.DataFrame([asdict(row) for row in study.answers.multiplicity])
+    assert len(ensembles.multiplicity(networks).patches) == 2 * 4
+    assert len(ensembles.intact_errors(networks).patches) == 4
 
 
 def test_figures_draw_into_axes_given_and_start_bars_at_zero(study: Study) -> None:
     for drawing in drawings(study):
         for panel in drawing.panels:
             ax = Figure().subplots()
-            assert panel(study, ax) is ax
-    for figure in (lesion_figures.deletions_figure, lesion_figures.plain_figure):
-        assert figure(study).get_ylim()[0] == 0
-    assert path_figures.counts_figure(study.curves).get_ylim()[0] == 0
+            assert panel(ax=ax) is ax
+    assert study.plain is not None
+    assert lesions.deletions(study.deletions, INTACT, CHANCE).get_ylim()[0] == 0
+    assert lesions.control(study.plain.deletions, study.deletions, INTACT, CHANCE).get_ylim()[0] == 0
+    assert paths.counts(*made_curves(study)).get_ylim()[0] == 0
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
@@ -382,4 +387,4 @@ def test_infinite_numbers_are_written_and_not_raised() -> None:
     blown = replace(made, deletions=deletions)
     assert "(∞ nats)" in captions.strip_caption(blown)[1]
     for drawing in drawings(blown):
-        drawing.figure(blown).draw_without_rendering()
+        drawing.figure().draw_without_rendering()

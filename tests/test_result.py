@@ -5,14 +5,15 @@ from __future__ import annotations
 from math import exp
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
 import resect
+from resect.figures import samples
 from resect.measuring.statistics import mcnemar, paired_error_interval
 from resect.sweep import plans
-from resect.sweep.drawing import draw_classes, draw_flips
 
 IMAGES = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 ALL = resect.LesionSettings(metrics=("error", "loss", "agreement", "kl"))
@@ -76,9 +77,10 @@ def test_flips_and_classes(net, data) -> None:
     for label in by_class.columns:
         assert by_class.loc[0, label] == pytest.approx(1 - after[targets == label].mean())
         assert by_class.loc["intact", label] == pytest.approx(1 - before[targets == label].mean())
-    bars = draw_flips(result).containers
+    flipped = pd.concat([result.flips(row).assign(lesion=row) for row in range(9)])
+    bars = samples.flips(result.table, flipped).containers
     assert bars[0][0].get_height() == pytest.approx((before & ~after).mean() * 100)
-    assert draw_classes(result).images[0].get_array().shape == by_class.shape
+    assert samples.classes(by_class).images[0].get_array().shape == by_class.shape
     with pytest.raises(resect.InputError, match="0 to 8, got 9"):
         result.flips(9)
 

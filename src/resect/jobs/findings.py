@@ -78,18 +78,6 @@ class DepthAnswer:
 
 
 @dataclass(frozen=True)
-class PathCurves:
-    """What the figures by path length are drawn from.
-
-    Attributes:
-        lengths: as of a study.
-    """
-
-    lengths: pd.DataFrame
-    depth: DepthAnswer
-
-
-@dataclass(frozen=True)
 class GradientAnswer:
     """Question 3: how much of the gradient comes from very short members?"""
 
@@ -198,9 +186,3 @@ class Study:
             asked=dict(record.asked),
             command=record.command,
         )
-
-    @property
-    def curves(self) -> PathCurves:
-        """What the figures by path length are drawn from; not for a plain network, which has none."""
-        assert self.lengths is not None and self.answers.depth is not None, "a plain network has no path lengths"
-        return PathCurves(self.lengths, self.answers.depth)

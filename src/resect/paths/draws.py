@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import pandas as pd
 
 from resect.graph.routes import Counts
-from resect.measuring.results import require_alike
+from resect.measuring.results import Shown, require_alike
 from resect.measuring.statistics import bootstrap_interval
 
 
 @dataclass(frozen=True)
-class Draws:
+class Draws(Shown, ABC):
     """N rows (samples), R draws, lengths 0 to n.
 
     Attributes:
@@ -41,6 +43,20 @@ class Draws:
         return cls(
             parts[0].counts, np.concatenate([part.norms for part in parts]), np.concatenate(batches), parts[0].at
         )
+
+    @property
+    @abstractmethod
+    def table(self) -> pd.DataFrame:
+        """One row a length."""
+
+    @abstractmethod
+    def summary(self) -> str:
+        """What was drawn and what it says."""
+
+    @property
+    def draws(self) -> int:
+        """How often was drawn, over all batches."""
+        return int(self.norms.shape[1]) * len(np.unique(self.batch))
 
     def by_draw(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means over the samples of a batch, (draws, n+1), of values (N, R, n+1); and how many samples each holds."""

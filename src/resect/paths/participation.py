@@ -22,20 +22,21 @@ from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import AccuracyError
 from resect.measuring.batches import Batch, Batches, batches_of, widest_float
-from resect.measuring.results import require_alike
+from resect.measuring.results import Shown, require_alike
 from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
 from resect.paths.lanes import apart, buffer, group_size
 from resect.paths.settings import TOLERANCE, PathSettings, PathWork, Traces, concatenated, require_paths
 from resect.paths.target import resolve_target
 from resect.paths.trace import SliceGradient, Trace, require_finite
+from resect.words import decimal, percent, points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
-class Participation:
+class Participation(Shown):
     """The share of the gradient that passes through blocks. n blocks, N rows (samples).
 
     Attributes:
@@ -106,18 +107,26 @@ class Participation:
         columns = {"block": range(len(self.names)), "name": self.names, "share": self.share}
         return pd.DataFrame({**columns, "share_low": low, "share_high": high})
 
+    def summary(self) -> str:
+        """Through which blocks most and least of the gradient goes, and which pair is tied the most."""
+        share, only = self.share, len(self.names) == 1
+        most, least = (
+            f"{percent(float(share[i]))} goes through {self.names[i]}" for i in (share.argmax(), share.argmin())
+        )
+        extremes = f"{most}, the only block" if only else f"{most}, the most, and {least}, the least"
+        said = f"Of the gradient at {self.at} {extremes}; effective depth {decimal(self.effective_depth)} blocks."
+        if self.pairs is None or only:
+            return said
+        i, j = np.unravel_index(np.abs(self.interaction).argmax(), self.interaction.shape)
+        tie = float(self.interaction[i, j])
+        kind = "together" if tie > 0 else "one or the other"
+        return f"{said} The pair most tied: {self.names[i]} and {self.names[j]} ({kind}, {points(tie)})."
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the share through every block with its interval; returns the axes."""
-        from matplotlib.figure import Figure
+        from resect.figures import carriers
 
-        if ax is None:
-            ax = Figure(layout="constrained").subplots()
-        low, high = self.share_interval()
-        blocks = np.arange(len(self.names))
-        ax.bar(blocks, self.share * 100)
-        ax.vlines(blocks, low * 100, high * 100, color="black", linewidth=1)
-        ax.set(xlabel="block", ylabel="gradient through the block (%)")
-        return ax
+        return carriers.blocks(self.table, ax)
 
 
 def participation(

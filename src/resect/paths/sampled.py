@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,10 +25,15 @@ from resect.paths.lanes import widened
 from resect.paths.measures import Effective, effective_range, entropy_within, weighted_by_count
 from resect.paths.polynomial import at_target
 from resect.paths.sampler import PathDraw, Route
+from resect.paths.sentences import MASS, drawn, ends, held
 from resect.paths.settings import PathSettings, PathWork, Traces, concatenated, require_paths
 from resect.paths.target import resolve_target
 from resect.paths.trace import Trace
 from resect.paths.tree import path_lanes
+from resect.words import plural
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,25 @@ class PathDraws(Draws):
                 "log2_paths_within": self.log2_paths_within,
             }
         )
+
+    def summary(self) -> str:
+        """How many paths were sampled, how strong one is, and which lengths carry the magnitude."""
+        known = np.isfinite(self.norms).any((0, 1))
+        if not known.any():
+            return "No path was sampled."
+        said = [ends(self.mean, "the mean norm of a single path")]
+        if self.magnitude.sum() > 0:
+            every = all(known[k] for k, count in enumerate(self.counts.paths) if count)
+            whole = "count × mean norm" if every else "count × mean norm of these lengths"
+            said.append(held(self.effective(MASS), whole))
+        sampled = f"{plural(self.draws, 'sampled path')} of each of {plural(int(known.sum()), 'length')}"
+        return drawn(sampled, self.norms.shape, self.at, *said)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the mean norm of a single path of every length, with its interval; returns the axes."""
+        from resect.figures import paths
+
+        return paths.norms_log(self.table, ax=ax)
 
 
 def sample_paths(

@@ -25,22 +25,24 @@ from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import AccuracyError, InputError
 from resect.graph.routes import Counts
 from resect.measuring.batches import Batch, Batches, batches_of
-from resect.measuring.results import require_alike
+from resect.measuring.results import Shown, require_alike
 from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
 from resect.paths.lanes import widened
 from resect.paths.measures import Effective, Multiplicity, effective_range, multiplicity, path_fractions
 from resect.paths.polynomial import at_target, decompose
+from resect.paths.sentences import MASS, held
 from resect.paths.settings import TOLERANCE, PathSettings, PathWork, Traces, concatenated, require_paths
 from resect.paths.target import resolve_target
 from resect.paths.trace import Trace, require_finite
+from resect.words import decimal, percent, plural, power_of_ten, two_to
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
-class PathSpectrum:
+class PathSpectrum(Shown):
     """The gradient by path length. n blocks, N rows (samples; batches, if gradients are those of a parameter).
 
     Index k is the length in blocks, 0 to n. Lengths beyond `max_length`, if that was given, are NaN; what they carry
@@ -163,23 +165,35 @@ class PathSpectrum:
             }
         )
 
+    def _effective(self) -> Effective | None:
+        """The range that holds 95 % of the gradient; None where the lengths told apart do not hold so much."""
+        try:
+            return self.effective(MASS)
+        except InputError:
+            return None
+
+    def summary(self) -> str:
+        """Where the gradient is by path length, how many paths carry it, and how exact that is."""
+        known, effective = np.isfinite(self.share), self._effective()
+        share = float(self.share[known].sum())
+        said = [held(effective, "the gradient")] if effective else []
+        if not known.all():
+            apart = f"lengths up to {int(known.sum()) - 1} hold {percent(share)} of the gradient"
+            said.append(f"{apart}, all longer ones together {percent(self.rest_share)}")
+        if share > 0:
+            size, of_known = self.multiplicity(), "" if known.all() else " of those lengths"
+            few = f"about {two_to(size.log2_effective_paths)} effectively contribute"
+            depth = f"{decimal(size.effective_depth)} blocks deep on average"
+            said.append(f"of {two_to(size.log2_paths)} paths {few}, by the shares{of_known}, {depth}")
+        off = f"the sum over all lengths is off autograd's gradient by {power_of_ten(self.sum_error)} of its norm"
+        return f"{plural(len(self.squares), 'gradient')} at {self.at} by path length: {'; '.join([*said, off])}."
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the share of every length with its interval; returns the axes."""
-        from matplotlib.figure import Figure
+        from resect.figures import paths
 
-        if ax is None:
-            ax = Figure(layout="constrained").subplots()
-        low, high = self.share_interval()
-        known = np.isfinite(self.share)
-        lengths, share = np.flatnonzero(known), self.share[known] * 100
-        ax.bar(lengths, share)
-        if np.isfinite(low[known]).all():
-            ax.vlines(lengths, low[known] * 100, high[known] * 100, color="black", linewidth=1)
-        ax.set(xlabel="path length (blocks)", ylabel="share of the gradient (%)")
-        return ax
-
-    def _repr_html_(self) -> str:
-        return str(self.table.to_html(index=False))
+        effective = self._effective()
+        return paths.shares(self.table, {"share": effective} if effective else {}, MASS, ax)
 
 
 def path_spectrum(

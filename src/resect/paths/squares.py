@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log2
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,9 +24,14 @@ from resect.paths.draws import Draws
 from resect.paths.measures import Effective, effective_range, weighted_by_count
 from resect.paths.polynomial import at_target, decompose
 from resect.paths.sampled import row_norms
+from resect.paths.sentences import MASS, drawn, ends, held
 from resect.paths.settings import PathSettings, PathWork, Traces, concatenated, require_paths
 from resect.paths.target import resolve_target
 from resect.paths.trace import Trace
+from resect.words import plural
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,19 @@ class PathSquares(Draws):
                 "rms_magnitude": self.magnitude,
             }
         )
+
+    def summary(self) -> str:
+        """How many signs were drawn, how strong a path is, and which lengths carry the magnitude."""
+        said = [ends(self.rms, "the root mean square norm of a single path")]
+        if self.magnitude.sum() > 0:
+            said.append(held(self.effective(MASS), "count × root mean square"))
+        return drawn(f"{plural(self.draws, 'sweep')} of random signs", self.norms.shape, self.at, *said)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the root mean square norm of a single path of every length, with its interval; returns the axes."""
+        from resect.figures import paths
+
+        return paths.norms_log(self.table.rename(columns=lambda name: name.replace("rms", "path_norm_rms")), ax=ax)
 
 
 def path_squares(

@@ -13,6 +13,7 @@ import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import DataError, InputError, require_whole
 from resect.graph.routes import Routes
 from resect.measuring.batches import Batch, Batches, batches_of
-from resect.measuring.results import require_alike
+from resect.measuring.results import Shown, require_alike
 from resect.network.unraveled import Unraveled
 from resect.paths.lanes import group_size, widened
 from resect.paths.polynomial import at_target
@@ -35,11 +36,14 @@ from resect.paths.target import resolve_target
 from resect.paths.trace import SliceGradient, Trace, require_finite
 from resect.paths.tree import of_source, over_edge
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _POWER_STEPS = 15
 
 
 @dataclass(frozen=True)
-class StrongPaths:
+class StrongPaths(Shown):
     """The strongest paths that a search has found, and what is known about all others.
 
     Attributes:
@@ -116,16 +120,25 @@ class StrongPaths:
 
     def summary(self) -> str:
         """What is proven about the paths and what is not."""
-        many, best = len(self.table), self.table["norm"].iloc[0]
+        many, one, best = len(self.table), len(self.table) == 1, self.table["norm"].iloc[0]
         if not self.open:
-            return f"Every path was looked at ({self.expanded} nodes): these {many} are the strongest."
+            which = "this one is" if one else f"these {many} are"
+            return f"Every path was looked at ({self.expanded} nodes): {which} the strongest."
         ended = "nothing left open seemed stronger" if self.settled else "its limit was reached"
-        known = f"The first {self.proven} are proven to be the strongest" if self.proven else "None is proven to be so"
+        first = "The first is" if self.proven == 1 else f"The first {self.proven} are"
+        known = f"{first} proven to be the strongest" if self.proven else "None is proven to be so"
+        reach = f"as strong as {self.bound / best:.3g} times the first" if best else "stronger"
         return (
-            f"The {many} strongest paths found in {self.expanded} nodes; the search ended as {ended}. {known}: paths "
-            f"left open may be as strong as {self.bound / best:.3g} times the first, by the operator norms of the "
-            "branches (power iteration). That all others are weaker is the search's estimate."
+            f"The {'' if one else f'{many} '}strongest path{'' if one else 's'} found in {self.expanded} nodes; the "
+            f"search ended as {ended}. {known}: paths left open may be {reach}, by the operator norms of the branches "
+            "(power iteration). That all others are weaker is the search's estimate."
         )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw which blocks each path goes through, with its norm and its share; returns the axes."""
+        from resect.figures import carriers
+
+        return carriers.strongest(self.table, ax=ax)
 
 
 def strongest_paths(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resect.jobs.results import Answers, Study
+from resect.jobs.findings import Answers, Study
 from resect.report.verdicts import QUESTIONS, verdicts
-from resect.report.words import NOTHING, count, decimal, large, lengths, percent, plural, points, two_to
+from resect.words import NOTHING, count, decimal, large, lengths, percent, plural, points, two_to
 
 
 @dataclass(frozen=True)

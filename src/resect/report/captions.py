@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from resect.jobs.results import Study
+from resect.figures.strip import SMALLEST_LOSS
+from resect.jobs.findings import Study
 from resect.paths.measures import Effective
-from resect.report.block_figure import SMALLEST_LOSS
 from resect.report.verdicts import near_chance, trend
-from resect.report.words import decimal, lengths, percent, plural, points, power_of_ten, two_to
+from resect.words import decimal, lengths, percent, plural, points, power_of_ten, two_to
 
 Caption = tuple[str, str]  # what it shows, what it means
 

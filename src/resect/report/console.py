@@ -7,9 +7,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from resect.jobs.results import Study
+from resect.jobs.findings import Study
 from resect.report.answers import COMPARED, Answer, answers, comparison
-from resect.report.words import plural
+from resect.words import plural
 
 _WIDTH = 100
 

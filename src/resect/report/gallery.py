@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 
-from matplotlib.axes import Axes
+import pandas as pd
 from matplotlib.figure import Figure
 
-from resect.jobs.results import PathCurves, Study
-from resect.report import block_figure, captions, ensemble_figures, lesion_figures, path_figures
+from resect.figures import ensembles, lesions, paths, strip
+from resect.figures.style import Panel, side_by_side
+from resect.jobs.findings import Study
+from resect.report import captions
 from resect.report.captions import Caption
-from resect.report.style import panels
-
-Panel = Callable[[Study, Axes | None], Axes]
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,9 @@ class Drawing:
     height: float = 3.6  # inches
     widths: tuple[float, ...] | None = None  # of the panels, relative to each other
 
-    def figure(self, study: Study) -> Figure:
+    def figure(self) -> Figure:
         """Draw it."""
-        axes = panels(len(self.panels), height=self.height, widths=self.widths)
-        for panel, ax in zip(self.panels, axes, strict=True):
-            panel(study, ax)
-        figure = axes[0].figure
-        assert isinstance(figure, Figure)
-        return figure
+        return side_by_side(self.panels, height=self.height, widths=self.widths)
 
 
 def drawings(study: Study) -> list[Drawing]:
@@ -43,50 +38,50 @@ def drawings(study: Study) -> list[Drawing]:
 
 
 def _lesions(study: Study) -> list[Drawing]:
-    unit, height = study.subject.unit, block_figure.strip_height(study.subject.blocks)
-    found = [
-        Drawing(
-            "blocks", f"The network, {unit} by {unit}", (block_figure.strip_figure,), captions.strip_caption, height
-        )
-    ]
-    deletions: tuple[Panel, ...] = (lesion_figures.deletions_figure,)
+    unit, ensemble = study.subject.unit, study.answers.ensemble
+    intact, chance = ensemble.intact_error, ensemble.chance_error
+    blocks = partial(strip.strip, study.blocks, study.deletions, study.intact_loss)
+    height = strip.height(study.subject.blocks)
+    found = [Drawing("blocks", f"The network, {unit} by {unit}", (blocks,), captions.strip_caption, height)]
+    own = partial(lesions.deletions, study.deletions, intact, chance, label=f"deleted {unit} (its index)")
+    deletions: tuple[Panel, ...] = (partial(own, title=study.subject.model),)
     widths = None
     if study.plain:
-        deletions = (lesion_figures.deletions_figure, lesion_figures.plain_figure)
-        widths = (2.0, 1.0)
+        plain, errors = study.plain, (study.plain.intact_error, chance)
+        control = partial(lesions.control, plain.deletions, study.deletions, *errors, title=plain.model)
+        deletions, widths = (*deletions, control), (2.0, 1.0)
     found.append(Drawing("deletions", f"One {unit} deleted", deletions, captions.deletions_caption, 3.9, widths))
     if len(study.random) and study.random["deleted"].max() > 1:
-        found.append(
-            Drawing("random", f"Several {unit}s deleted", (lesion_figures.random_figure,), captions.random_caption)
-        )
+        several = partial(lesions.random, study.random, intact, chance, unit=unit)
+        found.append(Drawing("random", f"Several {unit}s deleted", (several,), captions.random_caption))
     if len(study.reorderings):
+        reordered = partial(lesions.reorderings, study.reorderings, intact, chance)
         title = f"{unit.capitalize()}s reordered"
-        found.append(Drawing("reorderings", title, (lesion_figures.reordering_figure,), captions.reordering_caption))
+        found.append(Drawing("reorderings", title, (reordered,), captions.reordering_caption))
     return found
 
 
 def _paths(study: Study) -> list[Drawing]:
-    if study.lengths is None:
+    lengths, depth = study.lengths, study.answers.depth
+    if lengths is None or depth is None:
         return []
-    counts = _of_curves(path_figures.counts_figure, path_figures.counts_log_figure)
-    shares = _of_curves(path_figures.share_figure, path_figures.share_log_figure)
-    norms = _of_curves(path_figures.norm_figure, path_figures.norm_log_figure)
+    asked = (lengths, {"share": depth.by_share, "magnitude": depth.by_magnitude}, depth.mass)
+    counts = tuple(partial(draw, *asked) for draw in (paths.counts, paths.counts_log))
+    shares = tuple(partial(draw, *asked) for draw in (paths.shares, paths.shares_log))
+    absolute = partial(paths.norms_log, lengths, "norm of the loss gradient (nats per unit)")
     return [
         Drawing("counts", "How many paths of each length", counts, captions.counts_caption),
         Drawing("shares", "How much of the gradient they carry", shares, captions.share_caption, 4.2),
-        Drawing("norms", "How strong the gradient is", norms, captions.norm_caption),
+        Drawing(
+            "norms", "How strong the gradient is", (partial(paths.norms, lengths), absolute), captions.norm_caption
+        ),
     ]
-
-
-def _of_curves(*figures: Callable[[PathCurves, Axes | None], Axes]) -> tuple[Panel, ...]:
-    return tuple(lambda study, ax, draw=draw: draw(study.curves, ax) for draw in figures)
 
 
 def _comparison(study: Study) -> list[Drawing]:
     if len(study.answers.multiplicity) < 2:
         return []
-    pair = (ensemble_figures.multiplicity_figure, ensemble_figures.intact_errors_figure)
-    height = ensemble_figures.multiplicity_height(study)
-    return [
-        Drawing("multiplicity", "Beside other networks", pair, captions.multiplicity_caption, height, widths=(1.6, 1.0))
-    ]
+    table = pd.DataFrame([asdict(row) for row in study.answers.multiplicity])
+    pair = (partial(ensembles.multiplicity, table), partial(ensembles.intact_errors, table))
+    title, height = "Beside other networks", ensembles.height(len(table))
+    return [Drawing("multiplicity", title, pair, captions.multiplicity_caption, height, widths=(1.6, 1.0))]

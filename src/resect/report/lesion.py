@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from resect.figures import carriers, ensembles, lesions, samples
-from resect.figures.style import Panel, figure_of, save_figure
+from resect.figures.style import Panel, save_figure
 from resect.runs.record import Record
 
 _SHOWN = 60
@@ -71,12 +70,8 @@ def draw(record: Record, folder: Path) -> Path:
     """Write figures/*.png."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for name, panel in _figures(record):
-        save_figure(partial(_alone, panel), folder / "figures" / f"{name}.png")
+        save_figure(panel, folder / "figures" / f"{name}.png")
     return folder / "figures"
-
-
-def _alone(panel: Panel) -> Figure:
-    return figure_of(panel())
 
 
 def _figures(record: Record) -> list[tuple[str, Panel]]:

@@ -14,12 +14,12 @@ import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from resect.figures.style import SETTINGS
 from resect.files import write_bytes, write_text
-from resect.jobs.results import Study
+from resect.jobs.findings import Study
 from resect.report.answers import COMPARED, answers, comparison
 from resect.report.gallery import drawings
-from resect.report.style import SETTINGS
-from resect.report.words import NOTHING, decimal, duration, percent, plural, points
+from resect.words import NOTHING, decimal, duration, percent, plural, points
 
 # The options of `resect study` that take one value, by their names in a run's configuration.
 _VALUES = (
@@ -41,7 +41,7 @@ def write_report(study: Study, folder: Path, configuration: Mapping[str, Any] | 
     figures.mkdir(parents=True, exist_ok=True)
     shown = []
     for drawing in drawings(study):
-        figure = drawing.figure(study)
+        figure = drawing.figure()
         vector = _rendered(figure, "svg")
         figure.set_layout_engine("none")  # the layout is found; finding it again takes as long as drawing
         pixels = _rendered(figure, "png")

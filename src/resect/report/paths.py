@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from resect.figures import carriers, paths
-from resect.figures.style import Panel, save_figure, side_by_side
+from resect.figures.style import save_figure, side_by_side
 from resect.paths.measures import Effective
 from resect.runs.record import Record
 
@@ -111,32 +114,29 @@ def interaction(record: Record) -> np.ndarray:
 
 def draw(record: Record, folder: Path) -> Path:
     """Write figures/*.png."""
-    for name, (height, panels) in _figures(record).items():
-        save_figure(partial(side_by_side, panels, height=height), folder / "figures" / f"{name}.png")
+    for name, figure in _figures(record).items():
+        save_figure(figure, folder / "figures" / f"{name}.png")
     return folder / "figures"
 
 
-def _figures(record: Record) -> dict[str, tuple[float, list[Panel]]]:
-    """Height and panels of every figure that there are data for."""
+def _figures(record: Record) -> dict[str, Callable[[], Axes | Figure]]:
+    """What draws every figure that there are data for, by name."""
     found, tables = record.found, record.tables
-    lengths = tables["lengths"]
+    lengths, blocks = tables["lengths"], tables["blocks"]
     ranges = {"share": found["effective"], "magnitude": found["effective_by_magnitude"]}
     asked = (lengths, {name: Effective(**ends) for name, ends in ranges.items() if ends}, found["mass"])
-    whole = "magnitude" in lengths and found["known"] == len(lengths) - 1
-    drawn: dict[str, tuple[float, list[Panel]]] = {"shares": (3.6, [partial(paths.shares, *asked)])}
-    if whole:
-        drawn = {
-            "counts": (3.6, [partial(figure, *asked) for figure in (paths.counts, paths.counts_log)]),
-            "shares": (4.2, [partial(figure, *asked) for figure in (paths.shares, paths.shares_log)]),
-            "norms": (3.6, [partial(figure, lengths) for figure in (paths.norms, paths.norms_log)]),
-        }
-    drawn["blocks"] = (3.6, [partial(carriers.blocks, tables["blocks"])])
+    figures: dict[str, Callable[[], Axes | Figure]] = {"shares": partial(paths.shares, *asked)}
+    if "magnitude" in lengths and found["known"] == len(lengths) - 1:
+        pairs = {"counts": (paths.counts, paths.counts_log), "shares": (paths.shares, paths.shares_log)}
+        beside = {name: [partial(panel, *asked) for panel in both] for name, both in pairs.items()}
+        beside["norms"] = [partial(paths.norms, lengths), partial(paths.norms_log, lengths)]
+        heights = {"shares": 4.2}
+        figures = {n: partial(side_by_side, drawn, height=heights.get(n, 3.6)) for n, drawn in beside.items()}
+    figures["blocks"] = partial(carriers.blocks, blocks)
     if "pairs" in tables:
-        drawn["pairs"] = (5.6, [partial(carriers.pairs, interaction(record))])
+        figures["pairs"] = partial(carriers.pairs, interaction(record))
     if "strongest" in tables:
-        strong = tables["strongest"]
-        height = carriers.strongest_height(len(strong))
-        drawn["strongest"] = (height, [partial(carriers.strongest, strong, len(tables["blocks"]))])
+        figures["strongest"] = partial(carriers.strongest, tables["strongest"], len(blocks))
     if "training" in tables:
-        drawn["training"] = (3.6, [partial(carriers.training, tables["training"])])
-    return drawn
+        figures["training"] = partial(carriers.training, tables["training"])
+    return figures

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from resect.jobs.results import EnsembleAnswer, MultiplicityRow, Study
-from resect.report.words import decimal, large, lengths, percent, plural, points, two_to
+from resect.jobs.findings import EnsembleAnswer, MultiplicityRow, Study
+from resect.words import decimal, large, lengths, percent, plural, points, two_to
 
 QUESTIONS = (
     "Does it behave like an ensemble at test time, and of what kind?",

@@ -22,7 +22,7 @@ from resect.errors import InputError
 from resect.graph.outputs import IGNORED, logits_of
 from resect.measuring.batches import Batch, Batches, batches_of
 from resect.measuring.metrics import check_targets
-from resect.measuring.results import require_alike
+from resect.measuring.results import Shown, require_alike
 from resect.measuring.statistics import bootstrap_interval, independent_vote_error
 from resect.network.unraveled import Unraveled
 from resect.sweep import plans
@@ -30,6 +30,7 @@ from resect.sweep.execution import Execution
 from resect.sweep.outcomes import Sweep
 from resect.sweep.settings import LesionSettings
 from resect.sweep.walk import Tour, walk
+from resect.words import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,7 @@ MEASURES = ("error", "vote_error", "loss", "member_error", "member_loss", "ambig
 
 
 @dataclass(frozen=True)
-class EnsembleResult:
+class EnsembleResult(Shown):
     """Ensembles of sub-networks, each without `removed` random blocks. N samples (of sequences: positions).
 
     Attributes:
@@ -95,20 +96,17 @@ class EnsembleResult:
         """What averaging gains, and what independent members would."""
         last = self.table.iloc[-1]
         return (
-            f"Members without {self.removed} blocks err on {last['member_error']:.2%}; {last['members']:.0f} of them "
-            f"averaged on {last['error']:.2%}, where as many independent ones would err on "
-            f"{last['independent_error']:.2%}. Two members disagree on {last['disagreement']:.2%} of the samples; the "
-            f"intact network errs on {self.intact_error.mean():.2%}."
+            f"Members without {plural(self.removed, 'block')} err on {last['member_error']:.2%}; "
+            f"{last['members']:.0f} of them averaged on {last['error']:.2%}, where as many independent ones would err "
+            f"on {last['independent_error']:.2%}. Two members disagree on {last['disagreement']:.2%} of the samples; "
+            f"the intact network errs on {self.intact_error.mean():.2%}."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw error against the number of members; returns the axes."""
-        from resect.sweep.drawing import draw_ensemble
+        from resect.figures import ensembles
 
-        return draw_ensemble(self, ax)
-
-    def _repr_html_(self) -> str:
-        return f"<p>{self.summary()}</p>{self.table.to_html(index=False)}"
+        return ensembles.ensemble(self.table, self.removed, float(self.intact_error.mean()), ax)
 
 
 def ensemble(

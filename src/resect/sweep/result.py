@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from resect.errors import InputError
-from resect.measuring.results import require_alike
+from resect.measuring.results import Shown, require_alike
 from resect.measuring.statistics import bootstrap_interval, interval_over_repeats, mcnemar, paired_error_interval
 from resect.sweep.plans import Plan
 
@@ -23,7 +23,7 @@ _RANGES = {"agreement": (0.0, 1.0), "kl": (0.0, np.inf)}
 
 
 @dataclass(frozen=True)
-class LesionResult:
+class LesionResult(Shown):
     """Outcomes of a plan, sample by sample. N samples; float32 throughout.
 
     Attributes:
@@ -220,26 +220,27 @@ class LesionResult:
 
     def summary(self) -> str:
         """One sentence: how many lesions, the intact error, the median and the largest damage with its interval."""
-        if not len(self.plan) or "error" not in self.values:
-            return f"{len(self.plan)} lesions ({self.plan.name}) on {self.samples} samples."
+        many, plurals = len(self.plan), ["" if count == 1 else "s" for count in (len(self.plan), self.samples)]
+        ran = f"{many} lesion{plurals[0]} ({self.plan.name}) on {self.samples} sample{plurals[1]}"
+        if not many or "error" not in self.values:
+            return f"{ran}."
         table = self.table
         row = int(table["damage"].argmax())
         worst, label = table.iloc[row], ", ".join(f"{key} {value}" for key, value in self.plan.labels[row].items())
         return (
-            f"{len(self.plan)} lesions ({self.plan.name}) on {self.samples} samples: intact error "
-            f"{self.intact_error:.2%}, median damage {table['damage'].median() * 100:.2f} points, largest "
-            f"{worst['damage'] * 100:.2f} points [{worst['damage_low'] * 100:.2f}, {worst['damage_high'] * 100:.2f}] "
-            f"({label})."
+            f"{ran}: intact error {self.intact_error:.2%}, median damage {table['damage'].median() * 100:.2f} points, "
+            f"largest {worst['damage'] * 100:.2f} points "
+            f"[{worst['damage_low'] * 100:.2f}, {worst['damage_high'] * 100:.2f}] ({label})."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the plan in the way that suits it, e.g. `interaction` as a heat map; returns the axes."""
-        from resect.sweep.drawing import draw
+        from resect.figures import lesions
 
-        return draw(self, ax)
-
-    def _repr_html_(self) -> str:
-        return f"<p>{self.summary()}</p>{self.table.to_html(index=False, max_rows=20)}"
+        if self.plan.name == "pairs":
+            metric = "loss" if "loss" in self.values else next(iter(self.values))
+            return lesions.interaction(self.interaction(metric), metric, ax)
+        return lesions.by_plan(self.plan.name, self.table, self.intact_error, ax)
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

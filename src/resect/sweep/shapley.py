@@ -13,7 +13,7 @@ from resect.engines.local import LOCAL
 from resect.engines.work import Engine, Progress
 from resect.errors import InputError
 from resect.measuring.batches import Batches
-from resect.measuring.results import require_alike
+from resect.measuring.results import Shown, require_alike
 from resect.measuring.statistics import interval_over_repeats
 from resect.network.unraveled import Unraveled
 from resect.sweep import plans
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ShapleyResult:
+class ShapleyResult(Shown):
     """What each of n blocks contributes, per metric.
 
     Attributes:
@@ -77,20 +77,19 @@ class ShapleyResult:
         """One sentence: how many orders, and the block with the largest value of the first metric."""
         metric, table = next(iter(self.marginals)), self.table
         top = table.iloc[int(table[metric].argmax())]
+        low, high = top[f"{metric}_low"], top[f"{metric}_high"]
+        interval = f" [{low:.4g}, {high:.4g}]" if np.isfinite([low, high]).all() else ""  # none from a single pair
         return (
             f"Shapley values over {len(self.marginals[metric])} orders: of {self.total[metric]:.4g} of {metric}, block "
-            f"{top['block']} ({top['name']}) contributes the most, {top[metric]:.4g} [{top[f'{metric}_low']:.4g}, "
-            f"{top[f'{metric}_high']:.4g}]; deleted alone it costs {top[f'{metric}_alone']:.4g}."
+            f"{top['block']} ({top['name']}) contributes the most, {top[metric]:.4g}{interval}; deleted alone it costs "
+            f"{top[f'{metric}_alone']:.4g}."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the values of the first metric with their intervals, beside single deletions; returns the axes."""
-        from resect.sweep.drawing import draw_shapley
+        from resect.figures import carriers
 
-        return draw_shapley(self, ax)
-
-    def _repr_html_(self) -> str:
-        return str(self.table.to_html(index=False))
+        return carriers.shapley(self.table, next(iter(self.marginals)), ax)
 
 
 def shapley(

@@ -1,4 +1,4 @@
-"""Numbers in words: how every number of the report is written, on the page, in figures and in the terminal."""
+"""Numbers in words: how every number is written, on the page, in figures and in the terminal."""
 
 from __future__ import annotations
 

@@ -11,8 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
-from resect.jobs.results import Study
-from resect.report.style import GREY, INK, ORANGE, SMALL, axes_or_new, key
+from resect.figures.style import GREY, INK, ORANGE, SMALL, axes_or_new, figure_of, head
 
 SMALLEST_LOSS = 1e-3  # nats; a loss that grows by less is drawn as not growing
 _PER_ROW = 64
@@ -21,20 +20,19 @@ _ROW_HEIGHT = 3.1  # in block widths: the block, its index, the bracket of its s
 _NEGLIGIBLE = "#f4f5f6"
 
 
-def strip_rows(blocks: int) -> int:
-    """How many rows the strip takes."""
-    return -(-blocks // _PER_ROW)
-
-
-def strip_figure(study: Study, ax: Axes | None = None) -> Axes:
+def strip(blocks: pd.DataFrame, deletions: pd.DataFrame, intact_loss: float, ax: Axes | None = None) -> Axes:
     """Blocks in order, coloured by how much the loss grows without each; kinds marked, spans bracketed.
 
     The colour is the loss and not the error, because on few samples most single deletions change no prediction.
+
+    Args:
+        blocks: one row a block: `block`, `kind`, `span`, `downsampling`.
+        deletions: one row a block: `block`, and the `loss` without it, in nats.
     """
-    table = study.blocks.merge(study.deletions[["block", "loss"]], on="block")
-    per_row = -(-len(table) // strip_rows(len(table)))
-    ax = axes_or_new(ax, height=strip_height(len(table)))
-    growth = table["loss"].fillna(float("inf")) - study.intact_loss
+    table = blocks.merge(deletions[["block", "loss"]], on="block")
+    per_row = -(-len(table) // _rows(len(table)))
+    ax = axes_or_new(ax, height=height(len(table)))
+    growth = table["loss"].fillna(float("inf")) - intact_loss
     shades = _shades(growth[growth < float("inf")])
     for position, (row, grown) in enumerate(zip(table.to_dict("records"), growth, strict=True)):
         x, y = position % per_row, -_ROW_HEIGHT * (position // per_row)
@@ -53,9 +51,13 @@ def strip_figure(study: Study, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def strip_height(blocks: int) -> float:
-    """The height in inches at which the strip's rows stand clear of each other."""
-    return 0.85 + 0.72 * strip_rows(blocks)
+def height(blocks: int) -> float:
+    """The height in inches at which the rows of so many blocks stand clear of each other."""
+    return 0.85 + 0.72 * _rows(blocks)
+
+
+def _rows(blocks: int) -> int:
+    return -(-blocks // _PER_ROW)
 
 
 def _shades(growth: pd.Series) -> ScalarMappable:
@@ -79,7 +81,7 @@ def _brackets(ax: Axes, part: pd.DataFrame, y: float) -> None:
 def _frame(ax: Axes, table: pd.DataFrame, per_row: int, shades: ScalarMappable) -> None:
     """Limits, the colour bar, and the key of the marks that occur."""
     ax.set_xlim(-0.1, max(per_row, _FEWEST) + 0.1)
-    ax.set_ylim(-_ROW_HEIGHT * (strip_rows(len(table)) - 1) - 1.4, 1.55)
+    ax.set_ylim(-_ROW_HEIGHT * (_rows(len(table)) - 1) - 1.4, 1.55)
     ax.axis("off")
     entries = [("□ less than 0.001 nats", GREY)]
     if (table["kind"] == "projection").any() or table["downsampling"].any():
@@ -88,9 +90,8 @@ def _frame(ax: Axes, table: pd.DataFrame, per_row: int, shades: ScalarMappable) 
         entries.insert(0, ("▼ downsampling", ORANGE))
     if (table["kind"] == "gated").any():
         entries.insert(0, ("□ gated", INK))
-    key(ax, entries)
-    assert ax.figure is not None
-    bar = ax.figure.colorbar(shades, ax=ax, location="right", fraction=0.025, pad=0.01, aspect=9)
+    head(ax, "", entries)
+    bar = figure_of(ax).colorbar(shades, ax=ax, location="right", fraction=0.025, pad=0.01, aspect=9)
     bar.set_label("growth of\nloss (nats)", fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
     bar.ax.grid(visible=False)

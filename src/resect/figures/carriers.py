@@ -1,0 +1,142 @@
+"""Who carries the gradient, and who the metrics: blocks, pairs, single paths; and how that changes in training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.ticker import MaxNLocator
+
+from resect.figures.style import (
+    BAR_GREY,
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    PALE_BLUE,
+    PALE_GREY,
+    SMALL,
+    axes_or_new,
+    block_axis,
+    block_map,
+    head,
+    points_across,
+)
+
+_NAMED = 30  # blocks, of which every name can be read
+_NUMBERS = 105  # points, of the numbers beside a path
+
+
+def shapley(table: pd.DataFrame, metric: str = "error", ax: Axes | None = None) -> Axes:
+    """What each block contributes to a metric, with intervals, and what deleting the block alone costs.
+
+    Args:
+        table: `block`, and of the metric its Shapley value, `..._low`, `..._high` and `..._alone`.
+    """
+    ax = axes_or_new(ax)
+    scale, unit = (100, "points of error") if metric == "error" else (1, "nats" if metric == "loss" else metric)
+    value = table[metric] * scale
+    ax.bar(table["block"], value, color=BLUE, width=0.75)
+    low, high = table[f"{metric}_low"] * scale, table[f"{metric}_high"] * scale
+    words = [("■ Shapley value", BLUE), ("– deleted alone", INK)]
+    if np.isfinite(low).all():
+        ax.vlines(table["block"], low, high, color=ORANGE, linewidth=1.3)
+        words.insert(1, ("| 95 % interval over orders", ORANGE))
+    alone = table[f"{metric}_alone"] * scale
+    ax.plot(table["block"], alone, "_", color=INK, markersize=9, markeredgewidth=1.6)
+    ax.axhline(0, color=INK, linewidth=0.8)
+    block_axis(ax, table["block"].tolist())
+    ax.set(xlabel="block (its index)", ylabel=f"contribution ({unit})")
+    head(ax, f"contributions; together {value.sum():.1f} {unit}".replace("-", "−"), words)
+    return ax
+
+
+def blocks(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """The share of the gradient through every block, with its 95 % interval.
+
+    Args:
+        table: `block`, `name`, `share`, `share_low`, `share_high`.
+    """
+    ax = axes_or_new(ax)
+    ax.bar(table["block"], table["share"] * 100, color=BLUE, width=0.8)
+    entries = [(f"sum: effective depth, {table['share'].sum():.2f} blocks", INK)]
+    if np.isfinite(table["share_low"]).all():
+        ax.vlines(table["block"], table["share_low"] * 100, table["share_high"] * 100, color=BAR_GREY, linewidth=1.3)
+        entries.insert(0, ("| 95 % interval", GREY))
+    ax.axhline(0, color=INK, linewidth=0.8)
+    block_axis(ax, table["block"].tolist())
+    ax.set(xlabel="block (its index)", ylabel="gradient through the block (%)")
+    names = table["name"]
+    if len(names) <= _NAMED and names.str.len().max() * len(names) <= 110:
+        ax.set_xticks(table["block"], list(names))
+        ax.set_xlabel("block")
+    head(ax, "each block", entries)
+    return ax
+
+
+def pairs(interaction: np.ndarray, ax: Axes | None = None) -> Axes:
+    """Share through both of two blocks less the product of their shares, (n, n), in percentage points."""
+    ax = axes_or_new(ax, height=5.6, width=7.2)
+    largest = max(float(np.abs(interaction).max()) * 100, 1e-9)
+    label = "share through both − product of the shares (points)"
+    norm = TwoSlopeNorm(0, -largest, largest)
+    block_map(ax, interaction * 100, label, norm)
+    head(ax, "pairs: red together, blue one or the other")
+    return ax
+
+
+def strongest(table: pd.DataFrame, blocks: int | None = None, ax: Axes | None = None) -> Axes:
+    """Which blocks each of the strongest paths goes through, with its norm as a part of the whole gradient's.
+
+    Args:
+        table: one row a path, the strongest first: `blocks`, `relative`, `share`.
+        blocks: how many the network has; by default as many as the paths reach.
+    """
+    ax = axes_or_new(ax, height=1.4 + 0.22 * len(table))
+    count = blocks or 1 + max((block for chosen in table["blocks"] for block in chosen), default=0)
+    ranks = range(len(table))
+    rows = zip(ranks, table["blocks"], table["relative"], table["share"], strict=True)
+    for rank, chosen, relative, share in rows:
+        ax.plot([-0.5, count - 0.5], [rank, rank], color=PALE_GREY, linewidth=1, zorder=1)
+        ax.scatter(chosen, [rank] * len(chosen), marker="s", s=26, color=BLUE, zorder=2)
+        numbers = f"{relative:.3f}   {share * 100:+.2f} %".replace("-", "−")
+        ax.text(count - 0.3, rank, numbers, va="center", fontsize=SMALL)
+    ax.text(count - 0.3, -1.0, "norm    share", va="center", fontsize=SMALL, color=GREY)
+    end = (count + 0.7) / max(0.3, 1 - _NUMBERS / points_across(ax)) - 1
+    ax.set(xlim=(-1, end), ylim=(len(table) - 0.4, -1.6), xlabel="block (its index)")
+    ax.set_yticks(ranks, [str(rank + 1) for rank in ranks])
+    ax.set_ylabel("path, strongest first")
+    ticks = MaxNLocator(nbins=9, steps=[1, 2, 5, 10], integer=True).tick_values(0, count - 1)
+    ax.set_xticks([tick for tick in ticks if 0 <= tick < count])
+    ax.grid(visible=False)
+    head(
+        ax, "the strongest single paths", [("■ through its branch", BLUE), ("norm: part of the whole gradient's", GREY)]
+    )
+    return ax
+
+
+def training(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Effective depth, effective range and effective number of paths over checkpoints.
+
+    Args:
+        table: one row a `checkpoint`: `low`, `high`, `effective_depth`, `log2_effective_paths`.
+    """
+    ax = axes_or_new(ax)
+    place = np.arange(len(table))
+    lowest = np.maximum(table["low"] - 0.5, 0)
+    ax.fill_between(place, lowest, table["high"] + 0.5, color=PALE_BLUE, linewidth=0, step="mid")
+    ax.plot(place, table["effective_depth"], color=BLUE, marker="o", markersize=4)
+    ax.plot(place, table["log2_effective_paths"], color=ORANGE, marker="s", markersize=4)
+    ax.set(xlabel="checkpoint", ylabel="blocks; bits", xlim=(-0.6, len(table) - 0.4))
+    names = [name if len(name) <= 10 else f"…{name[-9:]}" for name in table["checkpoint"]]
+    fit = max(1, int(points_across(ax) / (7 * max(map(len, names)) + 10)))
+    shown = place[:: -(-len(table) // fit)]
+    ax.set_xticks(shown, [names[i] for i in shown])
+    words = [
+        ("● effective depth (blocks)", BLUE),
+        ("▬ effective range (blocks)", "#7f9dbf"),
+        ("■ log2 effective paths (bits)", ORANGE),
+    ]
+    head(ax, "over training", words)
+    return ax

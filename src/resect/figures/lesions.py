@@ -1,0 +1,243 @@
+"""What deleting, repeating and reordering blocks does (paper, Figures 3 and 5).
+
+Tables are those of a lesion result: one row a lesion, with its labels, its `error`, and what else a figure says it
+needs. Errors are fractions of 1 and drawn in percent. `intact` is the error of the intact network, `chance` that of
+always naming the commonest class.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import SymLogNorm
+
+from resect.figures.style import (
+    BAR_GREY,
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    PALE_BLUE,
+    axes_or_new,
+    block_axis,
+    block_map,
+    head,
+    heat_map,
+    reference_line,
+    shortened,
+    whole_numbers,
+)
+from resect.words import percent, power_of_ten
+
+BY_BLOCK = {
+    "single": ("one block deleted", "deleted block (its index)"),
+    "skips": ("one skip deleted, its branch kept", "block whose skip is deleted (its index)"),
+    "repeated": ("one block run twice", "block that is run twice (its index)"),
+}  # plans with one lesion a block: title, and name of the x axis
+
+
+def by_plan(plan: str, table: pd.DataFrame, intact: float, ax: Axes | None = None) -> Axes:
+    """The figure that suits a plan, by its name; of pairs, `interaction` shows more."""
+    if plan == "random":
+        return random(table, intact, ax=ax)
+    if plan == "shuffled":
+        return reorderings(table, intact, ax=ax)
+    if plan == "windows":
+        return windows(table, ax)
+    title, label = BY_BLOCK.get(plan, (f"{plan} lesions", "lesion (row of the table)"))
+    return deletions(table, intact, title=title, label=label, ax=ax)
+
+
+def deletions(
+    table: pd.DataFrame,
+    intact: float,
+    chance: float | None = None,
+    *,
+    title: str = "",
+    label: str = BY_BLOCK["single"][1],
+    ax: Axes | None = None,
+) -> Axes:
+    """Error of every lesion, on a scale of its own: 0 to what the worst needs.
+
+    Args:
+        table: drawn by `block`, if each has one row, else by row; with the 95 % interval of the change where there are
+            `damage`, `damage_low` and `damage_high`, and marks where `downsampling` is true.
+        label: of the x axis.
+    """
+    ax = axes_or_new(ax, height=3.9)
+    where = _places(table)
+    _bars(ax, table, where, BLUE)
+    ends = _interval(table)
+    highest = np.nanmax([intact * 100, *table["error"] * 100, *(ends[1] if ends else ())])
+    top = _top(float(highest), chance)
+    entries = []
+    if ends:
+        ax.vlines(where, *ends, color=BAR_GREY, linewidth=1.3)
+        entries.append(("| 95 % interval of the change", GREY))
+    if "downsampling" in table and table["downsampling"].any():
+        marked = table["downsampling"].to_numpy(bool)
+        reached = np.fmax(table["error"] * 100, ends[1]) if ends else table["error"] * 100
+        ax.plot(where[marked], reached[marked] + top * 0.03, "v", color=ORANGE, markersize=5)
+        entries.append(("▼ downsampling", ORANGE))
+    if chance is not None and chance * 100 > top:
+        entries.append((f"chance, {percent(chance)}, lies above", GREY))
+    ax.set(xlabel=label, ylabel="error (%)", ylim=(0, top))
+    head(ax, title, entries)
+    _reference_errors(ax, intact, chance, top)
+    return ax
+
+
+def control(
+    table: pd.DataFrame,
+    beside: pd.DataFrame,
+    intact: float,
+    chance: float | None = None,
+    *,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Error without each layer of a plain network, from 0 to 100 %, with another network's range behind.
+
+    Args:
+        table: as of `deletions`, of the plain network.
+        beside: that of the other network, which stands at the left.
+    """
+    ax = axes_or_new(ax, height=3.9)
+    low, high = float(beside["error"].min()) * 100, float(beside["error"].max()) * 100
+    ax.axhspan(low, high, facecolor=PALE_BLUE, edgecolor=BLUE, linewidth=0.6, zorder=0.5)
+    _bars(ax, table, _places(table), BAR_GREY, width=0.55)
+    ax.set(xlabel="deleted layer (its index)", ylabel="error (%)")
+    _whole_scale(ax)
+    head(ax, f"{shortened(title, 24)}, plain", [("■ range of the left panel", BLUE)])
+    _reference_errors(ax, intact, chance, 110)
+    return ax
+
+
+def _places(table: pd.DataFrame) -> np.ndarray:
+    """Where the bar of every lesion stands."""
+    if "block" in table and table["block"].is_unique:
+        return table["block"].to_numpy(int)
+    return np.arange(len(table))
+
+
+def _bars(ax: Axes, table: pd.DataFrame, where: np.ndarray, colour: str, width: float = 0.8) -> None:
+    down = table["downsampling"] if "downsampling" in table else [False] * len(table)
+    colours = [ORANGE if marked else colour for marked in down]
+    ax.bar(where, table["error"] * 100, color=colours, width=width if len(table) <= 100 else 1.0)
+    block_axis(ax, where.tolist())
+
+
+def _interval(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
+    """(low, high) of every error, in percent: those of the damage, moved to where the error is."""
+    if "damage_low" not in table:
+        return None
+    low, high = ((table["error"] + table[f"damage_{end}"] - table["damage"]) * 100 for end in ("low", "high"))
+    return np.clip(low.to_numpy(float), 0, 100), np.clip(high.to_numpy(float), 0, 100)
+
+
+def _top(error: float, chance: float | None) -> float:
+    """The end of an error axis in percent: room above the data for marks and labels, chance included if not far."""
+    top = max(error * 1.25, 1.0)
+    if chance is not None and 0.88 * top < chance * 100 < 1.5 * top:
+        top = chance * 113
+    return min(113.0, top)
+
+
+def _whole_scale(ax: Axes) -> None:
+    """An error axis from 0 to 100 %, with room above for a label."""
+    ax.set_ylim(0, 110)
+    ax.set_yticks(range(0, 101, 20))
+
+
+def _reference_errors(ax: Axes, intact: float, chance: float | None, top: float) -> None:
+    """The intact error and chance, the latter where the axis reaches it; one label where both would collide."""
+    together = chance is not None and abs(chance - intact) * 100 < top * 0.08
+    if chance is not None and chance * 100 <= top:
+        reference_line(ax, chance * 100, f"chance {percent(chance)}, intact {percent(intact)}" if together else "")
+        if not together:
+            reference_line(ax, chance * 100, f"chance {percent(chance)}")
+    reference_line(ax, intact * 100, "" if together else f"intact {percent(intact)}")
+
+
+def random(
+    table: pd.DataFrame, intact: float, chance: float | None = None, *, unit: str = "block", ax: Axes | None = None
+) -> Axes:
+    """Error by the number of blocks `deleted` at random: every deletion, the median and the middle half."""
+    ax = axes_or_new(ax)
+    quartiles = table.groupby("deleted")["error"].quantile(np.array([0.25, 0.5, 0.75])).unstack() * 100
+    ax.fill_between(quartiles.index, quartiles[0.25], quartiles[0.75], color=PALE_BLUE, linewidth=0)
+    ax.plot(table["deleted"], table["error"] * 100, ".", color=BLUE, alpha=0.4, markersize=4, markeredgewidth=0)
+    ax.plot(quartiles.index, quartiles[0.5], color=BLUE, linewidth=2, marker="o", markersize=3)
+    head(ax, "", [("● one deletion", "#6b93bd"), ("■ middle half", "#8fb2d6"), ("—  median", BLUE)])
+    ax.set(xlabel=f"{unit}s deleted at random", ylabel="error (%)")
+    _whole_scale(ax)
+    most = int(table["deleted"].max())
+    ax.set_xlim(0, most + max(0.5, most * 0.02))
+    whole_numbers(ax)
+    _reference_errors(ax, intact, chance, 110)
+    return ax
+
+
+def reorderings(table: pd.DataFrame, intact: float, chance: float | None = None, *, ax: Axes | None = None) -> Axes:
+    """Error by the `kendall_tau` of the blocks' order, from the intact order, 1, down."""
+    ax = axes_or_new(ax)
+    tau, error = table["kendall_tau"].to_numpy(float), table["error"].to_numpy(float) * 100
+    ax.plot(tau, error, "o", color=BLUE, alpha=0.4, markersize=4.5, markeredgewidth=0)
+    centres, middles = _binned_medians(tau, error)
+    ax.plot(centres, middles, color=INK, linewidth=1.6, marker="s", markersize=3.5)
+    correlation = ""
+    if np.ptp(tau) and np.ptp(error):
+        value = np.corrcoef(table["kendall_tau"].rank(), table["error"].rank())[0, 1]
+        correlation = f"Spearman rank correlation {value:.2f}".replace("-", "−")
+    head(ax, correlation, [("● one reordering", BLUE), ("■ median of equal groups", INK)])
+    width = max(1 - float(tau.min()), 0.01)
+    ax.set_xlim(1 + width * 0.02, 1 - width * 1.04)
+    ax.set(xlabel="Kendall tau of the order of the blocks (1 = intact order)", ylabel="error (%)")
+    _whole_scale(ax)
+    _reference_errors(ax, intact, chance, 110)
+    return ax
+
+
+def _binned_medians(tau: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Medians of up to ten equally large groups in the order of tau."""
+    order = np.argsort(-tau, kind="stable")
+    groups = np.array_split(order, min(10, len(order)))
+    return np.array([np.median(tau[g]) for g in groups]), np.array([np.median(error[g]) for g in groups])
+
+
+def windows(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """`damage` by the first block (`start`) and the number (`length`) of consecutive blocks deleted."""
+    ax = axes_or_new(ax, height=4.2)
+    grid = np.full((int(table["length"].max()), int(table["start"].max()) + 1), np.nan)
+    grid[table["length"] - 1, table["start"]] = table["damage"] * 100
+    extent = (-0.5, grid.shape[1] - 0.5, 0.5, grid.shape[0] + 0.5)
+    heat_map(ax, grid, "growth of the error (points)", aspect="auto", extent=extent)
+    ax.set(xlabel="first block deleted (its index)", ylabel="consecutive blocks deleted")
+    whole_numbers(ax)
+    whole_numbers(ax, "y")
+    head(ax, "windows of consecutive blocks deleted")
+    return ax
+
+
+def interaction(matrix: pd.DataFrame, metric: str = "loss", ax: Axes | None = None) -> Axes:
+    """How two deletions interact, on a scale that is linear around zero and logarithmic beyond.
+
+    Args:
+        matrix: (n, n) how much worse deleting both blocks is than the two alone; NaN on the diagonal.
+        metric: what is compared.
+    """
+    ax = axes_or_new(ax, height=5.6, width=7.2)
+    values = matrix.to_numpy(float)
+    limit = max(float(np.abs(values[np.isfinite(values)]).max(initial=0)), 1e-12)
+    # A few pairs interact a thousand times as strongly as most, which a linear scale would leave white.
+    norm = SymLogNorm(linthresh=limit / 1000, vmin=-limit, vmax=limit, base=10)
+    label = f"{metric} without both, less what each costs alone"
+    label += "\nblue: they do the same work; red: each makes up for the other"
+    bar = block_map(ax, values, label, norm)
+    ticks = 10.0 ** (np.floor(np.log10(limit)) - np.arange(3))
+    words = [power_of_ten(tick) for tick in ticks]
+    bar.set_ticks([*-ticks, 0, *ticks], labels=[*(f"−{word}" for word in words), "0", *words])
+    bar.ax.minorticks_off()
+    head(ax, "how two deletions interact")
+    return ax

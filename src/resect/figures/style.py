@@ -1,0 +1,226 @@
+"""One look for all figures: colours that hold in grey and for colour-blind readers, light grids, keys in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
+
+from resect.files import whole
+
+# Blue and orange stay apart for all common kinds of colour blindness, and lie 20 % apart in lightness.
+BLUE, ORANGE, GREEN, GREY, INK = "#0a4f94", "#d9661a", "#3f9c7f", "#767b83", "#22262b"
+PALE_BLUE, PALE_ORANGE, PALE_GREY = "#d3e2f2", "#f8dcc6", "#d9dce0"
+BAR_GREY, FRAME = "#a9aeb5", "#aeb3ba"
+SMALL = 8.5  # points, of everything beside titles and labels
+_TITLE = 10  # points
+_GAP = 10  # points between the words of a key
+_LINE = 14  # points, of a line over the axes
+
+SETTINGS: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "axes.edgecolor": FRAME,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": "#e8ebee",
+    "grid.linewidth": 0.7,
+    "xtick.color": FRAME,
+    "ytick.color": FRAME,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "svg.fonttype": "path",  # the page must look the same where the font is missing
+    "svg.hashsalt": "resect",  # the same study gives the same file
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.constrained_layout.wspace": 0.05,
+}
+
+Panel = Callable[..., Axes]  # draws into the axes that it is given as `ax`
+Entry = tuple[str, str]  # of a key: the words, with their mark, and their colour
+
+
+def panels(
+    count: int = 1, *, height: float = 3.6, widths: Sequence[float] | None = None, width: float = 9.2
+) -> list[Axes]:
+    """Axes side by side on a new figure that no global state knows.
+
+    Args:
+        widths: of the panels, relative to each other.
+        width, height: of the figure, in inches.
+    """
+    # About where the layout will put them: `head` has to know before that what fits over an axes.
+    places = {"width_ratios": widths or [1] * count, "left": 0.08, "right": 0.99}
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+        axes = figure.subplots(1, count, squeeze=False, gridspec_kw=places)
+    return list(axes[0])
+
+
+def side_by_side(drawn: Sequence[Panel], *, height: float = 3.6, widths: Sequence[float] | None = None) -> Figure:
+    """One new figure with every panel drawn into axes of its own."""
+    axes = panels(len(drawn), height=height, widths=widths)
+    for draw, ax in zip(drawn, axes, strict=True):
+        draw(ax=ax)
+    return figure_of(axes[0])
+
+
+def axes_or_new(ax: Axes | None, *, height: float = 3.6, width: float = 9.2) -> Axes:
+    """The axes given, or those of a new figure."""
+    return panels(height=height, width=width)[0] if ax is None else ax
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The figure that axes lie on."""
+    figure = ax.figure
+    assert isinstance(figure, Figure)
+    return figure
+
+
+def save_figure(draw: Callable[[], Figure | Axes], file: Path) -> None:
+    """Draw a figure in this look and write it as PNG; the file appears whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(SETTINGS), whole(file) as temporary:
+        drawn = draw()
+        figure = drawn if isinstance(drawn, Figure) else figure_of(drawn)
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def head(ax: Axes, title: str = "", entries: Sequence[Entry] = (), *, above: float = 6) -> None:
+    """A title at the left over the axes, and at the right what the marks mean, in their own colours.
+
+    No data can lie there. Where both do not fit on one line, the key stands below the title; a long title is shortened.
+
+    Args:
+        above: points between the axes and the lowest line.
+    """
+    title, room = shortened(title), points_across(ax)
+    rows = _rows(entries, room)
+    if rows:
+        _key(ax, rows, above)
+    beside = not rows or _width(rows[0]) + _GAP + _text_width(title, _TITLE) <= room
+    lines = len(rows) - 1 if rows and beside else len(rows)
+    if title:
+        ax.set_title(title, loc="left", fontsize=_TITLE, color=INK, y=1.0, pad=above + lines * _LINE, parse_math=False)
+
+
+def points_across(ax: Axes) -> float:
+    """The width of axes in points, about: the layout of the figure may still change it."""
+    return float(ax.get_position().width * figure_of(ax).get_figwidth() * 72)
+
+
+def _rows(entries: Sequence[Entry], room: float) -> list[list[Entry]]:
+    """A key in as few lines as it fits on."""
+    rows: list[list[Entry]] = []
+    for entry in entries:
+        if rows and _width([*rows[-1], entry]) <= room:
+            rows[-1].append(entry)
+        else:
+            rows.append([entry])
+    return rows
+
+
+def _width(row: Sequence[Entry]) -> float:
+    """Of one line of a key, in points."""
+    return sum(_text_width(text, SMALL) + _GAP for text, _ in row)
+
+
+def _text_width(text: str, size: float) -> float:
+    return float(TextPath((0, 0), text.replace("$", "S"), size=size).get_extents().width) if text.strip() else 0.0
+
+
+def _key(ax: Axes, rows: Sequence[Sequence[Entry]], above: float) -> None:
+    lines = []
+    for row in rows:
+        words = [TextArea(text, textprops={"color": colour, "fontsize": SMALL}) for text, colour in row]
+        lines.append(HPacker(children=list(words), sep=_GAP, pad=0, align="baseline"))
+    ax.add_artist(
+        AnchoredOffsetbox(
+            loc="lower right",
+            child=VPacker(children=list(lines), sep=3, pad=0, align="right"),
+            frameon=False,
+            pad=0,
+            borderpad=0,
+            bbox_to_anchor=(1.0, 1.0),
+            bbox_transform=ax.transAxes + ScaledTranslation(0, above / 72, figure_of(ax).dpi_scale_trans),
+        )
+    )
+
+
+def shortened(text: str, most: int = 44) -> str:
+    """A text of at most `most` characters: a long one keeps its two ends."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2 - 1]} … {text[-(most // 2 - 2) :]}"
+
+
+def whole_numbers(ax: Axes, axis: str = "x") -> None:
+    """Ticks of an axis at whole numbers only."""
+    getattr(ax, f"{axis}axis").set_major_locator(MaxNLocator(nbins=9, steps=[1, 2, 5, 10], integer=True))
+
+
+def block_axis(ax: Axes, blocks: Sequence[int]) -> None:
+    """An x axis of bars, each at the index of its block."""
+    ax.grid(visible=False, axis="x")
+    whole_numbers(ax)
+    if len(blocks) <= 15:
+        ax.set_xticks(list(blocks))
+    first, last = (min(blocks), max(blocks)) if len(blocks) else (0, 0)
+    margin = max(0.7, (7 - last + first) / 2)  # a single bar does not fill the page
+    ax.set_xlim(first - margin, last + margin)
+
+
+def reference_line(ax: Axes, value: float, label: str) -> None:
+    """A dashed horizontal line with its name at the right end, on a ground that keeps it readable over data."""
+    ax.axhline(value, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=2.5)
+    if label:
+        ax.annotate(
+            label,
+            (1, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 2.5),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            color=INK,
+            fontsize=SMALL,
+            bbox={"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.9},
+            zorder=4,
+        )
+
+
+def heat_map(ax: Axes, values: np.ndarray, label: str, *, shrink: float = 1.0, **options: Any) -> Colorbar:
+    """A matrix in colours, from the bottom up, with a bar that says what they mean; NaN is grey."""
+    image = ax.imshow(values, **{"origin": "lower", "interpolation": "nearest", "cmap": "viridis", **options})
+    ax.grid(visible=False)
+    ax.set_facecolor(PALE_GREY)
+    ax.spines[:].set_visible(False)
+    bar = figure_of(ax).colorbar(image, ax=ax, shrink=shrink, label=label)
+    bar.ax.grid(visible=False)
+    bar.outline.set_visible(False)
+    return bar
+
+
+def block_map(ax: Axes, values: np.ndarray, label: str, norm: Normalize) -> Colorbar:
+    """A matrix over pairs of blocks, red above zero and blue below."""
+    bar = heat_map(ax, values, label, shrink=0.9, cmap="RdBu_r", norm=norm)
+    ax.set(xlabel="block (its index)", ylabel="block (its index)")
+    whole_numbers(ax)
+    whole_numbers(ax, "y")
+    return bar

@@ -1,0 +1,110 @@
+"""The figures themselves: frames and plain values in, axes out; no network, and no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+
+from resect.figures import carriers, lesions, paths, samples
+from resect.figures.style import head, panels
+
+ALONE = """
+import pkgutil, sys
+from importlib import import_module
+import numpy as np, pandas as pd
+import resect.figures
+for module in pkgutil.iter_modules(resect.figures.__path__):
+    import_module(f"resect.figures.{module.name}")
+from resect.figures import carriers, comparison, ensembles, lesions, paths, samples, strip
+from resect.paths.measures import Effective
+
+blocks = pd.DataFrame({"block": [0, 1], "name": ["a", "b"], "kind": "identity", "span": 0, "downsampling": False})
+table = blocks.assign(error=[0.1, 0.3], loss=[1.0, 2.0], damage=0.1, damage_low=0.0, damage_high=0.2, samples=10,
+                      start=[0, 1], length=[2, 1], deleted=[1, 2], kendall_tau=[1.0, 0.5], share=0.5, share_low=0.4,
+                      share_high=0.6)
+lengths = pd.DataFrame({"length": [0, 1], "layers": [0.0, 2.0], "log2_paths": 0.0, "path_fraction": 0.5, "share": 0.5,
+                        "norm": 1.0})
+effective = {"share": Effective(0, 1, 0.0, 2.0, 1.0, 1.0)}
+networks = pd.DataFrame({"model": ["a"], "blocks": 2, "parameters": 9, "log2_paths": 2.0,
+                         "log2_effective_paths": 1.0, "error": 0.1})
+drawn = [
+    *(lesions.by_plan(plan, table, 0.1) for plan in ("single", "random", "shuffled", "windows", "explicit")),
+    lesions.control(table, table, 0.1), lesions.interaction(pd.DataFrame([[np.nan, 1.0], [1.0, np.nan]])),
+    samples.flips(table, pd.DataFrame({"lesion": [0], "flip": ["broken"]})), samples.classes(pd.DataFrame(np.eye(3))),
+    carriers.blocks(table), carriers.pairs(np.eye(2)), strip.strip(blocks, table, 1.0),
+    carriers.strongest(pd.DataFrame({"blocks": [(0, 1)], "relative": 0.5, "share": 0.2})),
+    *(draw(lengths, effective) for draw in (paths.counts, paths.counts_log, paths.shares, paths.shares_log)),
+    paths.norms(lengths), paths.norms_log(lengths),
+    ensembles.multiplicity(networks), ensembles.intact_errors(networks),
+]
+figures = [ax.figure for ax in drawn]
+figures += [comparison.shares({"a": lengths}, {"a": (0, 1)}), comparison.norms({"a": lengths})]
+for figure in figures:
+    figure.draw_without_rendering()
+print(len(figures), "torch" in sys.modules)
+"""
+
+
+def test_every_figure_is_drawn_without_torch() -> None:
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", ALONE], capture_output=True, text=True)
+    assert ran.stdout == "23 False\n", ran.stderr
+
+
+def test_intervals_and_downsampling_are_drawn_where_the_table_has_them() -> None:
+    plain = pd.DataFrame({"block": [0, 1, 2], "error": [0.1, 0.2, 0.4]})
+    assert not lesions.deletions(plain, 0.1).collections
+    sure = plain.assign(damage=[0.0, 0.1, 0.3], damage_low=[-0.2, 0.0, 0.2], damage_high=[0.1, 0.3, 0.5])
+    ax = lesions.deletions(sure.assign(downsampling=[False, True, False]), 0.1)
+    ends = [segment[:, 1].tolist() for segment in ax.collections[0].get_segments()]
+    np.testing.assert_allclose(ends, [[0, 20], [10, 40], [30, 60]], atol=1e-9)
+    (mark,) = (line for line in ax.get_lines() if line.get_marker() == "v")
+    assert mark.get_xdata().tolist() == [1] and mark.get_ydata()[0] > 40
+
+
+def test_the_correlation_of_reorderings_is_that_of_ranks() -> None:
+    table = pd.DataFrame({"kendall_tau": [1.0, 0.9, 0.5, 0.1], "error": [0.1, 0.2, 0.15, 0.9]})
+    assert lesions.reorderings(table, 0.1).get_title("left") == "Spearman rank correlation −0.80"
+    assert lesions.reorderings(table.assign(error=0.2), 0.1).get_title("left") == ""
+
+
+def test_flips_are_counted_by_lesion_and_by_kind() -> None:
+    flipped = pd.DataFrame({"lesion": [2, 2, 0], "flip": ["broken", "broken", "repaired"]})
+    broken, repaired = samples.flips(pd.DataFrame({"samples": [10, 10, 4]}), flipped).containers
+    assert list(broken.datavalues) == [0, 0, 50]
+    assert list(repaired.datavalues) == [-10, 0, 0]
+
+
+def test_lengths_that_were_not_told_apart_are_named_and_not_drawn() -> None:
+    lengths = pd.DataFrame({"length": range(4), "share": [0.25, 0.5, np.nan, np.nan]})
+    ax = paths.shares(lengths, {})
+    assert ax.get_lines()[0].get_ydata().tolist() == [25, 50]
+    words = [text.get_text() for text in ax.findobj(lambda artist: hasattr(artist, "get_text"))]
+    assert "longer lengths together 25.0 %" in words
+
+
+@pytest.mark.parametrize("width", [3.0, 5.0, 9.2])
+def test_titles_and_keys_lie_clear_of_each_other(width: float) -> None:
+    ax = panels(width=width)[0]
+    head(ax, "a title of some length", [("● the first of the marks", "black"), ("■ the second one", "blue")])
+    canvas = FigureCanvasAgg(ax.figure)
+    canvas.draw()
+    (key,) = ax.artists
+    (title,) = ax.findobj(lambda artist: isinstance(artist, Text) and artist.get_text().startswith("a title"))
+    below, above = key.get_window_extent(canvas.get_renderer()), title.get_window_extent()
+    assert not above.overlaps(below)
+    assert below.x0 >= 0 and above.y1 <= ax.figure.bbox.y1
+
+
+def test_names_of_checkpoints_do_not_touch() -> None:
+    table = pd.DataFrame({"checkpoint": [f"epoch-{i:04d}" for i in range(40)], "low": 1, "high": 5})
+    ax = carriers.training(table.assign(effective_depth=3.0, log2_effective_paths=9.0))
+    ax.figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert len(boxes) > 3 and all(left.x1 < right.x0 for left, right in pairwise(boxes))
