@@ -29,12 +29,12 @@ from resect.jobs.findings import (
     Subject,
 )
 from resect.paths.measures import Effective
-from resect.report import captions
-from resect.report.answers import answers, comparison
-from resect.report.console import answers_table
-from resect.report.gallery import drawings
-from resect.report.page import write_report
-from resect.report.verdicts import verdicts
+from resect.report.study import captions
+from resect.report.study.answers import answers, comparison
+from resect.report.study.gallery import drawings
+from resect.report.study.page import write_report
+from resect.report.study.table import answers_table
+from resect.report.study.verdicts import verdicts
 from resect.words import count, duration, large, percent, plural, points, power_of_ten, two_to
 
 INTACT, CHANCE = 0.061, 0.9
@@ -155,7 +155,10 @@ def made_study(n: int = 54, *, unit: str = "block", intact: float = INTACT, cost
     subject = Subject("resect:resnet110", "cifar10", 10_000, 10, n, 1_730_000, unit)
     found = Answers(ensemble, depth, gradient, (row, *others))
     environment = {"python": "3.12", "cuda": None, "packages": {"torch": "2.13"}}
-    return Study(subject, found, blocks, deletions, random, reorderings, lengths, plain, 0.2, environment, 163.0)
+    asked = {"seed": 3, "limit": None, "beside": ["a", "b"], "retrain": False}
+    command = "resect study resect:resnet110 cifar10 --seed 3 --control 'resect:vgg15@w w.pt' --beside a --beside b"
+    tables = (blocks, deletions, random, reorderings, lengths, plain)
+    return Study(subject, found, *tables, 0.2, environment, 163.0, asked, command)
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -202,14 +205,12 @@ def _unbound(text: str) -> str:
 
 
 def test_the_page_is_one_file_with_every_answer(study: Study, tmp_path: Path) -> None:
-    asked = {"seed": 3, "limit": None, "control": "resect:vgg15@w w.pt", "beside": ["a", "b"], "retrain": False}
-    path = write_report(study, tmp_path, asked)
+    path = write_report(study, tmp_path)
     page = Page(path.read_text())
     assert all(source.startswith(("data:image/svg+xml;base64,", "#question-")) for source in page.loads)
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert "@import" not in page.text and "url(" not in page.text
-    command = "resect study resect:resnet110 cifar10 --seed 3 --control 'resect:vgg15@w w.pt' --beside a --beside b"
-    assert command in page.text
+    assert study.command in page.text
     assert '<html lang="en">' in path.read_text() and page.unscoped == 0
     for answer in answers(study):
         assert answer.verdict in page.text and answer.question in page.text and answer.headline.here in page.text
@@ -238,8 +239,9 @@ def test_names_are_escaped(tmp_path: Path) -> None:
         blocks=made.blocks.assign(name=evil),
         deletions=made.deletions.assign(name=evil),
         environment={evil: evil},
+        asked={evil: evil},
     )
-    page = Page(write_report(named, tmp_path, {evil: evil}).read_text())
+    page = Page(write_report(named, tmp_path).read_text())
     assert "script" not in page.tags
     assert page.text.count(evil) > 6
 

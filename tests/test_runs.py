@@ -89,9 +89,12 @@ def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "command"),
     [
-        (["answers.json"], "resect study resect:resnet20 digits --limit 40 --control resect:vgg15 --draws 3"),
-        (["summary.json"], "resect lesion resect:resnet20 digits --limit 40 --control resect:vgg15 --draws 3"),
-        (["summary.json", "lengths.parquet"], "resect paths resect:resnet20 digits --limit 40"),
+        (["answers.json"], "resect study resect:resnet20 digits --control resect:vgg15 --limit 40 --draws 3"),
+        (["summary.json"], "resect lesion resect:resnet20 digits --control resect:vgg15 --limit 40 --draws 3"),
+        (
+            ["summary.json", "lengths.parquet"],
+            "resect paths resect:resnet20 digits --control resect:vgg15 --limit 40",
+        ),
         (["comparison.json"], "resect compare RUN RUN"),
     ],
 )

@@ -38,7 +38,7 @@ def results(small: resect.Unraveled) -> dict[str, Any]:
         resect.shapley(small, DATA, orders=2),
         resect.ensemble(small, DATA, removed=1, members=4),
         resect.path_spectrum(small, DATA),
-        resect.sample_paths(small, DATA, samples=3),
+        resect.sample_paths(small, DATA, draws=3),
         resect.path_squares(small, DATA, sweeps=3),
         resect.participation(small, DATA, pairs=True),
         resect.strongest_paths(small, DATA, count=5),
@@ -47,7 +47,7 @@ def results(small: resect.Unraveled) -> dict[str, Any]:
 
 
 NAMES = ("LesionResult ShapleyResult EnsembleResult PathSpectrum "
-         "PathSamples PathSquares Participation StrongPaths").split()  # fmt: skip
+         "PathDraws PathSquares Participation StrongPaths").split()  # fmt: skip
 
 
 def curve(ax: Axes, values: Any) -> bool:
@@ -87,7 +87,7 @@ def test_plots_are_drawn_into_the_axes_given_and_hold_the_data(results, name: st
             assert curve(drawn, table["error"] * 100) and curve(drawn, table["independent_error"] * 100)
         elif name == "PathSpectrum":
             assert curve(drawn, table["share"] * 100)
-        elif name == "PathSamples":
+        elif name == "PathDraws":
             assert curve(drawn, result.mean) and curve(drawn, result.rms)
         elif name == "PathSquares":
             assert curve(drawn, result.rms)
@@ -110,7 +110,7 @@ def test_lesions_stand_at_their_block_or_their_row(small) -> None:
 
 
 def test_summaries_name_their_numbers(results) -> None:
-    spectrum, samples = results["PathSpectrum"], results["PathSamples"]
+    spectrum, samples = results["PathSpectrum"], results["PathDraws"]
     squares, through = results["PathSquares"], results["Participation"]
     effective = spectrum.effective(0.95)
     said = spectrum.summary()
@@ -138,7 +138,7 @@ def test_summaries_are_true_at_the_edges(small, results) -> None:
     assert f"all longer ones together {cut.rest_share:.1%}".replace("%", " %") in said
     assert "95 % of the gradient" not in said and "by the shares of those lengths" in said
     assert curve(cut.plot(), cut.share[:2] * 100)
-    samples = results["PathSamples"]
+    samples = results["PathDraws"]
     nothing = replace(samples, norms=np.full_like(samples.norms, np.nan))
     assert nothing.summary() == "No path was sampled."
     only = samples.norms.copy()
@@ -169,7 +169,7 @@ def test_one_block_is_enough_for_sentences_and_figures() -> None:
         resect.lesion(net, DATA, resect.plans.single(net)),
         resect.shapley(net, DATA, orders=1),
         resect.path_spectrum(net, DATA),
-        resect.sample_paths(net, DATA, samples=1),
+        resect.sample_paths(net, DATA, draws=1),
         resect.path_squares(net, DATA, sweeps=1),
         resect.participation(net, DATA, pairs=True),
         resect.strongest_paths(net, DATA),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -16,8 +15,6 @@ from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
-
-from resect.files import whole
 
 # Blue and orange stay apart for all common kinds of colour blindness, and lie 20 % apart in lightness.
 BLUE, ORANGE, GREEN, GREY, INK = "#0a4f94", "#d9661a", "#3f9c7f", "#767b83", "#22262b"
@@ -91,15 +88,6 @@ def figure_of(ax: Axes) -> Figure:
     figure = ax.figure
     assert isinstance(figure, Figure)
     return figure
-
-
-def save_figure(draw: Callable[[], Figure | Axes], file: Path) -> None:
-    """Draw a figure in this look and write it as PNG; the file appears whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(SETTINGS), whole(file) as temporary:
-        drawn = draw()
-        figure = drawn if isinstance(drawn, Figure) else figure_of(drawn)
-        figure.savefig(temporary, format="png", dpi=150)
 
 
 def head(ax: Axes, title: str = "", entries: Sequence[Entry] = (), *, above: float = 6) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -119,18 +119,25 @@ class CompareJob:
         if out:
             require_own_folder(Path(out))
         names = self.labels or _names([str(record.asked["model"]) for record in records], self.runs)
-        summaries = [Summary.of(name, record, self.mass) for name, record in zip(names, records, strict=True)]
+        record = self.compared(dict(zip(names, records, strict=True)))
+        if out:
+            record.write(Path(out))
+        return record
+
+    def compared(self, records: Mapping[str, Record]) -> Record:
+        """The comparison of runs that have been read, by their names."""
+        summaries = [Summary.of(name, record, self.mass) for name, record in records.items()]
         changes = [change(summaries[0], other) for other in summaries[1:]]
         found = {"mass": self.mass, "runs": list(map(asdict, summaries)), "changes": changes}
         folders = list(map(str, self.runs))
         asked = {"runs": folders, "labels": list(self.labels), "mass": self.mass}
         options = {"labels": self.labels, "mass": None if self.mass == CompareJob.mass else self.mass}
         command = command_line("compare", folders, options)
-        made_of = {"runs": [record.made_of for record in records]}
-        record = Record("compare", asked, made_of, environment(), command, found, {"comparison": _long(names, records)})
-        if out:
-            record.write(Path(out))
-        return record
+        made_of = {"runs": [record.made_of for record in records.values()]}
+        # `run` comes first; a run lacks some columns, which are NaN
+        lengths = pd.concat({name: record.tables["lengths"] for name, record in records.items()}, names=["run", None])
+        table = lengths.reset_index(level="run").reset_index(drop=True)
+        return Record("compare", asked, made_of, environment(), command, found, {"comparison": table})
 
     def _records(self) -> list[Record]:
         folders = self.runs
@@ -224,13 +231,6 @@ def _sound(table: pd.DataFrame) -> bool:
         and not np.isinf(share).any()
         and (share > 0).any()
     )
-
-
-def _long(names: Sequence[str], records: Sequence[Record]) -> pd.DataFrame:
-    """All lengths of all runs: `run`, then the columns of their tables; NaN where a run lacks one."""
-    tables = [record.tables["lengths"].assign(run=name) for name, record in zip(names, records, strict=True)]
-    table = pd.concat(tables, ignore_index=True)
-    return table[["run", *(name for name in table if name != "run")]]
 
 
 def compare(*runs: Path | str, labels: Sequence[str] = (), mass: float = 0.95, out: Path | str | None = None) -> Record:

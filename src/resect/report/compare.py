@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from resect.figures import comparison
-from resect.figures.style import save_figure
 from resect.jobs.compare import Summary, effective_range
+from resect.report.saving import save_figure
 from resect.runs.record import Record
 from resect.words import NOTHING, decimal, large, percent, superscript
 

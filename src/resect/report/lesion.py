@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from resect.figures import carriers, ensembles, lesions, samples
-from resect.figures.style import Panel, save_figure
+from resect.figures.style import Panel
+from resect.report.saving import save_figure
 from resect.runs.record import Record
 
 _SHOWN = 60

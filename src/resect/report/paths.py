@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from resect.figures import carriers, paths
-from resect.figures.style import save_figure, side_by_side
+from resect.figures.style import side_by_side
 from resect.paths.measures import Effective
+from resect.report.saving import save_figure
 from resect.runs.record import Record
 
 _SHOWN = 5e-5  # of the gradient, by any measure: lengths that carry less are left out on the terminal

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,13 @@ from matplotlib.figure import Figure
 from resect.figures.style import SETTINGS
 from resect.files import write_bytes, write_text
 from resect.jobs.findings import Study
-from resect.report.answers import COMPARED, answers, comparison
-from resect.report.gallery import drawings
+from resect.report.study.answers import COMPARED, answers, comparison
+from resect.report.study.gallery import drawings
 from resect.words import NOTHING, decimal, duration, percent, plural, points
 
-# The options of `resect study` that take one value, by their names in a run's configuration.
-_VALUES = (
-    *("checkpoint", "limit", "batch_size", "seed", "device", "dtype"),
-    *("repeats", "gradient_samples", "paths", "control"),
-)
 
-
-def write_report(study: Study, folder: Path, configuration: Mapping[str, Any] | None = None) -> Path:
+def write_report(study: Study, folder: Path) -> Path:
     """Write `figures/*.svg`, `figures/*.png` and `report.html` into `folder`; each appears whole or not at all.
-
-    Args:
-        configuration: what the run was asked for, shown at the end of the page.
 
     Returns:
         The path of the page.
@@ -51,7 +41,7 @@ def write_report(study: Study, folder: Path, configuration: Mapping[str, Any] | 
         source = "data:image/svg+xml;base64," + base64.b64encode(vector).decode()
         shown.append({"name": drawing.name, "title": drawing.title, "source": source, "what": what, "meaning": meaning})
     page = folder / "report.html"
-    write_text(page, _html(study, shown, configuration or {}))
+    write_text(page, _html(study, shown))
     return page
 
 
@@ -63,9 +53,9 @@ def _rendered(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _html(study: Study, figures: list[dict[str, str]], configuration: Mapping[str, Any]) -> str:
+def _html(study: Study, figures: list[dict[str, str]]) -> str:
     environment = Environment(
-        loader=PackageLoader("resect.report"),
+        loader=PackageLoader("resect.report.study"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -80,9 +70,9 @@ def _html(study: Study, figures: list[dict[str, str]], configuration: Mapping[st
         comparison=comparison(study),
         figures=figures,
         blocks=_block_rows(study),
-        configuration=[(name, _plainly(value)) for name, value in configuration.items()],
+        configuration=[(name, _plainly(value)) for name, value in study.asked.items()],
         environment=[(name, _plainly(value)) for name, value in study.environment.items()],
-        command=_command(study, configuration),
+        command=study.command,
         plural=plural,
     )
 
@@ -105,24 +95,6 @@ def _plainly(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return NOTHING if value is None else str(value)
-
-
-def _command(study: Study, configuration: Mapping[str, Any]) -> str:
-    """The command that makes the study again: with the options of its configuration, or else at its simplest."""
-    asked = {
-        "control": study.plain.model if study.plain else None,
-        "beside": [row.model for row in study.answers.multiplicity[1:]],
-        "plain": study.subject.unit == "layer",
-        **configuration,
-    }
-    words = ["resect", "study", study.subject.model, study.subject.data]
-    for name in _VALUES:
-        if asked.get(name) is not None:
-            words += [f"--{name.replace('_', '-')}", str(asked[name])]
-    for name, option in (("model_args", "--model-arg"), ("beside", "--beside")):
-        for value in asked.get(name) or ():
-            words += [option, str(value)]
-    return shlex.join([*words, *(f"--{name}" for name in ("plain", "retrain") if asked.get(name))])
 
 
 def _block_rows(study: Study) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resect.jobs.findings import Answers, Study
-from resect.report.verdicts import QUESTIONS, verdicts
+from resect.report.study.verdicts import QUESTIONS, verdicts
 from resect.words import NOTHING, count, decimal, large, lengths, percent, plural, points, two_to
 
 

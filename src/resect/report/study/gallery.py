@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from resect.figures import ensembles, lesions, paths, strip
 from resect.figures.style import Panel, side_by_side
 from resect.jobs.findings import Study
-from resect.report import captions
-from resect.report.captions import Caption
+from resect.report.study import captions
+from resect.report.study.captions import Caption
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from resect.figures.strip import SMALLEST_LOSS
 from resect.jobs.findings import Study
 from resect.paths.measures import Effective
-from resect.report.verdicts import near_chance, trend
+from resect.report.study.verdicts import near_chance, trend
 from resect.words import decimal, lengths, percent, plural, points, power_of_ten, two_to
 
 Caption = tuple[str, str]  # what it shows, what it means

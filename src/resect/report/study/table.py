@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resect.jobs.findings import Study
-from resect.report.answers import COMPARED, Answer, answers, comparison
+from resect.report.study.answers import COMPARED, Answer, answers, comparison
 from resect.words import plural
 
 _WIDTH = 100
