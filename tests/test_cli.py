@@ -63,11 +63,12 @@ def test_blocks() -> None:
 
 def test_lesion() -> None:
     result = run("lesion", "resect:resnet20", "digits", *SMALL, "--format", "json")
-    found = json.loads(result.stdout)
-    assert [row["block"] for row in found["lesions"]] == list(range(9))
-    assert found["samples"] == 40
+    record = json.loads(result.stdout)
+    lesions = record["tables"]["lesions"]
+    assert [row["block"] for row in lesions] == list(range(9))
+    assert record["found"]["samples"] == 40
     one = json.loads(run("lesion", "resect:resnet20", "digits", *SMALL, "--without", "3", "--format", "json").stdout)
-    assert one["lesions"][0]["error"] == found["lesions"][3]["error"]
+    assert one["tables"]["lesions"][0]["error"] == lesions[3]["error"]
     table = run("lesion", "resect:resnet20", "digits", *SMALL, "--plan", "random")
     assert "20 lesions (random) on 40 samples" in table.stdout
     assert "left" in run("lesion", "resect:resnet20", "digits", *SMALL[:-1]).stderr  # a bar with the time left
@@ -75,13 +76,14 @@ def test_lesion() -> None:
 
 def test_paths(tmp_path: Path) -> None:
     out = tmp_path / "lengths.parquet"
-    result = run("paths", "resect:resnet20", "digits", *SMALL, "--samples", "2", "--out", out, "--format", "json")
-    found = json.loads(result.stdout)
+    result = run("paths", "resect:resnet20", "digits", *SMALL, "--draws", "2", "--out", out, "--format", "json")
+    record = json.loads(result.stdout)
+    found, lengths = record["found"], record["tables"]["lengths"]
     assert found["sum_of_shares"] == pytest.approx(1.0, abs=1e-5)
-    assert [row["length"] for row in found["lengths"]] == list(range(10))
+    assert [row["length"] for row in lengths] == list(range(10))
     assert found["multiplicity"]["log2_paths"] == 9
     assert out.exists()
-    assert "Effective lengths" in run("paths", "resect:resnet20", "digits", *SMALL, "--samples", "0").stdout
+    assert "Effective lengths" in run("paths", "resect:resnet20", "digits", *SMALL, "--draws", "0").stdout
 
 
 def test_study_and_train(tmp_path: Path) -> None:
@@ -89,8 +91,8 @@ def test_study_and_train(tmp_path: Path) -> None:
     trained = run("train", "digits", "--model", "resnet14", "--model-arg", "width=4", "--epochs", "1", "--out", weights)
     assert trained.exit_code == 0, trained.output
     assert "test error" in trained.stderr
-    assert json.loads(weights.with_suffix(".json").read_text())["model"] == "resect:resnet14"
-    options = [*SMALL, "--checkpoint", weights, "--repeats", "2", "--paths", "2", "--gradient-samples", "8"]
+    assert resect.Record.read(weights.with_suffix(".json")).asked["model"] == "resect:resnet14"
+    options = [*SMALL, "--checkpoint", weights, "--repeats", "2", "--draws", "2", "--gradient-samples", "8"]
     options += ["--control", "resect:vgg15-digits", "--out", tmp_path / "run"]
     first = run("study", "resect:resnet14", "digits", *options)
     assert first.exit_code == 0, first.output
@@ -98,14 +100,15 @@ def test_study_and_train(tmp_path: Path) -> None:
         assert question in first.stdout
     assert (tmp_path / "run" / "report.html").exists()
     again = run("study", "resect:resnet14", "digits", *options, "--format", "json")
-    found = json.loads(again.stdout)
-    assert found == json.loads((tmp_path / "run" / "answers.json").read_text())
-    assert found["subject"]["blocks"] == 6
+    assert again.stdout == resect.Record.read(tmp_path / "run").json()
+    assert json.loads(again.stdout)["found"]["subject"]["blocks"] == 6
+    assert run("show", tmp_path / "run").stdout == first.stdout
+    assert "resect:resnet14" in run("ls", tmp_path).stdout
     other = [*options[:-2], "--seed", "3", "--out", tmp_path / "run"]
     assert "another configuration" in refused("study", "resect:resnet14", "digits", *other)
 
 
-SHORT = ["--repeats", "1", "--paths", "1", "--gradient-samples", "4"]
+SHORT = ["--repeats", "1", "--draws", "1", "--gradient-samples", "4"]
 
 
 def test_a_finished_study_of_other_weights_under_the_same_name_is_refused(tmp_path: Path) -> None:
@@ -130,7 +133,7 @@ def test_a_finished_study_of_other_weights_under_the_same_name_is_refused(tmp_pa
 
 
 def test_beside_trains_what_has_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from resect.cli import study
+    from resect.jobs import study
     from resect.training.recipe import Recipe
 
     monkeypatch.setattr(study, "Recipe", lambda **settings: Recipe(**settings | {"epochs": 1}))
@@ -144,7 +147,7 @@ def test_beside_trains_what_has_no_weights(tmp_path: Path, monkeypatch: pytest.M
         "resnet8-w4.safetensors",
         "vgg15.safetensors",
     ]
-    rows = json.loads(result.stdout)["answers"]["multiplicity"]
+    rows = json.loads(result.stdout)["found"]["answers"]["multiplicity"]
     assert [row["model"] for row in rows] == ["resect:resnet8", "resect:resnet8-w4"]
     assert "leave out --checkpoint and --model-arg" in refused("study", *SMALL, "--retrain")
 
@@ -153,10 +156,10 @@ def test_beside_loads_weights_that_are_given(tmp_path: Path) -> None:
     weights = tmp_path / "r8.safetensors"
     save_weights(CifarResNet(8, channels=1), weights)
     result = run(
-        "study", "resect:resnet14", "digits", *SMALL, "--repeats", "1", "--paths", "1", "--gradient-samples", "4",
+        "study", "resect:resnet14", "digits", *SMALL, *SHORT,
         "--beside", f"resect:resnet8@{weights}", "--out", tmp_path / "run", "--format", "json",
     )  # fmt: skip
-    rows = json.loads(result.stdout)["answers"]["multiplicity"]
+    rows = json.loads(result.stdout)["found"]["answers"]["multiplicity"]
     assert [(row["model"], row["blocks"]) for row in rows] == [("resect:resnet14", 6), ("resect:resnet8", 3)]
 
 
@@ -207,19 +210,23 @@ def test_bad_input(tmp_path: Path) -> None:
 
 
 def test_json_keeps_small_numbers() -> None:
-    few = ["--samples", "1", "--sweeps", "0", "--strongest", "0"]
-    found = json.loads(run("paths", "resect:resnet20", "digits", *SMALL, *few, "--format", "json").stdout)
+    few = ["--draws", "1", "--sweeps", "0", "--strongest", "0"]
+    record = json.loads(run("paths", "resect:resnet20", "digits", *SMALL, *few, "--format", "json").stdout)
+    lengths = record["tables"]["lengths"]
     table = resect.path_spectrum(
         resect.unravel(
             load_model("resect:resnet20", arguments={"width": 4}, samples=SAMPLES).module, SAMPLES.inputs[:1]
         ),
         SAMPLES.limited(40).batches(32),
     ).table
-    assert [row["share"] for row in found["lengths"]] == pytest.approx(list(table["share"]), rel=1e-9)
-    assert found["lengths"][9]["norm"] != round(found["lengths"][9]["norm"], 10)
+    assert [row["share"] for row in lengths] == pytest.approx(list(table["share"]), rel=1e-9)
+    assert lengths[9]["norm"] != round(lengths[9]["norm"], 10)
 
 
 def test_bad_options_are_clicks() -> None:
+    assert "`--layout` is now `--memory-format`" in refused("lesion", "resect:resnet8", "digits", "--layout", "auto")
+    assert "`--samples` is now `--draws`" in refused("paths", "resect:resnet8", "digits", "--samples", "2")
+    assert "`--paths` is now `--draws`" in refused("study", "resect:resnet8", "digits", "--paths", "2")
     result = run("lesion", "resect:resnet8", "digits", "--plan", "pears")
     assert result.exit_code == 2
     assert "'pears' is not one of" in result.stderr
@@ -228,5 +235,5 @@ def test_bad_options_are_clicks() -> None:
 def test_help_is_quick_and_lists_every_verb() -> None:
     code = "import sys; from resect.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for verb in ("study", "blocks", "lesion", "paths", "compare", "train"):
+    for verb in ("study", "blocks", "lesion", "paths", "compare", "train", "evaluate", "ls", "show", "report"):
         assert f"  {verb}" in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import pandas as pd
@@ -14,9 +15,9 @@ import resect
 from resect.cli import main
 from resect.cli._sizes import BatchSize, Bytes, Numbers
 from resect.data import load_samples
-from resect.jobs.sweeps import PLANS
+from resect.jobs.lesion import PLANS
 from resect.models.specs import load_model
-from resect.sweep import lesion as lesion_module
+from resect.sweep import outcomes
 
 COMMON = ["resect:resnet20", "digits", "--model-arg", "width=4", "--limit", "60", "--quiet"]
 FAST = ["--counts", "1,3", "--repeats", "2", "--orders", "2", "--members", "4", "--batch-size", "30"]
@@ -44,14 +45,15 @@ def network() -> resect.Unraveled:
 @pytest.mark.parametrize("plan", PLANS)
 def test_every_plan_writes_its_tables_and_figures(plan: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    result = run("--plan", plan, *FAST, "--layout", "contiguous", "--out", out, "--format", "json")
+    result = run("--plan", plan, *FAST, "--memory-format", "contiguous", "--out", out, "--format", "json")
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert found == json.loads((out / "summary.json").read_text())
-    assert (found["batch_size"], found["channels_last"], found["compile"]) == (30, False, False)
-    rows = found["ensembles" if plan == "ensemble" else "blocks" if plan == "shapley" else "lesions"]
-    table = pd.read_parquet(out / "results.parquet")
-    assert [row["error"] for row in rows] == list(table["error"])
+    assert result.stdout == resect.Record.read(out).json()
+    record = json.loads(result.stdout)
+    ran = record["found"]["ran"]
+    assert (ran["batch_size"], ran["channels_last"], ran["compile"]) == (30, False, False)
+    name = "ensembles" if plan == "ensemble" else "shapley" if plan == "shapley" else "lesions"
+    table = pd.read_parquet(out / f"{name}.parquet")
+    assert [row["error"] for row in record["tables"][name]] == list(table["error"])
     names = {"single", "skips", "repeated"} & {plan}
     expected = {plan, *({"flips", "classes"} if names else ())}
     assert {file.stem for file in (out / "figures").iterdir()} == expected
@@ -61,21 +63,27 @@ def test_every_plan_writes_its_tables_and_figures(plan: str, tmp_path: Path) -> 
 
 def test_the_numbers_are_those_of_the_library(network: resect.Unraveled) -> None:
     options = ["--plan", "pairs", "--removal", "mean", "--metric", "loss", "--metric", "kl", "--batch-size", "30"]
-    found = json.loads(run(*options, "--layout", "contiguous", "--format", "json").stdout)
+    record = json.loads(run(*options, "--memory-format", "contiguous", "--format", "json").stdout)
+    lesions, interaction = record["tables"]["lesions"], record["tables"]["interaction"]
     data = list(load_samples("digits", limit=60).batches(30))
     plan = resect.plans.pairs(network).removing("mean")
     expected = resect.lesion(network, data, plan, resect.LesionSettings(metrics=("loss", "kl")))
-    assert [row["loss"] for row in found["lesions"]] == list(expected.table["loss"])
-    assert [row["kl_high"] for row in found["lesions"]] == list(expected.table["kl_high"])
-    assert found["interaction"][0][1] == expected.interaction("loss").iloc[0, 1]
-    assert found["interaction"][0][0] is None
-    assert found["slices_run"] > len(plan)
+    assert [row["loss"] for row in lesions] == list(expected.table["loss"])
+    assert [row["kl_high"] for row in lesions] == list(expected.table["kl_high"])
+    assert interaction[0]["1"] == expected.interaction("loss").iloc[0, 1]
+    assert interaction[0]["0"] is None
+    assert record["found"]["ran"]["slices_run"] > len(plan)
 
 
 def test_a_killed_sweep_does_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ["--plan", "windows", "--batch-size", "20", "--layout", "contiguous", "--format", "json"]
-    whole = json.loads(run(*options, "--out", tmp_path / "whole").stdout)
-    measure, done = lesion_module.measure_batch, []
+    options = ["--plan", "windows", "--batch-size", "20", "--memory-format", "contiguous", "--format", "json"]
+
+    def results(*arguments: str | Path) -> dict[str, Any]:
+        record = json.loads(run(*arguments).stdout)
+        return {name: record[name] for name in ("asked", "made_of", "found", "tables")}
+
+    whole = results(*options, "--out", tmp_path / "whole")
+    measure, done = outcomes.measure, []
 
     def killed(*args):
         if len(done) == 1:
@@ -83,15 +91,15 @@ def test_a_killed_sweep_does_only_what_is_missing(tmp_path: Path, monkeypatch: p
         done.append("batch")
         return measure(*args)
 
-    monkeypatch.setattr(lesion_module, "measure_batch", killed)
+    monkeypatch.setattr(outcomes, "measure", killed)
     stopped = run(*options, "--out", tmp_path / "broken")
     assert stopped.exit_code == 130
     assert "goes on where it stopped" in stopped.stderr
-    monkeypatch.setattr(lesion_module, "measure_batch", lambda *args: done.append("batch") or measure(*args))
-    resumed = json.loads(run(*options, "--out", tmp_path / "broken").stdout)
+    monkeypatch.setattr(outcomes, "measure", lambda *args: done.append("batch") or measure(*args))
+    resumed = results(*options, "--out", tmp_path / "broken")
     assert done == ["batch"] * 3  # one before, the two that were missing after
     assert resumed == whole
-    assert json.loads(run(*options, "--out", tmp_path / "broken").stdout) == whole
+    assert results(*options, "--out", tmp_path / "broken") == whole
     assert len(done) == 3
     assert "another configuration" in refused(*options, "--precision", "5", "--out", tmp_path / "broken")
 
@@ -101,8 +109,8 @@ def test_a_batch_size_is_chosen_and_kept(tmp_path: Path) -> None:
     options = ["--plan", "pairs", "--out", out, "--format", "json"]
     first = json.loads(run(*options).stdout)
     trials = pd.read_parquet(out / "trials.parquet")
-    assert first["batch_size"] == trials["batch_size"][0]
-    assert first["batch_size"] in (60, 32, 16, 8)
+    assert first["found"]["ran"]["batch_size"] == trials["batch_size"][0]
+    assert trials["batch_size"][0] in (60, 32, 16, 8)
     assert json.loads(run(*options).stdout) == first
 
 

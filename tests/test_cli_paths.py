@@ -18,7 +18,7 @@ from resect.models.specs import load_model
 from resect.paths.settings import PathSettings
 
 SMALL = ["--model-arg", "width=4", "--limit", "20", "--quiet"]
-FEW = ["--samples", "2", "--sweeps", "2", "--strongest", "3", "--batch-size", "10"]
+FEW = ["--draws", "2", "--sweeps", "2", "--strongest", "3", "--batch-size", "10"]
 
 
 def run(*arguments: object) -> Result:
@@ -52,6 +52,7 @@ def test_the_run_folder_holds_what_the_library_finds_and_is_not_made_twice(tmp_p
     parts = {file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "parts").iterdir()}
     assert len(parts) == 9  # two batches each of shares, participation, samples and signs; the search
     next(iter(parts)).unlink()
+    (tmp_path / "run" / "record.json").unlink()  # a finished run does nothing again
     run(*command)
     again = {file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "parts").iterdir()}
     assert again.keys() == parts.keys()
@@ -61,15 +62,16 @@ def test_the_run_folder_holds_what_the_library_finds_and_is_not_made_twice(tmp_p
 
 def test_places_scalars_and_lengths_are_passed_on(tmp_path: Path) -> None:
     command = ["paths", "resect:resnet20", "digits", *SMALL, *FEW, "--format", "json"]
-    found = json.loads(run(*command, "--at", "blocks.3", "--of", "target", "--max-length", "2").stdout)
+    record = json.loads(run(*command, "--at", "blocks.3", "--of", "target", "--max-length", "2").stdout)
+    found, lengths = record["found"], record["tables"]["lengths"]
     samples = load_samples("digits", limit=20)
     net = resect.unravel(
         load_model("resect:resnet20", arguments={"width": 4}, samples=samples).module, samples.inputs[:1]
     )
     spectrum = resect.path_spectrum(net, samples.batches(10), PathSettings(at=3, of="target"), max_length=2)
     assert found["at"] == "state before blocks.3"
-    assert [row["share"] for row in found["lengths"]][:3] == spectrum.share[:3].tolist()
-    assert found["lengths"][3]["share"] is None
+    assert [row["share"] for row in lengths][:3] == spectrum.share[:3].tolist()
+    assert lengths[3]["share"] is None
     assert found["rest"] == spectrum.rest_share
     assert found["sum_of_shares"] + found["rest"] == pytest.approx(1, abs=1e-6)
     assert found["effective_by_rms"] is None  # signs need all lengths
@@ -82,11 +84,12 @@ def test_paths_over_training(tmp_path: Path) -> None:
         "--history", history, "--quiet")  # fmt: skip
     assert sorted(file.name for file in history.iterdir()) == [f"epoch-{i}.safetensors" for i in range(3)]
     command = ["paths", "resect:resnet8", "digits", *SMALL, *FEW, "--checkpoint", weights, "--checkpoints", history]
-    found = json.loads(run(*command, "--format", "json", "--out", tmp_path / "run").stdout)
-    assert [row["checkpoint"] for row in found["training"]] == ["epoch-0", "epoch-1", "epoch-2"]
-    last, whole = found["training"][2], found["multiplicity"]
+    record = json.loads(run(*command, "--format", "json", "--out", tmp_path / "run").stdout)
+    found, training = record["found"], record["tables"]["training"]
+    assert [row["checkpoint"] for row in training] == ["epoch-0", "epoch-1", "epoch-2"]
+    last, whole = training[2], found["multiplicity"]
     assert last["effective_depth"] == pytest.approx(whole["effective_depth"], rel=1e-6)  # the same weights
-    assert found["training"][0]["effective_depth"] != pytest.approx(last["effective_depth"], rel=1e-3)
+    assert training[0]["effective_depth"] != pytest.approx(last["effective_depth"], rel=1e-3)
     assert (tmp_path / "run" / "figures" / "training.png").exists()
 
 

@@ -59,9 +59,7 @@ def test_the_wrong_folders_are_refused(pair: tuple[Path, Path], tmp_path: Path) 
         runs([a, b], ["one", ""])
     with pytest.raises(RunError, match=r"the folder of a finished run, or a model card, but .*none does not exist\."):
         runs([a, tmp_path / "none"])
-    with pytest.raises(
-        RunError, match=r"of a finished run, or a model card, but .*lengths\.parquet is a file\."
-    ):
+    with pytest.raises(RunError, match=r"of a finished run, or a model card, but .*lengths\.parquet is a file\."):
         runs([a, b / "lengths.parquet"])
     with pytest.raises(RunError, match=r"must hold record\.json, but does not: no run has finished there"):
         runs([a, tmp_path])

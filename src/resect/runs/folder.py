@@ -76,10 +76,8 @@ class RunFolder:
     def get(self, key: Mapping[str, Any]) -> Arrays | None:
         """What was kept under a key; None if there is nothing, or a damaged file, whose piece is done again."""
         try:
-            with np.load(self._part(key), allow_pickle=False) as arrays:
+            with self._part(key).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)  # reading checks the checksum of every array
-        except FileNotFoundError:
-            return None
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
             return None
 
