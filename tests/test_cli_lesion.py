@@ -94,7 +94,7 @@ def test_a_killed_sweep_does_only_what_is_missing(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(outcomes, "measure", killed)
     stopped = run(*options, "--out", tmp_path / "broken")
     assert stopped.exit_code == 130
-    assert "goes on where it stopped" in stopped.stderr
+    assert "the same command goes on from here" in stopped.stderr
     monkeypatch.setattr(outcomes, "measure", lambda *args: done.append("batch") or measure(*args))
     resumed = results(*options, "--out", tmp_path / "broken")
     assert done == ["batch"] * 3  # one before, the two that were missing after

@@ -87,7 +87,10 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, how: sig
     assert not broken.exists(), "the training was over before it was stopped; give it more epochs"
     if how is signal.SIGINT:
         assert status == 130
-        assert said.strip() == "Interrupted. A study or training, or a sweep with --out, goes on where it stopped."
+        assert (
+            said.strip()
+            == "Interrupted. In a run folder (--out), or of a training, the same command goes on from here."
+        )
     else:
         assert status == -signal.SIGKILL
     assert 1 <= torch.load(broken.with_suffix(".checkpoint"), weights_only=True)["step"] < 60 * 21
@@ -313,7 +316,7 @@ def launched(processes: int, out: Path, *arguments: str, folder: Path) -> dict[s
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(out.with_suffix(".json").read_text())["processes"] == processes
+    assert json.loads(out.with_suffix(".json").read_text())["found"]["processes"] == processes
     return load_file(out)
 
 

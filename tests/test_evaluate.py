@@ -53,6 +53,22 @@ def test_errors_intervals_and_differences(tmp_path: Path) -> None:
     assert "Test error on 500 samples of digits" in run("digits", *arguments[:2]).stdout
 
 
+def test_a_killed_evaluation_goes_on_with_the_batches_that_are_left(tmp_path: Path) -> None:
+    save_weights(CifarResNet(8, width=4, channels=1), tmp_path / "other.safetensors")
+    arguments = ["digits", "resect:vgg15-digits", f"resect:resnet8-w4@{tmp_path}/other.safetensors"]
+    options = ["--batch-size", "250", "--out", str(tmp_path / "run"), "--format", "json"]
+    before = json.loads(run(*arguments, *options).stdout)
+    parts = sorted((tmp_path / "run" / "parts").iterdir())
+    assert len(parts) == 4  # two networks, two batches
+    (tmp_path / "run" / "record.json").unlink()
+    parts[0].unlink()
+    kept = {part: part.stat().st_mtime_ns for part in parts[1:]}
+    after = json.loads(run(*arguments, *options).stdout)
+    assert after["tables"] == before["tables"]
+    assert {part: part.stat().st_mtime_ns for part in parts[1:]} == kept
+    assert parts[0].exists()
+
+
 def test_ignored_targets_are_left_out() -> None:
     samples = load_samples("digits", limit=32)
     networks = [load_model(spec, samples=samples) for spec in ("resect:resnet8", "resect:resnet14")]

@@ -14,10 +14,11 @@ import resect
 PUBLIC = [
     "AccuracyError", "Arrangement", "ArrangementError", "Block", "CheckpointError", "DataError", "EnsembleResult",
     "ExportError", "InputError", "LesionResult", "LesionSettings", "Participation", "PathDraws", "PathSettings",
-    "PathSpectrum", "PathSquares", "Record", "ResectError", "RunError", "Samples", "Scheduled", "ShapleyResult",
-    "SpecError", "StrongPaths", "Unraveled", "Variant", "__version__", "compare", "ensemble", "evaluate",
-    "keep_freed_memory", "lesion", "load_model", "load_samples", "participation", "path_spectrum", "path_squares",
-    "plans", "sample_paths", "schedules", "shapley", "strongest_paths", "study", "train", "unravel",
+    "PathSpectrum", "PathSquares", "Record", "ResectError", "RunError", "Samples", "Scheduled", "Scores",
+    "ShapleyResult", "SpecError", "StrongPaths", "Unraveled", "Variant", "__version__", "compare", "ensemble",
+    "evaluate", "keep_freed_memory", "lesion", "load_model", "load_samples", "participation", "path_spectrum",
+    "path_squares", "plans", "sample_paths", "schedules", "scores", "shapley", "strongest_paths", "study", "train",
+    "unravel",
 ]  # fmt: skip
 
 
@@ -32,7 +33,7 @@ def test_public_names() -> None:
 
 
 MEASURES = (
-    "lesion", "shapley", "ensemble", "path_spectrum", "sample_paths", "path_squares", "participation",
+    "lesion", "scores", "shapley", "ensemble", "path_spectrum", "sample_paths", "path_squares", "participation",
     "strongest_paths",
 )  # fmt: skip
 

@@ -6,6 +6,7 @@ from ._front import participation as participation
 from ._front import path_spectrum as path_spectrum
 from ._front import path_squares as path_squares
 from ._front import sample_paths as sample_paths
+from ._front import scores as scores
 from ._front import shapley as shapley
 from ._front import strongest_paths as strongest_paths
 from .allocator import keep_freed_memory as keep_freed_memory
@@ -38,6 +39,7 @@ from .paths.settings import PathSettings as PathSettings
 from .paths.spectrum import PathSpectrum as PathSpectrum
 from .paths.squares import PathSquares as PathSquares
 from .paths.strongest import StrongPaths as StrongPaths
+from .pruning.scores import Scores as Scores
 from .runs.record import Record as Record
 from .sweep import plans as plans
 from .sweep.ensemble import EnsembleResult as EnsembleResult

@@ -12,6 +12,7 @@ from resect.measuring.batches import Batches
 from resect.network.unraveled import Unraveled
 from resect.paths import participation as carriers
 from resect.paths import sampled, spectrum, squares, strongest
+from resect.pruning import scores as importance
 from resect.sweep import ensemble as ensembles
 from resect.sweep import lesion as lesions
 from resect.sweep import shapley as shapley_values
@@ -54,3 +55,4 @@ sample_paths = takes_specs(32, samples="draws")(sampled.sample_paths)
 path_squares = takes_specs(32)(squares.path_squares)
 participation = takes_specs(32)(carriers.participation)
 strongest_paths = takes_specs(32)(strongest.strongest_paths)
+scores = takes_specs(100)(importance.scores)

@@ -57,7 +57,9 @@ class _Verbs(click.Group):
             click.echo(f"{click.style('error:', fg='red', bold=True)} {what}. Choose another path.", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
-            click.echo("Interrupted. A study or training, or a sweep with --out, goes on where it stopped.", err=True)
+            click.echo(
+                "Interrupted. In a run folder (--out), or of a training, the same command goes on from here.", err=True
+            )
             sys.exit(130)
 
 

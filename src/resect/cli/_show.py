@@ -1,14 +1,29 @@
-"""What a verb shows of its record, and writes beside it."""
+"""What verbs have in common: they do a job, draw its run, and show it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from resect.cli._console import console
+from resect.cli._progress import progress_bars
+from resect.jobs.job import Job
 from resect.report.faces import draw, terminal
 from resect.runs.record import Record, finished
+
+
+def do(job: Job, out: Path | None, *, output: str, quiet: bool, **_: Any) -> None:
+    """Do a job, draw its run into its folder, show it, and say where it lies; what was done before is only shown."""
+    before = out is not None and finished(out)
+    with progress_bars(quiet) as track:
+        record = job.run(out, track)
+    place = draw(record, out, again=False) if out else None
+    show(record, output)
+    if out and not quiet:
+        done = "Done before, nothing was done again" if before else f"{record.environment['seconds']:.0f} s"
+        console(stderr=True).print(f"{done}. See {place or out}", soft_wrap=True)
 
 
 def show(record: Record, output: str) -> None:
@@ -17,17 +32,3 @@ def show(record: Record, output: str) -> None:
         click.echo(record.json(), nl=False)
     else:
         terminal(record, console())
-
-
-def was_finished(out: Path | None) -> bool:
-    """Whether a run folder holds a finished run with its pictures, so that nothing is left to do."""
-    return out is not None and finished(out) and (out / "figures").is_dir()
-
-
-def close(record: Record, out: Path | None, output: str, *, before: bool, quiet: bool) -> None:
-    """Draw a run into its folder, unless that was done before; show it, and say where it lies."""
-    if out and not before:
-        draw(record, out)
-    show(record, output)
-    if out and not quiet:
-        console(stderr=True).print(f"Tables and figures: {out}", soft_wrap=True)

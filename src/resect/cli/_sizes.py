@@ -31,10 +31,10 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic in the newest
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Parse one value."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", str(value).strip().lower())
-        if not found or float(found[1]) == 0:
+        amount = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", str(value).strip().lower())
+        if not amount or float(amount[1]) == 0:
             self.fail(f"{value!r} is no amount of memory such as 4GiB or 800M.", param, ctx)
-        return int(float(found[1]) * _UNITS[found[2]])
+        return int(float(amount[1]) * _UNITS[amount[2]])
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
@@ -46,15 +46,15 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in the newe
         """Parse one value."""
         if isinstance(value, tuple):
             return value
-        found: list[int] = []
+        numbers: list[int] = []
         for part in str(value).split(","):
             ends = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
             if not ends or (ends[2] and int(ends[2]) < int(ends[1])):
                 self.fail(
                     f"{value!r} must be whole numbers and ranges with commas between, e.g. 0,3 or 1-9.", param, ctx
                 )
-            found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
-        return tuple(found)
+            numbers += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+        return tuple(numbers)
 
 
 mass_option = click.option(

@@ -8,10 +8,8 @@ from typing import Any
 import click
 
 from resect.cli._options import batch_option, data_options, output_options
-from resect.cli._progress import progress_bars
-from resect.cli._show import show
+from resect.cli._show import do
 from resect.jobs.evaluate import EvaluateJob
-from resect.jobs.source import split_spec
 
 
 @click.command()
@@ -26,8 +24,4 @@ def evaluate(data: str, models: tuple[str, ...], out: Path | None, output: str, 
 
     `resect evaluate cifar10 resect:resnet110-cifar10 resect:resnet110-cifar10-keep23`
     """
-    spec, checkpoint = split_spec(models[0])
-    with progress_bars(quiet) as track:
-        job = EvaluateJob.from_options(spec, data, {"checkpoint": checkpoint, "others": models[1:], **options})
-        record = job.run(out, track)
-    show(record, output)
+    do(EvaluateJob.of(data, models, options), out, output=output, quiet=quiet)

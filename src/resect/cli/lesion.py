@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from resect.cli._options import data_options, model_options, out_option, output_options, renamed_option
-from resect.cli._progress import progress_bars
-from resect.cli._show import close, was_finished
+from resect.cli._show import do
 from resect.cli._sizes import BatchSize, Bytes, Numbers
 from resect.jobs.lesion import MEMORY_FORMATS, PLANS, LesionJob
 from resect.sweep.settings import METRICS
@@ -58,7 +57,4 @@ from resect.sweep.settings import METRICS
 def lesion(model: str, data: str, out: Path | None, output: str, quiet: bool, **options: Any) -> None:
     """Delete or reorder blocks of MODEL and measure it on DATA, e.g. `resect lesion resect:resnet110-digits digits`."""
     options["metrics"] = options["metrics"] or LesionJob.metrics
-    before = was_finished(out)
-    with progress_bars(quiet) as track:
-        record = LesionJob.from_options(model, data, options).run(out, track)
-    close(record, out, output, before=before, quiet=quiet)
+    do(LesionJob.from_options(model, data, options), out, output=output, quiet=quiet)

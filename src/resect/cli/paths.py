@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from resect.cli._options import data_options, model_options, out_option, output_options, renamed_option
-from resect.cli._progress import progress_bars
-from resect.cli._show import close, was_finished
+from resect.cli._show import do
 from resect.cli._sizes import Bytes, mass_option
 from resect.jobs.paths import PathsJob
 
@@ -58,10 +57,7 @@ from resect.jobs.paths import PathsJob
 def paths(model: str, data: str, out: Path | None, output: str, quiet: bool, **options: Any) -> None:
     """The gradient of MODEL on DATA by path length, e.g. `resect paths resect:resnet110-digits digits --limit 64`."""
     options |= {name: _number_or_name(options[name]) for name in ("at", "of")}
-    before = was_finished(out)
-    with progress_bars(quiet) as track:
-        record = PathsJob.from_options(model, data, options).run(out, track)
-    close(record, out, output, before=before, quiet=quiet)
+    do(PathsJob.from_options(model, data, options), out, output=output, quiet=quiet)
 
 
 def _number_or_name(text: str) -> str | int:

@@ -7,13 +7,9 @@ from typing import Any
 
 import click
 
-from resect.cli._console import console
 from resect.cli._options import batch_option, data_options, model_options, output_options, renamed_option
-from resect.cli._progress import progress_bars
-from resect.cli._show import show
+from resect.cli._show import do
 from resect.jobs.study import DATA, MODEL, StudyJob, default_folder
-from resect.report.faces import draw
-from resect.runs.record import finished
 
 
 @click.command()
@@ -56,16 +52,4 @@ def study(model: str, data: str, out: Path | None, output: str, quiet: bool, **o
     MODEL is resect:resnet110-digits and DATA is digits by default. A killed study goes on where it stopped.
     """
     job = StudyJob.from_options(model, data, options)
-    folder = out or default_folder(job)
-    before = finished(folder)
-    with progress_bars(quiet) as track:
-        record = job.run(folder, track)
-    report = folder / "report.html"
-    if not (before and report.exists()):
-        draw(record, folder)
-    show(record, output)
-    if not quiet:
-        done = (
-            "was finished before; nothing was done again" if before else f"took {record.environment['seconds']:.0f} s"
-        )
-        console(stderr=True).print(f"The study {done}. Report: {report}", soft_wrap=True)
+    do(job, out or default_folder(job), output=output, quiet=quiet)

@@ -36,7 +36,7 @@ class Local:
         identity = _identity(net) if self.store else {}
         for work, batch in pieces:
             meter = _Meter(work.cost(net, batch), progress)
-            arrays = self._kept(
+            arrays = self.kept(
                 {**identity, "work": dict(work.key), "batch": [batch.number, batch.digest]} if self.store else {},
                 lambda work=work, batch=batch, meter=meter: work.run(net, batch, meter),  # type: ignore[misc]
             )
@@ -45,9 +45,10 @@ class Local:
 
     def once(self, net: Unraveled, key: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
         """A choice that is made once and then kept."""
-        return self._kept({**_identity(net), "choice": dict(key)} if self.store else {}, compute)
+        return self.kept({**_identity(net), "choice": dict(key)} if self.store else {}, compute)
 
-    def _kept(self, key: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
+    def kept(self, key: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
+        """What the store holds under a key, computed and put there if it is not there yet."""
         if self.store is None:
             return compute()
         arrays = self.store.get(key)

@@ -21,7 +21,9 @@ from resect.figures.style import (
     block_axis,
     block_map,
     head,
+    heat_map,
     points_across,
+    whole_numbers,
 )
 
 _NAMED = 30  # blocks, of which every name can be read
@@ -139,4 +141,19 @@ def training(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ("■ log2 effective paths (bits)", ORANGE),
     ]
     head(ax, "over training", words)
+    return ax
+
+
+def ranks(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """The rank of every block by several scores: one row a score, dark for what matters least.
+
+    Args:
+        table: one row a block, one column a score.
+    """
+    ax = axes_or_new(ax, height=1.2 + 0.4 * table.shape[1])
+    heat_map(ax, table.T.to_numpy(), "rank", aspect="auto", origin="upper")
+    ax.set(xlabel="block (its index)")
+    ax.set_yticks(range(table.shape[1]), [str(name).replace("_", " ") for name in table])
+    whole_numbers(ax)
+    head(ax, "blocks ranked by importance, 1 least")
     return ax

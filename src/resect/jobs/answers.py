@@ -94,15 +94,15 @@ def answer_gradient(spectrum: PathSpectrum, paths: PathDraws) -> GradientAnswer:
 
 def multiplicity_row(model: str, net: Unraveled, error: float, spectrum: PathSpectrum | None) -> MultiplicityRow:
     """Question 4 for one network (paper, section 6); without a spectrum, a plain network, which is one path."""
-    found = spectrum.multiplicity() if spectrum else None
+    size = spectrum.multiplicity() if spectrum else None
     return MultiplicityRow(
         model=model,
         blocks=len(net.blocks),
         layers=net.layers,
         parameters=sum(parameter.numel() for parameter in net.model.parameters()),
         error=error,
-        log2_paths=found.log2_paths if found else 0.0,
-        log2_effective_paths=found.log2_effective_paths if found else 0.0,
-        effective_depth=found.effective_depth if found else float(len(net.blocks)),
-        effective_depth_layers=found.effective_depth_layers if found else float(net.layers),
+        log2_paths=size.log2_paths if size else 0.0,
+        log2_effective_paths=size.log2_effective_paths if size else 0.0,
+        effective_depth=size.effective_depth if size else float(len(net.blocks)),
+        effective_depth_layers=size.effective_depth_layers if size else float(net.layers),
     )

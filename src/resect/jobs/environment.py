@@ -30,7 +30,7 @@ def environment() -> dict[str, Any]:
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         **_torch(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        "packages": {name: number for name in _PACKAGES if (number := _version(name)) is not None},
     }
 
 

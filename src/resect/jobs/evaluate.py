@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,11 +15,14 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from resect.data import Samples
+from resect.engines.local import LOCAL, Local
+from resect.engines.work import Arrays
 from resect.errors import DataError, SpecError
 from resect.graph.outputs import IGNORED, logits_of
 from resect.jobs.fit import require_fit
-from resect.jobs.job import Answer, Job, Lab
+from resect.jobs.job import Advance, Answer, Job, Lab, silent
 from resect.jobs.source import split_spec
+from resect.measuring.batches import Batch, batches_of
 from resect.measuring.metrics import error_and_loss, positions
 from resect.measuring.statistics import mcnemar, paired_error_interval
 from resect.models.specs import LoadedModel, load_model
@@ -38,6 +42,19 @@ class EvaluateJob(Job):
     verb: ClassVar[str] = "evaluate"
     others: tuple[str, ...] = ()
     batch_size: int = 500
+
+    @classmethod
+    def of(cls, data: str, models: Sequence[str], options: Mapping[str, Any]) -> EvaluateJob:
+        """The job for SPEC or SPEC@FILE of one network or more.
+
+        Raises:
+            SpecError: no network is named.
+            InputError: there is no such option.
+        """
+        if not models:
+            raise SpecError("`models` must name at least one network, got none.")
+        spec, checkpoint = split_spec(models[0])
+        return cls.from_options(spec, data, {"checkpoint": checkpoint, "others": tuple(models[1:]), **options})
 
     @property
     def first(self) -> str:
@@ -64,7 +81,7 @@ class EvaluateJob(Job):
             DataError: the samples have more than one target each, none that counts, or do not fit a network.
         """
         bar = lab.track("images", len(subject.samples) * len(subject.networks))
-        table = evaluate_networks(subject.networks, subject.samples, self.batch_size, bar)
+        table = evaluate_networks(subject.networks, subject.samples, self.batch_size, bar, lab.engine)
         return Answer({"samples": int(table["samples"][0])}, {"networks": table})
 
     def _other(self, text: str, samples: Samples) -> LoadedModel:
@@ -104,17 +121,15 @@ def evaluate(data: str, *models: str, out: Path | str | None = None, **options: 
     Raises:
         ResectError: something that was asked for cannot be done.
     """
-    if not models:
-        raise SpecError("`models` must name at least one network, got none.")
-    spec, checkpoint = split_spec(models[0])
-    return EvaluateJob.from_options(spec, data, {"checkpoint": checkpoint, "others": models[1:], **options}).run(out)
+    return EvaluateJob.of(data, models, options).run(out)
 
 
 def evaluate_networks(
     networks: Iterable[LoadedModel],
     samples: Samples,
     batch_size: int = 500,
-    progress: Callable[[float], None] | None = None,
+    progress: Advance | None = None,
+    engine: Local = LOCAL,
 ) -> pd.DataFrame:
     """Measure networks on the same samples, each beside the first.
 
@@ -123,6 +138,7 @@ def evaluate_networks(
     Args:
         networks: on the device and in the dtype that they are to be measured in.
         progress: called with the number of samples after every batch.
+        engine: its store keeps the outcomes of every batch.
 
     Returns:
         One row a network: `model`, `parameters`, `samples` (those whose target is ignored are left out), `error`
@@ -139,8 +155,8 @@ def evaluate_networks(
     first: np.ndarray | None = None
     for network in networks:
         require_fit(network.module, samples)
-        errors, losses = _measure(network.module, samples, batch_size, progress or (lambda count: None))
-        wrong = errors.cpu().numpy() > 0
+        errors, losses = _measure(network.module, samples, batch_size, progress or silent("", 0), engine)
+        wrong = errors.numpy() > 0
         row = {
             "model": network.spec,
             "parameters": sum(parameter.numel() for parameter in network.module.parameters()),
@@ -176,23 +192,30 @@ def _difference(wrong: np.ndarray, first: np.ndarray) -> dict[str, object]:
 
 def mean_error_and_loss(module: nn.Module, samples: Samples, batch_size: int = 500) -> tuple[float, float]:
     """Error (fraction) and cross-entropy (nats) of a module in eval mode, means over samples."""
-    errors, losses = _measure(module, samples, batch_size, lambda count: None)
+    errors, losses = _measure(module, samples, batch_size, silent("", 0), LOCAL)
     return float(errors.double().mean()), float(losses.double().mean())
 
 
 def _measure(
-    module: nn.Module, samples: Samples, batch_size: int, progress: Callable[[float], None]
+    module: nn.Module, samples: Samples, batch_size: int, progress: Advance, engine: Local
 ) -> tuple[Tensor, Tensor]:
     """Error and loss of every sample whose target counts, (N,) float32 each."""
     device = next(module.parameters()).device
-    errors, losses = [], []
-    with torch.inference_mode():
-        for inputs, targets in samples.batches(batch_size):
-            error, loss = error_and_loss(logits_of(module(inputs.to(device))), targets.to(device))
-            counted = positions(targets).to(device) > 0
-            errors.append(error[counted])
-            losses.append(loss[counted])
-            progress(len(targets))
-    if not sum(map(len, errors)):
+    identity = {"evaluate": fingerprint(module), "device": device.type, "threads": torch.get_num_threads()}
+    pieces = []
+    for batch in batches_of(samples.batches(batch_size)):
+        key = {**identity, "batch": [batch.number, batch.digest]}
+        pieces.append(engine.kept(key, partial(_outcomes, module, batch, device)))
+        progress(len(batch))
+    errors, losses = (torch.from_numpy(np.concatenate([piece[name] for piece in pieces])) for name in ("error", "loss"))
+    if not len(errors):
         raise DataError(f"{samples.name} must have a target that counts, but all are {IGNORED}, which is ignored.")
-    return torch.cat(errors), torch.cat(losses)
+    return errors, losses
+
+
+@torch.inference_mode()
+def _outcomes(module: nn.Module, batch: Batch, device: torch.device) -> Arrays:
+    targets = batch.targets.to(device)
+    outcomes = error_and_loss(logits_of(module(batch.inputs.to(device))), targets)
+    counted = positions(targets) > 0
+    return {name: value[counted].cpu().numpy() for name, value in zip(("error", "loss"), outcomes, strict=True)}

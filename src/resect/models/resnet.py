@@ -91,8 +91,8 @@ class _Branch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inside, H, W) to (B, outside, H/stride, W/stride)."""
-        found: Tensor = self.c2(F.relu(self.bn2(self.c1(F.relu(self.bn1(x))))))
-        return found
+        branch: Tensor = self.c2(F.relu(self.bn2(self.c1(F.relu(self.bn1(x))))))
+        return branch
 
 
 class PreactivationBlock(_Branch):

@@ -258,8 +258,8 @@ def _hugging_face(spec: str, name: str, arguments: dict[str, Value], samples: Sa
     def build() -> nn.Module:
         config = transformers.AutoConfig.from_pretrained(name)
         architecture = (config.architectures or ["AutoModel"])[0]
-        found: nn.Module = getattr(transformers, architecture).from_pretrained(name, **arguments)
-        return found
+        module: nn.Module = getattr(transformers, architecture).from_pretrained(name, **arguments)
+        return module
 
     module = _build(spec, build)
     if samples is not None:

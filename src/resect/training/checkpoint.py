@@ -88,12 +88,12 @@ class Checkpoint:
             return Progress()
         content = _read(self.path)
         for what, wanted in self.made_with.items():
-            found = content.get(what)
-            if found != wanted:
-                said = "" if what == "data" else f", {wanted}, got {found}"
-                if isinstance(wanted, dict) and isinstance(found, dict):
-                    different = [name for name in wanted if found.get(name) != wanted[name]]
-                    said = " with " + ", ".join(f"{name} {wanted[name]}, got {found.get(name)}" for name in different)
+            there = content.get(what)
+            if there != wanted:
+                said = "" if what == "data" else f", {wanted}, got {there}"
+                if isinstance(wanted, dict) and isinstance(there, dict):
+                    different = [name for name in wanted if there.get(name) != wanted[name]]
+                    said = " with " + ", ".join(f"{name} {wanted[name]}, got {there.get(name)}" for name in different)
                 raise RunError(f"{self.path} must belong to this {what}{said}. Delete it to start anew.")
         try:
             for name, part in parts.items():

@@ -188,9 +188,9 @@ class _Training:
         except CheckpointError as error:
             raise self._diverged("weights or statistics were not finite", progress) from error
 
-    def _diverged(self, found: str, progress: Progress) -> InputError:
+    def _diverged(self, what: str, progress: Progress) -> InputError:
         return InputError(
-            f"`learning_rate` must keep the loss finite, but with {self.recipe.learning_rate} the {found} in epoch "
+            f"`learning_rate` must keep the loss finite, but with {self.recipe.learning_rate} the {what} in epoch "
             f"{len(progress.curve) + 1}. Try a tenth of it, with another --out or without the checkpoint."
         )
 

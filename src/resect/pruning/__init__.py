@@ -1,0 +1,1 @@
+"""What depth pruning needs to know: which blocks matter, and by which measure."""

@@ -1,0 +1,154 @@
+"""Importance scores: what each block is worth by several measures, side by side.
+
+A score is a function with the decorator `score`. Nothing else knows it by name: it appears in the table, the summary
+and the picture by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from resect.engines.local import LOCAL, Local, Memory
+from resect.engines.work import Engine
+from resect.errors import InputError
+from resect.measuring.batches import Batches
+from resect.measuring.results import Shown, require_alike
+from resect.network.unraveled import Unraveled, require_blocks
+from resect.paths import participation as carriers
+from resect.sweep import plans
+from resect.sweep import shapley as shapley_values
+from resect.sweep.lesion import lesion
+from resect.words import decimal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Score = Callable[[Unraveled, Batches, Engine], pd.DataFrame]
+"""A row a block, in order: `value`, higher for what matters more, and its 95 % interval `low` and `high`."""
+
+SCORES: dict[str, Score] = {}
+
+
+def score(function: Score) -> Score:
+    """Make a function a score, under its own name and with the first line of its docstring as its meaning."""
+    SCORES[function.__name__] = function
+    return function
+
+
+@score
+def damage(net: Unraveled, data: Batches, engine: Engine) -> pd.DataFrame:
+    """Error without the block minus the intact error (paper, section 4.1)."""
+    return _interval(lesion(net, data, plans.single(net), engine=engine).table, "damage")
+
+
+@score
+def loss_change(net: Unraveled, data: Batches, engine: Engine) -> pd.DataFrame:
+    """Loss without the block minus the intact loss, nats (paper, section 4.1)."""
+    return _interval(lesion(net, data, plans.single(net), engine=engine).table, "loss_change")
+
+
+@score
+def shapley(net: Unraveled, data: Batches, engine: Engine) -> pd.DataFrame:
+    """Shapley value of the block for the error, over random deletion orders."""
+    return _interval(shapley_values.shapley(net, data, engine=engine).table, "error")
+
+
+@score
+def share(net: Unraveled, data: Batches, engine: Engine) -> pd.DataFrame:
+    """Share of the gradient that passes through the block's branch (paper, section 5)."""
+    return _interval(carriers.participation(net, data, engine=engine).table, "share")
+
+
+def _interval(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    columns = {column: "value", f"{column}_low": "low", f"{column}_high": "high"}
+    return table[[*columns]].rename(columns=columns)
+
+
+@dataclass(frozen=True)
+class Scores(Shown):
+    """Scores of n blocks.
+
+    Attributes:
+        names: of the blocks.
+        values: of every score, what `Score` says.
+    """
+
+    names: tuple[str, ...]
+    values: Mapping[str, pd.DataFrame]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Scores]) -> Scores:
+        """Several scores of the same blocks as one.
+
+        Raises:
+            InputError: the blocks differ.
+        """
+        require_alike(parts, "names")
+        return cls(parts[0].names, {name: table for part in parts for name, table in part.values.items()})
+
+    @property
+    def meaning(self) -> dict[str, str]:
+        """What every score says, in one sentence."""
+        return {name: (SCORES[name].__doc__ or "").splitlines()[0] for name in self.values}
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a block: `block`, `name`, and every score with its interval `..._low` and `..._high`."""
+        named = [
+            table.rename(columns={"value": name, "low": f"{name}_low", "high": f"{name}_high"})
+            for name, table in self.values.items()
+        ]
+        return pd.concat([pd.DataFrame({"block": range(len(self.names)), "name": self.names}), *named], axis=1)
+
+    @property
+    def ranks(self) -> pd.DataFrame:
+        """(n, scores) the rank of each block, 1 for the one that matters least; equal blocks share a mean rank."""
+        return pd.DataFrame({name: table["value"].rank() for name, table in self.values.items()})
+
+    @property
+    def correlations(self) -> pd.DataFrame:
+        """(scores, scores) Spearman's rank correlation over blocks; NaN where a score is the same for all."""
+        return self.ranks.corr()
+
+    def summary(self) -> str:
+        """Which block matters least by each score, and how far the scores agree."""
+        least = (f"{self.names[int(table['value'].argmin())]} by {name}" for name, table in self.values.items())
+        said = f"What matters least: {', '.join(least)}."
+        pairs = {(a, b): self.correlations[a][b] for a, b in combinations(self.values, 2)}
+        pairs = {pair: correlation for pair, correlation in pairs.items() if pd.notna(correlation)}
+        if not pairs:
+            return said
+        (a, b), lowest = min(pairs.items(), key=lambda item: item[1])
+        return f"{said} Least alike are the ranks by {a} and {b}, correlation {decimal(lowest)}."
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the ranks of all blocks by every score; returns the axes."""
+        from resect.figures.carriers import ranks
+
+        return ranks(self.ranks, ax)
+
+
+def scores(net: Unraveled, data: Batches, *names: str, engine: Engine = LOCAL) -> Scores:
+    """What each block of a network is worth, by several measures.
+
+    Args:
+        net: an unravelled network with at least one block.
+        data: (inputs, targets) batches, or a data spec.
+        names: of `SCORES`; all of them by default. Scores that need the same lesions share them.
+        engine: runs the pieces of work.
+
+    Raises:
+        InputError: a score is unknown, or the network has no blocks.
+        DataError: the data are empty or do not fit the network.
+    """
+    require_blocks(net)
+    if unknown := [name for name in names if name not in SCORES]:
+        raise InputError(f"`names` must be of {', '.join(SCORES)}, got {unknown[0]!r}.")
+    engine, data = engine if engine.keeps else Local(Memory()), list(data)
+    chosen = {name: SCORES[name](net, data, engine) for name in names or SCORES}
+    return Scores(tuple(block.name for block in net.blocks), chosen)
