@@ -1,10 +1,12 @@
 # make study: the main job, with the core package alone.  make test: everything, tested.  make bench: speed, in minutes.
+# make check-fast: in under 90 seconds what the last hour's changes can break.  make test-all: slow tests too.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+SECONDS := 80
 
-.PHONY: study setup test lint types check bench clean
+.PHONY: study setup test test-all lint types check check-fast bench clean
 
 study: $(VENV)/.core
 	$(BIN)/resect study
@@ -14,14 +16,21 @@ setup: $(VENV)/.full
 test: setup
 	$(BIN)/python -m pytest
 
+test-all: setup
+	$(BIN)/python -m pytest -m ""
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	if grep -q '^\[tool\.importlinter\]' pyproject.toml; then $(BIN)/lint-imports; fi
 
 types: setup
 	$(BIN)/mypy
 
 check: lint types test
+
+check-fast: lint types
+	$(BIN)/python -m pytest --affected $(SECONDS)  # 2 processes, 10 s each to start
 
 bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/all.py

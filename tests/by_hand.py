@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
 from itertools import product
 
 import torch
 from torch import Tensor, nn
 
+import resect
+from conftest import randomise_norms
 from networks import Encoder
 from resect.models.resnet import CifarResNet
 
@@ -70,6 +75,31 @@ CHAINS = {
     "CNN of 6 blocks": (lambda: CifarResNet(14, width=3, channels=1), chain_forward, 6),
     "encoder of 8 blocks": (lambda: Encoder(4), encoder_forward, 8),
 }
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A network of `CHAINS` in float64, unravelled, and how its forward is written out; nobody changes it."""
+
+    model: nn.Module
+    net: resect.Unraveled
+    forward: Callable[..., Tensor]
+    blocks: int
+
+    @cached_property
+    def paths(self) -> dict[tuple[bool, ...], Tensor]:
+        """The gradient at the input of every path."""
+        return brute_force(self.model, self.forward, self.blocks)
+
+
+@cache
+def chain(name: str) -> Chain:
+    """A chain, made once for all tests."""
+    build, forward, blocks = CHAINS[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = randomise_norms(build()).double()
+    return Chain(model, resect.unravel(model, IMAGES.double()), forward, blocks)
 
 
 class Linear(nn.Module):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import resect
 from resect.models.resnet import CifarResNet
 
+pytest_plugins = ["affected"]
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # two workers on two cores; torch.export, where the time goes, has one thread anyway
+gc.set_threshold(50_000, 20, 20)  # a tenth of the time of torch.export goes to looking for dead objects
 
 
 @pytest.fixture(autouse=True)
@@ -32,23 +38,45 @@ def randomise_norms(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-@pytest.fixture
-def resnet() -> CifarResNet:
-    """A pre-activation ResNet-20 of width 4: 9 blocks, 2 of them with projections."""
+def _resnet() -> CifarResNet:
     torch.manual_seed(1)
-    network = CifarResNet(20, width=4, channels=1)
-    randomise_norms(network)
-    return network
+    return randomise_norms(CifarResNet(20, width=4, channels=1))
+
+
+@pytest.fixture(scope="session")
+def _shared() -> tuple[resect.Unraveled, dict[str, Tensor]]:
+    """The ResNet-20, unravelled, and a copy of its values."""
+    network = _resnet()
+    return resect.unravel(network, _batch()[0][:1]), copy.deepcopy(network.state_dict())
 
 
 @pytest.fixture
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """6 images (6, 1, 8, 8) and their targets."""
+def net(_shared: tuple[resect.Unraveled, dict[str, Tensor]]) -> Iterator[resect.Unraveled]:
+    """The ResNet-20, unravelled once for all tests: its values and modes are put back after each."""
+    net, values = _shared
+    yield net
+    net.model.load_state_dict(values)
+    net.model.eval().requires_grad_(True).zero_grad(set_to_none=True)
+    for name, value in net.model.state_dict().items():
+        kept = values[name]
+        assert (value.dtype, value.stride()) == (kept.dtype, kept.stride()), f"a test of its own network changes {name}"
+    for module in net.model.modules():
+        assert "forward" not in vars(module)
+        assert not [*module._forward_hooks, *module._forward_pre_hooks], "put hooks on a network of the test's own"
+
+
+@pytest.fixture
+def resnet(request: pytest.FixtureRequest) -> CifarResNet:
+    """A pre-activation ResNet-20 of width 4, 9 blocks, 2 of them with projections; the one of `net`, where both are."""
+    return request.getfixturevalue("net").model if "net" in request.fixturenames else _resnet()
+
+
+def _batch() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(2)
     return torch.randn(6, 1, 8, 8, generator=generator), torch.randint(0, 10, (6,), generator=generator)
 
 
 @pytest.fixture
-def net(resnet: CifarResNet, batch: tuple[torch.Tensor, torch.Tensor]) -> resect.Unraveled:
-    """The ResNet-20, unravelled."""
-    return resect.unravel(resnet, batch[0][:1])
+def batch() -> tuple[Tensor, Tensor]:
+    """6 images (6, 1, 8, 8) and their targets."""
+    return _batch()

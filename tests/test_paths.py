@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import resect
-from by_hand import CHAINS, IMAGES, TARGETS, brute_force
+from by_hand import CHAINS, IMAGES, TARGETS, chain
 from conftest import randomise_norms
 from networks import Frame, Parallel, TwoStreams
 from resect.graph.routes import Routes
@@ -25,10 +25,8 @@ from resect.paths.trace import Trace
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_all_paths_by_brute_force(name: str) -> None:
-    build, forward, n = CHAINS[name]
-    model = randomise_norms(build()).double()
-    paths = brute_force(model, forward, n)
-    net = resect.unravel(model, IMAGES.double())
+    made = chain(name)
+    net, paths, n = made.net, made.paths, made.blocks
     data = [(IMAGES.double(), TARGETS)]
     spectrum = resect.path_spectrum(net, data)
     truth = sum(paths.values())
@@ -51,10 +49,8 @@ def test_all_paths_by_brute_force(name: str) -> None:
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_blocks_pairs_and_strongest_paths_by_brute_force(name: str) -> None:
-    build, forward, n = CHAINS[name]
-    model = randomise_norms(build()).double()
-    paths = brute_force(model, forward, n)
-    net = resect.unravel(model, IMAGES.double())
+    made = chain(name)
+    net, paths, n = made.net, made.paths, made.blocks
     data = [(IMAGES.double(), TARGETS)]
     truth = sum(paths.values())
     shares = {taken: ((g * truth).sum() / truth.square().sum()).item() for taken, g in paths.items()}

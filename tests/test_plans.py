@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -23,11 +24,22 @@ IMAGES, TARGETS = torch.randn(7, 1, 8, 8, generator=GENERATOR), torch.randint(0,
 DATA = [(IMAGES[:4], TARGETS[:4]), (IMAGES[4:], TARGETS[4:])]
 
 
-@pytest.fixture(params=[True, False], ids=["pre-activation", "original"])
-def model(request: pytest.FixtureRequest) -> CifarResNet:
-    """A ResNet-20 of width 4."""
+@cache
+def unravelled(preactivation: bool) -> resect.Unraveled:
+    """A ResNet-20 of width 4, made once: a way to patch it is taken back."""
     torch.manual_seed(1)
-    return randomise_norms(CifarResNet(20, width=4, channels=1, preactivation=request.param))
+    model = randomise_norms(CifarResNet(20, width=4, channels=1, preactivation=preactivation))
+    return resect.unravel(model, IMAGES[:2])
+
+
+@pytest.fixture(params=[True, False], ids=["pre-activation", "original"])
+def net(request: pytest.FixtureRequest) -> resect.Unraveled:
+    return unravelled(request.param)
+
+
+@pytest.fixture
+def preactivated() -> resect.Unraveled:
+    return unravelled(True)
 
 
 @contextmanager
@@ -54,10 +66,9 @@ def deleted(model: CifarResNet, i: int):
     return patched(block, lambda own: lambda x: torch.relu(block.sc(x)))
 
 
-def check(model: nn.Module, plan: plans.Plan, ways: list) -> resect.LesionResult:
+def check(net: resect.Unraveled, plan: plans.Plan, ways: list) -> resect.LesionResult:
     """The sweep's losses against those of the model with each way of patching applied."""
-    net = resect.unravel(model, IMAGES[:2])
-    result = resect.lesion(net, DATA, plan)
+    model, result = net.model, resect.lesion(net, DATA, plan)
     assert len(plan) == len(ways)
     assert np.array_equal(result.intact["loss"], losses(model))
     for row, way in zip(result.losses, ways, strict=True):
@@ -74,11 +85,11 @@ def together(*contexts) -> Iterator[None]:
         yield
 
 
-def test_pairs_and_their_interaction(model: CifarResNet) -> None:
-    net = resect.unravel(model, IMAGES[:2])
+def test_pairs_and_their_interaction(net: resect.Unraveled) -> None:
+    model = net.model
     both = list(combinations(range(9), 2))
     ways = [lambda i=i, j=j: together(deleted(model, i), deleted(model, j)) for i, j in both]
-    result = check(model, plans.pairs(net), ways)
+    result = check(net, plans.pairs(net), ways)
     assert [(label["first"], label["second"]) for label in result.plan.labels] == both
     matrix = result.interaction("loss").to_numpy()
     with deleted(model, 2):
@@ -95,33 +106,29 @@ def test_pairs_and_their_interaction(model: CifarResNet) -> None:
         resect.lesion(net, DATA, plans.single(net)).interaction()
 
 
-def test_windows(model: CifarResNet) -> None:
-    net = resect.unravel(model, IMAGES[:2])
-    plan = plans.windows(net)
+def test_windows(net: resect.Unraveled) -> None:
+    model, plan = net.model, plans.windows(net)
     assert len(plan) == 9 * 10 // 2
     rows = [(label["start"], label["length"]) for label in plan.labels]
     assert len(set(rows)) == len(rows)
-    check(model, plan, [lambda s=s, m=m: together(*(deleted(model, i) for i in range(s, s + m))) for s, m in rows])
+    check(net, plan, [lambda s=s, m=m: together(*(deleted(model, i) for i in range(s, s + m))) for s, m in rows])
     assert len(plans.windows(net, [2, 9])) == 8 + 1
     with pytest.raises(resect.InputError, match=r"from 1 to 9, got \[0\]"):
         plans.windows(net, [0])
 
 
-def test_skips_are_deleted_and_branches_kept(model: CifarResNet) -> None:
-    net = resect.unravel(model, IMAGES[:2])
-
+def test_skips_are_deleted_and_branches_kept(net: resect.Unraveled) -> None:
     def without_skip(i: int):
-        return patched(model.blocks[i].sc, lambda own: lambda x: torch.zeros_like(own(x)))
+        return patched(net.model.blocks[i].sc, lambda own: lambda x: torch.zeros_like(own(x)))
 
-    check(model, plans.skips(net), [lambda i=i: without_skip(i) for i in range(9)])
+    check(net, plans.skips(net), [lambda i=i: without_skip(i) for i in range(9)])
 
 
-def test_blocks_run_twice(model: CifarResNet) -> None:
-    net = resect.unravel(model, IMAGES[:2])
+def test_blocks_run_twice(net: resect.Unraveled) -> None:
     kept = [i for i in range(9) if i not in (3, 6)]  # those two change the shape
     plan = plans.repeated(net)
     assert [label["block"] for label in plan.labels] == kept
-    check(model, plan, [lambda i=i: patched(model.blocks[i], lambda own: lambda x: own(own(x))) for i in kept])
+    check(net, plan, [lambda i=i: patched(net.model.blocks[i], lambda own: lambda x: own(own(x))) for i in kept])
     with pytest.raises(resect.ArrangementError, match=r"block 3 \(blocks.3\) cannot run twice: it changes the shape"):
         net(IMAGES, net.intact.repeated(3))
 
@@ -196,24 +203,14 @@ def branch_of(block: nn.Module) -> nn.Module:
     return block.c2
 
 
-@pytest.fixture
-def preactivated() -> CifarResNet:
-    torch.manual_seed(1)
-    return randomise_norms(CifarResNet(20, width=4, channels=1))
-
-
-def test_removed_branches_can_be_their_means(preactivated: CifarResNet) -> None:
-    model, outputs = preactivated, {}
+def test_removed_branches_can_be_their_means(preactivated: resect.Unraveled) -> None:
+    net, model, outputs = preactivated, preactivated.model, {}
     for i, block in enumerate(model.blocks):
         branch_of(block).register_forward_hook(lambda _, __, out, i=i: outputs.setdefault(i, []).append(out))
     losses(model)
     for block in model.blocks:
         branch_of(block)._forward_hooks.clear()
     means = {i: torch.cat(found).double().mean(0).float() for i, found in outputs.items()}
-    net = resect.unravel(model, IMAGES[:2])
-
-    def by_mean(i: int):
-        return patched(branch_of(model.blocks[i]), lambda own: lambda x: means[i].expand(len(x), -1, -1, -1))
 
     for plan, gone in ((plans.single(net), [(i,) for i in range(9)]), (plans.pairs(net), combinations(range(9), 2))):
         ways = [
@@ -225,17 +222,16 @@ def test_removed_branches_can_be_their_means(preactivated: CifarResNet) -> None:
             )
             for g in gone
         ]
-        check(model, plan.removing("mean"), ways)
+        check(net, plan.removing("mean"), ways)
 
 
-def test_removed_branches_can_be_those_of_other_samples(preactivated: CifarResNet) -> None:
-    model = preactivated
-    net = resect.unravel(model, IMAGES[:2])
+def test_removed_branches_can_be_those_of_other_samples(preactivated: resect.Unraveled) -> None:
+    net, model = preactivated, preactivated.model
 
     def other(i: int):
         return patched(branch_of(model.blocks[i]), lambda own: lambda x: own(x)[_others(len(x), 0)])
 
-    check(model, plans.single(net).removing("other sample"), [lambda i=i: other(i) for i in range(9)])
+    check(net, plans.single(net).removing("other sample"), [lambda i=i: other(i) for i in range(9)])
     for size in range(2, 9):
         others = _others(size, 3)
         assert sorted(others.tolist()) == list(range(size))
@@ -246,29 +242,27 @@ def test_removed_branches_can_be_those_of_other_samples(preactivated: CifarResNe
         plans.single(net).removing("one")
 
 
-def test_one_shot_data_are_read_twice_for_means(preactivated: CifarResNet) -> None:
-    net = resect.unravel(preactivated, IMAGES[:2])
-    plan = plans.single(net).removing("mean")
-    again = resect.lesion(net, iter(DATA), plan)
-    assert np.array_equal(again.losses, resect.lesion(net, DATA, plan).losses)
+def test_one_shot_data_are_read_twice_for_means(preactivated: resect.Unraveled) -> None:
+    plan = plans.single(preactivated).removing("mean")
+    again = resect.lesion(preactivated, iter(DATA), plan)
+    assert np.array_equal(again.losses, resect.lesion(preactivated, DATA, plan).losses)
 
 
-def test_orders_delete_every_block_both_ways(preactivated: CifarResNet) -> None:
-    net = resect.unravel(preactivated, IMAGES[:2])
-    plan = plans.orders(net, 2, seed=5)
+def test_orders_delete_every_block_both_ways(preactivated: resect.Unraveled) -> None:
+    plan = plans.orders(preactivated, 2, seed=5)
     blocks = np.array([label["block"] for label in plan.labels]).reshape(4, 9)
     assert (np.sort(blocks, axis=1) == np.arange(9)).all()
     assert np.array_equal(blocks[1], blocks[0][::-1])
     for row, arrangement in enumerate(plan.arrangements):
         gone = blocks[row // 9][: row % 9 + 1]
-        assert arrangement == net.intact.without(*gone.tolist())
+        assert arrangement == preactivated.intact.without(*gone.tolist())
 
 
-def test_explicit_plans_may_be_empty_and_hold_variants(preactivated: CifarResNet) -> None:
-    net = resect.unravel(preactivated, IMAGES[:2])
+def test_explicit_plans_may_be_empty_and_hold_variants(preactivated: resect.Unraveled) -> None:
+    net = preactivated
     assert resect.lesion(net, DATA, plans.explicit(net, [])).summary() == "0 lesions (explicit) on 7 samples."
     chosen = [net.intact.without(1).repeated(2), (resect.Variant.BRANCH_ONLY, *range(1, 9))]
-    result = check(preactivated, plans.explicit(net, chosen), _ways(preactivated))
+    result = check(net, plans.explicit(net, chosen), _ways(net.model))
     assert list(result.table["arrangement"]) == [0, 1]
 
 
@@ -282,10 +276,9 @@ def _ways(model: CifarResNet) -> list:
     return [first, second]
 
 
-def test_plans_of_other_networks_are_refused(preactivated: CifarResNet) -> None:
+def test_plans_of_other_networks_are_refused(preactivated: resect.Unraveled) -> None:
     other = resect.unravel(CifarResNet(8, width=4, channels=1), IMAGES[:2])
-    net = resect.unravel(preactivated, IMAGES[:2])
     with pytest.raises(resect.InputError, match="made for this network of 9 blocks, but is for one of 3"):
-        resect.lesion(net, DATA, plans.single(other))
+        resect.lesion(preactivated, DATA, plans.single(other))
     with pytest.raises(resect.InputError, match=r"must come from resect.unravel\(model, example\), got CifarResNet"):
-        plans.single(preactivated)
+        plans.single(preactivated.model)

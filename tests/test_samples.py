@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import resect
-from by_hand import CHAINS, IMAGES, TARGETS, brute_force
-from conftest import randomise_norms
+from by_hand import IMAGES, TARGETS, chain
 from networks import Frame, Parallel, Residual
 from resect.graph.routes import Routes
 from resect.paths.polynomial import at_target, decompose
@@ -27,10 +26,9 @@ from resect.paths.trace import Trace
 @pytest.mark.parametrize("name", ["CNN of 3 blocks", "CNN of 6 blocks"])
 def test_random_signs_give_the_sum_of_squares_of_all_paths(name: str) -> None:
     """The expectation over all 2^n sign vectors, enumerated."""
-    build, forward, n = CHAINS[name]
-    model = randomise_norms(build()).double()
-    paths = brute_force(model, forward, n)
-    trace = Trace(net := resect.unravel(model, IMAGES.double()), IMAGES.double(), TARGETS, resolve_target(net, "input"))
+    made = chain(name)
+    paths, n = made.paths, made.blocks
+    trace = Trace(made.net, IMAGES.double(), TARGETS, resolve_target(made.net, "input"))
     total = torch.zeros(n + 1, 4, dtype=torch.float64)
     for signs in product([-1.0, 1.0], repeat=n):
         degrees = decompose(trace, n, rest=False, signs=dict(enumerate(signs)))
@@ -52,11 +50,10 @@ def test_the_search_is_the_same_again_and_leaves_the_random_state_alone(net, bat
 
 
 def test_random_signs_estimate_the_root_mean_square_of_single_paths() -> None:
-    build, forward, n = CHAINS["CNN of 6 blocks"]
-    model = randomise_norms(build()).double()
-    paths = brute_force(model, forward, n)
+    made = chain("CNN of 6 blocks")
+    paths, n = made.paths, made.blocks
     data = [(IMAGES.double(), TARGETS)]
-    found = path_squares(resect.unravel(model, IMAGES.double()), data, sweeps=60)
+    found = path_squares(made.net, data, sweeps=60)
     low, high = found.rms_interval()
     for k in range(n + 1):
         mean = sum(g.square().sum() for taken, g in paths.items() if sum(taken) == k) / 4 / comb(n, k)

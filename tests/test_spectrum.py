@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import resect
-from by_hand import CHAINS, IMAGES, TARGETS, Linear, brute_force
-from conftest import randomise_norms
+from by_hand import IMAGES, TARGETS, Linear, chain
 from networks import CUSTOM, Frame, Residual
 from resect.paths.participation import participation
 from resect.paths.polynomial import at_target, decompose
@@ -24,10 +23,8 @@ from resect.paths.trace import Trace
 
 
 def test_coefficients_themselves_by_brute_force() -> None:
-    build, forward, n = CHAINS["CNN of 6 blocks"]
-    model = randomise_norms(build()).double()
-    paths = brute_force(model, forward, n)
-    net = resect.unravel(model, IMAGES.double())
+    made = chain("CNN of 6 blocks")
+    net, paths, n = made.net, made.paths, made.blocks
     trace = Trace(net, IMAGES.double(), TARGETS, resolve_target(net, "input"))
     degrees = decompose(trace, n, rest=False)
     for some, arrived in at_target(trace, degrees.lanes, n + 1):
@@ -39,11 +36,9 @@ def test_coefficients_themselves_by_brute_force() -> None:
 
 @pytest.mark.parametrize("longest", [0, 2, 5, 6])
 def test_truncated_spectra_keep_the_exact_rest(longest: int) -> None:
-    build, forward, n = CHAINS["CNN of 6 blocks"]
-    model = randomise_norms(build()).double()
-    paths = brute_force(model, forward, n)
+    made = chain("CNN of 6 blocks")
+    net, paths = made.net, made.paths
     data = [(IMAGES.double(), TARGETS)]
-    net = resect.unravel(model, IMAGES.double())
     full, cut = resect.path_spectrum(net, data), resect.path_spectrum(net, data, max_length=longest)
     np.testing.assert_allclose(cut.share[: longest + 1], full.share[: longest + 1], rtol=1e-9)
     assert np.isnan(cut.share[longest + 1 :]).all()
@@ -71,20 +66,20 @@ PLACES = [
 @pytest.mark.parametrize(("at", "first", "must"), PLACES)
 @pytest.mark.parametrize("of", ["loss", "target", 3, lambda outputs, targets: outputs.square().sum(1)])
 def test_gradients_at_other_places_and_of_other_scalars_by_brute_force(at, first: int, must: bool, of) -> None:
-    build, forward, n = CHAINS["CNN of 6 blocks"]
-    model, images = randomise_norms(build()).double(), IMAGES.double()
+    made = chain("CNN of 6 blocks")
+    model, n, images = made.model, made.blocks, IMAGES.double()
     by_length = [torch.zeros(1, dtype=torch.float64) for _ in range(n + 1)]
     for behind in product([False, True], repeat=n - first):
         if must and not behind[0]:
             continue
         states: list[Tensor] = []
-        logits = forward(model, images, (False,) * first + behind, states)
+        logits = made.forward(model, images, (False,) * first + behind, states)
         value = {"loss": nn.functional.cross_entropy(logits, TARGETS, reduction="sum"), 3: logits[:, 3].sum()}
         value["target"] = logits.gather(1, TARGETS[:, None]).sum()
         place = dict(model.named_parameters()).get(at, states[first])
         scalar = value[of] if of in value else of(logits, TARGETS).sum()
         by_length[sum(behind)] = by_length[sum(behind)] + torch.autograd.grad(scalar, place)[0]
-    net, data = resect.unravel(model, images), [(images, TARGETS)]
+    net, data = made.net, [(images, TARGETS)]
     spectrum = resect.path_spectrum(net, data, PathSettings(at=at, of=of))
     for k, total in enumerate(by_length):
         rows = total.flatten(1) if len(spectrum.squares) == 4 and total.ndim > 1 else total.reshape(1, -1)
@@ -123,8 +118,8 @@ def test_little_memory_splits_batches_and_changes_nothing_but_rounding(net, batc
     assert len(np.unique(samples.batch)) > 1  # split batches draw paths of their own
 
 
-def test_errors_of_the_sum_are_errors(net, batch) -> None:
-    half = resect.unravel(net.model.bfloat16(), batch[0][:1].bfloat16())
+def test_errors_of_the_sum_are_errors(resnet, batch) -> None:
+    half = resect.unravel(resnet.bfloat16(), batch[0][:1].bfloat16())
     with pytest.raises(resect.AccuracyError, match="must sum to autograd's"):
         resect.path_spectrum(half, [(batch[0].bfloat16(), batch[1])])
 
