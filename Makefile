@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-SECONDS := 80
+FAST := 80
 
 .PHONY: study setup test test-all lint types check check-fast bench clean
 
@@ -30,7 +30,7 @@ types: setup
 check: lint types test
 
 check-fast: lint types
-	$(BIN)/python -m pytest --affected $(SECONDS)  # 2 processes, 10 s each to start
+	$(BIN)/python -m pytest --affected $(FAST)  # 2 processes, 10 s each to start
 
 bench: setup $(VENV)/.bench
 	$(BIN)/python benchmarks/all.py

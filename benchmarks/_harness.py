@@ -84,14 +84,16 @@ def main(
     """All cases, each in a process of its own: what one leaves behind in the memory allocator changes the next.
 
     Args:
-        run_case: gives the rows of a case, in full or quickly.
-        not_quick: cases that --quick leaves out.
+        run_case: gives the rows of a case, in full or quickly; a row names the network that it measures.
+        not_quick: cases that --quick leaves out, as they take long or need the full size to mean anything.
     """
     parser = argparse.ArgumentParser(description=title)
-    parser.add_argument("--quick", action="store_true", help="smaller sizes and one repeat, a few minutes")
+    parser.add_argument("--quick", action="store_true", help="under two minutes: smaller sizes and fewer cases")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     parser.add_argument("--case", choices=cases, help="one case only, as JSON")
     given = parser.parse_args()
+    if given.quick and given.case in not_quick:
+        parser.error(f"{given.case} cannot be quick")
     if given.case:
         show(run_case(given.case, given.quick), True, title)
         return

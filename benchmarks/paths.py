@@ -32,8 +32,8 @@ from resect.data import load_samples
 from resect.graph.routes import Routes
 from resect.models.resnet import CifarResNet
 from resect.models.specs import load_model
-from resect.paths.sampler import PathDraw, Route
 from resect.paths.sampled import path_norms
+from resect.paths.sampler import PathDraw, Route
 from resect.paths.settings import PathSettings
 from resect.paths.squares import path_squares
 from resect.paths.target import resolve_target
@@ -243,25 +243,35 @@ CASES = (
 )
 
 
+# These need ResNet-110, ResNet-1202 or many draws to mean anything.
+NOT_QUICK = (
+    "sampled, ResNet-110",
+    "sampled, ResNet-110, input only",
+    "standard-error, ResNet-56",
+    "standard-error, ResNet-110 digits",
+    "exact, ResNet-110",
+    "deep",
+)
+
+
 def run_case(name: str, quick: bool) -> Iterator[dict[str, Any]]:
     """The rows of one case."""
-    pairs, repeats, batch = (1, 2, 16) if quick else (3, 10, 16)
-    depth = 56 if "-56" in name else 20 if quick else 110
+    depth = 56 if "-56" in name else 110
     if name.startswith("sampled"):
         only = name.endswith("input only")
-        case = sampled(name, resnet(depth, batch), repeats, None if only else 10.0, weights=not only)
-        yield measure(case, pairs)
+        images = 8 if quick else 16
+        yield measure(sampled(name, resnet(depth, images), 10, None if only else 10.0, weights=not only), pairs=3)
     elif name.startswith("exact"):
-        yield measure(exact(name, resnet(depth, 32)), pairs)
+        yield measure(exact(name, resnet(depth, 32)), pairs=3)
     elif name.startswith("standard-error"):
         yield standard_error(name, digits(16) if "digits" in name else resnet(56, 8), quick)
     elif name == "memory":
-        yield memory(depth, 16 if quick else 64, 512 * 2**20)
+        yield memory(*((56, 32, 128 * 2**20) if quick else (110, 64, 512 * 2**20)))
     else:
-        yield deep(*((110, 20) if quick else (1202, 60)))
+        yield deep(1202, 60)
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     keep_freed_memory()  # for both sides
-    main(__file__, "Paths", CASES, run_case)
+    main(__file__, "Paths", CASES, run_case, not_quick=NOT_QUICK)

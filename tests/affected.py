@@ -12,7 +12,6 @@ import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from statistics import median
 from types import ModuleType
 
 import pytest
@@ -20,6 +19,7 @@ import pytest
 import resect
 
 _CACHE = "resect/seconds"
+_USUAL = 2.0
 _CHANGED = pytest.StashKey[list[str]]()
 _AWAY = pytest.StashKey[dict[str, int]]()
 _NOTE = pytest.StashKey[str]()
@@ -93,12 +93,11 @@ def chosen(tests: Mapping[str, int], seconds: Mapping[str, float], limit: float)
     """Of tests with their distances, the near and quick ones that take `limit` seconds, in that order.
 
     Args:
-        seconds: that each took before; the median is taken for the others.
+        seconds: that each took before; two are taken for the others.
     """
-    usual = median(seconds.values()) if seconds else 1.0
     taken, total = [], 0.0
-    for test in sorted(tests, key=lambda test: (tests[test], seconds.get(test, usual))):
-        total += seconds.get(test, usual)
+    for test in sorted(tests, key=lambda test: (tests[test], seconds.get(test, _USUAL))):
+        total += seconds.get(test, _USUAL)
         if total > limit:
             break
         taken.append(test)

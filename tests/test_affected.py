@@ -62,7 +62,7 @@ def test_tests_are_as_far_from_a_change_as_their_chain_of_imports_is_long() -> N
 
 def test_near_and_quick_tests_are_chosen_until_the_time_is_up() -> None:
     tests = {"far": 2, "near": 1, "nearer": 0, "slow and near": 1, "new": 1}
-    seconds = {"far": 1.0, "near": 2.0, "nearer": 3.0, "slow and near": 9.0}  # "new" takes the median, 2.5
+    seconds = {"far": 1.0, "near": 2.0, "nearer": 3.0, "slow and near": 9.0}  # "new" is taken for 2 s
     assert affected.chosen(tests, seconds, 100) == ["nearer", "near", "new", "slow and near", "far"]
     assert affected.chosen(tests, seconds, 7.5) == ["nearer", "near", "new"]
     assert affected.chosen(tests, seconds, 0.1) == []

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 import resect
 from resect.cli import main
-from resect.cli._sizes import BatchSize, Bytes, Numbers
+from resect.cli._options import BatchSize, Bytes, Numbers
 from resect.data import load_samples
 from resect.jobs.lesion import PLANS
 from resect.models.specs import load_model

@@ -32,6 +32,12 @@ def test_public_names() -> None:
         _ = resect.PathSamples
 
 
+def test_modules_are_there_whatever_was_imported_before() -> None:
+    code = "import resect; print(resect.plans.single.__name__, resect.schedules.FixedCount.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["single", "FixedCount"], done.stderr
+
+
 MEASURES = (
     "lesion", "scores", "shapley", "ensemble", "path_spectrum", "sample_paths", "path_squares", "participation",
     "strongest_paths",

@@ -163,23 +163,29 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
     return folder, record
 
 
-def test_a_killed_study_does_only_what_is_missing(
-    study: tuple[Path, Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, whole = study
-    put, pieces = RunFolder.put, []
+def killed_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The keys of all pieces that are kept from now on; after the first `count` comes one interruption."""
+    put, pieces, kills = RunFolder.put, [], [count]
 
-    def killed(self: RunFolder, key: Any, arrays: Any) -> None:
-        if len(pieces) == 4:
+    def counted(self: RunFolder, key: Any, arrays: Any) -> None:
+        if len(pieces) in kills:
+            kills.clear()
             raise KeyboardInterrupt
         pieces.append(key)
         put(self, key, arrays)
 
-    monkeypatch.setattr(RunFolder, "put", killed)
+    monkeypatch.setattr(RunFolder, "put", counted)
+    return pieces
+
+
+def test_a_killed_study_does_only_what_is_missing(
+    study: tuple[Path, Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, whole = study
+    pieces = killed_after(4, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         STUDY.run(tmp_path / "broken")
     assert not (tmp_path / "broken" / "record.json").exists()
-    monkeypatch.setattr(RunFolder, "put", lambda self, key, arrays: pieces.append(key) or put(self, key, arrays))
     resumed = STUDY.run(tmp_path / "broken")
     assert len(pieces) == len({json.dumps(key, sort_keys=True) for key in pieces})  # none twice
     assert resumed.found == whole.found
@@ -213,18 +219,9 @@ def test_a_killed_sweep_keeps_its_pieces(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("resect.sweep.lesion._PIECE_SECONDS", 1e-9)
     job = LesionJob(SOURCE, plan="pairs", batch_size=40, memory_format="contiguous")
     whole = job.run()
-    put, pieces = RunFolder.put, []
-
-    def killed(self: RunFolder, key: Any, arrays: Any) -> None:
-        if len(pieces) == 10:
-            raise KeyboardInterrupt
-        pieces.append(key)
-        put(self, key, arrays)
-
-    monkeypatch.setattr(RunFolder, "put", killed)
+    pieces = killed_after(10, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         job.run(tmp_path / "run")
-    monkeypatch.setattr(RunFolder, "put", lambda self, key, arrays: pieces.append(key) or put(self, key, arrays))
     resumed = job.run(tmp_path / "run")
     assert len(pieces) == 2 + 15 + 6 + 1  # the batch size, the seconds of a pass, pairs, single deletions, intact
     pd.testing.assert_frame_equal(resumed.tables["lesions"], whole.tables["lesions"])

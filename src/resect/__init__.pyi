@@ -5,7 +5,9 @@ from ._front import lesion as lesion
 from ._front import participation as participation
 from ._front import path_spectrum as path_spectrum
 from ._front import path_squares as path_squares
+from ._front import plans as plans
 from ._front import sample_paths as sample_paths
+from ._front import schedules as schedules
 from ._front import scores as scores
 from ._front import shapley as shapley
 from ._front import strongest_paths as strongest_paths
@@ -27,7 +29,6 @@ from .jobs.evaluate import evaluate as evaluate
 from .jobs.study import study as study
 from .jobs.train import train as train
 from .models.specs import load_model as load_model
-from .network import schedules as schedules
 from .network.arrangement import Arrangement as Arrangement
 from .network.blocks import Block as Block
 from .network.scheduled import Scheduled as Scheduled
@@ -41,7 +42,6 @@ from .paths.squares import PathSquares as PathSquares
 from .paths.strongest import StrongPaths as StrongPaths
 from .pruning.scores import Scores as Scores
 from .runs.record import Record as Record
-from .sweep import plans as plans
 from .sweep.ensemble import EnsembleResult as EnsembleResult
 from .sweep.result import LesionResult as LesionResult
 from .sweep.settings import LesionSettings as LesionSettings

@@ -32,16 +32,16 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: the file is missing or damaged, belongs to another network, or holds NaN or infinity.
     """
-    found = {_bare(name): value for name, value in read_tensors(path).items()}
+    given = {_bare(name): value for name, value in read_tensors(path).items()}
     expected = dict(module.state_dict().items())
-    found |= {name: found[other] for name, other in _tied(expected, found).items()}
+    given |= {name: given[other] for name, other in _tied(expected, given).items()}
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
-    missing = [name for name in expected if name not in found and name not in counters]
-    unexpected = [name for name in found if name not in expected]
+    missing = [name for name in expected if name not in given and name not in counters]
+    unexpected = [name for name in given if name not in expected]
     shapes = [
-        f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
+        f"{name} {tuple(given[name].shape)} instead of {tuple(expected[name].shape)}"
         for name in expected
-        if name in found and found[name].shape != expected[name].shape
+        if name in given and given[name].shape != expected[name].shape
     ]
     if missing or unexpected or shapes:
         problems = [
@@ -53,8 +53,8 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
             f"{path} belongs to another network than {type(module).__name__}: {'; '.join(problems)}. "
             "Give the model spec and arguments that the checkpoint was made with."
         )
-    _require_finite(found, str(path))
-    module.load_state_dict({name: value.to(expected[name].dtype) for name, value in found.items()}, strict=False)
+    _require_finite(given, str(path))
+    module.load_state_dict({name: value.to(expected[name].dtype) for name, value in given.items()}, strict=False)
 
 
 def _bare(name: str) -> str:
@@ -62,10 +62,10 @@ def _bare(name: str) -> str:
     return name.removeprefix("module.").removeprefix("_orig_mod.")
 
 
-def _tied(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, str]:
+def _tied(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, str]:
     """For names that are missing because their tensor is another's, too (safetensors keeps one name): that other."""
-    stored = {(v.data_ptr(), v.shape, v.stride()): name for name, v in expected.items() if name in found and v.numel()}
-    keys = {name: (v.data_ptr(), v.shape, v.stride()) for name, v in expected.items() if name not in found}
+    stored = {(v.data_ptr(), v.shape, v.stride()): name for name, v in expected.items() if name in given and v.numel()}
+    keys = {name: (v.data_ptr(), v.shape, v.stride()) for name, v in expected.items() if name not in given}
     return {name: stored[key] for name, key in keys.items() if key in stored}
 
 

@@ -57,7 +57,12 @@ def two_to(exponent: float) -> str:
     """A number given by its binary logarithm: 54 is "2⁵⁴ = 1.8 × 10¹⁶"."""
     if exponent < 14:
         return f"{2**exponent:,.0f}" if exponent >= 5 else f"{2**exponent:.1f}".removesuffix(".0")
-    return f"2{superscript(round(exponent, 1))} = {large(exponent)}"
+    return f"{power_of_two(exponent)} = {large(exponent)}"
+
+
+def power_of_two(exponent: float) -> str:
+    """A number given by its binary logarithm, as a power: 22.25 is "2²²·²"."""
+    return f"2{superscript(round(exponent, 1))}"
 
 
 def large(exponent: float) -> str:
@@ -81,12 +86,17 @@ def count(number: int) -> str:
     return str(number)
 
 
-def lengths(found: Effective) -> str:
+def span(low: int, high: int) -> str:
+    """ "2 to 7", or "2" if it is one number."""
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def lengths(effective: Effective) -> str:
     """ "2 to 7 blocks (4 to 14 layers)"."""
-    if found.low == found.high:
-        return f"{plural(found.low, 'block')} ({_short(found.low_layers)} layers)"
-    layers = f"{_short(found.low_layers)} to {_short(found.high_layers)} layers"
-    return f"{found.low} to {found.high} blocks ({layers})"
+    low, high = effective.low_layers, effective.high_layers
+    if effective.low == effective.high:
+        return f"{plural(effective.low, 'block')} ({_short(low)} layers)"
+    return f"{span(effective.low, effective.high)} blocks ({_short(low)} to {_short(high)} layers)"
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,8 @@ lanes of a value (B, ...) are a tensor (L, B, ...).
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from resect.calculus.maps import Convolution, Factor, Identity, Map
 from resect.calculus.rules import differentiate, record
-from resect.graph.program import Program, Ref
+from resect.graph.program import Program, Ref, Step
 
 Key = int | tuple[int, int]  # a value, or one of those that an operator returned together
 Lanes = dict[int, Tensor]
@@ -60,7 +61,7 @@ class LinearSlice:
         key: Key = end
         while key not in self.signal:
             edges = self._edges.get(key, [])
-            if len(edges) != 1 or not is_identity(edges[0][1]):
+            if len(edges) != 1 or not isinstance(edges[0][1], Identity):
                 return None
             key = edges[0][0]
         return key if isinstance(key, int) else None
@@ -68,10 +69,10 @@ class LinearSlice:
     def to_ends(self, cotangents: Mapping[int, Tensor]) -> tuple[Lanes, Lanes]:
         """From the slice's results to (the ends of its join, the live values that are reached beside it)."""
         seeds = {self.source[key]: value for key, value in cotangents.items() if key in self.source}
-        found = self._pull(seeds, self.ends | self.signal)
+        arrived = self._pull(seeds, self.ends | self.signal)
         return (
-            {key: value for key, value in found.items() if key in self.ends},
-            {key: value for key, value in found.items() if key in self.signal},
+            {key: value for key, value in arrived.items() if key in self.ends},
+            {key: value for key, value in arrived.items() if key in self.signal},
         )
 
     def from_ends(self, cotangents: Mapping[int, Tensor]) -> Lanes:
@@ -81,9 +82,9 @@ class LinearSlice:
     @torch.no_grad()
     def _pull(self, seeds: Mapping[Any, Tensor], stops: frozenset[int]) -> Lanes:
         waiting: dict[Key, tuple[Tensor, bool]] = {}
-        found: dict[Key, tuple[Tensor, bool]] = {}
+        arrived: dict[Key, tuple[Tensor, bool]] = {}
         for key, value in seeds.items():
-            _add(found if key in stops else waiting, key, value, False)
+            _add(arrived if key in stops else waiting, key, value, False)
         for key in reversed(self._edges):
             if key not in waiting:
                 continue
@@ -91,8 +92,8 @@ class LinearSlice:
             edges = self._edges[key]
             for operand, each in edges:
                 pulled, fresh = each.pull(lanes, owned and len(edges) == 1)  # else operands may share the lanes
-                _add(found if operand in stops else waiting, operand, pulled, fresh)
-        return {key: value for key, (value, _) in found.items() if isinstance(key, int)}
+                _add(arrived if operand in stops else waiting, operand, pulled, fresh)
+        return {key: value for key, (value, _) in arrived.items() if isinstance(key, int)}
 
     @torch.no_grad()
     def push(self, tangents: Mapping[int, Tensor], only: int | None = None) -> Lanes:
@@ -106,8 +107,8 @@ class LinearSlice:
             parts = [each.push(moving[operand]) for operand, each in edges if operand in moving]
             if parts and (only is None or key == only or key not in self.ends):
                 moving[key] = sum(parts[1:], parts[0])
-        found = {key: moving[key] for key in self.ends if key in moving}
-        return found | {key: moving[source] for key, source in self.source.items() if source in moving}
+        at_ends = {key: moving[key] for key in self.ends if key in moving}
+        return at_ends | {key: moving[source] for key, source in self.source.items() if source in moving}
 
 
 def add_into(total: Lanes, part: Mapping[int, Tensor]) -> None:
@@ -139,36 +140,34 @@ def _linearise(
     active: set[Key] = set(signal)
     several: set[int] = set()  # keys of values that an operator returned together, some of them with the signal
 
-    def read(value: Any) -> Any:
-        if type(value) is Ref:
-            return values[value.key] if value.key in values else base[value.key]
-        if type(value) in (list, tuple):
-            return type(value)(read(item) for item in value)
-        return value
+    def read(key: int) -> Any:
+        return values[key] if key in values else base[key]
 
     for step, dead in zip(program.steps, program.dead_after, strict=True):
-        args, kwargs = [read(argument) for argument in step.args], {n: read(v) for n, v in step.kwargs.items()}
+        outputs: Edges = {}
         if step.target is operator.getitem and step.reads[0] in several:
-            values[step.key] = args[0][args[1]]
-            found: Edges = {step.key: [((step.reads[0], args[1]), Identity())]}
-            found = found if (step.reads[0], args[1]) in active else {}
+            key, index = step.reads[0], step.args[1]
+            values[step.key] = read(key)[index]
+            if (key, index) in active:
+                outputs = {step.key: [((key, index), Identity())]}
         elif active.isdisjoint(step.reads):
-            values[step.key], found = step.target(*args, **kwargs), {}
+            args, kwargs = step.arguments(read)
+            values[step.key] = step.target(*args, **kwargs)
         else:
-            values[step.key], found = _step(step, args, kwargs, read, active)
-        edges.update(found)
-        active.update(found)
-        several.update(key[0] for key in found if isinstance(key, tuple))
+            values[step.key], outputs = _step(step, read, active)
+        edges.update(outputs)
+        active.update(outputs)
+        several.update(key[0] for key in outputs if isinstance(key, tuple))
         for gone in dead:
             values.pop(gone, None)
-    return edges, {key: read(Ref(source)) for key, source in program.results}
+    return edges, {key: read(source) for key, source in program.results}
 
 
-def _step(step: Any, args: list[Any], kwargs: dict[str, Any], read: Any, active: set[Key]) -> tuple[Any, Edges]:
+def _step(step: Step, read: Callable[[int], Any], active: set[Key]) -> tuple[Any, Edges]:
     """Run one operator on the signal: its value, and the edges of its outputs."""
-    places = {i: value.key for i, value in enumerate(step.args) if type(value) is Ref and value.key in active}
-    named = {name: value.key for name, value in step.kwargs.items() if type(value) is Ref and value.key in active}
-    signals: dict[int | str, int] = dict([*places.items(), *named.items()])
+    args, kwargs = step.arguments(read)
+    places: list[tuple[int | str, Any]] = [*enumerate(step.args), *step.kwargs.items()]
+    signals = {place: ref.key for place, ref in places if type(ref) is Ref and ref.key in active}
     if len(signals) == sum(key in active for key in step.reads):  # none inside a list
         value, maps = differentiate(step.target, args, kwargs, list(signals))
         if maps is not None:
@@ -178,38 +177,21 @@ def _step(step: Any, args: list[Any], kwargs: dict[str, Any], read: Any, active:
 
     def run(leaves: list[Tensor]) -> Any:
         own = dict(zip(operands, leaves, strict=True))
+        own_args, own_kwargs = step.arguments(lambda key: own[key] if key in own else read(key))
+        return step.target(*own_args, **own_kwargs)
 
-        def given(value: Any) -> Any:
-            if type(value) is Ref and value.key in own:
-                return own[value.key]
-            if type(value) in (list, tuple):
-                return type(value)(given(item) for item in value)
-            return read(value)
-
-        return step.target(*[given(a) for a in step.args], **{n: given(v) for n, v in step.kwargs.items()})
-
-    value, recorded = record(step.target, run, [read(Ref(key)) for key in operands])
+    value, recorded = record(step.target, run, [read(key) for key in operands])
     if torch.is_grad_enabled():  # the recording starts anew at its operands; the caller's goes through
         value = step.target(*args, **kwargs)
-    found: Edges = {}
+    edges: Edges = {}
     for index, each in recorded.items():
-        found[step.key if index is None else (step.key, index)] = list(zip(operands, each, strict=True))
-    return value, found
-
-
-def is_identity(each: Map) -> bool:
-    """Whether a map hands lanes on as they are."""
-    if isinstance(each, Factor):
-        return not isinstance(each.factor, Tensor) and each.factor == 1 and each.inner == each.outer
-    return isinstance(each, Identity)
+        edges[step.key if index is None else (step.key, index)] = list(zip(operands, each, strict=True))
+    return value, edges
 
 
 def _fuse(edges: Edges, kept: Collection[Key]) -> None:
     """Make one map of a factor behind a factor, and of a factor for each channel behind a convolution."""
-    readers: dict[Key, int] = {}
-    for each in edges.values():
-        for operand, _ in each:
-            readers[operand] = readers.get(operand, 0) + 1
+    readers = Counter(operand for each in edges.values() for operand, _ in each)
     for key in list(edges):
         while len(edges[key]) == 1:
             operand, last = edges[key][0]
@@ -224,9 +206,9 @@ def _fuse(edges: Edges, kept: Collection[Key]) -> None:
 
 
 def _joined(first: Map, last: Map) -> Map | None:
-    if is_identity(last):
+    if isinstance(last, Identity):
         return first
-    if is_identity(first):
+    if isinstance(first, Identity):
         return last
     if isinstance(last, Factor) and isinstance(first, Factor):
         return last.after(first)

@@ -54,8 +54,6 @@ class Factor(Map):
 
     @override
     def pull(self, lanes: Tensor, owned: bool) -> tuple[Tensor, bool]:
-        if not isinstance(self.factor, Tensor) and self.factor == 1 and self.inner == self.outer:
-            return lanes, owned
         product = lanes.mul_(self.factor) if owned else lanes * self.factor
         return unbroadcast(product.to(self.dtype), self.inner), True
 
@@ -123,8 +121,8 @@ class Convolution(Map):
 
     def _run(self, lanes: Tensor, setting: Sequence[Any]) -> Tensor:
         """Lanes and samples as one batch."""
-        found: Tensor = torch.ops.aten.convolution(lanes.flatten(0, 1), self.weight, None, *setting)
-        return found.view(len(lanes), -1, *found.shape[1:])
+        batch: Tensor = torch.ops.aten.convolution(lanes.flatten(0, 1), self.weight, None, *setting)
+        return batch.view(len(lanes), -1, *batch.shape[1:])
 
 
 class Closed(Map):
@@ -154,24 +152,23 @@ class Recorded(Map):
 
     @override
     def pull(self, lanes: Tensor, owned: bool) -> tuple[Tensor, bool]:
-        found = _batched_grad(self.output, self.operand, lanes)
-        if found is None:
-            return lanes.new_zeros(len(lanes), *self.operand.shape), True
-        return found, False  # it may be a view of the lanes
+        return _batched_grad(self.output, self.operand, lanes), False  # it may be a view of the lanes
 
     @override
     def push(self, lanes: Tensor) -> Tensor:
         # The backward is linear in the cotangent u; its own derivative with respect to u is the map itself.
         u = torch.zeros_like(self.output, requires_grad=True)
         (back,) = torch.autograd.grad(self.output, self.operand, u, create_graph=True, allow_unused=True)
-        found = None if back is None or not back.requires_grad else _batched_grad(back, u, lanes)
-        return lanes.new_zeros(len(lanes), *self.output.shape) if found is None else found
+        if back is None or not back.requires_grad:
+            return lanes.new_zeros(len(lanes), *self.output.shape)
+        return _batched_grad(back, u, lanes)
 
 
-def _batched_grad(output: Tensor, operand: Tensor, lanes: Tensor) -> Tensor | None:
+def _batched_grad(output: Tensor, operand: Tensor, lanes: Tensor) -> Tensor:
+    """The gradient for each of `lanes`; zeros where the output does not depend on the operand."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an operator without a batching rule is slower, not wrong
-        (found,) = torch.autograd.grad(
+        (gradient,) = torch.autograd.grad(
             output, operand, lanes, retain_graph=True, allow_unused=True, is_grads_batched=True
         )
-    return found
+    return lanes.new_zeros(len(lanes), *operand.shape) if gradient is None else gradient

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,16 +34,14 @@ def differentiate(
     """
     value = target(*args, **kwargs)
     bare, bare_kwargs = [_detached(a) for a in args], {name: _detached(a) for name, a in kwargs.items()}
-    rule = None if _writes(target) else _RULES.get(_name(target))
-    if rule is None and isinstance(value, Tensor) and _is_pointwise(target):
-        rule = _pointwise(target)
+    rule = _rule_of(target, value)
     maps: Maps = {}
     for place in signals:
         with torch.no_grad():
-            found = rule(bare, bare_kwargs, _detached(value), place) if rule else None
-        if found is None:
+            each = rule(bare, bare_kwargs, _detached(value), place) if rule else None
+        if each is None:
             return value, None
-        maps[place] = found
+        maps[place] = each
     return value, maps
 
 
@@ -77,9 +76,14 @@ def record(target: Any, run: Callable[[list[Tensor]], Any], operands: list[Tenso
     return plain, maps
 
 
-def _is_pointwise(target: Any) -> bool:
-    tagged = torch.Tag.pointwise in getattr(target, "tags", ()) or _name(target) in _UNTAGGED
-    return tagged and not _writes(target)
+def _rule_of(target: Any, value: Any) -> Rule | None:
+    name = _name(target)
+    if _writes(target):
+        return None
+    if name in _RULES:
+        return _RULES[name]
+    pointwise = torch.Tag.pointwise in getattr(target, "tags", ()) or name in _UNTAGGED
+    return partial(_pointwise, target) if pointwise and isinstance(value, Tensor) else None
 
 
 def _writes(target: Any) -> bool:
@@ -95,60 +99,57 @@ def _name(target: Any) -> str:
     return str(schema.name).removeprefix("aten::") if schema else getattr(target, "__name__", "")
 
 
-def _pointwise(target: Any) -> Rule:
+def _pointwise(target: Any, args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
     """The elementwise derivative of any pointwise operator: the gradient of its sum, the operand stretched before."""
-
-    def rule(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
-        operand = kwargs[place] if isinstance(place, str) else args[place]
-        if not value.is_floating_point():
-            return None
-        stretched = operand.expand(value.shape).detach().requires_grad_()
-        own_args, own_kwargs = list(args), dict(kwargs)
-        if isinstance(place, str):
-            own_kwargs[place] = stretched
-        else:
-            own_args[place] = stretched
-        with torch.enable_grad():
-            output = target(*own_args, **own_kwargs)
-            if not output.requires_grad:
-                return None
-            (factor,) = torch.autograd.grad(output.sum(), stretched)
-        return Factor(factor, operand.shape, value.shape, operand.dtype)
-
-    return rule
-
-
-def _sum(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
-    """add and sub, with alpha."""
-    if not isinstance(place, int) or args[place].dtype != value.dtype:
+    operand = kwargs[place] if isinstance(place, str) else args[place]
+    if not value.is_floating_point():
         return None
-    return Factor(1.0 if place == 0 else float(kwargs.get("alpha", 1)), args[place].shape, value.shape, value.dtype)
+    stretched = operand.expand(value.shape).detach().requires_grad_()
+    own_args, own_kwargs = list(args), dict(kwargs)
+    if isinstance(place, str):
+        own_kwargs[place] = stretched
+    else:
+        own_args[place] = stretched
+    with torch.enable_grad():
+        output = target(*own_args, **own_kwargs)
+        if not output.requires_grad:
+            return None
+        (factor,) = torch.autograd.grad(output.sum(), stretched)
+    return Factor(factor, operand.shape, value.shape, operand.dtype)
 
 
-def _difference(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
-    found = _sum(args, kwargs, value, place)
-    if isinstance(found, Factor) and place == 1:
-        found.factor = -found.factor
-    return found
+def _factor(factor: Any, operand: Tensor, value: Tensor) -> Map | None:
+    """Elementwise multiplication by a tensor or a number; None if it changes the dtype."""
+    if operand.dtype != value.dtype:
+        return None
+    if not isinstance(factor, Tensor) and factor == 1 and operand.shape == value.shape:
+        return Identity()
+    return Factor(factor, operand.shape, value.shape, value.dtype)
+
+
+def _sum(sign: float, args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
+    """add and sub, with alpha."""
+    factor = 1.0 if place == 0 else sign * kwargs.get("alpha", 1)
+    return _factor(factor, args[place], value) if isinstance(place, int) else None
 
 
 def _product(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
-    if not isinstance(place, int) or args[place].dtype != value.dtype:
-        return None
-    other = args[1 - place]
-    return Factor(other, args[place].shape, value.shape, value.dtype)
+    return _factor(args[1 - place], args[place], value) if isinstance(place, int) else None
 
 
 def _convolution(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
     """conv1d, conv2d, conv3d with respect to their input; numbers of padding only."""
-    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    given = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **dict(zip(names, args, strict=False)), **kwargs}
-    if place != 0 or isinstance(given["padding"], str) or args[0].ndim != given["weight"].ndim:
+    given = _given("input weight bias stride padding dilation groups", args, kwargs)
+    weight, padding, dims = given["weight"], given.get("padding", 0), args[0].ndim - 2
+    if place != 0 or isinstance(padding, str) or args[0].ndim != weight.ndim:
         return None
-    dims = args[0].ndim - 2
-    stride, padding, dilation = (_each(given[name], dims) for name in ("stride", "padding", "dilation"))
-    setting = (stride, padding, dilation, False, [0] * dims, given["groups"])
-    return Convolution(args[0].shape, value.shape, given["weight"].detach(), setting)
+    sizes = [_each(size, dims) for size in (given.get("stride", 1), padding, given.get("dilation", 1))]
+    return Convolution(args[0].shape, value.shape, weight, (*sizes, False, [0] * dims, given.get("groups", 1)))
+
+
+def _given(names: str, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments by name."""
+    return dict(zip(names.split(), args, strict=False)) | kwargs
 
 
 def _each(value: Any, dims: int) -> list[int]:
@@ -159,7 +160,7 @@ def _each(value: Any, dims: int) -> list[int]:
 def _general_convolution(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
     if place != 0 or len(args) != 9:
         return None
-    return Convolution(args[0].shape, value.shape, args[1].detach(), args[3:9])
+    return Convolution(args[0].shape, value.shape, args[1], args[3:9])
 
 
 def _batch_norm(args: list[Any], kwargs: dict[str, Any], value: Any, place: int | str) -> Map | None:
@@ -168,23 +169,21 @@ def _batch_norm(args: list[Any], kwargs: dict[str, Any], value: Any, place: int 
     if place != 0:
         return None
     scale = torch.rsqrt(variance + eps)
-    scale = scale if weight is None else scale * weight.detach()
+    scale = scale if weight is None else scale * weight
     shape = (1, -1, *(1,) * (x.ndim - 2))
     return Factor(scale.view(shape).to(x.dtype), x.shape, x.shape, x.dtype)
 
 
 def _layer_norm(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
     """With x^ the normalised input and u = w v: pull(v) = (u - mean u - x^ mean(x^ u)) / std; push likewise, w last."""
-    x, shape = args[0], args[1]
     if place != 0:
         return None
-    weight = kwargs.get("weight", args[2] if len(args) > 2 else None)
-    eps = kwargs.get("eps", args[4] if len(args) > 4 else 1e-5)
-    dims = tuple(range(-len(shape), 0))
-    centred = x.detach() - x.detach().mean(dims, keepdim=True)
-    scale = torch.rsqrt(centred.square().mean(dims, keepdim=True) + eps)
+    given = _given("input normalized_shape weight bias eps", args, kwargs)
+    x, weight = given["input"], given.get("weight")
+    dims = tuple(range(-len(given["normalized_shape"]), 0))
+    centred = x - x.mean(dims, keepdim=True)
+    scale = torch.rsqrt(centred.square().mean(dims, keepdim=True) + given.get("eps", 1e-5))
     normal = centred * scale
-    weight = None if weight is None else weight.detach()
 
     def core(lanes: Tensor) -> Tensor:
         along = (lanes * normal).mean(dims, keepdim=True)
@@ -206,8 +205,12 @@ def _softmax(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int 
 
 
 def _linear(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
-    weight = args[1].detach()
-    return Closed(lambda lanes: lanes @ weight.T, lambda lanes: lanes @ weight) if place == 0 else None
+    return _times(args[1].T) if place == 0 else None
+
+
+def _times(matrix: Tensor) -> Map:
+    """y = x matrix, for one matrix or one for each of a stack."""
+    return Closed(lambda lanes: lanes @ matrix, lambda lanes: lanes @ matrix.mT)
 
 
 def _matmul(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
@@ -215,30 +218,25 @@ def _matmul(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int |
     one, other = args[:2]
     if one.ndim < 2 or one.shape[:-2] != other.shape[:-2]:
         return None
-    one, other = one.detach(), other.detach()
     if place == 0:
-        return Closed(lambda lanes: lanes @ other, lambda lanes: lanes @ other.mT)
+        return _times(other)
     return Closed(lambda lanes: one @ lanes, lambda lanes: one.mT @ lanes)
 
 
 def _addmm(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
-    if place != 1 or kwargs:
-        return None
-    other = args[2].detach()
-    return Closed(lambda lanes: lanes @ other, lambda lanes: lanes @ other.mT)
+    return _times(args[2]) if place == 1 and not kwargs else None
 
 
 def _attention(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
     """softmax(q k^T s + mask) v, taken apart: PyTorch's fused kernels have neither batching rules nor forward mode."""
-    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    given = {"attn_mask": None, "dropout_p": 0.0, "is_causal": False, **dict(zip(names, args, strict=False)), **kwargs}
-    q, k, v = (given[name].detach() for name in ("query", "key", "value"))
-    if given["dropout_p"] or not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] or place not in (0, 1, 2):
+    given = _given("query key value attn_mask dropout_p is_causal", args, kwargs)
+    q, k, v = given["query"], given["key"], given["value"]
+    if given.get("dropout_p") or not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] or place not in (0, 1, 2):
         return None
     scale = given.get("scale") or 1 / math.sqrt(q.shape[-1])
     scores = q @ k.mT * scale
-    mask = given["attn_mask"]
-    if given["is_causal"]:
+    mask = given.get("attn_mask")
+    if given.get("is_causal"):
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
@@ -281,32 +279,24 @@ def _same(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | s
 
 
 _RULES: Mapping[str, Rule] = {
-    "add": _sum,
-    "sub": _difference,
-    "mul": _product,
-    "conv1d": _convolution,
-    "conv2d": _convolution,
-    "conv3d": _convolution,
-    "convolution": _general_convolution,
-    "_native_batch_norm_legit_no_training": _batch_norm,
-    "layer_norm": _layer_norm,
-    "softmax": _softmax,
-    "_softmax": _softmax,
-    "linear": _linear,
-    "mm": _matmul,
-    "bmm": _matmul,
-    "matmul": _matmul,
-    "addmm": _addmm,
-    "scaled_dot_product_attention": _attention,
-    "view": _reshape,
-    "_unsafe_view": _reshape,
-    "reshape": _reshape,
-    "squeeze": _reshape,
-    "unsqueeze": _reshape,
-    "permute": _permute,
-    "transpose": _transpose,
-    "clone": _same,
-    "contiguous": _same,
-    "alias": _same,
-    "gate": _same,
+    name: rule
+    for names, rule in (
+        ("add", partial(_sum, 1.0)),
+        ("sub", partial(_sum, -1.0)),
+        ("mul", _product),
+        ("conv1d conv2d conv3d", _convolution),
+        ("convolution", _general_convolution),
+        ("_native_batch_norm_legit_no_training", _batch_norm),
+        ("layer_norm", _layer_norm),
+        ("softmax _softmax", _softmax),
+        ("linear", _linear),
+        ("mm bmm matmul", _matmul),
+        ("addmm", _addmm),
+        ("scaled_dot_product_attention", _attention),
+        ("view _unsafe_view reshape squeeze unsqueeze", _reshape),
+        ("permute", _permute),
+        ("transpose", _transpose),
+        ("clone contiguous alias gate", _same),
+    )
+    for name in names.split()
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,82 @@ from resect.errors import InputError
 SEED = click.IntRange(0, 2**63 - 1)
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 Decorated = Callable[..., Any]
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+class BatchSize(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
+    """A whole number of at least 1, or "auto" (None)."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Parse one value."""
+        if value == "auto" or value is None:
+            return None
+        if not str(value).isdigit() or int(value) < 1:
+            self.fail(f"{value!r} is neither a whole number of at least 1 nor auto.", param, ctx)
+        return int(value)
+
+
+class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
+    """An amount of memory, e.g. 4GiB, 800M or 1000000 (bytes); units are powers of 1024."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse one value."""
+        amount = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", str(value).strip().lower())
+        if not amount or float(amount[1]) == 0:
+            self.fail(f"{value!r} is no amount of memory such as 4GiB or 800M.", param, ctx)
+        return int(float(amount[1]) * _UNITS[amount[2]])
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
+    """Whole numbers with commas between, and ranges: "1-3,7" is 1, 2, 3, 7."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Parse one value."""
+        if isinstance(value, tuple):
+            return value
+        numbers: list[int] = []
+        for part in str(value).split(","):
+            ends = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+            if not ends or (ends[2] and int(ends[2]) < int(ends[1])):
+                self.fail(
+                    f"{value!r} must be whole numbers and ranges with commas between, e.g. 0,3 or 1-9.", param, ctx
+                )
+            numbers += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+        return tuple(numbers)
+
+
+mass_option = click.option(
+    "--mass",
+    default=0.95,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Of the effective range.",
+)
+
+
+def whole(name: str, help: str | None = None, *, least: int = 1, **more: Any) -> Callable[[Decorated], Decorated]:
+    """An option that is a whole number of at least `least`."""
+    return click.option(name, help=help, show_default=True, type=click.IntRange(min=least), **more)
+
+
+def arguments_option(into: str, help: str) -> Callable[[Decorated], Decorated]:
+    """--model-arg, for the parameter `into`."""
+
+    def parsed(context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+        return parse_arguments(pairs)
+
+    return click.option("--model-arg", into, multiple=True, metavar="K=V", callback=parsed, help=help)
 
 
 def model_options(function: Decorated) -> Decorated:
     """--checkpoint and --model-arg."""
-    function = click.option(
-        "--model-arg",
-        "model_args",
-        multiple=True,
-        metavar="K=V",
-        callback=lambda context, option, pairs: parse_arguments(pairs),
-        help="A keyword argument of the model; repeatable.",
-    )(function)
+    function = arguments_option("model_args", "A keyword argument of the model; repeatable.")(function)
     return click.option(
         "--checkpoint", type=click.Path(path_type=Path), help="Weights: safetensors or a PyTorch state dict."
     )(function)
@@ -44,7 +109,7 @@ def data_options(function: Decorated) -> Decorated:
 
 def batch_option(function: Decorated) -> Decorated:
     """--batch-size."""
-    return click.option("--batch-size", default=500, show_default=True, type=click.IntRange(min=1))(function)
+    return whole("--batch-size", default=500)(function)
 
 
 def output_options(function: Decorated) -> Decorated:

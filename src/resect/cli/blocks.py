@@ -9,8 +9,8 @@ from typing import Any
 import click
 from rich.table import Table
 
-from resect.cli._console import console
 from resect.cli._options import SEED, format_option, model_options
+from resect.cli._terminal import console
 from resect.errors import InputError
 from resect.jobs.source import Source
 from resect.network.unraveled import Unraveled, no_joins_message, unravel

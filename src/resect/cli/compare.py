@@ -6,10 +6,8 @@ from pathlib import Path
 
 import click
 
-from resect.cli._console import console
-from resect.cli._options import format_option
-from resect.cli._show import show
-from resect.cli._sizes import mass_option
+from resect.cli._options import format_option, mass_option
+from resect.cli._terminal import console, show
 from resect.jobs.compare import CompareJob
 from resect.report.faces import draw
 

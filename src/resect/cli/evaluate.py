@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from resect.cli._options import batch_option, data_options, output_options
-from resect.cli._show import do
+from resect.cli._terminal import do
 from resect.jobs.evaluate import EvaluateJob
 
 

@@ -7,9 +7,18 @@ from typing import Any
 
 import click
 
-from resect.cli._options import data_options, model_options, out_option, output_options, renamed_option
-from resect.cli._show import do
-from resect.cli._sizes import BatchSize, Bytes, Numbers
+from resect.cli._options import (
+    BatchSize,
+    Bytes,
+    Numbers,
+    data_options,
+    model_options,
+    out_option,
+    output_options,
+    renamed_option,
+    whole,
+)
+from resect.cli._terminal import do
 from resect.jobs.lesion import MEMORY_FORMATS, PLANS, LesionJob
 from resect.sweep.settings import METRICS
 
@@ -27,12 +36,10 @@ from resect.sweep.settings import METRICS
     help="What stands for a deleted branch.",
 )
 @click.option("--counts", metavar="1-9,12", type=Numbers(), help="Of random: blocks deleted; of windows: lengths.")
-@click.option("--repeats", default=5, show_default=True, type=click.IntRange(min=1), help="Of random and shuffled.")
-@click.option(
-    "--orders", default=20, show_default=True, type=click.IntRange(min=1), help="Of shapley: pairs of orders."
-)
-@click.option("--removed", type=click.IntRange(min=1), help="Of ensemble: blocks missing in a member; a tenth.")
-@click.option("--members", default=32, show_default=True, type=click.IntRange(min=2), help="Of ensemble.")
+@whole("--repeats", "Of random and shuffled.", default=LesionJob.repeats)
+@whole("--orders", "Of shapley: pairs of orders.", default=LesionJob.orders)
+@whole("--removed", "Of ensemble: blocks missing in a member; a tenth.")
+@whole("--members", "Of ensemble.", least=2, default=LesionJob.members)
 @click.option(
     "--metric", "metrics", multiple=True, type=click.Choice(METRICS), help="Repeatable; all but kl if absent."
 )

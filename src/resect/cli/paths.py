@@ -7,31 +7,29 @@ from typing import Any
 
 import click
 
-from resect.cli._options import data_options, model_options, out_option, output_options, renamed_option
-from resect.cli._show import do
-from resect.cli._sizes import Bytes, mass_option
+from resect.cli._options import (
+    Bytes,
+    data_options,
+    mass_option,
+    model_options,
+    out_option,
+    output_options,
+    renamed_option,
+    whole,
+)
+from resect.cli._terminal import do
 from resect.jobs.paths import PathsJob
 
 
 @click.command()
 @click.argument("model")
 @click.argument("data")
-@click.option(
-    "--draws",
-    default=PathsJob.draws,
-    show_default=True,
-    type=click.IntRange(min=0),
-    help="Sampled single paths of each length and batch.",
-)
+@whole("--draws", "Sampled single paths of each length and batch.", least=0, default=PathsJob.draws)
 @renamed_option("--samples", "--draws")
-@click.option(
-    "--sweeps", default=PathsJob.sweeps, show_default=True, type=click.IntRange(min=0), help="Random signs a batch."
-)
-@click.option(
-    "--strongest", default=PathsJob.strongest, show_default=True, type=click.IntRange(min=0), help="Paths to find."
-)
+@whole("--sweeps", "Random signs a batch.", least=0, default=PathsJob.sweeps)
+@whole("--strongest", "Paths to find.", least=0, default=PathsJob.strongest)
 @click.option("--pairs", is_flag=True, help="The share through each pair of blocks, too.")
-@click.option("--max-length", type=click.IntRange(min=0), help="Tell apart only paths up to so many blocks.")
+@whole("--max-length", "Tell apart only paths up to so many blocks.", least=0)
 @click.option(
     "--at",
     default="auto",
@@ -52,7 +50,7 @@ from resect.jobs.paths import PathsJob
 @out_option
 @model_options
 @data_options
-@click.option("--batch-size", default=PathsJob.batch_size, show_default=True, type=click.IntRange(min=1))
+@whole("--batch-size", default=PathsJob.batch_size)
 @output_options
 def paths(model: str, data: str, out: Path | None, output: str, quiet: bool, **options: Any) -> None:
     """The gradient of MODEL on DATA by path length, e.g. `resect paths resect:resnet110-digits digits --limit 64`."""

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from resect.cli._console import console
 from resect.cli._options import format_option
-from resect.cli._show import show as show_record
+from resect.cli._terminal import console
+from resect.cli._terminal import show as show_record
+from resect.errors import RunError
 from resect.report.faces import draw, listing
 from resect.runs.record import Record
 
@@ -17,7 +18,10 @@ from resect.runs.record import Record
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
     """Draw the figures, and of a study the page, of the finished RUN again from its folder."""
-    place = draw(Record.read(run), run)
+    record = Record.read(run)
+    place = draw(record, run)
+    if place is None:
+        raise RunError(f"there is nothing to draw of a run of `resect {record.kind}`; `resect show` prints it.")
     console(stderr=True).print(f"Drawn again: {place}", soft_wrap=True)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from resect.cli._options import batch_option, data_options, model_options, output_options, renamed_option
-from resect.cli._show import do
+from resect.cli._options import batch_option, data_options, model_options, output_options, renamed_option, whole
+from resect.cli._terminal import do
 from resect.jobs.study import DATA, MODEL, StudyJob, default_folder
 
 
@@ -24,21 +24,9 @@ from resect.jobs.study import DATA, MODEL, StudyJob, default_folder
 )
 @click.option("--control", metavar="SPEC[@FILE]", help="The plain network; by default the VGG-15 shipped for DATA.")
 @click.option("--plain", is_flag=True, help="Take the network as a plain one: lesion its layers.")
-@click.option(
-    "--repeats",
-    default=StudyJob.repeats,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Random deletions of each number of blocks, and reorderings of each number of swaps.",
-)
-@click.option("--gradient-samples", default=StudyJob.gradient_samples, show_default=True, type=click.IntRange(min=1))
-@click.option(
-    "--draws",
-    default=StudyJob.draws,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Sampled single paths of each length and batch.",
-)
+@whole("--repeats", "Random deletions of each number of blocks, and reorderings.", default=StudyJob.repeats)
+@whole("--gradient-samples", default=StudyJob.gradient_samples)
+@whole("--draws", "Sampled single paths of each length and batch.", default=StudyJob.draws)
 @renamed_option("--paths", "--draws")
 @click.option("--retrain", is_flag=True, help="Train the shipped networks anew first.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; one under runs/ by default.")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from resect.cli._console import console
-from resect.cli._options import SEED, Decorated, parse_arguments
+from resect.cli._options import SEED, Decorated, arguments_option, whole
+from resect.cli._terminal import console
 from resect.jobs.train import TrainJob
 from resect.network import schedules
 from resect.training.loop import Watch
@@ -19,21 +20,21 @@ from resect.training.recipe import Border, Decay, Precision
 
 def recipe_options(function: Decorated) -> Decorated:
     """One option for everything that a recipe says; without a default, as the recipe has one."""
-    count, positive = click.IntRange(min=1), click.FloatRange(min=0, min_open=True)
-    options = [
+    positive = click.FloatRange(min=0, min_open=True)
+    options: list[Callable[[Decorated], Decorated]] = [
         click.option("--schedule", type=click.Choice(schedules.NAMES), help="Which blocks run in a step."),
-        click.option("--keep", type=count, help="Blocks that run, of fixed-count and, at first, of progressive."),
+        whole("--keep", "Blocks that run, of fixed-count and, at first, of progressive."),
         click.option("--survival", type=positive, help="Probability of the last block, of stochastic-depth."),
         click.option("--correction/--no-correction", default=None, help="Scale branches by how often they ran."),
-        click.option("--epochs", type=count),
-        click.option("--batch-size", type=click.IntRange(min=2), help="Over all processes together."),
+        whole("--epochs"),
+        whole("--batch-size", "Over all processes together.", least=2),
         click.option("--learning-rate", type=positive, help="Its peak."),
         click.option("--decay", type=click.Choice(get_args(Decay)), help="Of the learning rate."),
         click.option("--warmup", type=click.FloatRange(0, 1), help="Part of the steps up to the peak."),
         click.option("--momentum", type=click.FloatRange(0, 1, max_open=True)),
         click.option("--nesterov/--no-nesterov", default=None),
         click.option("--weight-decay", type=click.FloatRange(min=0)),
-        click.option("--shift", type=click.IntRange(min=0), help="Random shifts of images, in pixels."),
+        whole("--shift", "Random shifts of images, in pixels.", least=0),
         click.option("--border", type=click.Choice(get_args(Border)), help="What shifts bring in."),
         click.option("--flip/--no-flip", default=None, help="Mirror half of the images."),
         click.option("--precision", type=click.Choice(get_args(Precision))),
@@ -48,14 +49,7 @@ def recipe_options(function: Decorated) -> Decorated:
 @click.command()
 @click.argument("recipe")
 @click.option("--model", metavar="SPEC", help="E.g. resnet110, vgg15 or torchvision:resnet18.")
-@click.option(
-    "--model-arg",
-    "arguments",
-    multiple=True,
-    metavar="K=V",
-    callback=lambda context, option, pairs: parse_arguments(pairs),
-    help="E.g. width=32; repeatable.",
-)
+@arguments_option("arguments", "E.g. width=32; repeatable.")
 @click.option("--data", metavar="SPEC", help="What to train on; the recipe's by default.")
 @click.option("--test-data", metavar="SPEC", help="What to test on, where the data have no test split of their own.")
 @click.option("--out", type=click.Path(path_type=Path), help="Weights to write; MODEL-DATA.safetensors by default.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class Local:
             meter = _Meter(work.cost(net, batch), progress)
             arrays = self.kept(
                 {**identity, "work": dict(work.key), "batch": [batch.number, batch.digest]} if self.store else {},
-                lambda work=work, batch=batch, meter=meter: work.run(net, batch, meter),  # type: ignore[misc]
+                partial(work.run, net, batch, meter),
             )
             meter.finish()
             yield arrays

@@ -8,23 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.ticker import MaxNLocator
 
-from resect.figures.style import (
-    BAR_GREY,
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    PALE_BLUE,
-    PALE_GREY,
-    SMALL,
-    axes_or_new,
-    block_axis,
-    block_map,
-    head,
-    heat_map,
-    points_across,
-    whole_numbers,
-)
+from resect.figures.colours import BAR_GREY, BLUE, DIM_BLUE, GREY, INK, ORANGE, PALE_BLUE, PALE_GREY
+from resect.figures.marks import block_axis, block_map, heat_map, whole_numbers
+from resect.figures.style import SMALL, axes_or_new, head, points_across
 
 _NAMED = 30  # blocks, of which every name can be read
 _NUMBERS = 105  # points, of the numbers beside a path
@@ -38,14 +24,12 @@ def shapley(table: pd.DataFrame, metric: str = "error", ax: Axes | None = None) 
     """
     ax = axes_or_new(ax)
     scale, unit = (100, "points of error") if metric == "error" else (1, "nats" if metric == "loss" else metric)
-    value = table[metric] * scale
+    value, low, high, alone = (table[f"{metric}{end}"] * scale for end in ("", "_low", "_high", "_alone"))
     ax.bar(table["block"], value, color=BLUE, width=0.75)
-    low, high = table[f"{metric}_low"] * scale, table[f"{metric}_high"] * scale
     words = [("■ Shapley value", BLUE), ("– deleted alone", INK)]
     if np.isfinite(low).all():
         ax.vlines(table["block"], low, high, color=ORANGE, linewidth=1.3)
         words.insert(1, ("| 95 % interval over orders", ORANGE))
-    alone = table[f"{metric}_alone"] * scale
     ax.plot(table["block"], alone, "_", color=INK, markersize=9, markeredgewidth=1.6)
     ax.axhline(0, color=INK, linewidth=0.8)
     block_axis(ax, table["block"].tolist())
@@ -81,9 +65,8 @@ def pairs(interaction: np.ndarray, ax: Axes | None = None) -> Axes:
     """Share through both of two blocks less the product of their shares, (n, n), in percentage points."""
     ax = axes_or_new(ax, height=5.6, width=7.2)
     largest = max(float(np.abs(interaction).max()) * 100, 1e-9)
-    label = "share through both − product of the shares (points)"
     norm = TwoSlopeNorm(0, -largest, largest)
-    block_map(ax, interaction * 100, label, norm)
+    block_map(ax, interaction * 100, "share through both − product of the shares (points)", norm)
     head(ax, "pairs: red together, blue one or the other")
     return ax
 
@@ -98,8 +81,7 @@ def strongest(table: pd.DataFrame, blocks: int | None = None, ax: Axes | None = 
     ax = axes_or_new(ax, height=1.4 + 0.22 * len(table))
     count = blocks or 1 + max((block for chosen in table["blocks"] for block in chosen), default=0)
     ranks = range(len(table))
-    rows = zip(ranks, table["blocks"], table["relative"], table["share"], strict=True)
-    for rank, chosen, relative, share in rows:
+    for rank, chosen, relative, share in zip(ranks, table["blocks"], table["relative"], table["share"], strict=True):
         ax.plot([-0.5, count - 0.5], [rank, rank], color=PALE_GREY, linewidth=1, zorder=1)
         ax.scatter(chosen, [rank] * len(chosen), marker="s", s=26, color=BLUE, zorder=2)
         numbers = f"{relative:.3f}   {share * 100:+.2f} %".replace("-", "−")
@@ -112,9 +94,8 @@ def strongest(table: pd.DataFrame, blocks: int | None = None, ax: Axes | None = 
     ticks = MaxNLocator(nbins=9, steps=[1, 2, 5, 10], integer=True).tick_values(0, count - 1)
     ax.set_xticks([tick for tick in ticks if 0 <= tick < count])
     ax.grid(visible=False)
-    head(
-        ax, "the strongest single paths", [("■ through its branch", BLUE), ("norm: part of the whole gradient's", GREY)]
-    )
+    words = [("■ through its branch", BLUE), ("norm: part of the whole gradient's", GREY)]
+    head(ax, "the strongest single paths", words)
     return ax
 
 
@@ -126,8 +107,9 @@ def training(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     ax = axes_or_new(ax)
     place = np.arange(len(table))
-    lowest = np.maximum(table["low"] - 0.5, 0)
-    ax.fill_between(place, lowest, table["high"] + 0.5, color=PALE_BLUE, linewidth=0, step="mid")
+    ax.fill_between(
+        place, np.maximum(table["low"] - 0.5, 0), table["high"] + 0.5, color=PALE_BLUE, linewidth=0, step="mid"
+    )
     ax.plot(place, table["effective_depth"], color=BLUE, marker="o", markersize=4)
     ax.plot(place, table["log2_effective_paths"], color=ORANGE, marker="s", markersize=4)
     ax.set(xlabel="checkpoint", ylabel="blocks; bits", xlim=(-0.6, len(table) - 0.4))
@@ -137,7 +119,7 @@ def training(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xticks(shown, [names[i] for i in shown])
     words = [
         ("● effective depth (blocks)", BLUE),
-        ("▬ effective range (blocks)", "#7f9dbf"),
+        ("▬ effective range (blocks)", DIM_BLUE),
         ("■ log2 effective paths (bits)", ORANGE),
     ]
     head(ax, "over training", words)

@@ -6,20 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from resect.figures.style import (
-    BAR_GREY,
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    PALE_BLUE,
-    PALE_GREY,
-    SMALL,
-    axes_or_new,
-    head,
-    shortened,
-    whole_numbers,
-)
+from resect.figures.colours import BAR_GREY, BLUE, GREY, INK, ORANGE, PALE_BLUE, PALE_GREY
+from resect.figures.marks import whole_numbers
+from resect.figures.style import SMALL, axes_or_new, head, shortened
 from resect.words import count, percent, plural
 
 

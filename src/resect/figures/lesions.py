@@ -12,22 +12,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import SymLogNorm
 
-from resect.figures.style import (
-    BAR_GREY,
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    PALE_BLUE,
-    axes_or_new,
-    block_axis,
-    block_map,
-    head,
-    heat_map,
-    reference_line,
-    shortened,
-    whole_numbers,
-)
+from resect.figures.colours import BAR_GREY, BLUE, GREY, INK, ORANGE, PALE_BLUE
+from resect.figures.marks import bar_places, block_axis, block_map, heat_map, reference_line, whole_numbers
+from resect.figures.style import axes_or_new, head, shortened
 from resect.words import percent, power_of_ten
 
 BY_BLOCK = {
@@ -66,7 +53,7 @@ def deletions(
         label: of the x axis.
     """
     ax = axes_or_new(ax, height=3.9)
-    where = _places(table)
+    where = bar_places(table)
     _bars(ax, table, where, BLUE)
     ends = _interval(table)
     highest = np.nanmax([intact * 100, *table["error"] * 100, *(ends[1] if ends else ())])
@@ -106,19 +93,11 @@ def control(
     ax = axes_or_new(ax, height=3.9)
     low, high = float(beside["error"].min()) * 100, float(beside["error"].max()) * 100
     ax.axhspan(low, high, facecolor=PALE_BLUE, edgecolor=BLUE, linewidth=0.6, zorder=0.5)
-    _bars(ax, table, _places(table), BAR_GREY, width=0.55)
-    ax.set(xlabel="deleted layer (its index)", ylabel="error (%)")
-    _whole_scale(ax)
+    _bars(ax, table, bar_places(table), BAR_GREY, width=0.55)
+    ax.set_xlabel("deleted layer (its index)")
     head(ax, f"{shortened(title, 24)}, plain", [("■ range of the left panel", BLUE)])
-    _reference_errors(ax, intact, chance, 110)
+    _whole_scale(ax, intact, chance)
     return ax
-
-
-def _places(table: pd.DataFrame) -> np.ndarray:
-    """Where the bar of every lesion stands."""
-    if "block" in table and table["block"].is_unique:
-        return table["block"].to_numpy(int)
-    return np.arange(len(table))
 
 
 def _bars(ax: Axes, table: pd.DataFrame, where: np.ndarray, colour: str, width: float = 0.8) -> None:
@@ -144,20 +123,20 @@ def _top(error: float, chance: float | None) -> float:
     return min(113.0, top)
 
 
-def _whole_scale(ax: Axes) -> None:
-    """An error axis from 0 to 100 %, with room above for a label."""
-    ax.set_ylim(0, 110)
-    ax.set_yticks(range(0, 101, 20))
+def _whole_scale(ax: Axes, intact: float, chance: float | None) -> None:
+    """An error axis from 0 to 100 %, with room above for a label, and the errors of reference."""
+    ax.set(ylabel="error (%)", ylim=(0, 110), yticks=range(0, 101, 20))
+    _reference_errors(ax, intact, chance, 110)
 
 
 def _reference_errors(ax: Axes, intact: float, chance: float | None, top: float) -> None:
     """The intact error and chance, the latter where the axis reaches it; one label where both would collide."""
-    together = chance is not None and abs(chance - intact) * 100 < top * 0.08
+    label = f"intact {percent(intact)}"
     if chance is not None and chance * 100 <= top:
-        reference_line(ax, chance * 100, f"chance {percent(chance)}, intact {percent(intact)}" if together else "")
-        if not together:
-            reference_line(ax, chance * 100, f"chance {percent(chance)}")
-    reference_line(ax, intact * 100, "" if together else f"intact {percent(intact)}")
+        together = abs(chance - intact) * 100 < top * 0.08
+        reference_line(ax, chance * 100, f"chance {percent(chance)}" + (f", {label}" if together else ""))
+        label = "" if together else label
+    reference_line(ax, intact * 100, label)
 
 
 def random(
@@ -170,12 +149,10 @@ def random(
     ax.plot(table["deleted"], table["error"] * 100, ".", color=BLUE, alpha=0.4, markersize=4, markeredgewidth=0)
     ax.plot(quartiles.index, quartiles[0.5], color=BLUE, linewidth=2, marker="o", markersize=3)
     head(ax, "", [("● one deletion", "#6b93bd"), ("■ middle half", "#8fb2d6"), ("—  median", BLUE)])
-    ax.set(xlabel=f"{unit}s deleted at random", ylabel="error (%)")
-    _whole_scale(ax)
     most = int(table["deleted"].max())
-    ax.set_xlim(0, most + max(0.5, most * 0.02))
+    ax.set(xlabel=f"{unit}s deleted at random", xlim=(0, most + max(0.5, most * 0.02)))
     whole_numbers(ax)
-    _reference_errors(ax, intact, chance, 110)
+    _whole_scale(ax, intact, chance)
     return ax
 
 
@@ -184,8 +161,9 @@ def reorderings(table: pd.DataFrame, intact: float, chance: float | None = None,
     ax = axes_or_new(ax)
     tau, error = table["kendall_tau"].to_numpy(float), table["error"].to_numpy(float) * 100
     ax.plot(tau, error, "o", color=BLUE, alpha=0.4, markersize=4.5, markeredgewidth=0)
-    centres, middles = _binned_medians(tau, error)
-    ax.plot(centres, middles, color=INK, linewidth=1.6, marker="s", markersize=3.5)
+    groups = np.array_split(np.argsort(-tau, kind="stable"), min(10, len(tau)))
+    middles = [[np.median(values[group]) for group in groups] for values in (tau, error)]
+    ax.plot(*middles, color=INK, linewidth=1.6, marker="s", markersize=3.5)
     correlation = ""
     if np.ptp(tau) and np.ptp(error):
         value = np.corrcoef(table["kendall_tau"].rank(), table["error"].rank())[0, 1]
@@ -193,17 +171,9 @@ def reorderings(table: pd.DataFrame, intact: float, chance: float | None = None,
     head(ax, correlation, [("● one reordering", BLUE), ("■ median of equal groups", INK)])
     width = max(1 - float(tau.min()), 0.01)
     ax.set_xlim(1 + width * 0.02, 1 - width * 1.04)
-    ax.set(xlabel="Kendall tau of the order of the blocks (1 = intact order)", ylabel="error (%)")
-    _whole_scale(ax)
-    _reference_errors(ax, intact, chance, 110)
+    ax.set_xlabel("Kendall tau of the order of the blocks (1 = intact order)")
+    _whole_scale(ax, intact, chance)
     return ax
-
-
-def _binned_medians(tau: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Medians of up to ten equally large groups in the order of tau."""
-    order = np.argsort(-tau, kind="stable")
-    groups = np.array_split(order, min(10, len(order)))
-    return np.array([np.median(tau[g]) for g in groups]), np.array([np.median(error[g]) for g in groups])
 
 
 def windows(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -232,9 +202,8 @@ def interaction(matrix: pd.DataFrame, metric: str = "loss", ax: Axes | None = No
     limit = max(float(np.abs(values[np.isfinite(values)]).max(initial=0)), 1e-12)
     # A few pairs interact a thousand times as strongly as most, which a linear scale would leave white.
     norm = SymLogNorm(linthresh=limit / 1000, vmin=-limit, vmax=limit, base=10)
-    label = f"{metric} without both, less what each costs alone"
-    label += "\nblue: they do the same work; red: each makes up for the other"
-    bar = block_map(ax, values, label, norm)
+    label = f"{metric} without both, less what each costs alone\n"
+    bar = block_map(ax, values, f"{label}blue: they do the same work; red: each makes up for the other", norm)
     ticks = 10.0 ** (np.floor(np.log10(limit)) - np.arange(3))
     words = [power_of_ten(tick) for tick in ticks]
     bar.set_ticks([*-ticks, 0, *ticks], labels=[*(f"−{word}" for word in words), "0", *words])

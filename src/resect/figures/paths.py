@@ -17,39 +17,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from resect.figures.by_length import (
-    BELOW,
-    DEEPEST,
-    VISIBLE,
-    band,
-    has_interval,
-    name_range,
-    percent_ticks,
-    signed_curve,
-    with_paths,
-)
-from resect.figures.style import (
-    BAR_GREY,
-    BLUE,
-    FRAME,
-    GREEN,
-    GREY,
-    INK,
-    ORANGE,
-    PALE_BLUE,
-    Entry,
-    axes_or_new,
-    head,
-    whole_numbers,
-)
-from resect.words import percent, superscript
+from resect.figures import by_length
+from resect.figures.colours import BAR_GREY, BLUE, DIM_BLUE, FRAME, GREEN, GREY, INK, ORANGE, PALE_BLUE
+from resect.figures.marks import whole_numbers
+from resect.figures.style import Entry, Panel, axes_or_new, head
+from resect.words import percent, span, superscript
 
 if TYPE_CHECKING:
     from resect.paths.measures import Effective
 
 Ranges = Mapping[str, "Effective"]
 
-_OVER_LAYERS = 38  # points, over the axis in layers
 _MARKS: dict[str, tuple[str, dict[str, Any]]] = {
     "magnitude_rms": ("- - count × rms", {"color": GREEN, "linestyle": (0, (4, 2)), "linewidth": 1.3}),
     "magnitude": ("■ count × norm", {"color": ORANGE, "marker": "s", "markersize": 3.5}),
@@ -60,14 +38,26 @@ _MARKS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # every curve with its name in the key, in the order of drawing
 _SHARES = ("magnitude_rms", "magnitude", "share")
 _NORMS = ("path_norm_rms", "path_norm", "norm")
+HEIGHTS = {"counts": 3.6, "shares": 4.2, "norms": 3.6}  # inches, of the figures of two panels
+
+
+def linear_and_log(
+    lengths: pd.DataFrame, ranges: Ranges, mass: float, norm: str = "norm of the gradient"
+) -> dict[str, list[Panel]]:
+    """The paper's three figures by their names, each of two panels that stand beside each other; `norm` is a label."""
+    asked = (lengths, ranges, mass)
+    return {
+        "counts": [partial(counts, *asked), partial(counts_log, *asked)],
+        "shares": [partial(shares, *asked), partial(shares_log, *asked)],
+        "norms": [partial(norms, lengths), partial(norms_log, lengths, norm)],
+    }
 
 
 def counts(lengths: pd.DataFrame, ranges: Ranges, mass: float = 0.95, ax: Axes | None = None) -> Axes:
     """Which part of all paths each length has, linear, with the effective ranges."""
-    ax, table = axes_or_new(ax), with_paths(lengths)
+    ax, table = axes_or_new(ax), by_length.with_paths(lengths)
     ax.bar(table["length"], table["path_fraction"] * 100, color=BAR_GREY, width=0.8)
-    ax.set_ylabel("paths of this length (% of all)")
-    ax.set_ylim(0, float(table["path_fraction"].max()) * 100 * 1.4)
+    ax.set(ylabel="paths of this length (% of all)", ylim=(0, float(table["path_fraction"].max()) * 100 * 1.4))
     _finish(ax, table, ranges, mass)
     head(ax, "linear", _range_key(ranges, mass))
     return ax
@@ -75,13 +65,13 @@ def counts(lengths: pd.DataFrame, ranges: Ranges, mass: float = 0.95, ax: Axes |
 
 def counts_log(lengths: pd.DataFrame, ranges: Ranges, mass: float = 0.95, ax: Axes | None = None) -> Axes:
     """How many paths have each length, as a power of ten, with the effective ranges."""
-    ax, table = axes_or_new(ax), with_paths(lengths)
-    ax.plot(table["length"], table["log2_paths"] * np.log10(2), color=INK, marker=".", markersize=4)
-    ax.set_ylabel("number of paths")
+    ax, table = axes_or_new(ax), by_length.with_paths(lengths)
+    exponents = table["log2_paths"] * np.log10(2)
+    ax.plot(table["length"], exponents, color=INK, marker=".", markersize=4)
+    top = max(1.0, float(exponents.max())) * 1.4
+    ax.set(ylabel="number of paths", ylim=(-0.03 * top, top))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"10{superscript(round(value))}"))
-    top = max(1.0, float(table["log2_paths"].max()) * np.log10(2)) * 1.4
-    ax.set_ylim(-0.03 * top, top)
     _finish(ax, table, ranges, mass)
     head(ax, "log", _range_key(ranges, mass))
     return ax
@@ -89,13 +79,17 @@ def counts_log(lengths: pd.DataFrame, ranges: Ranges, mass: float = 0.95, ax: Ax
 
 def shares(lengths: pd.DataFrame, ranges: Ranges, mass: float = 0.95, ax: Axes | None = None) -> Axes:
     """Share of the gradient by path length: exact, and by the paper's count x magnitude; linear."""
-    ax, table = axes_or_new(ax, height=4.2), with_paths(lengths)
+    ax, table = axes_or_new(ax, height=4.2), by_length.with_paths(lengths)
     drawn = [name for name in _SHARES if name in table]
-    shown = _visible(table[table[drawn].notna().any(axis=1)], drawn)
+    measured = [name for name in drawn if name != "magnitude_rms"]
+    shown = table[table[drawn].notna().any(axis=1)]
+    seen = shown["length"][(shown[measured].abs() > by_length.VISIBLE).any(axis=1)]
+    if len(seen):
+        shown = shown[shown["length"] <= seen.max() + 2]
     entries, limits = _key(drawn), shown[drawn]
-    if has_interval(shown, "share"):
-        band(ax, shown["length"], shown["share_low"] * 100, shown["share_high"] * 100, BLUE)
-        entries.append(("■ 95 % interval", "#7f9dbf"))
+    if by_length.has_interval(shown, "share"):
+        by_length.band(ax, shown["length"], shown["share_low"] * 100, shown["share_high"] * 100, BLUE)
+        entries.append(("■ 95 % interval", DIM_BLUE))
         limits = limits.join(shown[["share_low", "share_high"]])
     if table["share"].isna().any():
         entries.append((f"longer lengths together {percent(1 - float(table['share'].sum()))}", GREY))
@@ -103,38 +97,37 @@ def shares(lengths: pd.DataFrame, ranges: Ranges, mass: float = 0.95, ax: Axes |
         ax.plot(shown["length"], shown[name] * 100, **_MARKS[name][1])
     ax.axhline(0, color=INK, linewidth=0.8)
     low, high = min(0.0, float(limits.min().min()) * 100), float(limits.max().max()) * 100
-    ax.set_ylim(low - (high - low) * 0.05, high + (high - low) * 0.35)
-    ax.set_ylabel("share of the gradient (%)")
+    room = high - low
+    ax.set(ylabel="share of the gradient (%)", ylim=(low - room * 0.05, high + room * 0.35))
     _finish(ax, shown, ranges, mass)
-    above = _OVER_LAYERS if _layers_axis(ax, table) else 6
-    head(ax, "linear", entries, above=above)
+    head(ax, "linear", entries, above=_layers_axis(ax, table))
     return ax
 
 
 def shares_log(lengths: pd.DataFrame, ranges: Ranges, mass: float = 0.95, ax: Axes | None = None) -> Axes:
     """The same on a logarithmic axis; hollow markers are negative shares, drawn at their size without sign."""
-    ax, table = axes_or_new(ax, height=4.2), with_paths(lengths)
+    ax, table = axes_or_new(ax, height=4.2), by_length.with_paths(lengths)
     drawn = [name for name in _SHARES if name in table]
-    ax.set_yscale("log")
     measured = [name for name in drawn if name != "magnitude_rms"]
-    deep = table[(table[measured].abs() > DEEPEST).any(axis=1)]
+    ax.set_yscale("log")
+    deep = table[(table[measured].abs() > by_length.DEEPEST).any(axis=1)]
     for name in drawn[:-1]:
         ax.plot(deep["length"], deep[name].where(deep[name] > 0) * 100, **_MARKS[name][1])
-    signed_curve(ax, deep["length"], deep["share"] * 100, BLUE)
+    by_length.signed_curve(ax, deep["length"], deep["share"] * 100, BLUE)
     sizes = deep[measured].abs()
-    lowest = max(float(sizes.where(sizes > 0).min().min()), DEEPEST) * 100
+    lowest = max(float(sizes.where(sizes > 0).min().min()), by_length.DEEPEST) * 100
     ax.set_ylim(lowest / 3, 100 * (100 / lowest) ** 0.3 * 3)  # with room above for the brackets
-    percent_ticks(ax, lowest / 3, 100)
+    by_length.percent_ticks(ax, lowest / 3, 100)
     _finish(ax, deep, ranges, mass)
     ax.set_ylabel("share of the gradient (%), without sign")
-    above = _OVER_LAYERS if _layers_axis(ax, table) else 6
-    head(ax, "log", _key(drawn) + [("○ negative", BLUE)] * bool((deep["share"] < 0).any()), above=above)
+    entries = _key(drawn) + [("○ negative", BLUE)] * bool((deep["share"] < 0).any())
+    head(ax, "log", entries, above=_layers_axis(ax, table))
     return ax
 
 
 def norms(lengths: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Norm of the gradient by path length, linear; each curve as a part of its own largest value."""
-    ax, table = axes_or_new(ax), with_paths(lengths)
+    ax, table = axes_or_new(ax), by_length.with_paths(lengths)
     drawn = [name for name in ("path_norm", "norm") if name in table]
     parts = table[drawn] / table[drawn].max()
     shown = table["length"] <= int(table["length"][(parts > 0.01).any(axis=1)].max()) + 2
@@ -147,18 +140,14 @@ def norms(lengths: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def norms_log(lengths: pd.DataFrame, label: str = "norm of the gradient", ax: Axes | None = None) -> Axes:
-    """Norm of the gradient by path length, logarithmic, in the gradient's own unit.
-
-    Args:
-        label: of the y axis.
-    """
-    ax, table = axes_or_new(ax), with_paths(lengths)
+    """Norm of the gradient by path length, logarithmic, in the gradient's own unit; `label` is of the y axis."""
+    ax, table = axes_or_new(ax), by_length.with_paths(lengths)
     drawn = [name for name in _NORMS if name in table]
     values, entries = table[drawn].where(table[drawn] > 0), _key(drawn)
     ax.set_yscale("log")
     for name in drawn:
-        if has_interval(table, name) and "norm" not in drawn:  # beside all paths together they would be hardly seen
-            low, high = table[f"{name}_low"].clip(lower=BELOW), table[f"{name}_high"]
+        if "norm" not in drawn and by_length.has_interval(table, name):  # beside `norm` it could hardly be seen
+            low, high = table[f"{name}_low"].clip(lower=by_length.BELOW), table[f"{name}_high"]
             ax.vlines(table["length"], low, high, color=_MARKS[name][1]["color"], alpha=0.3, linewidth=3)
             entries.append(("▌95 % interval", GREY))
         ax.plot(table["length"], values[name], **_MARKS[name][1])
@@ -177,27 +166,24 @@ def _key(drawn: list[str]) -> list[Entry]:
     return [(_MARKS[name][0], _MARKS[name][1]["color"]) for name in reversed(drawn)]
 
 
-def _visible(table: pd.DataFrame, drawn: list[str]) -> pd.DataFrame:
-    """The lengths up to a little beyond the last that can be seen on a linear axis."""
-    measured = [name for name in drawn if name != "magnitude_rms"]
-    seen = table[(table[measured].abs() > VISIBLE).any(axis=1)]
-    return table[table["length"] <= int(seen["length"].max()) + 2] if len(seen) else table
-
-
 def _finish(ax: Axes, table: pd.DataFrame, ranges: Ranges, mass: float) -> None:
     """The x axis, and the effective ranges of both measures as brackets in the free room at the top."""
     last = max([float(table["length"].max()), *(effective.high for effective in ranges.values())])
-    ax.set_xlim(-0.7, last + 0.7)
-    ax.set_xlabel("path length (blocks)")
+    ax.set(xlim=(-0.7, last + 0.7), xlabel="path length (blocks)")
     whole_numbers(ax)
-    if "share" in ranges:
-        low, high = ranges["share"].low - 0.5, ranges["share"].high + 0.5
-        ax.axvspan(low, high, facecolor=PALE_BLUE, linewidth=0, alpha=0.45, zorder=0.4)
-        _bracket(ax, ranges["share"], mass, BLUE, 0.95)
-    if "magnitude" in ranges:
-        for edge in (ranges["magnitude"].low - 0.5, ranges["magnitude"].high + 0.5):
-            ax.axvline(edge, color=ORANGE, linewidth=0.9, linestyle=(0, (1, 2)), zorder=0.6)
-        _bracket(ax, ranges["magnitude"], mass, ORANGE, 0.86)
+    for name, colour, level in (("share", BLUE, 0.95), ("magnitude", ORANGE, 0.86)):
+        if name not in ranges:
+            continue
+        low, high = ranges[name].low, ranges[name].high
+        left, right = low - 0.5, high + 0.5
+        if name == "share":
+            ax.axvspan(left, right, facecolor=PALE_BLUE, linewidth=0, alpha=0.45, zorder=0.4)
+        else:
+            for edge in (left, right):
+                ax.axvline(edge, color=colour, linewidth=0.9, linestyle=(0, (1, 2)), zorder=0.6)
+        ax.plot([left, left, right, right], [level - 0.025, level, level, level - 0.025], color=colour, linewidth=1.6,
+                transform=ax.get_xaxis_transform())  # fmt: skip
+        by_length.name_range(ax, (left, right), level, f"{percent(mass, 0)}: {span(low, high)}", colour)
 
 
 def _range_key(ranges: Ranges, mass: float) -> list[Entry]:
@@ -205,22 +191,16 @@ def _range_key(ranges: Ranges, mass: float) -> list[Entry]:
     return [words[name] for name in words if name in ranges]
 
 
-def _bracket(ax: Axes, effective: Effective, mass: float, colour: str, level: float) -> None:
-    """A range of lengths with its numbers."""
-    left, right = effective.low - 0.5, effective.high + 0.5
-    ax.plot([left, left, right, right], [level - 0.025, level, level, level - 0.025], color=colour, linewidth=1.6,
-            transform=ax.get_xaxis_transform())  # fmt: skip
-    low, high = effective.low, effective.high
-    numbers = f"{low} to {high}" if low != high else f"{low}"
-    name_range(ax, (left, right), level, f"{percent(mass, 0)}: {numbers}", colour)
+def _layers_axis(ax: Axes, table: pd.DataFrame) -> float:
+    """A second axis on top in weight layers, if the mean path of every length has equally many a block.
 
-
-def _layers_axis(ax: Axes, table: pd.DataFrame) -> bool:
-    """A second axis on top in weight layers, if the mean path of every length has equally many a block."""
+    Returns:
+        Where a head can stand, in points above the axes.
+    """
     some = table[table["length"] > 0] if "layers" in table else table[:0]
     per_block = some["layers"].to_numpy(float) / some["length"].to_numpy(float) if len(some) else np.empty(0)
     if not len(per_block) or per_block[0] <= 0 or np.ptp(per_block) > 1e-6 * per_block[0]:
-        return False
+        return 6
     factor = float(per_block[0])
     top = ax.secondary_xaxis("top", functions=(partial(np.multiply, factor), partial(np.multiply, 1 / factor)))
     last = factor * ax.get_xlim()[1]
@@ -229,4 +209,4 @@ def _layers_axis(ax: Axes, table: pd.DataFrame) -> bool:
     top.set_xlabel("path length (layers)", color=GREY)
     top.tick_params(labelcolor=GREY, color=FRAME)
     top.spines["top"].set_color(FRAME)
-    return True
+    return 38

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from resect.figures.style import BLUE, INK, ORANGE, axes_or_new, block_axis, head, heat_map, whole_numbers
+from resect.figures.colours import BLUE, INK, ORANGE
+from resect.figures.marks import bar_places, block_axis, heat_map, whole_numbers
+from resect.figures.style import axes_or_new, head
 
 
 def flips(table: pd.DataFrame, flipped: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -19,7 +21,7 @@ def flips(table: pd.DataFrame, flipped: pd.DataFrame, ax: Axes | None = None) ->
         flipped: one row a sample that a lesion flips: `lesion` (row of the table) and `flip`, "broken" or "repaired".
     """
     ax = axes_or_new(ax)
-    where = table["block"] if "block" in table else pd.Series(range(len(table)))
+    where = bar_places(table)
     for flip, colour, sign in (("broken", ORANGE, 1), ("repaired", BLUE, -1)):
         number = np.bincount(flipped["lesion"][flipped["flip"] == flip], minlength=len(table))
         ax.bar(where, sign * number / table["samples"] * 100, color=colour, width=0.8)

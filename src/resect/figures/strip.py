@@ -11,7 +11,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
-from resect.figures.style import GREY, INK, ORANGE, SMALL, axes_or_new, figure_of, head
+from resect.figures.colours import GREY, INK, ORANGE
+from resect.figures.style import SMALL, axes_or_new, figure_of, head
 
 SMALLEST_LOSS = 1e-3  # nats; a loss that grows by less is drawn as not growing
 _PER_ROW = 64

@@ -1,4 +1,4 @@
-"""One look for all figures: colours that hold in grey and for colour-blind readers, light grids, keys in words."""
+"""One look for all figures: light grids, panels beside each other, titles, and keys in words."""
 
 from __future__ import annotations
 
@@ -6,20 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colorbar import Colorbar
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 from matplotlib.textpath import TextPath
-from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-# Blue and orange stay apart for all common kinds of colour blindness, and lie 20 % apart in lightness.
-BLUE, ORANGE, GREEN, GREY, INK = "#0a4f94", "#d9661a", "#3f9c7f", "#767b83", "#22262b"
-PALE_BLUE, PALE_ORANGE, PALE_GREY = "#d3e2f2", "#f8dcc6", "#d9dce0"
-BAR_GREY, FRAME = "#a9aeb5", "#aeb3ba"
+from resect.figures.colours import FRAME, INK
+
 SMALL = 8.5  # points, of everything beside titles and labels
 _TITLE = 10  # points
 _GAP = 10  # points between the words of a key
@@ -138,17 +132,10 @@ def _key(ax: Axes, rows: Sequence[Sequence[Entry]], above: float) -> None:
     for row in rows:
         words = [TextArea(text, textprops={"color": colour, "fontsize": SMALL}) for text, colour in row]
         lines.append(HPacker(children=list(words), sep=_GAP, pad=0, align="baseline"))
-    ax.add_artist(
-        AnchoredOffsetbox(
-            loc="lower right",
-            child=VPacker(children=list(lines), sep=3, pad=0, align="right"),
-            frameon=False,
-            pad=0,
-            borderpad=0,
-            bbox_to_anchor=(1.0, 1.0),
-            bbox_transform=ax.transAxes + ScaledTranslation(0, above / 72, figure_of(ax).dpi_scale_trans),
-        )
-    )
+    key = VPacker(children=list(lines), sep=3, pad=0, align="right")
+    place = ax.transAxes + ScaledTranslation(0, above / 72, figure_of(ax).dpi_scale_trans)
+    ax.add_artist(AnchoredOffsetbox("lower right", child=key, frameon=False, pad=0, borderpad=0,
+                                    bbox_to_anchor=(1.0, 1.0), bbox_transform=place))  # fmt: skip
 
 
 def shortened(text: str, most: int = 44) -> str:
@@ -156,59 +143,3 @@ def shortened(text: str, most: int = 44) -> str:
     if len(text) <= most:
         return text
     return f"{text[: most // 2 - 1]} … {text[-(most // 2 - 2) :]}"
-
-
-def whole_numbers(ax: Axes, axis: str = "x") -> None:
-    """Ticks of an axis at whole numbers only."""
-    getattr(ax, f"{axis}axis").set_major_locator(MaxNLocator(nbins=9, steps=[1, 2, 5, 10], integer=True))
-
-
-def block_axis(ax: Axes, blocks: Sequence[int]) -> None:
-    """An x axis of bars, each at the index of its block."""
-    ax.grid(visible=False, axis="x")
-    whole_numbers(ax)
-    if len(blocks) <= 15:
-        ax.set_xticks(list(blocks))
-    first, last = (min(blocks), max(blocks)) if len(blocks) else (0, 0)
-    margin = max(0.7, (7 - last + first) / 2)  # a single bar does not fill the page
-    ax.set_xlim(first - margin, last + margin)
-
-
-def reference_line(ax: Axes, value: float, label: str) -> None:
-    """A dashed horizontal line with its name at the right end, on a ground that keeps it readable over data."""
-    ax.axhline(value, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=2.5)
-    if label:
-        ax.annotate(
-            label,
-            (1, value),
-            xycoords=("axes fraction", "data"),
-            xytext=(-2, 2.5),
-            textcoords="offset points",
-            ha="right",
-            va="bottom",
-            color=INK,
-            fontsize=SMALL,
-            bbox={"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.9},
-            zorder=4,
-        )
-
-
-def heat_map(ax: Axes, values: np.ndarray, label: str, *, shrink: float = 1.0, **options: Any) -> Colorbar:
-    """A matrix in colours, from the bottom up, with a bar that says what they mean; NaN is grey."""
-    image = ax.imshow(values, **{"origin": "lower", "interpolation": "nearest", "cmap": "viridis", **options})
-    ax.grid(visible=False)
-    ax.set_facecolor(PALE_GREY)
-    ax.spines[:].set_visible(False)
-    bar = figure_of(ax).colorbar(image, ax=ax, shrink=shrink, label=label)
-    bar.ax.grid(visible=False)
-    bar.outline.set_visible(False)
-    return bar
-
-
-def block_map(ax: Axes, values: np.ndarray, label: str, norm: Normalize) -> Colorbar:
-    """A matrix over pairs of blocks, red above zero and blue below."""
-    bar = heat_map(ax, values, label, shrink=0.9, cmap="RdBu_r", norm=norm)
-    ax.set(xlabel="block (its index)", ylabel="block (its index)")
-    whole_numbers(ax)
-    whole_numbers(ax, "y")
-    return bar

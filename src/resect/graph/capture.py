@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
@@ -24,6 +24,7 @@ from resect.errors import ExportError, InputError
 from resect.graph.ops import op_name
 
 Mode = Literal["eval", "train"]
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,6 @@ class Capture:
     mode: Mode
     nodes: tuple[Node, ...]
     inputs: tuple[Input | None, ...]
-    plain_inputs: tuple[Any, ...]
     constants: Mapping[Node, Any]
     parameters: Mapping[Node, str]
     outputs: tuple[Any, ...]
@@ -69,7 +69,7 @@ class Capture:
     batch_size: int | None
 
 
-def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def as_call(example: Any) -> Call:
     """Turn a tensor, tuple or mapping of inputs into positional and keyword arguments."""
     if isinstance(example, Mapping):
         return (), dict(example)
@@ -78,21 +78,22 @@ def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (example,), {}
 
 
-def flat_inputs(call: tuple[tuple[Any, ...], dict[str, Any]], spec: pytree.TreeSpec) -> list[Any]:
-    """The leaves of a call in the order of the example's, whose keyword arguments may come in any order.
-
-    Raises:
-        InputError: the call has another structure than the example.
-    """
+def flat_inputs(call: Call, spec: pytree.TreeSpec) -> list[Any]:
+    """The leaves of a call in the example's order; its keywords may come in any. InputError for another structure."""
     args, kwargs = call
     example_args, example_kwargs = pytree.tree_unflatten([0] * spec.num_leaves, spec)
     if kwargs.keys() == example_kwargs.keys():
         kwargs = {name: kwargs[name] for name in example_kwargs}
-    leaves, found = pytree.tree_flatten((args, kwargs))
-    if found != spec:
+    leaves, own_spec = pytree.tree_flatten((args, kwargs))
+    if own_spec != spec:
         wanted, got = _words(example_args, example_kwargs), _words(args, kwargs)
         raise InputError(f"`inputs` must have the structure of the example, {wanted}, got {got}.")
     return leaves
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """A dtype as users write it: "float32"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _words(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -139,38 +140,27 @@ def without_fused_attention() -> Iterator[None]:
 
 
 def capture(model: nn.Module, example: Any, mode: Mode = "eval") -> Capture:
-    """Export `model` in `mode`, functionally, with a free batch dimension where the model allows it.
-
-    Args:
-        model: any module; it is not changed.
-        example: a tensor, tuple or dict of inputs. Dimension 0 of its tensors is the batch.
-
-    Raises:
-        InputError: the model cannot run the example at all.
-        ExportError: the model runs, but `torch.export` cannot capture it.
-    """
-    args, kwargs = as_call(example)
-    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    """Export `model` in `mode`, functionally, with a free batch dimension where the model allows it; see `unravel`."""
+    call = as_call(example)
+    leaves = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)]
     if not leaves:
         raise InputError("`example` must hold at least one tensor, got none. Pass one batch of inputs of the model.")
     with in_mode(model, mode):
-        _try_forward(model, args, kwargs, mode)
+        _try_forward(model, call, mode)
         # A batch of 0 or 1 is burnt into an exported graph, so it is widened to 2 first.
         batch = leaves[0].shape[0] if leaves[0].ndim else 0
-        wide_args, wide_kwargs = _widen((args, kwargs), batch)
-        labels = _labels(args, kwargs)
         try:
-            captured = _read(model, _export(model, wide_args, wide_kwargs, mode), mode, labels)
+            captured = _read(model, _widen(call, batch), mode)
         except ExportError:
             if mode == "train" or batch != 1:
                 raise
-            captured = _read(model, _export(model, args, kwargs, mode), mode, labels)  # some take one sample only
+            captured = _read(model, call, mode)  # some take one sample only
         if captured.batch_size not in (None, batch) and mode == "eval":  # its forward() counts the samples
-            captured = _read(model, _export(model, args, kwargs, mode), mode, labels)
+            captured = _read(model, call, mode)
     return captured
 
 
-def _widen(call: tuple[tuple[Any, ...], dict[str, Any]], batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _widen(call: Call, batch: int) -> Call:
     def widen(leaf: Any) -> Any:
         if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == batch == 1:
             return leaf.repeat(2, *(1,) * (leaf.ndim - 1))
@@ -179,20 +169,17 @@ def _widen(call: tuple[tuple[Any, ...], dict[str, Any]], batch: int) -> tuple[tu
     return pytree.tree_map(widen, call)  # type: ignore[no-any-return]  # tree_map keeps the structure it is given
 
 
-def _try_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mode: Mode) -> None:
+def _try_forward(model: nn.Module, call: Call, mode: Mode) -> None:
     buffers = {name: value.clone() for name, value in model.named_buffers()} if mode == "train" else {}
+    args, kwargs = call
     try:
         with torch.no_grad():
             model(*args, **kwargs)
     except Exception as error:  # any model raises what it likes on inputs that it was not made for
-        shapes = ", ".join(
-            f"{label} {tuple(leaf.shape)} {str(leaf.dtype).removeprefix('torch.')}"
-            for label, leaf in _labels(args, kwargs)
-            if isinstance(leaf, Tensor)
-        )
-        place = _where(model, error.__traceback__)
+        named = [(label, leaf) for label, leaf in _labels(call) if isinstance(leaf, Tensor)]
+        shapes = ", ".join(f"{label} {tuple(leaf.shape)} {dtype_name(leaf.dtype)}" for label, leaf in named)
         raise InputError(
-            f"`example` must be a batch that the model can run, got {shapes}: {place}{_first_line(error)}. "
+            f"`example` must be a batch that the model can run, got {shapes}: {_cause(model, error)}. "
             "Pass one batch with the shape and dtype the model was made for."
         ) from error
     finally:
@@ -201,26 +188,25 @@ def _try_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
                 model.get_buffer(name).copy_(value)
 
 
-class _TensorsOnly(nn.Module):
-    """Calls a model and leaves out what no graph can return, e.g. the key-value cache of a language model."""
+def outputs_of(model: nn.Module, call: Call) -> Any:
+    """What a model returns, but None where no graph can return it, e.g. the key-value cache of a language model."""
+    args, kwargs = call
+    plain = (Tensor, bool, int, float, str, type(None))
+    return pytree.tree_map(lambda leaf: leaf if isinstance(leaf, plain) else None, model(*args, **kwargs))
 
+
+class _TensorsOnly(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return tensors_only(self.model(*args, **kwargs))
+        return outputs_of(self.model, (args, kwargs))
 
 
-def tensors_only(output: Any) -> Any:
-    """The same nested output with None for every leaf that is neither a tensor nor a plain Python value."""
-    plain = (Tensor, bool, int, float, str, type(None))
-    return pytree.tree_map(lambda leaf: leaf if isinstance(leaf, plain) else None, output)
-
-
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mode: Mode) -> ExportedProgram:
+def _export(model: nn.Module, call: Call, mode: Mode) -> ExportedProgram:
     dynamic: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]  # torch has no annotation
-    shaped = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim]
+    shaped = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor) and leaf.ndim]
     for leaf in shaped:
         if leaf.shape[0] == shaped[0].shape[0]:
             dynamic[leaf] = {0: Dim.AUTO}
@@ -229,18 +215,16 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mod
         try:
             exported = torch.export.export(
                 _TensorsOnly(model),
-                args,
-                kwargs,
+                *call,
                 dynamic_shapes=dynamic,
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
             functional: ExportedProgram = exported.run_decompositions({})
         except Exception as error:  # torch.export raises dozens of kinds, and lets the model's own through
-            place = _where(model, error.__traceback__)
             raise ExportError(
                 f"`model` must be one that torch.export can capture in {mode} mode, but {type(model).__name__} is "
-                f"not: {place}{_first_line(error)}. Change that line so that it does not turn tensor values into "
+                f"not: {_cause(model, error)}. Change that line so that it does not turn tensor values into "
                 "Python values (no .item(), no `if` on a tensor, no numpy): use torch.where or torch.cond, or move "
                 "the step out of forward()."
             ) from error
@@ -260,38 +244,32 @@ def _quiet_export() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _labels(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _labels(call: Call) -> list[tuple[str, Any]]:
     """Every leaf of a call, in pytree order, with the name a user knows it by."""
     named: list[tuple[str, Any]] = []
-    for path, leaf in pytree.tree_leaves_with_path((tuple(args), dict(kwargs))):
+    for path, leaf in pytree.tree_leaves_with_path(call):
         place, *words = [str(getattr(key, "key", getattr(key, "idx", key))) for key in path]
         named.append((("input " if place == "0" else "") + ".".join(words), leaf))
     return named
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
-
-
-def _where(model: nn.Module, trace: TracebackType | None) -> str:
-    """The deepest frame that runs in one of the model's submodules: "module `a.b` (file.py:12: `source`): "."""
+def _cause(model: nn.Module, error: Exception) -> str:
+    """An error and the submodule that it comes from: "module `a.b` (file.py:12: `source`) says: its first line"."""
     names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
-    found = ""
-    for frame, line in traceback.walk_tb(trace):
-        owner = frame.f_locals.get("self")
-        library = Path(frame.f_code.co_filename).parts[-2:-1] == ("modules",) and "torch" in frame.f_code.co_filename
-        if owner is None or id(owner) not in names or (library and frame.f_code.co_name.startswith("_")):
-            continue
-        source = traceback.extract_tb(trace, limit=None)
-        text = next((s.line for s in source if s.lineno == line and s.filename == frame.f_code.co_filename), "")
-        found = f"module `{names[id(owner)]}` ({Path(frame.f_code.co_filename).name}:{line}: `{text}`) says: "
-    return found
+    place, trace = "", error.__traceback__
+    for (frame, _), source in zip(traceback.walk_tb(trace), traceback.extract_tb(trace), strict=False):
+        owner, file = frame.f_locals.get("self"), Path(source.filename)
+        library = file.parts[-2:-1] == ("modules",) and "torch" in source.filename
+        if owner is not None and id(owner) in names and not (library and source.name.startswith("_")):
+            place = f"module `{names[id(owner)]}` ({file.name}:{source.lineno}: `{source.line}`) says: "
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return place + (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
-def _read(model: nn.Module, exported: ExportedProgram, mode: Mode, labels: list[tuple[str, Any]]) -> Capture:
+def _read(model: nn.Module, call: Call, mode: Mode) -> Capture:
+    exported = _export(model, call, mode)
     _drop_added_zeros(exported.graph)
-    signature = exported.graph_signature
+    signature, labels = exported.graph_signature, _labels(call)
     placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
     inputs: list[Input | None] = []
     parameters: dict[Node, str] = {}
@@ -305,7 +283,7 @@ def _read(model: nn.Module, exported: ExportedProgram, mode: Mode, labels: list[
             constants[node] = exported.constants[str(spec.target)]
     for node in exported.graph.nodes:
         if node.op == "get_attr":
-            constants[node] = _attribute(exported.graph_module, str(node.target))
+            constants[node] = attrgetter(str(node.target))(exported.graph_module)
     flat = next(node for node in exported.graph.nodes if node.op == "output").args[0]
     outputs, mutations = [], []
     for value, output in zip(flat, signature.output_specs, strict=True):
@@ -318,21 +296,19 @@ def _read(model: nn.Module, exported: ExportedProgram, mode: Mode, labels: list[
                 f"`model` must not change its inputs in forward(), but {type(model).__name__} does "
                 f"({output.kind.name.lower()} of {output.target}). Let it work on a copy."
             )
-    free = any(shape is None for entry in inputs if entry for shape in entry.shape[:1])
-    fixed = next((entry.shape[0] for entry in inputs if entry and entry.shape), None)
+    batches = [entry.shape[0] for entry in inputs if entry and entry.shape]
     return Capture(
         model=model,
         mode=mode,
         nodes=tuple(node for node in exported.graph.nodes if node.op == "call_function"),
         inputs=tuple(inputs),
-        plain_inputs=tuple(leaf for _, leaf in labels),
         constants=constants,
         parameters=parameters,
         outputs=tuple(outputs),
         mutations=tuple(mutations),
         in_spec=exported.call_spec.in_spec,
         out_spec=exported.call_spec.out_spec,
-        batch_size=None if free else fixed,
+        batch_size=None if None in batches or not batches else batches[0],
     )
 
 
@@ -358,12 +334,5 @@ def _size(size: Any, ranges: Mapping[Any, Any]) -> int | None:
     """A size as a number, None where it is free; a free one that can have one value only is none."""
     if isinstance(size, int):
         return size
-    found = ranges.get(size.node.expr)
-    return int(found.lower) if found is not None and found.lower == found.upper else None
-
-
-def _attribute(root: nn.Module, target: str) -> Any:
-    value: Any = root
-    for part in target.split("."):
-        value = getattr(value, part)
-    return value
+    values = ranges.get(size.node.expr)
+    return int(values.lower) if values is not None and values.lower == values.upper else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -38,17 +37,8 @@ def emit(
             values[key] = value
     for program in folded:
         for step in program.steps:
-            read = partial(_read, values)
-            kwargs = {name: read(value) for name, value in step.kwargs.items()}
-            values[step.key] = graph.call_function(step.target, tuple(read(value) for value in step.args), kwargs)
+            args, kwargs = step.arguments(values.__getitem__)
+            values[step.key] = graph.call_function(step.target, tuple(args), kwargs)
         values |= {key: values[source] for key, source in program.results}
-    graph.output(tuple(_read(values, result) for result in results))
+    graph.output(tuple(values[result.key] if isinstance(result, Ref) else result for result in results))
     return fx.GraphModule(root, graph)
-
-
-def _read(values: dict[int, Any], value: Any) -> Any:
-    if isinstance(value, Ref):
-        return values[value.key]
-    if isinstance(value, (list, tuple)):
-        return type(value)(_read(values, item) for item in value)
-    return value

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Literal
 
 from torch.fx import Node
 
 from resect.graph.capture import Capture
 from resect.graph.ops import LINEAR, VIEWS, hint_shape, is_float, module_of, op_name
-from resect.graph.reach import Reach
+from resect.graph.reach import Reach, union
 
 Kind = Literal["identity", "projection", "gated", "layer"]
 
@@ -56,12 +57,6 @@ class Rejected:
     reason: str
 
 
-@dataclass(frozen=True)
-class _Verdict:
-    join: Join | None = None
-    reason: str = ""
-
-
 def find_joins(captured: Capture, reach: Reach) -> tuple[list[Join], list[Rejected]]:
     """All blocks of a captured network in order, and every addition that was considered and rejected."""
     joins: dict[Node, Join] = {}
@@ -71,14 +66,14 @@ def find_joins(captured: Capture, reach: Reach) -> tuple[list[Join], list[Reject
         if operands is None:
             continue
         verdict = _judge(node, *operands, reach, joins)
-        if verdict.join:
-            joins[node] = verdict.join
+        if isinstance(verdict, Join):
+            joins[node] = verdict
         else:
-            reasons[node] = verdict.reason
+            reasons[node] = verdict
     _drop_nested(joins, reasons, reach)
-    found = [term for join in joins.values() for term in _split(join, reasons, reach)]
+    blocks = [term for join in joins.values() for term in _split(join, reasons, reach)]
     rejected = [Rejected(node.name, module_of(node), reason) for node, reason in reasons.items()]
-    return found, rejected
+    return blocks, rejected
 
 
 def _operands(node: Node, reach: Reach) -> tuple[Node, Node] | None:
@@ -93,8 +88,7 @@ def _operands(node: Node, reach: Reach) -> tuple[Node, Node] | None:
     first, second = pair
     if not (_signal(first, reach) and _signal(second, reach)) or first is second:
         return None
-    assert isinstance(first, Node)
-    assert isinstance(second, Node)
+    assert isinstance(first, Node) and isinstance(second, Node)
     return first, second
 
 
@@ -102,19 +96,20 @@ def _signal(value: object, reach: Reach) -> bool:
     return isinstance(value, Node) and value in reach.index and is_float(value) and reach.is_dependent(value)
 
 
-def _judge(node: Node, first: Node, second: Node, reach: Reach, joins: dict[Node, Join]) -> _Verdict:
+def _judge(node: Node, first: Node, second: Node, reach: Reach, joins: dict[Node, Join]) -> Join | str:
+    """The join that an addition is, or the reason why it is none."""
     if hint_shape(first) != hint_shape(second) and op_name(node) != "addcmul":
-        return _Verdict(reason=f"the operands differ in shape: {hint_shape(first)} and {hint_shape(second)}")
+        return f"the operands differ in shape: {hint_shape(first)} and {hint_shape(second)}"
     either_way = op_name(node) == "add" and node.kwargs.get("alpha", 1) == 1
     reasons = []
     for skip, branch in [(first, second), (second, first)] if either_way else [(first, second)]:
         verdict = _judge_ordered(node, skip, branch, reach, joins)
-        if verdict.join:
+        if isinstance(verdict, Join):
             return verdict
-        reasons.append(verdict.reason)
-    if not either_way and _judge_ordered(node, second, first, reach, joins).join:
-        return _Verdict(reason=_SUBTRACTED)
-    return _Verdict(reason=max(reasons, key=_REASONS.index))
+        reasons.append(verdict)
+    if not either_way and isinstance(_judge_ordered(node, second, first, reach, joins), Join):
+        return _SUBTRACTED
+    return max(reasons, key=_REASONS.index)
 
 
 _NOT_RELATED = "neither operand flows into the other and they have no signal in common"
@@ -127,16 +122,16 @@ _SAME_MODULE_NESTED = "part of the branch of a block: it stands in that block's 
 _REASONS = [_NOT_RELATED, _ONE_OPERATOR, _ALL_LINEAR, _NO_PARAMETERS, _SUBTRACTED]
 
 
-def _judge_ordered(node: Node, skip: Node, branch: Node, reach: Reach, joins: dict[Node, Join]) -> _Verdict:
-    """Whether `node` = `skip` + `branch` is a join."""
+def _judge_ordered(node: Node, skip: Node, branch: Node, reach: Reach, joins: dict[Node, Join]) -> Join | str:
+    """The same for `node` = `skip` + `branch`."""
     root = _skip_root(skip, joins)
     if reach.is_ancestor(root, branch):
         if not reach.has_weights(reach.between(root, branch)):
-            return _Verdict(reason=_NO_PARAMETERS)
-        return _Verdict(Join(node, "identity", skip, branch, node, (root,), skip))
+            return _NO_PARAMETERS
+        return Join(node, "identity", skip, branch, node, (root,), skip)
     gated = _gated_skip(skip, branch, reach)
     if gated is not None:
-        return _Verdict(Join(node, "gated", skip, branch, node, (gated,), gated))
+        return Join(node, "gated", skip, branch, node, (gated,), gated)
     return _judge_projection(node, skip, root, branch, reach)
 
 
@@ -147,33 +142,28 @@ def _skip_root(skip: Node, joins: dict[Node, Join]) -> Node:
     return skip
 
 
-def _judge_projection(node: Node, skip: Node, root: Node, branch: Node, reach: Reach) -> _Verdict:
+def _judge_projection(node: Node, skip: Node, root: Node, branch: Node, reach: Reach) -> Join | str:
     common = reach.ancestors[reach.index[root]] & reach.ancestors[reach.index[branch]] & reach.dependent
     common = sum(reach.bit(n) for n in reach.nodes(common) if is_float(n))
     # Only the nearest common ancestors matter: those that flow into no other one.
     nearest = [n for n in reach.nodes(common) if not reach.descendants[reach.index[n]] & common]
     if not nearest:
-        return _Verdict(reason=_NOT_RELATED)
-    on_skip = on_branch = 0
-    for start in nearest:
-        on_skip |= reach.between(start, root)
-        on_branch |= reach.between(start, branch)
+        return _NOT_RELATED
+    on_skip = union(reach.between(start, root) for start in nearest)
+    on_branch = union(reach.between(start, branch) for start in nearest)
     if not _linear(on_skip, reach):
-        return _Verdict(reason=_ONE_OPERATOR)
+        return _ONE_OPERATOR
     if _linear(on_branch, reach):
-        return _Verdict(reason=_ALL_LINEAR)
+        return _ALL_LINEAR
     if not reach.has_weights(on_branch):
-        return _Verdict(reason=_NO_PARAMETERS)
-    kind: Kind = "projection" if reach.has_weights(on_skip) or not _only_views(on_skip, reach) else "identity"
-    return _Verdict(Join(node, kind, skip, branch, node, tuple(nearest), skip))
+        return _NO_PARAMETERS
+    only_views = all(op_name(n) in VIEWS for n in reach.nodes(on_skip))
+    kind: Kind = "identity" if only_views and not reach.has_weights(on_skip) else "projection"
+    return Join(node, kind, skip, branch, node, tuple(nearest), skip)
 
 
 def _linear(bits: int, reach: Reach) -> bool:
     return all(op_name(n) in LINEAR and not reach.is_product_of_signals(n) for n in reach.nodes(bits))
-
-
-def _only_views(bits: int, reach: Reach) -> bool:
-    return all(op_name(n) in VIEWS for n in reach.nodes(bits))
 
 
 def _gated_skip(skip: Node, branch: Node, reach: Reach) -> Node | None:
@@ -196,10 +186,7 @@ def _gated_skip(skip: Node, branch: Node, reach: Reach) -> Node | None:
 
 def branch_region(join: Join, reach: Reach) -> int:
     """The nodes that the branch computes: what lies between the entries and the branch operand."""
-    bits = 0
-    for entry in join.entries:
-        bits |= reach.between(entry, join.branch)
-    return bits
+    return union(reach.between(entry, join.branch) for entry in join.entries)
 
 
 def _parent(node: Node, regions: dict[Node, int], reach: Reach) -> Node | None:
@@ -234,16 +221,10 @@ def _split(join: Join, reasons: dict[Node, str], reach: Reach) -> list[Join]:
     mixing = [reach.mixing(region) for region in regions]
     if len(terms) < 2 or not all(mixing) or set(mixing[0]) & set(mixing[1]):
         return [join]
-    if not all(
-        _has_non_linearity(region & ~other, reach) for region, other in zip(regions, regions[::-1], strict=True)
-    ):
+    if any(_linear(region & ~other, reach) for region, other in zip(regions, regions[::-1], strict=True)):
         return [join]
     del reasons[total]
     return [part for term in terms for part in _split(replace(join, branch=term, consumer=total), reasons, reach)]
-
-
-def _has_non_linearity(bits: int, reach: Reach) -> bool:
-    return not _linear(bits, reach)
 
 
 def branch_names(joins: list[Join], reach: Reach) -> list[str]:
@@ -263,11 +244,7 @@ def _name(join: Join, alone: bool, reach: Reach) -> str:
     nodes = reach.mixing(region) or [n for n in reach.nodes(region) if module_of(n)]
     home = module_of(join.node)
     paths = [module_of(node).split(".") for node in nodes]
-    prefix: list[str] = []
-    for parts in zip(*paths, strict=False):
-        if len(set(parts)) > 1:
-            break
-        prefix.append(parts[0])
-    deepest = ".".join(prefix)
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    deepest = ".".join(parts[0] for parts in shared)
     inside_home = not home or deepest == home or deepest.startswith(home + ".")
     return home if alone and inside_home and home else deepest or home or join.node.name

@@ -15,7 +15,7 @@ from resect.graph.reach import Reach
 
 def find_layers(captured: Capture, reach: Reach) -> tuple[list[Join], list[Rejected]]:
     """Every weight layer with its normalisation and activation: those that can be deleted, and those that cannot."""
-    found: list[Join] = []
+    layers: list[Join] = []
     refused: list[Rejected] = []
     for node in captured.nodes:
         if not reach.mixes_with_weights(node):
@@ -23,17 +23,15 @@ def find_layers(captured: Capture, reach: Reach) -> tuple[list[Join], list[Rejec
         entry, end = reach.dependents(node)[0], _end_of_unit(node, reach)
         before, after = hint_shape(entry), hint_shape(end)
         if before is None or after is None:
-            refused.append(Rejected(node.name, module_of(node), "its input or its output is not one tensor"))
-        elif before == after:
-            found.append(Join(end, "layer", entry, end, end, (entry,), entry))
+            reason = "its input or its output is not one tensor"
+        elif before != after:
+            change = " to ".join("x".join(map(str, shape[1:])) for shape in (before, after))
+            reason = f"the layer changes the shape of a sample, {change}"
         else:
-            change = f"{_sizes(before)} to {_sizes(after)}"
-            refused.append(Rejected(node.name, module_of(node), f"the layer changes the shape of a sample, {change}"))
-    return found, refused
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape[1:]))
+            layers.append(Join(end, "layer", entry, end, end, (entry,), entry))
+            continue
+        refused.append(Rejected(node.name, module_of(node), reason))
+    return layers, refused
 
 
 def _end_of_unit(node: Node, reach: Reach) -> Node:

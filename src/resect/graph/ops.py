@@ -74,12 +74,15 @@ def is_check(node: Node) -> bool:
     return op_name(node).startswith(("_assert", "sym_constrain", "_check"))
 
 
+def hints(value: Tensor) -> tuple[int, ...]:
+    """The shape of a captured tensor at the example batch."""
+    return tuple(int(size) if isinstance(size, int) else int(size.node.hint) for size in value.shape)
+
+
 def hint_shape(node: Node) -> tuple[int, ...] | None:
     """The shape of a node's tensor at the example batch; None for other values."""
     value = node.meta.get("val")
-    if not isinstance(value, Tensor):
-        return None
-    return tuple(int(size) if isinstance(size, int) else int(size.node.hint) for size in value.shape)
+    return hints(value) if isinstance(value, Tensor) else None
 
 
 def free_shape(node: Node) -> tuple[int | str, ...]:

@@ -27,6 +27,15 @@ class Step:
     kwargs: Mapping[str, Any]
     reads: tuple[int, ...]
 
+    def arguments(self, value_of: Callable[[int], Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments, each `Ref` in them replaced by the value of its key."""
+
+        def read(ref: Ref) -> Any:
+            return value_of(ref.key)
+
+        args = [substitute(value, Ref, read) for value in self.args]
+        return args, {name: substitute(value, Ref, read) for name, value in self.kwargs.items()}
+
 
 @dataclass(frozen=True)
 class Program:
@@ -42,41 +51,13 @@ class Program:
     results: tuple[tuple[int, int], ...]
     live_before: frozenset[int]
 
-    def run(
-        self,
-        base: Mapping[int, Any],
-        state: Mapping[int, Any],
-        intercept: Mapping[int, Callable[[Any], Any]] | None = None,
-    ) -> Environment:
-        """Execute the steps on parameters, constants and inputs (`base`) and the state; return the new state.
-
-        Args:
-            intercept: functions that replace the value of a key as soon as it is computed.
-        """
-        if intercept is None:
-            found: Environment = self._function(state, base)
-            return found
-        values = dict(state)
-
-        def read(value: Any) -> Any:
-            if type(value) is Ref:
-                key = value.key
-                return values[key] if key in values else base[key]
-            if type(value) in (list, tuple):
-                return type(value)(read(item) for item in value)
-            return value
-
-        for step, dead in zip(self.steps, self.dead_after, strict=True):
-            kwargs = {name: read(value) for name, value in step.kwargs.items()}
-            value = step.target(*[read(argument) for argument in step.args], **kwargs)
-            values[step.key] = intercept[step.key](value) if step.key in intercept else value
-            for key in dead:
-                values.pop(key, None)
-        return {key: read(Ref(source)) for key, source in self.results}
+    def run(self, base: Mapping[int, Any], state: Mapping[int, Any]) -> Environment:
+        """Execute the steps on parameters, constants and inputs (`base`) and the state; return the new state."""
+        return self._function(base, state)
 
     @cached_property
     def _function(self) -> Callable[[Mapping[int, Any], Mapping[int, Any]], Environment]:
-        """The steps as one Python function of (state, base); looking every value up in a dictionary takes longer."""
+        """The steps as one Python function of (base, state); looking every value up in a dictionary takes longer."""
         held: dict[str, Any] = {}
         made = {step.key for step in self.steps}
         reads = {key for step in self.steps for key in step.reads} | {source for _, source in self.results}
@@ -89,7 +70,7 @@ class Program:
             # What `state` holds, too, is only let go here; the caller decides when it is gone.
             lines += [f"{_local(key)} = None" for key in dead]
         lines.append("return {" + ", ".join(f"{key}: {_local(source)}" for key, source in self.results) + "}")
-        exec("def run(state, base):\n    " + "\n    ".join(lines), held)  # names and numbers of our own only
+        exec("def run(base, state):\n    " + "\n    ".join(lines), held)  # names and numbers of our own only
         function: Callable[[Mapping[int, Any], Mapping[int, Any]], Environment] = held["run"]
         return function
 
@@ -102,6 +83,16 @@ class Program:
             dead.append(tuple(key for key in {step.key, *step.reads} if key not in needed))
             needed.update(step.reads)
         return tuple(reversed(dead))
+
+
+def substitute(value: Any, kind: type, new: Callable[[Any], Any]) -> Any:
+    """An argument with everything of one kind replaced by what `new` makes of it, in lists and tuples, too."""
+    if isinstance(value, kind):
+        return new(value)
+    if isinstance(value, (list, tuple)):
+        items = [substitute(item, kind, new) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    return value
 
 
 def _local(key: int) -> str:

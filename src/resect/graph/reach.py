@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 from torch.fx import Node
 
@@ -33,23 +35,22 @@ class Reach:
         inputs = [entry.node for entry in captured.inputs if entry]
         order = (*captured.parameters, *captured.constants, *inputs, *captured.nodes)
         index = {node: i for i, node in enumerate(order)}
+        operands = [[] if _is_statistic(n) else [index[o] for o in n.all_input_nodes if o in index] for n in order]
         ancestors = [0] * len(order)
         dependent = sum(1 << index[node] for node in inputs)
         names = set(captured.model.state_dict())  # non-persistent buffers are tables, not weights
         weighted = sum(1 << index[node] for node, name in captured.parameters.items() if name in names)
         for i, node in enumerate(order):
-            operands = [] if _is_statistic(node) else [index[o] for o in node.all_input_nodes if o in index]
-            for operand in operands:
+            for operand in operands[i]:
                 ancestors[i] |= ancestors[operand] | 1 << operand
-            if op_name(node) not in SHAPE_ONLY and any(dependent >> o & 1 for o in operands):
+            if op_name(node) not in SHAPE_ONLY and any(dependent >> o & 1 for o in operands[i]):
                 dependent |= 1 << i
-            elif any(weighted >> o & 1 for o in operands):
+            elif any(weighted >> o & 1 for o in operands[i]):
                 weighted |= 1 << i
         descendants = [0] * len(order)
-        for i in range(len(order) - 1, -1, -1):
-            for source in [] if _is_statistic(order[i]) else order[i].all_input_nodes:
-                if source in index:
-                    descendants[index[source]] |= descendants[i] | 1 << i
+        for i in reversed(range(len(order))):
+            for operand in operands[i]:
+                descendants[operand] |= descendants[i] | 1 << i
         return cls(order, index, tuple(ancestors), tuple(descendants), dependent, weighted)
 
     def nodes(self, bits: int) -> Iterator[Node]:
@@ -95,27 +96,19 @@ class Reach:
 
     def has_weights(self, bits: int) -> bool:
         """Whether a node of the set has parameters among its operands."""
-        return any(self._reads_weights(node) for node in self.nodes(bits))
+        return any(self.reads_weights(node) for node in self.nodes(bits))
 
-    def _reads_weights(self, node: Node) -> bool:
-        return any(
-            self.weighted >> self.index[operand] & 1 for operand in node.all_input_nodes if operand in self.index
-        )
+    def reads_weights(self, node: Node) -> bool:
+        """Whether a node has parameters among its operands."""
+        return any(self.weighted >> self.index[o] & 1 for o in node.all_input_nodes if o in self.index)
 
     def mixes_with_weights(self, node: Node) -> bool:
         """Whether `node` is a convolution or matrix product of the signal with parameters: a layer, as papers count."""
-        return op_name(node) in WEIGHT_MIXING and self._reads_weights(node) and bool(self.dependents(node))
+        return op_name(node) in WEIGHT_MIXING and self.reads_weights(node) and bool(self.dependents(node))
 
     def mixing(self, bits: int) -> list[Node]:
         """The layers of a set, and its attention products."""
         return [node for node in self.nodes(bits) if op_name(node) in ATTENTION or self.mixes_with_weights(node)]
-
-    def parameters_of(self, nodes: Sequence[Node]) -> int:
-        """The set of parameters that flow into any of `nodes`."""
-        bits = 0
-        for node in nodes:
-            bits |= self.ancestors[self.index[node]]
-        return bits & self.weighted
 
     def is_product_of_signals(self, node: Node) -> bool:
         """Whether `node` multiplies two values that both depend on the inputs."""
@@ -128,6 +121,11 @@ class Reach:
             before = max((longest.get(operand, 0) for operand in node.all_input_nodes), default=0)
             longest[node] = before + self.mixes_with_weights(node)
         return max(longest.values(), default=0)
+
+
+def union(sets: Iterable[int]) -> int:
+    """All that is in any of the sets."""
+    return reduce(or_, sets, 0)
 
 
 def _is_statistic(node: Node) -> bool:

@@ -6,7 +6,7 @@ its other operand, and whatever only the deleted one needed is not in the progra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from typing import Any, Final, Literal
@@ -18,8 +18,8 @@ from torch.fx import Node
 
 from resect.graph.decisions import Decision, Variant
 from resect.graph.keys import Keys
-from resect.graph.ops import VIEWS, gate, hint_shape, op_name
-from resect.graph.program import Program, Ref, Step
+from resect.graph.ops import VIEWS, gate, hint_shape, hints, op_name
+from resect.graph.program import Program, Ref, Step, substitute
 from resect.graph.slices import Sliced
 from resect.graph.slots import Slot
 
@@ -66,7 +66,7 @@ class Programs:
         self.slice_of = {keys.of(node): i for i, part in enumerate(sliced.slices) for node in part}
         # Gradients flow to the inputs as to any other live value; without gradients they are just there.
         self._base = keys.given - (len(inputs) if edges else 0)
-        self._reference = keys.of(shaped)
+        self.reference = keys.of(shaped)  # a tensor that tells batch size and device
         self.example_batch = (hint_shape(shaped) or (1,))[0]
         outputs = {keys.of(output) for output in sliced.captured.outputs if isinstance(output, Node)}
         self._outputs = frozenset(outputs) - set(range(self._base))
@@ -85,23 +85,22 @@ class Programs:
     @cached_property
     def value_bytes(self) -> dict[int, int]:
         """Bytes of every value that depends on the inputs, at the example's batch."""
-        found = {}
+        sizes = {}
         for key, node in enumerate(self.keys.nodes):
-            leaves = pytree.tree_leaves(node.meta.get("val"))
-            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-            shapes = [[int(s) if isinstance(s, int) else int(s.node.hint) for s in leaf.shape] for leaf in tensors]
-            found[key] = sum(prod(shape) * leaf.element_size() for shape, leaf in zip(shapes, tensors, strict=True))
-        return found | dict.fromkeys(self.parameter_keys, 0)
+            tensors = [leaf for leaf in pytree.tree_leaves(node.meta.get("val")) if isinstance(leaf, Tensor)]
+            sizes[key] = sum(prod(hints(tensor)) * tensor.element_size() for tensor in tensors)
+        return sizes | dict.fromkeys(self.parameter_keys, 0)
 
-    def fold(self, arrangement: Sequence[Decision]) -> list[Program]:
+    def fold(self, arrangement: Sequence[Decision], also: Collection[int] = ()) -> list[Program]:
         """The programs of all slices under one arrangement, each computing only what the next ones need.
 
-        Buffer updates (train mode) are results of the slice that computes them and of no other.
+        Buffer updates (train mode) are results of the slice that computes them and of no other, and so are the keys
+        that are `also` wanted.
         """
-        live, updates = self._outputs, self.updates(arrangement)
+        live, wanted = self._outputs, self.live_at_end(arrangement).union(also)
         programs = []
-        for i in range(len(self.sliced.slices) - 1, -1, -1):
-            own = frozenset(key for key in updates if self.slice_of[key] == i)
+        for i in reversed(range(len(self.sliced.slices))):
+            own = {key for key in wanted if self.slice_of.get(key) == i}
             program = self.build(i, self.decisions(i, arrangement), live | own)
             programs.append(program)
             live = program.live_before
@@ -109,12 +108,8 @@ class Programs:
 
     def live_at_end(self, arrangement: Sequence[Decision]) -> frozenset[int]:
         """The outputs, and the buffer updates (train mode) of all modules but those of branches that do not run."""
-        return self._outputs | self.updates(arrangement)
-
-    def updates(self, arrangement: Sequence[Decision]) -> frozenset[int]:
-        """The buffer updates (train mode) of all modules but those of branches that do not run."""
         running = {i if isinstance(branch, Variant) else branch for i, branch in enumerate(arrangement)}
-        return frozenset(key for key, owners in self._owners.items() if not owners or owners & running)
+        return self._outputs.union(key for key, owners in self._owners.items() if not owners or owners & running)
 
     @cached_property
     def _owners(self) -> dict[int, frozenset[int]]:
@@ -176,18 +171,15 @@ class _Resolution:
 
     def keep(self, node: Node) -> None:
         """Execute `node`, unless its operands turn it into one of them or into zero."""
-        key = self.keys.of(node)
-        operands = [self._is_zero(n) for n in node.all_input_nodes]
-        name = op_name(node)
-        if any(operands) and name in VIEWS | {"gate"}:
+        key, name = self.keys.of(node), op_name(node)
+        zero = any(self._resolved(n) is _ZERO for n in node.all_input_nodes)
+        if zero and name in VIEWS | {"gate"}:
             self._value[key] = _ZERO
-        elif any(operands) and name in ("add", "sub", "addcmul"):
+        elif zero and name in ("add", "sub", "addcmul"):
             first, *others = (n for n in node.args if isinstance(n, Node))
-            first_zero = self._is_zero(first)
-            rest_zero = any(self._is_zero(n) for n in others)
-            if rest_zero:
+            if any(self._resolved(n) is _ZERO for n in others):
                 self._value[key] = self._resolved(first)
-            elif first_zero and _is_plain_sum(node):
+            elif _is_plain_sum(node):
                 self._value[key] = self._resolved(others[0])
             else:
                 self._step(key, node)
@@ -204,9 +196,11 @@ class _Resolution:
         elif decision is Variant.TWICE:
             self._twice(slot)
         elif slot.join.kind == "gated" and decision is None and self.programs.removal == "zero":
-            self.alias(node, slot.join.bypass)
-        elif self.programs.edges:
-            self.join_by_edges(node, slot)
+            self._value[self.keys.of(node)] = self._resolved(slot.join.bypass)
+        elif self.programs.edges:  # on its gates, and on a step of its own for the skip
+            skip, entering = self.keys.of(slot.join.skip), self.keys.skip(slot)
+            self._call(entering, gate, skip)
+            self._step(self.keys.of(node), node, {skip: entering})
         else:
             self.keep(node)
 
@@ -238,16 +232,6 @@ class _Resolution:
             second[keys.gate(slot)] = second[keys.of(join.branch)]
         self._step(keys.of(join.node), join.node, second)
 
-    def join_by_edges(self, node: Node, slot: Slot) -> None:
-        """Execute a join on its gates and on a step of its own for the skip."""
-        skip, entering = self.keys.of(slot.join.skip), self.keys.skip(slot)
-        self.steps.append(Step(entering, gate, (Ref(skip),), {}, (skip,)))
-        self._step(self.keys.of(node), node, {skip: entering})
-
-    def alias(self, node: Node, other: Node) -> None:
-        """Let `node` have the value of `other`."""
-        self._value[self.keys.of(node)] = self._resolved(other)
-
     def decide(self, slot: Slot, decision: Decision) -> None:
         """Give the gate of `slot` zero, or the value of another slot's branch at this slot's entry."""
         key = self.keys.gate(slot)
@@ -256,8 +240,7 @@ class _Resolution:
             return
         assert isinstance(decision, int)
         other = self.programs.sliced.slots[decision]
-        assert other.join.entry is not None
-        assert slot.join.entry is not None
+        assert other.join.entry is not None and slot.join.entry is not None
         local: dict[int, int | object] = {self.keys.of(other.join.entry): self._resolved(slot.join.entry)}
         for node in other.block.region:
             if node.target is gate:
@@ -274,13 +257,11 @@ class _Resolution:
         elif self.programs.removal == "zero":
             self._value[key] = _ZERO
         elif self.programs.removal == "mean":
-            mean, reference = self.keys.mean(slot), self.programs._reference
-            self.steps.append(Step(key, repeated_mean, (Ref(mean), Ref(reference)), {}, (mean, reference)))
+            self._call(key, repeated_mean, self.keys.mean(slot), self.programs.reference)
         else:
             value = self._resolved(slot.place.gate.all_input_nodes[0])
             assert isinstance(value, int)
-            others = self.keys.others
-            self.steps.append(Step(key, of_other_samples, (Ref(value), Ref(others)), {}, (value, others)))
+            self._call(key, of_other_samples, value, self.keys.others)
 
     def source(self, key: int) -> int:
         """The key that holds the value of `key`, which is made to exist if it is zero."""
@@ -290,42 +271,37 @@ class _Resolution:
         assert isinstance(value, int)
         return value
 
-    def _is_zero(self, node: Node) -> bool:
-        return self._value.get(self.keys.of(node)) is _ZERO
-
     def _resolved(self, node: Node) -> int | object:
         key = self.keys.of(node)
         return self._value.get(key, key)
 
     def _zeros(self, node: Node, key: int) -> int:
         value = node.meta["val"]
-        hints = hint_shape(node)
-        assert hints is not None
         sizes = tuple(
             size if isinstance(size, int) else (hint // self.programs.example_batch,)
-            for size, hint in zip(value.shape, hints, strict=True)
+            for size, hint in zip(value.shape, hints(value), strict=True)
         )
-        reference = self.programs._reference
-        self.steps.append(Step(key, zeros, (Ref(reference), sizes, value.dtype), {}, (reference,)))
+        self._call(key, zeros, self.programs.reference, rest=(sizes, value.dtype))
         self._value[key] = key
         return key
+
+    def _call(self, key: int, target: Any, *reads: int, rest: tuple[Any, ...] = ()) -> None:
+        self.steps.append(Step(key, target, (*map(Ref, reads), *rest), {}, reads))
 
     def _step(self, key: int, node: Node, local: Mapping[int, int | object] | None = None) -> None:
         reads: list[int] = []
 
-        def read(value: Any) -> Any:
-            if not isinstance(value, Node):
-                return value
-            own = self.keys.of(value)
+        def read(operand: Node) -> Ref:
+            own = self.keys.of(operand)
             source = (local or {}).get(own, self._value.get(own, own))
             if source is _ZERO:
-                source = self._zeros(value, own)
+                source = self._zeros(operand, own)
             assert isinstance(source, int)
             reads.append(source)
             return Ref(source)
 
-        args = tuple(_map(value, read) for value in node.args)
-        kwargs = {name: _map(value, read) for name, value in node.kwargs.items()}
+        args = tuple(substitute(value, Node, read) for value in node.args)
+        kwargs = {name: substitute(value, Node, read) for name, value in node.kwargs.items()}
         self.steps.append(Step(key, node.target, args, kwargs, tuple(reads)))
 
 
@@ -333,10 +309,3 @@ def _is_plain_sum(node: Node) -> bool:
     """Whether `node` adds two values, neither of them scaled."""
     unscaled = bool(node.kwargs.get("alpha", 1) == 1)
     return op_name(node) == "add" and len(node.all_input_nodes) == 2 and unscaled
-
-
-def _map(value: Any, read: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        items = [_map(item, read) for item in value]
-        return tuple(items) if isinstance(value, tuple) else items
-    return read(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from torch.fx import Node
 
@@ -60,11 +61,7 @@ class Counts:
 
 
 class Routes:
-    """All routes through a sliced network; station i is the join that ends slice i + 1, the last is the output.
-
-    Args:
-        start: where they begin, the stem by default.
-    """
+    """All routes from `start` (the stem by default); station i is the join that ends slice i + 1."""
 
     def __init__(self, sliced: Sliced, start: Start | None = None) -> None:
         self.sliced = sliced
@@ -75,7 +72,9 @@ class Routes:
         self._sources: dict[Node, frozenset[int]] = {}
         self.stations = tuple(Station(self._edges(node.all_input_nodes)) for node in joins)
         self.output = Station(self._edges([scored_output(sliced.captured)]))
-        self.counts_at = self._count()
+        self._counts: list[Counts] = []  # of the paths to each station
+        for station in self.stations:
+            self._counts.append(self._sum(station))
 
     def sources(self, node: Node) -> frozenset[int]:
         """The stations from which the signal in `node` comes."""
@@ -117,37 +116,24 @@ class Routes:
                 pending.extend(fresh)
         return reached
 
-    def _count(self) -> tuple[Counts, ...]:
-        counts: list[Counts] = []
-        for station in self.stations:
-            counts.append(self._sum(station, counts))
-        return tuple(counts)
-
-    def _sum(self, station: Station, counts: Sequence[Counts]) -> Counts:
+    def _sum(self, station: Station) -> Counts:
         total = Counts((0,), (0,))
         for slot, source in station.edges:
-            total = total + self.along(slot, counts[source] if source != STEM else _ONE)
+            before = self.counts_before(source)
+            total += before if slot is None else before.through(self.sliced.slots[slot].block.layers)
         return total
-
-    def along(self, slot: int | None, before: Counts) -> Counts:
-        """The paths that come over one edge."""
-        return before if slot is None else before.through(self.sliced.slots[slot].block.layers)
 
     def counts_before(self, source: int) -> Counts:
         """The paths from the stem to a station."""
-        return _ONE if source == STEM else self.counts_at[source]
+        return Counts((1,), (0,)) if source == STEM else self._counts[source]
 
     @property
     def counts(self) -> Counts:
         """All paths of the network by length, 0 to the number of blocks."""
-        total = self._sum(self.output, self.counts_at)
+        total = self._sum(self.output)
         missing = len(self.sliced.slots) + 1 - len(total.paths)
         return Counts(total.paths + (0,) * missing, total.layers + (0,) * missing)
 
 
-_ONE = Counts((1,), (0,))
-
-
 def _add(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
-    longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
-    return tuple(a + b for a, b in zip(longer, shorter + (0,) * (len(longer) - len(shorter)), strict=True))
+    return tuple(a + b for a, b in zip_longest(first, second, fillvalue=0))

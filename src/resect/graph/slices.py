@@ -16,7 +16,7 @@ from resect.graph.capture import Capture
 from resect.graph.joins import Join, Rejected, branch_names, find_joins
 from resect.graph.layers import find_layers
 from resect.graph.ops import gate, is_check, is_float, op_name
-from resect.graph.reach import Reach
+from resect.graph.reach import Reach, union
 from resect.graph.slots import Slot, make_slots
 
 _PART_OF_ROOT = frozenset({"slice", "select", "narrow"})
@@ -38,7 +38,6 @@ class Sliced:
     slices: tuple[tuple[Node, ...], ...]
     slots_of: tuple[tuple[int, ...], ...]
     stem: tuple[Node, ...]
-    plain: bool
 
 
 def cut(captured: Capture, *, plain: bool = False) -> Sliced:
@@ -53,12 +52,13 @@ def cut(captured: Capture, *, plain: bool = False) -> Sliced:
         key=lambda pair: (reach.index[pair[0].node], reach.index[pair[0].branch]),
     )
     joins = [join for join, _ in named]
-    shared = _branch_roots(joins)
+    roots = [_root(join.branch) for join in joins]
+    shared = {root for root in roots if roots.count(root) > 1}
     gates = [join.node if plain else _insert_gate(join, shared) for join in joins]
     slices = _slice(captured, reach, joins, gates)
     slots = make_slots(named, gates, slices, captured, reach)
     slots_of = tuple(tuple(s.index for s in slots if s.place.slice == i) for i in range(len(slices)))
-    return Sliced(captured, slots, tuple(rejected), slices, slots_of, _stem(captured, reach, slices[0]), plain)
+    return Sliced(captured, slots, tuple(rejected), slices, slots_of, _stem(captured, reach, slices[0]))
 
 
 def _stem(captured: Capture, reach: Reach, prelude: tuple[Node, ...]) -> tuple[Node, ...]:
@@ -86,26 +86,17 @@ def _root(branch: Node) -> Node:
     return node
 
 
-def _branch_roots(joins: Sequence[Join]) -> set[Node]:
-    """Roots that feed more than one branch: each of those keeps its own part, and its gate on its own edge."""
-    roots = [_root(join.branch) for join in joins]
-    return {root for root in roots if roots.count(root) > 1}
-
-
 def _insert_gate(join: Join, shared: set[Node]) -> Node:
+    """Put a gate on a branch. Branches that are parts of one `shared` root have theirs on their own edges."""
     root = _root(join.branch)
     whole = root is not join.branch and root not in shared and len([u for u in root.users if not is_check(u)]) > 1
-    graph = join.node.graph
+    graph, source = join.node.graph, root if whole else join.branch
+    with graph.inserting_after(root) if whole else graph.inserting_before(join.consumer):
+        node = graph.call_function(gate, (source,))
     if whole:
-        with graph.inserting_after(root):
-            node = graph.call_function(gate, (root,))
         root.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
-        source = root
     else:
-        with graph.inserting_before(join.consumer):
-            node = graph.call_function(gate, (join.branch,))
         join.consumer.replace_input_with(join.branch, node)
-        source = join.branch
     node.meta = dict(source.meta)
     return node
 
@@ -115,10 +106,7 @@ def _slice(
 ) -> tuple[tuple[Node, ...], ...]:
     """Prelude first, then the nodes in the order of execution, cut behind each join."""
     gate_set, ends = set(gates), {join.node for join in joins}
-    starts = 0
-    for join in joins:
-        for entry in join.entries:
-            starts |= reach.descendants[reach.index[entry]]
+    starts = union(reach.descendants[reach.index[entry]] for join in joins for entry in join.entries)
     order = [n for n in captured.nodes[0].graph.nodes if n.op == "call_function" and not is_check(n)]
     later: set[Node] = set()
     for node in order:

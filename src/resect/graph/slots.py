@@ -11,7 +11,7 @@ from resect.graph.capture import Capture
 from resect.graph.decisions import Variant
 from resect.graph.joins import Join, branch_region
 from resect.graph.ops import POINTWISE, free_shape, is_check, op_name
-from resect.graph.reach import Reach
+from resect.graph.reach import Reach, union
 
 
 @dataclass(frozen=True)
@@ -144,24 +144,20 @@ def _after(node: Node, reach: Reach) -> tuple[Node, ...]:
     following: list[Node] = []
     while True:
         users = [user for user in node.users if not is_check(user)]
-        if len(users) != 1 or op_name(users[0]) not in POINTWISE or len(reach.dependents(users[0])) != 1:
+        if len(users) != 1 or op_name(users[0]) not in POINTWISE or reach.reads_weights(users[0]):
             return tuple(following)
         node = users[0]
-        if any(reach.weighted >> reach.index[o] & 1 for o in node.all_input_nodes if o in reach.index):
+        if len(reach.dependents(node)) != 1:
             return tuple(following)
         following.append(node)
 
 
 def _parameters(captured: Capture, reach: Reach, region: Sequence[Node]) -> tuple[str, ...]:
     """Names of the parameters and buffers that the branch reads."""
-    bits = 0
-    for node in region:
-        for operand in node.all_input_nodes:
-            if operand in reach.index and not reach.is_dependent(operand):
-                bits |= reach.ancestors[reach.index[operand]] | reach.bit(operand)
-    return tuple(
-        captured.parameters[node] for node in reach.nodes(bits & reach.weighted) if node in captured.parameters
-    )
+    operands = {operand for node in region for operand in node.all_input_nodes if operand in reach.index}
+    fixed = [operand for operand in operands if not reach.is_dependent(operand)]
+    bits = union(reach.ancestors[reach.index[operand]] | reach.bit(operand) for operand in fixed) & reach.weighted
+    return tuple(captured.parameters[node] for node in reach.nodes(bits) if node in captured.parameters)
 
 
 def _why_no_trade(piece: _Piece, pieces: Sequence[_Piece], slice_of: Mapping[Node, int]) -> str:
@@ -202,25 +198,19 @@ def _why_no_branch_only(piece: _Piece, pieces: Sequence[_Piece]) -> str:
 def _parent(piece: _Piece, pieces: Sequence[_Piece], reach: Reach) -> int | None:
     """The innermost other block whose branch this one is part of, and of nothing else."""
     node = piece.join.node
-    around = [
-        i
-        for i, other in enumerate(pieces)
-        if other is not piece and node in other.block.region and reach.ends_in(node, other.join.node)
-    ]
-    return min(around, key=lambda i: reach.index[pieces[i].join.node], default=None)
+    others = [(i, other) for i, other in enumerate(pieces) if other is not piece and node in other.block.region]
+    around = [(reach.index[other.join.node], i) for i, other in others if reach.ends_in(node, other.join.node)]
+    return min(around)[1] if around else None
 
 
 def _spans(pieces: Sequence[_Piece], trades: Sequence[str]) -> list[int]:
     """One number a block, the same for neighbours that can trade places."""
-    kinds = [None if why else _trade_kind(piece) for piece, why in zip(pieces, trades, strict=True)]
     spans: list[int] = []
-    for i, kind in enumerate(kinds):
-        same = i > 0 and kind is not None and kind == kinds[i - 1]
+    last: object = None
+    for piece, why in zip(pieces, trades, strict=True):
+        block, ends = piece.block, (*piece.join.entries, piece.join.branch)
+        kind = None if why else (block.entry_shape, block.branch_shape, *(end.meta["val"].dtype for end in ends))
+        same = kind is not None and kind == last
         spans.append(spans[-1] + (not same) if spans else 0)
+        last = kind
     return spans
-
-
-def _trade_kind(piece: _Piece) -> tuple[object, ...]:
-    entry, branch = piece.join.entry, piece.join.branch
-    assert entry is not None
-    return piece.block.entry_shape, piece.block.branch_shape, entry.meta["val"].dtype, branch.meta["val"].dtype

@@ -20,10 +20,10 @@ def tail_parameters(sliced: Sliced, slot: Slot) -> tuple[str, ...]:
     parameters = dict(sliced.captured.model.named_parameters(remove_duplicate=False))
     homes = Counter(id(parameter) for parameter in parameters.values())
     names = {node: name for node, name in sliced.captured.parameters.items() if name in parameters}
-    found = _ends(slot.join.branch, names)
-    if found is None or any(len(node.users) > 1 or homes[id(parameters[names[node]])] > 1 for node in found):
+    ends = _ends(slot.join.branch, names)
+    if ends is None or any(len(node.users) > 1 or homes[id(parameters[names[node]])] > 1 for node in ends):
         return ()
-    return tuple(names[node] for node in found)
+    return tuple(names[node] for node in ends)
 
 
 def _ends(node: Node, names: Mapping[Node, str]) -> list[Node] | None:
@@ -38,7 +38,7 @@ def _ends(node: Node, names: Mapping[Node, str]) -> list[Node] | None:
     if name in NORMS:
         return own if _has_weight(node, names) else None
     if name == "mul" and len(node.all_input_nodes) == 2:
-        return own if len(own) == 1 else next((found for other in others if (found := _ends(other, names))), None)
+        return own if len(own) == 1 else next((ends for other in others if (ends := _ends(other, names))), None)
     if name in ("add", "sub") and len(own) + len(others) == 2:  # a number that is added cannot be scaled
         terms = [_ends(other, names) for other in others]
         if None in terms:

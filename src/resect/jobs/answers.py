@@ -15,12 +15,11 @@ from resect.jobs.findings import (
     PlainControl,
 )
 from resect.network.unraveled import Unraveled
+from resect.paths.measures import MASS
 from resect.paths.sampled import PathDraws
 from resect.paths.spectrum import PathSpectrum
 from resect.paths.squares import PathSquares
 from resect.sweep.result import LesionResult
-
-MASS = 0.95
 
 
 def answer_ensemble(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from resect.errors import DataError, InputError
-from resect.jobs.job import Advance, Answer, Job, Lab, Subject
-from resect.jobs.lengths import lengths_table
+from resect.jobs.job import Answer, Job, Lab, Subject
+from resect.network.unraveled import Unraveled
 from resect.paths.measures import Effective, log2_effective
 from resect.paths.participation import Participation, participation
 from resect.paths.sampled import PathDraws, sample_paths
@@ -24,6 +24,12 @@ from resect.paths.strongest import strongest_paths
 from resect.weights import load_checkpoint
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
+_RMS_NAMES = {  # the columns of random signs under the names that sampled root mean squares have
+    "rms": "path_norm_rms",
+    "rms_low": "path_norm_rms_low",
+    "rms_high": "path_norm_rms_high",
+    "rms_magnitude": "magnitude_rms",
+}
 
 
 @dataclass(frozen=True)
@@ -81,40 +87,29 @@ class PathsJob(Job):
             DataError: the samples do not fit the network, or the gradient is zero or not finite.
             AccuracyError: a result fails its own check.
         """
-        bench = _Bench(subject, self, lab)
-        spectrum = bench.spectrum("exact shares", self.max_length)
-        through = participation(
-            subject.net,
-            bench.data,
-            self.settings,
-            pairs=self.pairs,
-            progress=bench.bar("shares through blocks", 2),
-            engine=lab.engine,
-        )
-        draws = bench.draws(self.draws) if self.draws else None
-        # Signs serve all lengths at once; where the shares stop early, there is no room for them.
-        squares = bench.squares(self.sweeps) if self.sweeps and self.max_length is None else None
-        answer = self._numbers(spectrum, through, draws, squares)
-        tables = dict(answer.tables)
-        found = dict(answer.found)
+        bench = _Bench(subject.net, list(subject.samples.batches(self.batch_size)), self, lab)
+        spectrum = bench.measure(path_spectrum, "exact shares", max_length=self.max_length)
+        through = bench.measure(participation, "shares through blocks", 2, pairs=self.pairs)
+        draws = bench.measure(sample_paths, "sampled single paths", draws=self.draws) if self.draws else None
+        squares = None
+        if (
+            self.sweeps and self.max_length is None
+        ):  # signs serve all lengths at once: where shares stop, there is no room
+            squares = bench.measure(path_squares, "random signs", self.sweeps, sweeps=self.sweeps)
+        found, tables = self._numbers(spectrum, through, draws, squares)
         if self.strongest:
-            paths = strongest_paths(
-                subject.net,
-                bench.data[:1],
-                self.settings,
-                count=self.strongest,
-                progress=lab.track("strongest paths", passing(subject.net)),
-                engine=lab.engine,
+            paths = replace(bench, data=bench.data[:1]).measure(
+                strongest_paths, "strongest paths", count=self.strongest
             )
             found["strongest"] = {"summary": paths.summary(), "proven": paths.proven, "bound": paths.bound}
             tables["strongest"] = paths.table
         if self.checkpoints:
-            tables["training"] = bench.over_training(checkpoints_in(self.checkpoints), self.mass)
+            tables["training"] = bench.over_training(checkpoints_in(self.checkpoints))
         return Answer(found, tables)
 
     def _numbers(
         self, spectrum: PathSpectrum, through: Participation, draws: PathDraws | None, squares: PathSquares | None
-    ) -> Answer:
+    ) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
         within = None if draws is None else log2_effective(spectrum.share, draws.log2_paths_within)
         found: dict[str, Any] = {
             "at": spectrum.at,
@@ -134,58 +129,49 @@ class PathsJob(Job):
         tables = {"lengths": lengths_table(spectrum, draws, squares), "blocks": through.table}
         if through.pairs is not None:
             tables["pairs"] = pd.DataFrame(through.pairs, columns=list(map(str, range(len(through.names)))))
-        return Answer(found, tables)
+        return found, tables
+
+
+def lengths_table(spectrum: PathSpectrum, draws: PathDraws | None, squares: PathSquares | None) -> pd.DataFrame:
+    """One row a length, from all measures; root mean squares are those of all paths where signs were drawn."""
+    table = spectrum.table
+    if draws is not None:
+        table = table.merge(draws.table, on="length")
+    if squares is not None:
+        table = table.drop(columns=["path_norm_rms", "magnitude_rms"], errors="ignore")
+        table = table.merge(squares.table.rename(columns=_RMS_NAMES), on="length")
+    return table
 
 
 @dataclass(frozen=True)
 class _Bench:
     """One network, its samples in batches, and bars for what is measured on them."""
 
-    subject: Subject
+    net: Unraveled
+    data: list[Any]
     job: PathsJob
     lab: Lab
 
-    @property
-    def data(self) -> list[Any]:
-        """The batches."""
-        return list(self.subject.samples.batches(self.job.batch_size))
+    def measure(self, function: Callable[..., Any], title: str, passes: int = 1, **options: Any) -> Any:
+        """What a function finds, with a bar for so many passes through all joins a batch."""
+        bar = self.lab.track(title, passing(self.net) * passes * len(self.data))
+        return function(self.net, self.data, self.job.settings, progress=bar, engine=self.lab.engine, **options)
 
-    def bar(self, title: str, passes: int) -> Advance:
-        """A bar for so many passes through all joins a batch."""
-        return self.lab.track(title, passing(self.subject.net) * passes * len(self.data))
-
-    def spectrum(self, title: str, max_length: int | None = None) -> PathSpectrum:
-        """The exact shares."""
-        bar, engine = self.bar(title, 1), self.lab.engine
-        return path_spectrum(
-            self.subject.net, self.data, self.job.settings, max_length=max_length, progress=bar, engine=engine
-        )
-
-    def draws(self, count: int) -> PathDraws:
-        """Sampled single paths."""
-        bar, engine = self.bar("sampled single paths", 1), self.lab.engine
-        return sample_paths(self.subject.net, self.data, self.job.settings, draws=count, progress=bar, engine=engine)
-
-    def squares(self, count: int) -> PathSquares:
-        """Random signs."""
-        bar, engine = self.bar("random signs", count), self.lab.engine
-        return path_squares(self.subject.net, self.data, self.job.settings, sweeps=count, progress=bar, engine=engine)
-
-    def over_training(self, checkpoints: list[Path], mass: float) -> pd.DataFrame:
+    def over_training(self, checkpoints: list[Path]) -> pd.DataFrame:
         """How the gradient's paths change over training; the network's own weights are put back at the end.
 
         Returns:
             One row a checkpoint: `checkpoint` (name), `low` and `high` (effective range, blocks), `effective_depth`,
             `log2_effective_paths`, `gradient` (root mean square norm over samples).
         """
-        model = self.subject.net.model
+        model = self.net.model
         before = {name: value.clone() for name, value in model.state_dict().items()}
         rows = []
         try:
             for file in checkpoints:
                 load_checkpoint(model, file)
-                spectrum = self.spectrum(file.stem)
-                effective, size = spectrum.effective(mass), spectrum.multiplicity()
+                spectrum = self.measure(path_spectrum, file.stem)
+                effective, size = spectrum.effective(self.job.mass), spectrum.multiplicity()
                 rows.append(
                     {
                         "checkpoint": file.stem,

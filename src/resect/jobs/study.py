@@ -14,7 +14,7 @@ from resect.errors import InputError
 from resect.jobs.answers import answer_depth, answer_ensemble, answer_gradient, multiplicity_row
 from resect.jobs.findings import Answers, PlainControl, Subject
 from resect.jobs.job import Answer, Job, Lab, Track, silent
-from resect.jobs.lengths import lengths_table
+from resect.jobs.paths import lengths_table
 from resect.jobs.source import slug, split_spec
 from resect.jobs.train import TrainJob
 from resect.models.specs import SHIPPED, LoadedModel, bare_name, has_weights, load_card, load_model

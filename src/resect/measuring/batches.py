@@ -49,19 +49,14 @@ def batches_of(data: Batches) -> Iterator[Batch]:
     """
     number = -1
     for number, item in enumerate(data):
-        yield Batch(number, *as_batch(item))
+        if not (isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[1], Tensor)):
+            got = f"{type(item).__name__} {tuple(item.shape)}" if isinstance(item, Tensor) else type(item).__name__
+            raise DataError(f"`data` must give (inputs, targets) batches whose targets are a tensor, got {got}.")
+        if not item[1].ndim or not len(item[1]):
+            raise DataError("every batch of `data` must hold at least one sample, got an empty one.")
+        yield Batch(number, *item)
     if number < 0:
         raise DataError("`data` must hold at least one (inputs, targets) batch, got none.")
-
-
-def as_batch(item: Any) -> tuple[Any, Tensor]:
-    """One (inputs, targets) batch as `data` gives it; DataError if it is none, or empty."""
-    if not (isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[1], Tensor)):
-        got = f"{type(item).__name__} {tuple(item.shape)}" if isinstance(item, Tensor) else type(item).__name__
-        raise DataError(f"`data` must give (inputs, targets) batches whose targets are a tensor, got {got}.")
-    if not item[1].ndim or not len(item[1]):
-        raise DataError("every batch of `data` must hold at least one sample, got an empty one.")
-    return item[0], item[1]
 
 
 def to_device(inputs: Any, device: torch.device) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from resect.graph.program import Program
 from resect.network.unraveled import Unraveled
@@ -12,7 +12,7 @@ from resect.network.unraveled import Unraveled
 def bytes_per_sample(net: Unraveled, states: int) -> int:
     """An upper estimate of the bytes that one sample takes in a sweep: the kept states, and one slice at work."""
     sizes = net.programs.value_bytes
-    folded: Sequence[Program] = net.programs.fold(net.intact)
+    folded = net.programs.fold(net.intact)
     largest_state = max((sum(sizes.get(key, 0) for key in program.live_before) for program in folded), default=0)
     working = max(_working_set(program, sizes) for program in folded)
     return -(-(states * largest_state + working) // net.programs.example_batch)

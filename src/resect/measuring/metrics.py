@@ -45,8 +45,8 @@ def divergence(logits: Tensor, intact: Tensor, targets: Tensor) -> Tensor:
         logits, intact: (B, C), or (B, L, C) for sequences, over whose positions the mean is taken.
     """
     lesioned, wanted = F.log_softmax(logits.float(), -1), F.log_softmax(intact.float(), -1)
-    found = F.kl_div(lesioned, wanted, reduction="none", log_target=True).sum(-1)
-    return over_positions(found.clamp_min(0), targets)
+    divergences = F.kl_div(lesioned, wanted, reduction="none", log_target=True).sum(-1)
+    return over_positions(divergences.clamp_min(0), targets)
 
 
 def over_positions(values: Tensor, targets: Tensor) -> Tensor:

@@ -4,29 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from resect.errors import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _ROWS = 60
 
 
-class _Result(Protocol):
-    """What every result has."""
-
-    @property
-    def table(self) -> pd.DataFrame: ...
-
-    def summary(self) -> str: ...
-
-
 class Shown:
-    """A result that a notebook shows as its summary over its table."""
+    """A result that a notebook shows as its `summary()` over its `table`."""
 
-    def _repr_html_(self: _Result) -> str:
+    def _repr_html_(self: Any) -> str:
         return f"<p>{escape(self.summary())}</p>{self.table.to_html(index=False, max_rows=_ROWS)}"
 
 

@@ -52,8 +52,7 @@ class Arrangement(tuple[Decision, ...]):
 
     def without(self, *slots: int) -> Arrangement:
         """The same arrangement with the branches of `slots` deleted."""
-        gone = {self._known(slot) for slot in slots}
-        return Arrangement(None if i in gone else branch for i, branch in enumerate(self))
+        return self._with(None, slots)
 
     def swapped(self, first: int, second: int) -> Arrangement:
         """The same arrangement with the branches of two slots exchanged."""
@@ -70,12 +69,12 @@ class Arrangement(tuple[Decision, ...]):
         """The same arrangement with the blocks of `slots` run twice: y = block(block(x))."""
         return self._with(Variant.TWICE, slots)
 
-    def _with(self, variant: Variant, slots: Sequence[int]) -> Arrangement:
+    def _with(self, decision: Decision, slots: Sequence[int]) -> Arrangement:
         chosen = {self._known(slot) for slot in slots}
-        return Arrangement(variant if i in chosen else branch for i, branch in enumerate(self))
+        return Arrangement(decision if i in chosen else branch for i, branch in enumerate(self))
 
     def _known(self, slot: int) -> int:
-        if isinstance(slot, bool) or not isinstance(slot, int) or not 0 <= slot < len(self):
+        if not _is_block(slot, len(self)):
             raise ArrangementError(
                 f"`slot` must be one of the {len(self)} blocks, 0 to {len(self) - 1}, got {slot!r}. "
                 "`net.blocks` lists them."
@@ -116,32 +115,28 @@ def _read(entry: str, slot: int) -> list[Decision]:
 
 
 def validate(arrangement: Sequence[Decision], sliced: Sliced) -> Arrangement:
-    """Check that an arrangement can run on a network.
-
-    Raises:
-        ArrangementError: it has another length than the network has slots, names an unknown block, or puts a branch
-            into a slot where its shapes do not fit.
-    """
-    slots = sliced.slots
-    branches = tuple(arrangement)
+    """An arrangement that can run on the network, see `Unraveled.arrangement`."""
+    slots, branches = sliced.slots, tuple(arrangement)
     if len(branches) != len(slots):
         raise ArrangementError(
             f"`arrangement` must have one entry for each of the {len(slots)} slots, got {len(branches)}. "
             "Start from `net.intact`."
         )
     for slot, branch in zip(slots, branches, strict=True):
-        if branch is None or (branch == slot.index and not isinstance(branch, bool)):
-            continue
         if isinstance(branch, Variant):
             _check_variant(slot, branch)
-            continue
-        if isinstance(branch, bool) or not isinstance(branch, int) or not 0 <= branch < len(slots):
+        elif branch is not None and not _is_block(branch, len(slots)):
             raise ArrangementError(
                 f"`arrangement` must name blocks 0 to {len(slots) - 1}, None or a Variant, got {branch!r} in slot "
                 f"{slot.index}."
             )
-        _check_fits(slot, slots[branch])
+        elif branch not in (None, slot.index):
+            _check_fits(slot, slots[branch])
     return Arrangement(branches)
+
+
+def _is_block(value: object, blocks: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < blocks
 
 
 def _check_variant(slot: Slot, variant: Variant) -> None:
@@ -153,23 +148,20 @@ def _check_variant(slot: Slot, variant: Variant) -> None:
 
 def _check_fits(slot: Slot, branch: Slot) -> None:
     wants, brings = _shapes(slot), _shapes(branch)
+    what = f"slot {slot.index} ({slot.name}) cannot run branch {branch.index} ({branch.name})"
     if wants != brings:
         raise ArrangementError(
-            f"slot {slot.index} ({slot.name}) cannot run branch {branch.index} ({branch.name}): the slot takes "
-            f"{_words(wants)}, the branch {_words(brings)}. Only blocks of one span trade places; "
+            f"{what}: the slot takes {wants}, the branch {brings}. Only blocks of one span trade places; "
             f"their spans are {slot.place.span} and {branch.place.span}."
         )
     for end in (slot, branch):
         if end.refusals.trade:
             raise ArrangementError(
-                f"slot {slot.index} ({slot.name}) cannot run branch {branch.index} ({branch.name}) although both have "
-                f"the shapes {_words(wants)}: block {end.index} must stay where it is, {end.refusals.trade}."
+                f"{what} although both have the shapes {wants}: block {end.index} must stay where it is, "
+                f"{end.refusals.trade}."
             )
 
 
-def _shapes(slot: Slot) -> tuple[tuple[int | str, ...], tuple[int | str, ...]]:
-    return slot.block.entry_shape, slot.block.branch_shape
-
-
-def _words(shapes: tuple[tuple[int | str, ...], tuple[int | str, ...]]) -> str:
+def _shapes(slot: Slot) -> str:
+    shapes = (slot.block.entry_shape, slot.block.branch_shape)
     return " -> ".join("(" + ", ".join(map(str, shape)) + ")" for shape in shapes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -111,9 +110,7 @@ class Scheduled:
         self._model.forward = self._forward
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         _set_forward(self._model, self._before)
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -99,19 +100,16 @@ class _Code:
 
 def _copy_tensors(model: nn.Module, target: nn.Module, code: _Code) -> None:
     """Copy what `code` uses of `model` into `target`, under the original dotted names."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    buffers = dict(model.named_buffers(remove_duplicate=False))
     persistent = set(model.state_dict())
     for name in code.parameters:
         path, _, leaf = name.rpartition(".")
-        home = _home(target, path)
+        home, old = _home(target, path), attrgetter(name)(model)
         if leaf in home._parameters or leaf in home._buffers:
             continue
-        if name in parameters:
-            old = parameters[name]
+        if isinstance(old, nn.Parameter):
             home.register_parameter(leaf, nn.Parameter(old.detach().clone(), requires_grad=old.requires_grad))
         else:
-            home.register_buffer(leaf, buffers[name].detach().clone(), persistent=name in persistent)
+            home.register_buffer(leaf, old.detach().clone(), persistent=name in persistent)
     for name, value in code.constants.items():
         target.register_buffer(name, value.clone(), persistent=False)
 
@@ -120,7 +118,5 @@ def _home(root: nn.Module, path: str) -> nn.Module:
     for part in path.split(".") if path else []:
         if part not in root._modules:
             root.add_module(part, nn.Module())
-        child = root._modules[part]
-        assert child is not None
-        root = child
+        root = root.get_submodule(part)
     return root

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -19,13 +20,13 @@ from resect.graph.capture import (
     as_call,
     capture,
     cut_samples,
+    dtype_name,
     flat_inputs,
     in_mode,
-    tensors_only,
+    outputs_of,
     without_fused_attention,
 )
 from resect.graph.decisions import Decision, Variant
-from resect.graph.joins import Rejected
 from resect.graph.resolve import Programs
 from resect.graph.routes import Routes, Start
 from resect.graph.slices import cut
@@ -42,21 +43,31 @@ class Unraveled:
 
     Attributes:
         model: the model that was unravelled.
-        blocks: every residual block in order (with `plain=True`, every layer that can be deleted).
+        plain: whether the blocks are the layers of a network taken as a plain one.
         rejected: the additions (layers) that were considered and are no blocks, each with the reason.
+        intact: the arrangement in which every slot runs its own branch.
+        layers: the weight layers on the longest path's branches.
+        slices: the number of slices that a run goes through: the prelude, one for each join, the tail.
+        inputs: the tensors that the network expects: how the user names them, their shapes and dtypes.
+        batch_size: the one batch size that the graph accepts, None if it accepts any.
     """
 
     def __init__(self, model: nn.Module, example: Any, *, plain: bool, mode: Mode) -> None:
         self.model = model
         self._example = example
-        self._plain = plain
-        self.sliced = cut(capture(model, example, mode), plain=plain)
-        self.programs = Programs(self.sliced)
-        self.rejected: tuple[Rejected, ...] = self.sliced.rejected
+        self.plain = plain
+        self.sliced = sliced = cut(capture(model, example, mode), plain=plain)
+        self.programs = Programs(sliced)
+        self.rejected = sliced.rejected
+        self.intact = Arrangement(range(len(sliced.slots)))
+        self.layers = sum(slot.block.layers for slot in sliced.slots)
+        self.slices = len(sliced.slices)
+        self.inputs = tuple(entry for entry in sliced.captured.inputs if entry)
+        self.batch_size = sliced.captured.batch_size
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """Every block, in the order of execution."""
+        """Every residual block in the order of execution (with `plain=True`, every layer that can be deleted)."""
         sizes = {name: p.numel() for name, p in self.model.named_parameters(remove_duplicate=False)}
         return tuple(
             Block(
@@ -74,45 +85,15 @@ class Unraveled:
         )
 
     @property
-    def intact(self) -> Arrangement:
-        """The arrangement in which every slot runs its own branch."""
-        return Arrangement(range(len(self.sliced.slots)))
-
-    @property
-    def layers(self) -> int:
-        """The weight layers on the longest path's branches."""
-        return sum(slot.block.layers for slot in self.sliced.slots)
-
-    @property
-    def slices(self) -> int:
-        """The number of slices that a run goes through: the prelude, one for each join, the tail."""
-        return len(self.sliced.slices)
-
-    @property
-    def inputs(self) -> tuple[Input, ...]:
-        """The tensors that the network expects: how the user names them, their shapes and dtypes."""
-        return tuple(entry for entry in self.sliced.captured.inputs if entry)
-
-    @property
-    def batch_size(self) -> int | None:
-        """The one batch size that the graph accepts, None if it accepts any."""
-        return self.sliced.captured.batch_size
-
-    @property
     def device(self) -> torch.device:
         """The device of the model's first parameter or buffer."""
         tensor = next(iter(self.model.parameters()), next(iter(self.model.buffers()), None))
         return torch.device("cpu") if tensor is None else tensor.device
 
-    @property
-    def plain(self) -> bool:
-        """Whether the blocks are the layers of a network taken as a plain one."""
-        return self._plain
-
     @cached_property
     def train_graph(self) -> Unraveled:
         """The same network in train mode (batch statistics, dropout), exported when first asked for."""
-        return Unraveled(self.model, self._example, plain=self._plain, mode="train")
+        return Unraveled(self.model, self._example, plain=self.plain, mode="train")
 
     def arrangement(self, decisions: Sequence[Decision]) -> Arrangement:
         """The arrangement of decisions, one a slot, that this network can run.
@@ -128,11 +109,7 @@ class Unraveled:
         return tuple(index for index, why in refused.items() if not why)
 
     def routes(self, start: Start | None = None) -> Routes:
-        """The routes of the signal: its paths, their number and lengths.
-
-        Args:
-            start: where they begin, the stem by default.
-        """
+        """The routes of the signal from `start`, the stem by default: its paths, their number and lengths."""
         return Routes(self.sliced, start)
 
     def parameter_nodes(self, name: str) -> tuple[Node, ...]:
@@ -180,52 +157,49 @@ class Unraveled:
         chosen = self.intact if arrangement is None else self.arrangement(arrangement)
         base = self.bind(inputs)
         state: dict[int, Any] = {}
-        updates: dict[int, Tensor] = {}
+        updates: dict[str, Tensor] = {}
         for program in self.programs.fold(chosen):
             state = program.run(base, state)
-            updates.update({key: state[key] for key in state.keys() & self._buffers_of.keys()})
+            updates |= {self._buffers_of[key]: state[key] for key in state.keys() & self._buffers_of.keys()}
         with torch.no_grad():
-            for key, value in updates.items():
-                self.model.get_buffer(self._buffers_of[key]).copy_(value)
+            for name, value in updates.items():
+                self.model.get_buffer(name).copy_(value)
         return self.outputs(base, state)
 
     def bind(self, inputs: Any) -> dict[int, Any]:
         """The values that every slice may read: parameters, constants and the given inputs, by key."""
-        captured, key = self.sliced.captured, self.programs.keys.of
+        captured, key_of = self.sliced.captured, self.programs.keys.of
         tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
         tensors.update(self.model.named_buffers(remove_duplicate=False))
         for _, name in captured.mutations:  # autograd keeps the old values, which are overwritten after the run
             tensors[name] = tensors[name].clone()
-        base: dict[int, Any] = {key(node): tensors[name] for node, name in captured.parameters.items()}
-        base.update({key(node): value for node, value in captured.constants.items()})
-        leaves = flat_inputs(as_call(inputs), captured.in_spec)
+        base: dict[int, Any] = {key_of(node): tensors[name] for node, name in captured.parameters.items()}
+        base |= {key_of(node): value for node, value in captured.constants.items()}
         batches: dict[int, str] = {}
-        for entry, leaf in zip(captured.inputs, leaves, strict=True):
-            if entry is None:
-                continue
-            _check_leaf(entry.label, entry.shape, entry.dtype, leaf)
-            if entry.shape and entry.shape[0] is None:
+        for entry, leaf in self._leaves(inputs):
+            _check_leaf(entry, leaf)
+            if entry.shape[:1] == (None,):
                 batches[leaf.shape[0]] = f"{entry.label} has {leaf.shape[0]}"
-            base[key(entry.node)] = leaf
+            base[key_of(entry.node)] = leaf
         if len(batches) > 1:
             raise InputError(f"`inputs` must all have one batch size, got {', '.join(batches.values())}.")
         return base
 
     def samples_of(self, inputs: Any) -> int:
         """The number of samples in a batch of inputs; 1 where the graph has no free batch dimension."""
+        sizes = [leaf.shape[0] for entry, leaf in self._leaves(inputs) if entry.shape[:1] == (None,)]
+        return int(sizes[0]) if sizes else self.batch_size or 1
+
+    def _leaves(self, inputs: Any) -> list[tuple[Input, Any]]:
         captured = self.sliced.captured
         leaves = flat_inputs(as_call(inputs), captured.in_spec)
-        pairs = zip(captured.inputs, leaves, strict=True)
-        sizes = [leaf.shape[0] for entry, leaf in pairs if entry and entry.shape[:1] == (None,)]
-        return int(sizes[0]) if sizes else captured.batch_size or 1
+        return [(entry, leaf) for entry, leaf in zip(captured.inputs, leaves, strict=True) if entry]
 
     def outputs(self, base: dict[int, Any], state: dict[int, Any]) -> Any:
         """The model's output from the state after the last slice."""
-        values, keys = [], self.programs.keys
-        for output in self.sliced.captured.outputs:
-            key = keys.of(output) if isinstance(output, Node) else None
-            values.append(output if key is None else state[key] if key in state else base[key])
-        return pytree.tree_unflatten(values, self.sliced.captured.out_spec)
+        captured, key_of, values = self.sliced.captured, self.programs.keys.of, {**base, **state}
+        leaves = [values[key_of(output)] if isinstance(output, Node) else output for output in captured.outputs]
+        return pytree.tree_unflatten(leaves, captured.out_spec)
 
     @cached_property
     def _buffers_of(self) -> dict[int, str]:
@@ -241,16 +215,12 @@ class Unraveled:
         Args:
             batch: inputs as the example; `sizes` beyond its batch size are left out, its own size is added.
         """
-        full = self.samples_of(batch)
-        fixed = self.batch_size
-        wanted = [fixed] if fixed is not None else sorted({size for size in (*sizes, full) if size <= full})
+        full, fixed = self.samples_of(batch), self.batch_size
         differences: dict[int, float] = {}
         with in_mode(self.model, self.sliced.captured.mode), without_fused_attention(), torch.no_grad():
-            for size in wanted:
+            for size in sorted({size for size in (*sizes, full) if size <= full}) if fixed is None else [fixed]:
                 part = cut_samples(batch, slice(size), full)
-                part_args, part_kwargs = as_call(part)
-                expected = tensors_only(self.model(*part_args, **part_kwargs))
-                differences[size] = largest_difference(expected, self(part))
+                differences[size] = largest_difference(outputs_of(self.model, as_call(part)), self(part))
         return Check(differences)
 
     def without(self, *blocks: int) -> Standalone:
@@ -268,16 +238,15 @@ class Unraveled:
     def fingerprint(self) -> str:
         """A hash of the network's graph and of its weights as they are now, 32 hexadecimal digits."""
         total = hashlib.sha256()
-        for part in self.sliced.slices:
-            for node in part:
-                total.update(str(node.format_node()).encode())
+        for node in chain(*self.sliced.slices):
+            total.update(str(node.format_node()).encode())
         for name, value in self.model.state_dict().items():
             total.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
             total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return total.hexdigest()[:32]
 
     def __repr__(self) -> str:
-        unit = "layer" if self._plain else "block"
+        unit = "layer" if self.plain else "block"
         many = "" if len(self.blocks) == 1 else "s"
         return f"<Unraveled {type(self.model).__name__}: {len(self.blocks)} {unit}{many}, {self.layers} layers>"
 
@@ -331,12 +300,10 @@ def _check_one_sample(net: Unraveled, example: Any) -> None:
     """Raise ExportError if the graph, which is made with two samples or more, is not that of a single one."""
     if net.batch_size is not None:
         return
-    size = net.samples_of(example)
-    one = cut_samples(example, slice(1), size)
-    args, kwargs = as_call(one)
+    one = cut_samples(example, slice(1), net.samples_of(example))
     with in_mode(net.model, "eval"), torch.no_grad():
         try:
-            expected = tensors_only(net.model(*args, **kwargs))
+            expected = outputs_of(net.model, as_call(one))
         except Exception:  # a model that cannot run a single sample does not differ on it
             return
         got = net(one)
@@ -348,14 +315,13 @@ def _check_one_sample(net: Unraveled, example: Any) -> None:
             )
 
 
-def _check_leaf(label: str, shape: tuple[int | None, ...], dtype: torch.dtype, leaf: Any) -> None:
+def _check_leaf(entry: Input, leaf: Any) -> None:
+    shape, dtype = entry.shape, entry.dtype
     fits = isinstance(leaf, Tensor) and leaf.ndim == len(shape) and leaf.dtype == dtype
     if fits and all(want is None or want == got for want, got in zip(shape, leaf.shape, strict=True)):
         return
     want = "(" + ", ".join("B" if size is None else str(size) for size in shape) + ")"
-    got = f"{tuple(leaf.shape)} {_name(leaf.dtype)}" if isinstance(leaf, Tensor) else type(leaf).__name__
-    raise InputError(f"`inputs` must have {label} of shape {want} {_name(dtype)} as the example has, got {got}.")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    got = f"{tuple(leaf.shape)} {dtype_name(leaf.dtype)}" if isinstance(leaf, Tensor) else type(leaf).__name__
+    raise InputError(
+        f"`inputs` must have {entry.label} of shape {want} {dtype_name(dtype)} as the example has, got {got}."
+    )

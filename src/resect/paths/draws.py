@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import pandas as pd
 
+from resect.engines.work import Arrays
 from resect.graph.routes import Counts
 from resect.measuring.results import Shown, require_alike
-from resect.measuring.statistics import bootstrap_interval
+from resect.paths.measures import column_intervals
+from resect.words import plural, power_of_ten
 
 
 @dataclass(frozen=True)
-class Draws(Shown, ABC):
+class Draws(Shown):
     """N rows (samples), R draws, lengths 0 to n.
 
     Attributes:
@@ -33,6 +33,13 @@ class Draws(Shown, ABC):
     at: str
 
     @classmethod
+    def of_batches(cls, runs: Iterable[Arrays], counts: Counts, at: str) -> Self:
+        """What was drawn on one batch after the other."""
+        norms = [arrays["norms"] for arrays in runs]
+        batch = np.repeat(np.arange(len(norms)), [len(own) for own in norms])
+        return cls(counts, np.concatenate(norms), batch, at)
+
+    @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """The draws of several results, each of batches of its own, as one; InputError if they do not fit."""
         require_alike(parts, "counts", "at")
@@ -40,18 +47,8 @@ class Draws(Shown, ABC):
         for part in parts:
             _, own = np.unique(part.batch, return_inverse=True)
             batches.append(own + (batches[-1].max() + 1 if batches else 0))
-        return cls(
-            parts[0].counts, np.concatenate([part.norms for part in parts]), np.concatenate(batches), parts[0].at
-        )
-
-    @property
-    @abstractmethod
-    def table(self) -> pd.DataFrame:
-        """One row a length."""
-
-    @abstractmethod
-    def summary(self) -> str:
-        """What was drawn and what it says."""
+        norms = np.concatenate([part.norms for part in parts])
+        return cls(parts[0].counts, norms, np.concatenate(batches), parts[0].at)
 
     @property
     def draws(self) -> int:
@@ -67,9 +64,16 @@ class Draws(Shown, ABC):
 
     def interval(self, values: np.ndarray, level: float, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """(low, high), (n+1,) each, of the mean of values (N, R, n+1) over draws; NaN where there is nothing drawn."""
-        means, weights = self.by_draw(values)
-        low, high = np.full((2, means.shape[1]), np.nan)
-        known = np.isfinite(means).all(0)
-        if known.any() and len(means) > 1:
-            low[known], high[known] = bootstrap_interval(means[:, known].T, weights, level, resamples, seed)
-        return low, high
+        return column_intervals(*self.by_draw(values), level, resamples, seed)
+
+    def _sentence(self, opening: str, norm: np.ndarray, whose: str, *more: str) -> str:
+        """What was drawn, on how many gradients, and how strong the shortest and the longest path are.
+
+        Args:
+            norm: (n+1,) by length; NaN where it is not known.
+        """
+        known = np.flatnonzero(norm > 0)
+        ends = dict.fromkeys([*known[:1], *known[-1:]])
+        strength = " and ".join(f"{power_of_ten(float(norm[k]))} at length {k}" for k in ends) or "zero"
+        said = "; ".join([f"{whose} is {strength}", *more])
+        return f"{opening}, of {plural(len(self.norms), 'gradient')} at {self.at}: {said}."

@@ -20,6 +20,14 @@ _GROUP_BYTES = 4 * 2**20  # of one value of a group of lanes: it stays in the ca
 _GROUP_BYTES_GPU = 256 * 2**20
 
 
+def first_lanes(start: Mapping[int, Tensor], count: int) -> dict[int, Tensor]:
+    """Per value `count` lanes, of which the first is the one given, (1, B, ...), and the others are zeros."""
+    lanes = {key: empty_lanes(count, value[0]) for key, value in start.items()}
+    for key, value in start.items():
+        lanes[key][0] = value[0]
+    return lanes
+
+
 def empty_lanes(count: int, like: Tensor) -> Tensor:
     """`count` lanes of zeros, (count, *like.shape), each in the memory format of `like`."""
     stride = like.stride() if _is_dense(like) else torch.empty(like.shape, device="meta").stride()

@@ -9,7 +9,7 @@ The shares of all blocks sum to the effective depth, the mean path length by sha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,14 +20,12 @@ from torch import Tensor
 from resect.calculus.linear import Lanes
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
-from resect.errors import AccuracyError
 from resect.measuring.batches import Batch, Batches, batches_of, widest_float
 from resect.measuring.results import Shown, require_alike
 from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
 from resect.paths.lanes import apart, buffer, group_size
-from resect.paths.settings import TOLERANCE, PathSettings, PathWork, Traces, concatenated, require_paths
-from resect.paths.target import resolve_target
+from resect.paths.settings import PathSettings, PathWork, Traces, concatenated, require_accurate
 from resect.paths.trace import SliceGradient, Trace, require_finite
 from resect.words import decimal, percent, points
 
@@ -56,11 +54,7 @@ class Participation(Shown):
 
     @classmethod
     def joined(cls, parts: Sequence[Participation]) -> Participation:
-        """The rows of several results of one network and place, as one; pairs are pooled by <g, g>.
-
-        Raises:
-            InputError: they do not fit, or only some have pairs.
-        """
+        """The rows of several results, as one, pairs pooled by <g, g>; InputError if they do not fit."""
         require_alike(parts, "names", "at", "has_pairs")
         squares = np.concatenate([part.squares for part in parts])
         pairs = [part.pairs * part.squares.sum() for part in parts if part.pairs is not None]
@@ -96,9 +90,9 @@ class Participation(Shown):
     def interaction(self) -> np.ndarray:
         """(n, n) share through both less the product of the shares: 0 where the gradient chooses independently."""
         assert self.pairs is not None, "ask for pairs"
-        found = self.pairs - np.outer(self.share, self.share)
-        np.fill_diagonal(found, 0.0)
-        return np.asarray(found)
+        tied = np.asarray(self.pairs - np.outer(self.share, self.share))
+        np.fill_diagonal(tied, 0.0)
+        return tied
 
     @property
     def table(self) -> pd.DataFrame:
@@ -141,35 +135,23 @@ def participation(
     """The exact share of the gradient through each block: one backward and one forward-mode pass.
 
     Args:
-        net: an unravelled network with at least one block.
-        data: (inputs, targets) batches, or a data spec.
-        settings: what is differentiated, where, and in how much memory.
+        net, data, settings, progress, engine: as for `path_spectrum`.
         pairs: through each pair of blocks, too: about half as many forward-mode passes as there are blocks.
-        progress: called with the number of joins passed since the last call.
-        engine: runs the pieces of work: one batch each.
 
     Raises:
-        InputError: the network has no joins, or the settings do not fit it.
-        DataError: the data are empty or do not fit the network, or the gradient is zero or not finite.
+        InputError, DataError: as for `path_spectrum`.
         AccuracyError: <J t, scalar's gradient> at the output is off <g, g> by more than 1e-3.
     """
-    require_paths(net)
-    settings = settings or PathSettings()
-    target, names = resolve_target(net, settings.at), tuple(block.name for block in net.blocks)
-    work = PathWork("participation", _carry, settings, {"pairs": pairs}, 2)  # back, and forward
+    traces = Traces(net, settings)
+    work = PathWork("participation", _carry, traces.settings, {"pairs": pairs}, 2)  # back, and forward
     runs = list(engine.run(net, ((work, batch) for batch in batches_of(data)), progress))
-    squares = np.concatenate([arrays["squares"] for arrays in runs])
-    require_finite(squares, target.name)
+    products, squares = (np.concatenate([arrays[name] for arrays in runs]) for name in ("products", "squares"))
+    require_finite(squares, traces.target.name)
     # The tangent of g, met by the scalar's gradient at the output, is <g, g> once more.
     error = abs(sum(arrays["arrived"].sum() for arrays in runs) / squares.sum() - 1)
-    if not error <= TOLERANCE:
-        raise AccuracyError(
-            f"the tangent of the gradient must give back its squared norm, but is off by {error:.1e} of it, more than "
-            f"{TOLERANCE:g}. In half precision, use float32; in float32, float64."
-        )
-    products = np.concatenate([arrays["products"] for arrays in runs])
+    require_accurate(error, "the tangent of the gradient must give back its squared norm, but is off")
     both = sum(arrays["pairs"].sum(0) for arrays in runs) / squares.sum() if pairs else None
-    return Participation(names, products, squares, both, target.name)
+    return Participation(tuple(block.name for block in net.blocks), products, squares, both, traces.target.name)
 
 
 def _carry(traces: Traces, batch: Batch, progress: Progress, pairs: bool) -> Arrays:
@@ -189,11 +171,15 @@ class _Pass:
         self.pairs = _Pairs(count) if pairs else None
         self.at_gates: Lanes = {}
 
-    def run(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def run(self) -> tuple[np.ndarray, ...]:
         """Products (N, n), squares (N,), pooled products of pairs (1, n, n), and <g, g> as the output sees it (1,)."""
-        trace = self.trace
-        top = trace.scalar_gradient()
-        gradient = self._backward(top)
+        trace, top = self.trace, self.trace.scalar_gradient
+        cotangents = top
+        for _, part in trace.slices():
+            cotangents, ends = part.backward(cotangents)
+            self.at_gates |= {slot: ends[gate][0] for slot, gate in part.branches.items() if gate in ends}
+            self.progress(1)
+        gradient = trace.to_target(cotangents)
         squares = sum((_sum(value.square().flatten(2))[0] for value in gradient.values()), np.zeros(trace.rows))
         tangents = trace.from_target(gradient)
         fixed = {key: tangents[key] for key in trace.parameters & tangents.keys()}
@@ -204,32 +190,19 @@ class _Pass:
         both = np.zeros((1, 0, 0)) if self.pairs is None else self.pairs.products[None]
         return self.products, squares, both, np.broadcast_to(arrived, (1,))
 
-    def _backward(self, cotangents: Lanes) -> Lanes:
-        for _, part in self.trace.slices():
-            cotangents, ends = part.backward(cotangents)
-            self.at_gates |= {slot: ends[gate][0] for slot, gate in part.branches.items() if gate in ends}
-            self.progress(1)
-        return self.trace.to_target(cotangents)
-
     def _forward(self, part: SliceGradient, tangents: Lanes) -> Lanes:
-        found = part.push({key: value for key, value in tangents.items() if key in part.signal})
-        gates = {slot: found[gate] for slot, gate in part.branches.items() if gate in found and slot in self.at_gates}
+        pushed = part.push({key: value for key, value in tangents.items() if key in part.signal})
+        gates = {slot: pushed[gate] for slot, gate in part.branches.items() if gate in pushed and slot in self.at_gates}
         for slot, value in gates.items():
             self.products[:, slot] = self._dot(slot, value[0])
         if self.pairs is not None:
             fresh = {slot: part.push({part.branches[slot]: value}) for slot, value in gates.items()}
-            self.pairs.through(part, fresh, self._meet)
+            self.pairs.through(part, fresh, self.at_gates)
             self.pairs.products[[*gates], [*gates]] = self.products[:, [*gates]].sum(0)
-        return {key: value for key, value in found.items() if key in part.source}
-
-    def _meet(self, slot: int, lanes: Tensor) -> np.ndarray:
-        """(L,) pooled inner products of tangents at a gate with the cotangent there."""
-        if slot not in self.at_gates:
-            return np.zeros(len(lanes))
-        return _sum((lanes * self.at_gates[slot]).flatten(1))
+        return {key: value for key, value in pushed.items() if key in part.source}
 
     def _dot(self, slot: int, tangent: Tensor) -> np.ndarray:
-        """(rows,) the same for a single tangent (B, ...), row by row."""
+        """(rows,) inner products of a tangent (B, ...) at a gate with the cotangent there, row by row."""
         product = tangent * self.at_gates[slot]
         if self.trace.parameters:
             return _sum(product.reshape(1, -1))
@@ -250,33 +223,38 @@ class _Pairs:
         self.lanes: Lanes = {}
         self.started: list[int] = []
 
-    def through(self, part: SliceGradient, fresh: dict[int, Lanes], meet: Callable[[int, Tensor], np.ndarray]) -> None:
-        """Forward through one join; `fresh` are the tangents behind it of the paths through its own blocks."""
+    def through(self, part: SliceGradient, fresh: dict[int, Lanes], at_gates: Mapping[int, Tensor]) -> None:
+        """Forward through one join.
+
+        Args:
+            fresh: the tangents behind it of the paths through its own blocks.
+            at_gates: per slot the cotangent at its gate.
+        """
         ending, self.lanes = self.lanes, {}
         reusable = list(ending.values())
         size = group_size(value[0] for value in ending.values()) if ending else 1
         for start in range(0, len(self.started), size):
             some = slice(start, min(start + size, len(self.started)))
-            found = part.push({key: value[some] for key, value in ending.items() if key in part.signal})
+            pushed = part.push({key: value[some] for key, value in ending.items() if key in part.signal})
+            earlier = self.started[some]
             for slot, gate in part.branches.items():
-                if gate in found:
-                    self.products[self.started[some], slot] = self.products[slot, self.started[some]] = meet(
-                        slot, found[gate]
-                    )
-            behind = {key: apart(value, ending.values()) for key, value in found.items() if key in part.source}
+                if gate in pushed and slot in at_gates:
+                    met = _sum((pushed[gate] * at_gates[slot]).flatten(1))
+                    self.products[earlier, slot] = self.products[slot, earlier] = met
+            behind = {key: apart(value, ending.values()) for key, value in pushed.items() if key in part.source}
             self._write(some, behind, reusable)
             reusable = []
-        for slot, found in fresh.items():
+        for slot, pushed in fresh.items():
             place = len(self.started)
             self.started.append(slot)
-            self._write(slice(place, place + 1), {k: v for k, v in found.items() if k in part.source}, [])
+            self._write(slice(place, place + 1), {k: v for k, v in pushed.items() if k in part.source}, [])
 
-    def _write(self, some: slice, found: Lanes, reusable: list[Tensor]) -> None:
-        for key, value in found.items():
+    def _write(self, some: slice, behind: Lanes, reusable: list[Tensor]) -> None:
+        for key, value in behind.items():
             if key not in self.lanes:
                 self.lanes[key] = buffer(len(self.products), value[0], reusable)
             self.lanes[key][some] = value
-        for key in self.lanes.keys() - found.keys():
+        for key in self.lanes.keys() - behind.keys():
             self.lanes[key][some] = 0
 
 

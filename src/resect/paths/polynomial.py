@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from torch import Tensor
 
-from resect.calculus.linear import Lanes
+from resect.calculus.linear import Lanes, add_into
 from resect.engines.work import Progress
-from resect.paths.lanes import EMPTY, Watch, apart, buffer, empty_lanes, group_size, scaled
-from resect.paths.trace import SliceGradient, Trace
+from resect.paths.lanes import EMPTY, Watch, apart, buffer, first_lanes, group_size, scaled
+from resect.paths.trace import SliceGradient, Trace, enter
 
 
 class Degrees:
@@ -28,36 +28,29 @@ class Degrees:
     def __init__(self, start: Lanes, longest: int, *, rest: bool) -> None:
         self.highest = longest
         count = longest + 1 + rest
-        self.lanes = {key: empty_lanes(count, value[0]) for key, value in start.items()}
-        for key, value in start.items():
-            self.lanes[key][0] = value[0]
+        self.lanes = first_lanes(start, count)
         self.exponents = np.full(count, EMPTY, dtype=np.int64)
         self.exponents[0] = 0
         self.used = 1
         self.rest = count - 1 if rest else None
 
-    def through(self, gradient: SliceGradient, signs: Mapping[int, float] | None = None) -> None:
-        """Back through one join: the skip keeps each degree, a branch raises it by one."""
-        _Step(self, gradient, signs or {}).run()
-
 
 class _Step:
-    """One join. Lanes are taken in groups from the top, so that every lane is read before it is overwritten."""
+    """Back through one join: the skip keeps each degree, a branch raises it by one.
+
+    Lanes are taken in groups from the top, so that every lane is read before it is overwritten.
+    """
 
     def __init__(self, degrees: Degrees, gradient: SliceGradient, signs: Mapping[int, float]) -> None:
         self.degrees, self.gradient, self.signs = degrees, gradient, signs
-        bank, old = degrees.lanes, degrees.exponents
-        self.ending = {key: bank.pop(key) for key in list(bank) if gradient.ends_here(key)}
+        self.ending, self.stays, self.reusable = enter(gradient, degrees.lanes)
+        self.present = set(degrees.lanes)  # what has lanes already, to which those of this slice are added
+        old = degrees.exponents
         self.raised = np.concatenate([[EMPTY], old[:-1]])
         self.full = degrees.rest is not None and degrees.used == degrees.highest + 1
         if degrees.rest is not None:
             self.raised[degrees.rest] = max(old[degrees.rest], old[degrees.highest]) if self.full else EMPTY
         self.old, self.joint = old.copy(), np.maximum(old, self.raised)
-        self.stays = gradient.staying(self.ending, bank)
-        if self.stays is not None:
-            (bank[self.stays],) = self.ending.values()
-        self.present = set(bank)  # what has lanes already, to which those of this slice are added
-        self.reusable = [] if self.stays is not None else list(self.ending.values())
         self.new: set[int] = set()
         self.watch = Watch()
 
@@ -86,11 +79,10 @@ class _Step:
                     seeds[key] = scaled(value[start - low :], kept)
             elif start > 0:
                 seeds[key] = self._raised(key, value, start, stop)
-        found = self.gradient.from_ends(seeds) if seeds else {}
+        before = self.gradient.from_ends(seeds) if seeds else {}
         for key, value in direct.items():
-            part = scaled(value[start - low :], kept)
-            found[key] = found[key] + part if key in found else part
-        self._write(found, start, stop, kept)
+            add_into(before, {key: scaled(value[start - low :], kept)})
+        self._write(before, start, stop, kept)
 
     def _raised(self, gate: int, value: Tensor, start: int, stop: int) -> Tensor:
         """What enters a branch: each degree from the one below, and the rest from itself and the highest, too."""
@@ -103,12 +95,12 @@ class _Step:
         sign = self.signs.get(self.gradient.slot_of[gate], 1.0)
         return lanes if sign == 1.0 else lanes * sign
 
-    def _write(self, found: Lanes, start: int, stop: int, kept: np.ndarray) -> None:
+    def _write(self, before: Lanes, start: int, stop: int, kept: np.ndarray) -> None:
         bank = self.degrees.lanes
-        found = {key: apart(value, self.ending.values()) for key, value in found.items()}
+        before = {key: apart(value, self.ending.values()) for key, value in before.items()}
         for key in self.present:
             scaled(bank[key][start:stop], kept, owned=True)
-        for key, value in found.items():
+        for key, value in before.items():
             if key in self.present:
                 bank[key][start:stop].add_(value)
                 continue
@@ -116,7 +108,7 @@ class _Step:
                 bank[key] = buffer(len(self.joint), value[0], self.reusable)
                 self.new.add(key)
             bank[key][start:stop] = value
-        for key in self.new - found.keys():
+        for key in self.new - before.keys():
             bank[key][start:stop] = 0
         self.degrees.exponents[start:stop] = self.joint[start:stop]
         self.watch.note(range(start, stop), [value[start:stop] for value in bank.values()])
@@ -138,9 +130,9 @@ def decompose(
         rest: whether the sum of all higher ones gets a lane.
         signs: per slot the sign of its branch; 1 where absent.
     """
-    degrees = Degrees(trace.scalar_gradient(), longest, rest=rest)
+    degrees = Degrees(trace.scalar_gradient, longest, rest=rest)
     for _, gradient in trace.slices():
-        degrees.through(gradient, signs)
+        _Step(degrees, gradient, signs or {}).run()
         if progress:
             progress(1)
     return degrees

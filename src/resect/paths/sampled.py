@@ -22,12 +22,10 @@ from resect.measuring.batches import Batch, Batches, batches_of
 from resect.network.unraveled import Unraveled
 from resect.paths.draws import Draws
 from resect.paths.lanes import widened
-from resect.paths.measures import Effective, effective_range, entropy_within, weighted_by_count
+from resect.paths.measures import MASS, Effective, effective_range, entropy_within, held, weighted_by_count
 from resect.paths.polynomial import at_target
 from resect.paths.sampler import PathDraw, Route
-from resect.paths.sentences import MASS, drawn, ends, held
-from resect.paths.settings import PathSettings, PathWork, Traces, concatenated, require_paths
-from resect.paths.target import resolve_target
+from resect.paths.settings import PathSettings, PathWork, Traces, concatenated
 from resect.paths.trace import Trace
 from resect.paths.tree import path_lanes
 from resect.words import plural
@@ -79,10 +77,7 @@ class PathDraws(Draws):
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a length: `length`, `path_norm` with its interval, `path_norm_rms`, `sampled`, `magnitude`, ...
-
-        `sampled` is the number of norms; `log2_paths_within` as the property.
-        """
+        """One row a length: `length`, `path_norm` with its interval, `sampled` (how many norms), and the properties."""
         low, high = self.mean_interval()
         return pd.DataFrame(
             {
@@ -103,13 +98,11 @@ class PathDraws(Draws):
         known = np.isfinite(self.norms).any((0, 1))
         if not known.any():
             return "No path was sampled."
-        said = [ends(self.mean, "the mean norm of a single path")]
-        if self.magnitude.sum() > 0:
-            every = all(known[k] for k, count in enumerate(self.counts.paths) if count)
-            whole = "count × mean norm" if every else "count × mean norm of these lengths"
-            said.append(held(self.effective(MASS), whole))
+        every = all(known[k] for k, count in enumerate(self.counts.paths) if count)
+        whole = f"count × mean norm{'' if every else ' of these lengths'}"
+        more = [held(self.effective(MASS), whole)] if self.magnitude.sum() > 0 else []
         sampled = f"{plural(self.draws, 'sampled path')} of each of {plural(int(known.sum()), 'length')}"
-        return drawn(sampled, self.norms.shape, self.at, *said)
+        return self._sentence(sampled, self.mean, "the mean norm of a single path", *more)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the mean norm of a single path of every length, with its interval; returns the axes."""
@@ -131,44 +124,33 @@ def sample_paths(
     """Sample single paths of every length and measure the norm of the gradient along each.
 
     Args:
-        net: an unravelled network with at least one block.
-        data: (inputs, targets) batches, or a data spec; every batch has paths of its own, drawn by the seed and its
-            number.
-        settings: what is differentiated, where, in how much memory, and the seed of the paths.
+        net, data, progress, engine: as for `path_spectrum`.
+        settings: also the seed; every batch has paths of its own, drawn by the seed and the batch's number.
         draws: sampled paths of each length and batch.
-        lengths: the lengths to sample, all by default; those of others are NaN.
-        progress: called with the number of joins passed since the last call.
-        engine: runs the pieces of work: all paths on one batch each.
+        lengths: the lengths to sample, all by default; the norms of others are NaN.
 
     Raises:
-        InputError: the network has no joins, a length does not exist, or the settings do not fit.
-        DataError: the data are empty or do not fit the network.
+        InputError: a length does not exist; else as for `path_spectrum`, and so DataError.
 
     Source: Veit et al. 2016, section 5.2.
     """
-    require_paths(net)
     require_whole("draws", draws)
-    settings = settings or PathSettings()
-    target = resolve_target(net, settings.at)
-    counts = net.routes(target.start).counts
+    traces = Traces(net, settings)
+    counts = traces.routes.counts
     existing = [k for k, count in enumerate(counts.paths) if count]
     if lengths is not None and set(lengths) - set(existing):
         missing = sorted(set(lengths) - set(existing))
         raise InputError(f"`lengths` must have paths, got {missing}, of which there is none.")
     wanted = [k for k in existing if lengths is None or k in lengths]
-    own = {"draws": draws, "lengths": wanted, "seed": settings.seed}
-    work = PathWork("sampled paths", _sample, settings, own)
-    return PathDraws.joined(
-        [
-            PathDraws(counts, arrays["norms"], np.zeros(len(arrays["norms"]), dtype=int), target.name)
-            for arrays in engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
-        ]
-    )
+    own = {"draws": draws, "lengths": wanted, "seed": traces.settings.seed}
+    work = PathWork("sampled paths", _sample, traces.settings, own)
+    runs = engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
+    return PathDraws.of_batches(runs, counts, traces.target.name)
 
 
 def _sample(traces: Traces, batch: Batch, progress: Progress, draws: int, lengths: Sequence[int], seed: int) -> Arrays:
     """Norms (rows, draws, n+1); the paths are drawn for the whole batch, in however many parts it runs."""
-    routes = traces.net.routes(traces.target.start)
+    routes = traces.routes
     draw, random = PathDraw(routes), np.random.default_rng(seed + batch.number)
     drawn = [route for _ in range(draws) for route in draw(lengths, random)]
     parts = []
@@ -191,16 +173,16 @@ def path_norms(
     place: dict[tuple[Any, ...], int] = {}
     which = [place.setdefault(tuple(sorted(route.items())), len(place)) for route in drawn]
     distinct = [dict(key) for key in place]
-    found = np.zeros((len(distinct), trace.rows))
+    norms = np.zeros((len(distinct), trace.rows))
     for members, lanes, exponents in path_lanes(trace, routes, distinct, most, progress):
-        powers = np.clip(exponents, -5000, 5000).astype(np.int32)[:, None]
         for some, arrived in at_target(trace, lanes, len(members)):
             if arrived:
-                found[members[some]] = np.ldexp(row_norms(arrived), powers[some])
-    return found[which]
+                norms[members[some]] = row_norms(arrived, exponents[some])
+    return norms[which]
 
 
-def row_norms(lanes: Lanes) -> np.ndarray:
-    """(L, rows) float64 norms over all of a target's values (L, rows, ...)."""
+def row_norms(lanes: Lanes, exponents: np.ndarray) -> np.ndarray:
+    """(L, rows) float64 norms over all of a target's values (L, rows, ...), times 2**exponents (L,)."""
     squares = [widened(value.flatten(2)).square().sum(2) for value in lanes.values()]
-    return np.sqrt(sum(each.cpu().double().numpy() for each in squares))
+    powers = np.clip(exponents, -5000, 5000).astype(np.int32)[:, None]
+    return np.asarray(np.ldexp(np.sqrt(sum(each.cpu().double().numpy() for each in squares)), powers))

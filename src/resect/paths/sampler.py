@@ -58,40 +58,30 @@ class PathDraw:
                     part = _way(segment, count, numbers)
                     grown.append(({**way, **part}, {k: left[k] - count for k in left if taken[k] == count}))
             groups = grown
-        found = {length: way for way, members in groups for length in members}
-        return [found[length] for length in lengths]
+        ways = {length: way for way, members in groups for length in members}
+        return [ways[length] for length in lengths]
 
 
 def _segments(routes: Routes) -> list[_Segment]:
-    found: list[_Segment] = []
+    segments: list[_Segment] = []
     begin, lowest = len(routes.stations), routes.start.skipped
     while begin - lowest > _SMALLEST and not routes.start.parameters:
         end = (begin + lowest) // 2
         part = Routes(routes.sliced, Start(end + 1))
         inside, before = _counts(part, begin), routes.counts_before(end).paths
-        if _product(inside, before) != _trimmed(_counts(routes, begin)):  # some path does not pass there
+        # The numbers of ways are exact integers of any size.
+        through = np.convolve(np.array(inside, dtype=object), np.array(before, dtype=object))
+        every = np.array(_counts(routes, begin), dtype=object)
+        if not np.array_equal(np.trim_zeros(through, "b"), np.trim_zeros(every, "b")):  # some path does not pass there
             break
-        found.append(_Segment(begin, end, part, inside, before))
+        segments.append(_Segment(begin, end, part, inside, before))
         begin = end
-    return [*found, _Segment(begin, STEM, routes, _counts(routes, begin), (1,))]
+    return [*segments, _Segment(begin, STEM, routes, _counts(routes, begin), (1,))]
 
 
 def _counts(routes: Routes, station: int) -> tuple[int, ...]:
     """Ways from the routes' start to a station by length."""
     return routes.counts.paths if station == len(routes.stations) else routes.counts_before(station).paths
-
-
-def _product(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
-    total = [0] * (len(one) + len(other) - 1)
-    for i, a in enumerate(one):
-        for j, b in enumerate(other):
-            total[i + j] += a * b
-    return _trimmed(total)
-
-
-def _trimmed(counts: Sequence[int]) -> tuple[int, ...]:
-    last = max((k for k, count in enumerate(counts) if count), default=0)
-    return tuple(counts[: last + 1])
 
 
 def _coupled(segment: _Segment, left: dict[int, int], draw: np.random.Generator) -> dict[int, int]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from resect.engines.work import Arrays, Progress
-from resect.errors import InputError
+from resect.errors import AccuracyError, InputError
 from resect.graph.capture import cut_samples
+from resect.graph.routes import Routes
 from resect.measuring.batches import Batch
 from resect.measuring.memory import bytes_of_all_values, bytes_per_sample, free_bytes
 from resect.network.unraveled import Unraveled, require_blocks
@@ -88,15 +88,19 @@ class Traces:
         InputError: the network has one path only, or the settings do not fit it.
     """
 
-    def __init__(self, net: Unraveled, settings: PathSettings) -> None:
+    def __init__(self, net: Unraveled, settings: PathSettings | None) -> None:
         require_paths(net)
-        self.net, self.settings = net, settings
-        self.target = resolve_target(net, settings.at)
-        self.memory = free_bytes() // 2 if settings.memory is None else settings.memory
+        self.net, self.settings = net, settings or PathSettings()
+        self.target = resolve_target(net, self.settings.at)
+        self.memory = free_bytes() // 2 if self.settings.memory is None else self.settings.memory
         # What autograd keeps of the whole network, for the gradient itself; and the linearised slices.
-        whole = bytes_of_all_values(net)
-        self._fixed = bytes_per_sample(net, net.slices) + whole
+        self._fixed = bytes_per_sample(net, net.slices) + bytes_of_all_values(net)
         self._lane = 2 * (bytes_per_sample(net, 1) - bytes_per_sample(net, 0))
+
+    @cached_property
+    def routes(self) -> Routes:
+        """The routes to the target."""
+        return self.net.routes(self.target.start)
 
     def of(
         self, batch: Batch, lanes: int, progress: Progress, *, truth: bool = True
@@ -118,24 +122,19 @@ class Traces:
                 f"`memory` must hold one sample with {lanes} lanes, about {needed / 2**20:.1f} MiB, got "
                 f"{self.memory / 2**20:.1f} MiB. Give more, or a smaller `max_length`."
             )
-        for inputs, targets in self._parts(batch, max(1, self.memory // needed)):
-            trace = Trace(self.net, inputs, targets, self.target, self.settings.of, truth)
-            yield trace, partial(_portion, progress, len(targets) / len(batch))
+        total, size = len(batch), max(1, self.memory // needed)
+        if self.target.kind == "parameter" or self.net.batch_size is not None:  # it cannot be cut
+            size = total
+        for start in range(0, total, size):
+            part = slice(start, start + size)
+            inputs = batch.inputs if size >= total else cut_samples(batch.inputs, part, total)
+            trace = Trace(self.net, inputs, batch.targets[part], self.target, self.settings.of, truth)
+            yield trace, partial(_portion, progress, len(trace.targets) / total)
 
     def lanes_for(self, trace: Trace) -> int:
         """How many lanes of this trace fit into the memory, at least one."""
         samples = len(trace.targets)
         return max(1, (self.memory - samples * self._fixed) // (samples * self._lane))
-
-    def _parts(self, batch: Batch, size: int) -> Iterator[tuple[Any, Tensor]]:
-        """A batch cut into parts of at most `size` samples, where samples are independent."""
-        total = len(batch)
-        if size >= total or self.target.kind == "parameter" or self.net.batch_size is not None:
-            yield batch.inputs, batch.targets
-            return
-        for start in range(0, total, size):
-            which = slice(start, start + size)
-            yield cut_samples(batch.inputs, which, total), batch.targets[which]
 
 
 def _portion(progress: Progress, part: float, amount: float) -> None:
@@ -145,6 +144,15 @@ def _portion(progress: Progress, part: float, amount: float) -> None:
 def concatenated(parts: Iterable[tuple[np.ndarray, ...]], *names: str) -> Arrays:
     """Arrays of the same rows, part by part, as one set of arrays under the given names."""
     return dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+
+
+def require_accurate(error: float, rule: str) -> None:
+    """Raise AccuracyError unless the relative error of a result's own check is small; `rule` is what it breaks."""
+    if not error <= TOLERANCE:
+        raise AccuracyError(
+            f"{rule} by {error:.1e} of it, more than {TOLERANCE:g}. In half precision, use float32; in float32, "
+            "float64."
+        )
 
 
 def require_paths(net: Unraveled) -> None:

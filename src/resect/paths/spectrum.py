@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log2
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,18 +21,15 @@ from torch import Tensor
 from resect.calculus.linear import Lanes
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
-from resect.errors import AccuracyError, InputError
+from resect.errors import InputError
 from resect.graph.routes import Counts
 from resect.measuring.batches import Batch, Batches, batches_of
 from resect.measuring.results import Shown, require_alike
-from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
+from resect.paths import measures
 from resect.paths.lanes import widened
-from resect.paths.measures import Effective, Multiplicity, effective_range, multiplicity, path_fractions
 from resect.paths.polynomial import at_target, decompose
-from resect.paths.sentences import MASS, held
-from resect.paths.settings import TOLERANCE, PathSettings, PathWork, Traces, concatenated, require_paths
-from resect.paths.target import resolve_target
+from resect.paths.settings import PathSettings, PathWork, Traces, concatenated, require_accurate
 from resect.paths.trace import Trace, require_finite
 from resect.words import decimal, percent, plural, power_of_ten, two_to
 
@@ -97,12 +93,7 @@ class PathSpectrum(Shown):
     ) -> tuple[np.ndarray, np.ndarray]:
         """(low, high), (n+1,) each: studentised bootstrap intervals of the pooled shares over rows; NaN for one row."""
         rows = self.squares > 0
-        known = np.isfinite(self.products).all(0)
-        low, high = np.full((2, len(known)), np.nan)
-        if rows.sum() > 1:
-            shares, weights = self.shares[rows][:, known].T, self.squares[rows]
-            low[known], high[known] = bootstrap_interval(shares, weights, level, resamples, seed)
-        return low, high
+        return measures.column_intervals(self.shares[rows], self.squares[rows], level, resamples, seed)
 
     @property
     def norm(self) -> np.ndarray:
@@ -117,20 +108,19 @@ class PathSpectrum(Shown):
     @property
     def longest(self) -> int:
         """The length of the longest path: all blocks, unless some are parallel and exclude each other."""
-        return max(k for k, count in enumerate(self.count) if count)
+        return measures.longest_path(self.counts)
 
     @property
     def layers(self) -> np.ndarray:
         """(n+1,) mean length in weight layers of the paths of each length; 0 where there are none."""
-        pairs = zip(self.counts.layers, self.counts.paths, strict=True)
-        return np.array([total / count if count else 0.0 for total, count in pairs])
+        return measures.mean_layers(self.counts)
 
     @property
     def sum_error(self) -> float:
         """Relative distance between the sum over all lengths and autograd's gradient."""
         return float(np.sqrt(self.remainder.sum() / self.squares.sum()))
 
-    def effective(self, mass: float = 0.95) -> Effective:
+    def effective(self, mass: float = 0.95) -> measures.Effective:
         """The shortest range of lengths that holds `mass` of the gradient, by exact share.
 
         Raises:
@@ -142,11 +132,11 @@ class PathSpectrum(Shown):
                 f"`max_length` must be longer for a range that holds {mass:.0%} of the gradient, got "
                 f"{int(np.isfinite(self.share).sum()) - 1}, up to which {share.sum():.2%} is held."
             )
-        return effective_range(share, self.counts, mass, total=1.0)
+        return measures.effective_range(share, self.counts, mass, total=1.0)
 
-    def multiplicity(self) -> Multiplicity:
+    def multiplicity(self) -> measures.Multiplicity:
         """How many paths there are, and how many effectively contribute; of those up to `max_length`."""
-        return multiplicity(np.nan_to_num(self.share), self.counts)
+        return measures.multiplicity(np.nan_to_num(self.share), self.counts)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -156,8 +146,8 @@ class PathSpectrum(Shown):
             {
                 "length": range(len(self.count)),
                 "layers": self.layers,
-                "log2_paths": [log2(count) if count else float("-inf") for count in self.count],
-                "path_fraction": path_fractions(self.counts),
+                "log2_paths": measures.log2_counts(self.counts),
+                "path_fraction": measures.path_fractions(self.counts),
                 "share": self.share,
                 "share_low": low,
                 "share_high": high,
@@ -165,10 +155,10 @@ class PathSpectrum(Shown):
             }
         )
 
-    def _effective(self) -> Effective | None:
+    def _effective(self) -> measures.Effective | None:
         """The range that holds 95 % of the gradient; None where the lengths told apart do not hold so much."""
         try:
-            return self.effective(MASS)
+            return self.effective(measures.MASS)
         except InputError:
             return None
 
@@ -176,7 +166,7 @@ class PathSpectrum(Shown):
         """Where the gradient is by path length, how many paths carry it, and how exact that is."""
         known, effective = np.isfinite(self.share), self._effective()
         share = float(self.share[known].sum())
-        said = [held(effective, "the gradient")] if effective else []
+        said = [measures.held(effective, "the gradient")] if effective else []
         if not known.all():
             apart = f"lengths up to {int(known.sum()) - 1} hold {percent(share)} of the gradient"
             said.append(f"{apart}, all longer ones together {percent(self.rest_share)}")
@@ -193,7 +183,7 @@ class PathSpectrum(Shown):
         from resect.figures import paths
 
         effective = self._effective()
-        return paths.shares(self.table, {"share": effective} if effective else {}, MASS, ax)
+        return paths.shares(self.table, {"share": effective} if effective else {}, measures.MASS, ax)
 
 
 def path_spectrum(
@@ -209,7 +199,7 @@ def path_spectrum(
 
     Args:
         net: an unravelled network with at least one block.
-        data: (inputs, targets) batches, or a data spec.
+        data: (inputs, targets) batches, or a data spec such as "digits".
         settings: what is differentiated, where, and in how much memory.
         max_length: the longest paths, in blocks, that are told apart; the exact sum of all longer ones is `rest`.
         progress: called with the number of joins passed since the last call.
@@ -223,20 +213,14 @@ def path_spectrum(
     Example:
         >>> resect.path_spectrum(net, "digits").effective(0.95)
     """
-    require_paths(net)
-    settings = settings or PathSettings()
-    target = resolve_target(net, settings.at)
-    counts = net.routes(target.start).counts
+    traces = Traces(net, settings)
+    counts, at = traces.routes.counts, traces.target.name
     top, rest = _highest(counts, max_length)
-    work = PathWork("spectrum", _spectrum, settings, {"top": top, "rest": rest})
+    work = PathWork("spectrum", _spectrum, traces.settings, {"top": top, "rest": rest})
     runs = engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
-    spectrum = PathSpectrum.joined([PathSpectrum(counts, at=target.name, **arrays) for arrays in runs])
-    require_finite(spectrum.squares, target.name)
-    if not spectrum.sum_error <= TOLERANCE:
-        raise AccuracyError(
-            f"the gradients of all path lengths must sum to autograd's, but are off by {spectrum.sum_error:.1e} of it, "
-            f"more than {TOLERANCE:g}. In half precision, use float32; in float32, float64."
-        )
+    spectrum = PathSpectrum.joined([PathSpectrum(counts, at=at, **arrays) for arrays in runs])
+    require_finite(spectrum.squares, at)
+    require_accurate(spectrum.sum_error, "the gradients of all path lengths must sum to autograd's, but are off")
     return spectrum
 
 
@@ -255,7 +239,7 @@ def _spectrum(traces: Traces, batch: Batch, progress: Progress, top: int, rest: 
 
 def _highest(counts: Counts, max_length: int | None) -> tuple[int, bool]:
     """The highest degree that gets a lane of its own, and whether there are higher ones."""
-    longest = max((k for k, count in enumerate(counts.paths) if count), default=0)
+    longest = measures.longest_path(counts)
     if max_length is None:
         return longest, False
     if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 0:
@@ -263,39 +247,30 @@ def _highest(counts: Counts, max_length: int | None) -> tuple[int, bool]:
     return min(max_length, longest), max_length < longest
 
 
-def _decompose(
-    trace: Trace, top: int, rest: bool, progress: Progress
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _decompose(trace: Trace, top: int, rest: bool, progress: Progress) -> tuple[np.ndarray, ...]:
     """Inner products and norms of every lane, squares and remainders of one batch; see PathSpectrum."""
     degrees = decompose(trace, top, rest=rest, progress=progress)
-    truth = trace.true_gradient()
     exponents = np.clip(degrees.exponents, -(2**20), 2**20).astype(np.int32)
     columns, left = [], None
-    for some, found in at_target(trace, degrees.lanes, len(exponents)):
-        lanes, whole = aligned(found, truth)
+    for some, arrived in at_target(trace, degrees.lanes, len(exponents)):
+        lanes, whole = aligned(arrived, trace.true_gradient)
         powers = torch.from_numpy(exponents[some]).to(lanes.device).view(-1, 1, 1)
         lanes = torch.ldexp(lanes, powers.to(lanes.dtype))
         left = (whole if left is None else left) - lanes.sum(0)
         columns.append((torch.einsum("kbd,bd->bk", lanes, whole), lanes.norm(dim=2).T))
     assert left is not None
     products, norms = (torch.cat(column, 1) for column in zip(*columns, strict=True))
-    results = products, norms, whole.square().sum(1), left.square().sum(1)
-    first, second, third, fourth = (column.cpu().double().numpy() for column in results)
-    return first, second, third, fourth
+    squares, remainder = whole.square().sum(1), left.square().sum(1)
+    return tuple(column.cpu().double().numpy() for column in (products, norms, squares, remainder))
 
 
 def aligned(lanes: Lanes, truth: Lanes) -> tuple[Tensor, Tensor]:
     """(L, rows, D) and (rows, D), widened: the lanes of a target's values, and its gradient, side by side."""
-    keys = sorted({*lanes, *truth})
-    count, like = len(next(iter(lanes.values()))), next(iter(lanes.values()))
-    parts, wholes = [], []
-    for key in keys:
-        shape = (lanes[key] if key in lanes else truth[key]).shape[1:]
-        parts.append(lanes[key] if key in lanes else like.new_zeros(count, *shape))
-        wholes.append(truth[key] if key in truth else like.new_zeros(1, *shape))
-    return _flat(parts), _flat(wholes)[0]
+    like = {**lanes, **truth}
 
+    def flat(values: Lanes, count: int) -> Tensor:
+        zeros = {key: like[key].new_zeros(count, *like[key].shape[1:]) for key in like.keys() - values.keys()}
+        every = {**zeros, **values}
+        return torch.cat([widened(every[key].flatten(2)) for key in sorted(every)], dim=2)
 
-def _flat(values: list[Tensor]) -> Tensor:
-    """(L, rows, D), widened, of several cotangents (L, rows, ...)."""
-    return torch.cat([widened(value.flatten(2)) for value in values], dim=2)
+    return flat(lanes, len(next(iter(lanes.values())))), flat(truth, 1)[0]

@@ -21,12 +21,10 @@ from resect.errors import require_whole
 from resect.measuring.batches import Batch, Batches, batches_of
 from resect.network.unraveled import Unraveled
 from resect.paths.draws import Draws
-from resect.paths.measures import Effective, effective_range, weighted_by_count
+from resect.paths.measures import MASS, Effective, effective_range, held, longest_path, weighted_by_count
 from resect.paths.polynomial import at_target, decompose
 from resect.paths.sampled import row_norms
-from resect.paths.sentences import MASS, drawn, ends, held
-from resect.paths.settings import PathSettings, PathWork, Traces, concatenated, require_paths
-from resect.paths.target import resolve_target
+from resect.paths.settings import PathSettings, PathWork, Traces, concatenated
 from resect.paths.trace import Trace
 from resect.words import plural
 
@@ -85,10 +83,9 @@ class PathSquares(Draws):
 
     def summary(self) -> str:
         """How many signs were drawn, how strong a path is, and which lengths carry the magnitude."""
-        said = [ends(self.rms, "the root mean square norm of a single path")]
-        if self.magnitude.sum() > 0:
-            said.append(held(self.effective(MASS), "count × root mean square"))
-        return drawn(f"{plural(self.draws, 'sweep')} of random signs", self.norms.shape, self.at, *said)
+        more = [held(self.effective(MASS), "count × root mean square")] if self.magnitude.sum() > 0 else []
+        opening = f"{plural(self.draws, 'sweep')} of random signs"
+        return self._sentence(opening, self.rms, "the root mean square norm of a single path", *more)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the root mean square norm of a single path of every length, with its interval; returns the axes."""
@@ -109,41 +106,29 @@ def path_squares(
     """Estimate the root mean square norm of single paths, over all paths of every length at once.
 
     Args:
-        net: an unravelled network with at least one block.
-        data: (inputs, targets) batches, or a data spec; every batch has signs of its own, drawn by the seed and its
-            number.
-        settings: what is differentiated, where, in how much memory, and the seed of the signs.
+        net, data, progress, engine: as for `path_spectrum`.
+        settings: also the seed; every batch has signs of its own, drawn by the seed and the batch's number.
         sweeps: random signs a batch; each costs what `path_spectrum` does.
-        progress: called with the number of joins passed since the last call.
-        engine: runs the pieces of work: all sweeps on one batch each.
 
     Raises:
-        InputError: the network has no joins, or the settings do not fit it.
-        DataError: the data are empty or do not fit the network.
+        InputError, DataError: as for `path_spectrum`.
     """
-    require_paths(net)
     require_whole("sweeps", sweeps)
-    settings = settings or PathSettings()
-    target = resolve_target(net, settings.at)
-    work = PathWork("random signs", _sweep, settings, {"sweeps": sweeps, "seed": settings.seed}, sweeps)
-    counts = net.routes(target.start).counts
-    return PathSquares.joined(
-        [
-            PathSquares(counts, arrays["norms"], np.zeros(len(arrays["norms"]), dtype=int), target.name)
-            for arrays in engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
-        ]
-    )
+    traces = Traces(net, settings)
+    own = {"sweeps": sweeps, "seed": traces.settings.seed}
+    work = PathWork("random signs", _sweep, traces.settings, own, sweeps)
+    runs = engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
+    return PathSquares.of_batches(runs, traces.routes.counts, traces.target.name)
 
 
 def _sweep(traces: Traces, batch: Batch, progress: Progress, sweeps: int, seed: int) -> Arrays:
     """Norms (rows, sweeps, n+1); the signs are drawn for the whole batch, in however many parts it runs."""
-    blocks, counts = len(traces.net.blocks), traces.net.routes(traces.target.start).counts
-    longest = max(k for k, count in enumerate(counts.paths) if count)
+    blocks, longest = len(traces.net.blocks), longest_path(traces.routes.counts)
     draw = np.random.default_rng(seed + batch.number)
     drawn = [dict(enumerate(draw.choice([-1.0, 1.0], blocks))) for _ in range(sweeps)]
     parts = []
     for trace, advance in traces.of(batch, longest + 1, progress, truth=False):
-        rows = np.zeros((trace.rows, sweeps, len(counts.paths)))
+        rows = np.zeros((trace.rows, sweeps, blocks + 1))
         for sweep, signs in enumerate(drawn):
             rows[:, sweep, : longest + 1] = _norms(trace, longest, signs, advance).T
         parts.append((rows,))
@@ -153,6 +138,5 @@ def _sweep(traces: Traces, batch: Batch, progress: Progress, sweeps: int, seed: 
 def _norms(trace: Trace, longest: int, signs: dict[int, float], progress: Progress) -> np.ndarray:
     """(lengths, rows) float64 norms of the coefficients under some signs."""
     degrees = decompose(trace, longest, rest=False, signs=signs, progress=progress)
-    powers = np.clip(degrees.exponents, -5000, 5000).astype(np.int32)[:, None]
-    parts = [np.ldexp(row_norms(found), powers[some]) for some, found in at_target(trace, degrees.lanes, longest + 1)]
-    return np.concatenate(parts)
+    arriving = at_target(trace, degrees.lanes, longest + 1)
+    return np.concatenate([row_norms(lanes, degrees.exponents[some]) for some, lanes in arriving])

@@ -28,11 +28,9 @@ from resect.measuring.batches import Batch, Batches, batches_of
 from resect.measuring.results import Shown, require_alike
 from resect.network.unraveled import Unraveled
 from resect.paths.lanes import group_size, widened
-from resect.paths.polynomial import at_target
 from resect.paths.sampler import Edge
-from resect.paths.settings import PathSettings, PathWork, Traces, passing, require_paths
+from resect.paths.settings import PathSettings, PathWork, Traces, passing
 from resect.paths.spectrum import aligned
-from resect.paths.target import resolve_target
 from resect.paths.trace import SliceGradient, Trace, require_finite
 from resect.paths.tree import of_source, over_edge
 
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _POWER_STEPS = 15
+_FACTS = ("bound", "expanded", "open", "settled", "samples", "squares")
 
 
 @dataclass(frozen=True)
@@ -82,29 +81,28 @@ class StrongPaths(Shown):
         """
         require_alike(parts, "at")
         samples, squares = sum(part.samples for part in parts), sum(part.squares for part in parts)
-        norms = [dict(zip(part.table["blocks"], part.table["norm"], strict=True)) for part in parts]
-        shares = [dict(zip(part.table["blocks"], part.table["share"], strict=True)) for part in parts]
+        norms, shares = (
+            [dict(zip(part.table["blocks"], part.table[column], strict=True)) for part in parts]
+            for column in ("norm", "share")
+        )
 
-        def pooled(path: tuple[int, ...] | None) -> float:
+        def norm_of(path: tuple[int, ...] | None) -> float:
             known = zip(norms, parts, strict=True)
             return math.sqrt(sum(own.get(path, part.bound) ** 2 * part.samples for own, part in known) / samples)
+
+        def share_of(path: tuple[int, ...]) -> float:
+            return float(sum(own[path] * part.squares for own, part in zip(shares, parts, strict=True)) / squares)
 
         common = set(norms[0]).intersection(*norms[1:])
         if not common:
             raise InputError("`parts` must have a path in common to be joined, but have none. Search for more paths.")
         rows = parts[0].table[parts[0].table["blocks"].isin(common)]
-        table = rows.assign(
-            norm=[pooled(path) for path in rows["blocks"]],
-            share=[
-                sum(own[path] * part.squares for own, part in zip(shares, parts, strict=True)) / squares
-                for path in rows["blocks"]
-            ],
-        )
+        table = rows.assign(norm=rows["blocks"].map(norm_of), share=rows["blocks"].map(share_of))
         table["relative"] = table["norm"] / math.sqrt(squares / samples)
         others = set().union(*norms) - common
         return cls(
             table.sort_values("norm", ascending=False, ignore_index=True),
-            bound=max(map(pooled, [None, *others])),
+            bound=max(map(norm_of, [None, *others])),
             expanded=sum(part.expanded for part in parts),
             open=sum(part.open for part in parts) + len(others),
             settled=all(part.settled for part in parts),
@@ -154,25 +152,19 @@ def strongest_paths(
     """Search for the single paths along which the gradient is largest.
 
     Args:
-        net: an unravelled network with at least one block.
-        data: (inputs, targets) batches, or a data spec; the first batch is used, cut to what fits into the memory.
-        settings: what is differentiated, where, and in how much memory.
+        net, settings, progress, engine: as for `path_spectrum`.
+        data: as for `path_spectrum`; the first batch is used, cut to what fits into the memory.
         count: paths to find; fewer if there are not so many.
         limit: nodes to expand at the most.
-        progress: called with the part of the search done since the last call, in joins passed.
-        engine: runs the search, one piece of work.
 
     Raises:
-        InputError: the network has no joins, or the settings do not fit it.
-        DataError: the data are empty or do not fit the network, or the gradient is zero or not finite.
+        InputError, DataError: as for `path_spectrum`; DataError, too, if no path is complete within `limit`.
     """
-    require_paths(net)
     require_whole("count", count)
     require_whole("limit", limit)
-    settings = settings or PathSettings()
-    batch = next(batches_of(data))
-    work = PathWork("strongest paths", _find, settings, {"count": count, "limit": limit})
-    (arrays,) = engine.run(net, [(work, batch)], progress)
+    traces = Traces(net, settings)
+    work = PathWork("strongest paths", _find, traces.settings, {"count": count, "limit": limit})
+    (arrays,) = engine.run(net, [(work, next(batches_of(data)))], progress)
     paths = [tuple(int(block) for block in row if block >= 0) for row in arrays["blocks"]]
     table = pd.DataFrame(
         {
@@ -184,48 +176,27 @@ def strongest_paths(
             "share": arrays["shares"],
         }
     )
-    return StrongPaths(
-        table,
-        bound=float(arrays["bound"]),
-        expanded=int(arrays["expanded"]),
-        open=int(arrays["open"]),
-        settled=bool(arrays["settled"]),
-        at=resolve_target(net, settings.at).name,
-        samples=int(arrays["samples"]),
-        squares=float(arrays["squares"]),
-    )
+    return StrongPaths(table, at=traces.target.name, **{name: arrays[name].item() for name in _FACTS})
 
 
 def _find(traces: Traces, batch: Batch, progress: Progress, count: int, limit: int) -> Arrays:
     """One search: of every path its blocks (-1 behind the last), norm and share; and what is left open."""
     trace, _ = next(traces.of(batch, 2, progress))
-    search = _Search(trace, traces.net.routes(traces.target.start), traces.lanes_for(trace))
+    search = _Search(trace, traces.routes, traces.lanes_for(trace))
     settled = search.run(count, limit, lambda nodes: progress(nodes / limit * passing(traces.net)))
-    ordered = sorted(search.complete, key=lambda path: -path.norm)
-    if not ordered:
+    if not search.complete:
         raise DataError(f"`limit` must be larger: no path was complete after {search.expanded} nodes.")
-    chosen, longest = ordered[:count], max(len(path.blocks) for path in ordered)
-    facts = {
-        "bound": max([search.bound(), *(path.norm for path in ordered[count:])]),
-        "expanded": search.expanded,
-        "open": sum(map(len, search.heaps.values())) + search.dropped,
-        "settled": settled,
-        "samples": len(trace.targets),
-        "squares": search.squares,
-    }
+    blocks, norms, shares = zip(*sorted(search.complete, key=lambda path: path[1], reverse=True), strict=True)
+    longest = max(map(len, blocks))
+    bound = max([search.bound(), *norms[count:]])
+    left = sum(map(len, search.heaps.values())) + search.dropped
+    facts = (bound, search.expanded, left, settled, len(trace.targets), search.squares)
     return {
-        "blocks": np.array([[*path.blocks, *[-1] * (longest - len(path.blocks))] for path in chosen], dtype=int),
-        "norms": np.array([path.norm for path in chosen]),
-        "shares": np.array([path.share for path in chosen]),
-        **{name: np.array(value) for name, value in facts.items()},
+        "blocks": np.array([[*path, *[-1] * (longest - len(path))] for path in blocks[:count]], dtype=int),
+        "norms": np.array(norms[:count]),
+        "shares": np.array(shares[:count]),
+        **{name: np.array(fact) for name, fact in zip(_FACTS, facts, strict=True)},
     }
-
-
-@dataclass(frozen=True)
-class _Path:
-    blocks: tuple[int, ...]
-    norm: float
-    share: float
 
 
 @dataclass(order=True)
@@ -247,23 +218,20 @@ class _Search:
         self.trace, self.routes, self.room = trace, routes, room
         self.slices = dict(trace.slices())
         self.random = torch.Generator().manual_seed(0)  # where power iterations start
-        self.truth = trace.true_gradient()
-        squares = sum(float(widened(value).square().sum()) for value in self.truth.values())
-        require_finite(np.array([squares]), trace.target.name)
-        self.squares, self.whole = squares, (squares / len(trace.targets)) ** 0.5
-        self.complete: list[_Path] = []
+        self.squares = _square(trace.true_gradient)
+        require_finite(np.array([self.squares]), trace.target.name)
+        self.complete: list[tuple[tuple[int, ...], float, float]] = []  # blocks, norm, share
         self.expanded, self.dropped, self.dropped_bound, self.numbers = 0, 0, 0.0, 0
         self.heaps: dict[int, list[_Node]] = {}
-        start = trace.scalar_gradient()
-        self.gains, self.limits = self._gains(start)
+        self.gains, self.limits = self._gains()
         for station in dict.fromkeys(source for _, source in routes.output.edges):
-            self._open(trace.last, of_source(start, station, trace, routes), station, ())
+            self._open(trace.last, of_source(trace.scalar_gradient, station, trace, routes), station, ())
 
     def run(self, count: int, limit: int, progress: Progress) -> bool:
         """Expand nodes until `count` paths are complete and nothing left seems stronger; False at the limit."""
         while any(self.heaps.values()):
             index = min((heap[0].estimate, i) for i, heap in self.heaps.items() if heap)[1]
-            norms = sorted((path.norm for path in self.complete), reverse=True)
+            norms = sorted((norm for _, norm, _ in self.complete), reverse=True)
             least = norms[count - 1] if len(norms) >= count else 0.0
             if -self.heaps[index][0].estimate * len(self.trace.targets) ** -0.5 < least:
                 return True
@@ -298,13 +266,11 @@ class _Search:
             groups.setdefault((node.station, frozenset(node.lanes)), []).append(node)
         for (station, _), group in groups.items():
             lanes = {key: torch.cat([node.lanes[key] for node in group]) for key in group[0].lanes}
-            edges: tuple[Edge | None, ...] = (None,)
-            if station == index - 1:
-                edges = self.routes.stations[station].edges
+            edges: Sequence[Edge | None] = self.routes.stations[station].edges if station == index - 1 else [None]
             for edge in edges:
-                found = over_edge(self.slices[index], edge, lanes, self.trace, self.routes)
+                before = over_edge(self.slices[index], edge, lanes, self.trace, self.routes)
                 for i, node in enumerate(group):
-                    own = {key: value[i : i + 1].clone() for key, value in found.items()}
+                    own = {key: value[i : i + 1].clone() for key, value in before.items()}
                     blocks = node.blocks if edge is None or edge[0] is None else (edge[0], *node.blocks)
                     self._open(index - 1, own, node.station if edge is None else edge[1], blocks)
 
@@ -318,11 +284,9 @@ class _Search:
 
     def _finish(self, nodes: list[_Node]) -> None:
         for node in nodes:
-            for _, arrived in at_target(self.trace, node.lanes, 1):
-                lanes, truth = aligned(arrived, self.truth)
-                norm = float(lanes.norm()) / len(self.trace.targets) ** 0.5
-                share = float((lanes[0] * truth).sum()) / self.squares
-                self.complete.append(_Path(node.blocks, norm, share))
+            lanes, truth = aligned(self.trace.to_target(node.lanes), self.trace.true_gradient)
+            norm = float(lanes.norm()) / len(self.trace.targets) ** 0.5
+            self.complete.append((node.blocks, norm, float((lanes[0] * truth).sum()) / self.squares))
 
     def _prune(self) -> None:
         """Forget the least promising nodes where the memory is full."""
@@ -336,17 +300,15 @@ class _Search:
         for node, index in everything[: self.room]:  # sorted, and so a heap
             self.heaps.setdefault(index, []).append(node)
 
-    def _gains(self, start: Lanes) -> tuple[dict[int, float], dict[int, float]]:
+    def _gains(self) -> tuple[dict[int, float], dict[int, float]]:
         """Per slice, from behind it to the target: the gain of the gradient itself on its best edges, and a limit."""
-        typical, largest = {}, {}
-        cotangents = start
+        typical, largest, cotangents = {}, {}, self.trace.scalar_gradient
         for index, part in self.slices.items():
-            options = [over_edge(part, edge, cotangents, self.trace, self.routes) for edge in self._edges(index)]
-            before = _norm(cotangents)
-            typical[index] = (
-                max((_norm(option) for option in options if option), default=0.0) / before if before else 1.0
-            )
-            largest[index] = max(self._edge_limit(part, edge, cotangents) for edge in self._edges(index))
+            edges = (*self.routes.stations[index - 1].edges, None)
+            best = max(_norm(over_edge(part, edge, cotangents, self.trace, self.routes)) for edge in edges)
+            whole = _norm(cotangents)
+            typical[index] = best / whole if whole else 1.0
+            largest[index] = max(self._edge_limit(part, edge, cotangents) for edge in edges)
             cotangents, _ = part.backward(cotangents)
         last = self.trace.first - 1
         arrived = self.trace.to_target(cotangents)
@@ -356,9 +318,6 @@ class _Search:
             gains[index] = gains[index - 1] * typical[index]
             limits[index] = limits[index - 1] * largest[index]
         return gains, limits
-
-    def _edges(self, index: int) -> tuple[Edge | None, ...]:
-        return (*self.routes.stations[index - 1].edges, None)
 
     def _edge_limit(self, part: SliceGradient, edge: Edge | None, like: Lanes) -> float:
         """The largest gain of a slice's cotangents over one edge."""
@@ -379,11 +338,15 @@ class _Search:
             norm = _norm(lanes)
             if not norm:
                 return 0.0
-            found = there({key: value / norm for key, value in lanes.items()})
-            gain, returned = _norm(found), back(found)
+            image = there({key: value / norm for key, value in lanes.items()})
+            gain, returned = _norm(image), back(image)
             lanes = {key: returned.get(key, torch.zeros_like(value)) for key, value in like.items()}
         return gain
 
 
 def _norm(lanes: Lanes) -> float:
-    return math.sqrt(sum(float(widened(value).square().sum()) for value in lanes.values()))
+    return math.sqrt(_square(lanes))
+
+
+def _square(lanes: Lanes) -> float:
+    return sum(float(widened(value).square().sum()) for value in lanes.values())

@@ -40,8 +40,7 @@ def resolve_target(net: Unraveled, at: At) -> Target:
     """The target that `at` names.
 
     Args:
-        at: "auto": the input, but the stem where inputs are integers (tokens); "input"; "stem", the values that enter
-            the first block; the index or name of a block, the state before it; or the name of a parameter.
+        at: as in `PathSettings`.
 
     Raises:
         InputError: there is no such target, or gradients do not exist there.

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resect.calculus.linear import Lanes, LinearSlice, add_into, is_identity
+from resect.calculus.linear import Lanes, LinearSlice, add_into
+from resect.calculus.maps import Identity
 from resect.errors import DataError, InputError
-from resect.graph.outputs import logits_of
+from resect.graph.outputs import IGNORED, logits_of
 from resect.graph.resolve import Programs
 from resect.measuring.batches import channels_last, to_device
 from resect.measuring.metrics import check_targets
@@ -36,7 +37,7 @@ class SliceGradient(LinearSlice):
         self.skip = keys.skip(slots[0])
         ends = [*self.branches.values(), self.skip]
         self.slot_of = {gate: slot for slot, gate in self.branches.items()}
-        super().__init__(trace.program(index), trace.base, state, trace.signal(index, state), ends)
+        super().__init__(trace.folded[index], trace.base, state, trace.signal(index, state), ends)
 
     def end(self, slot: int | None) -> int:
         """The key at which the branch of a slot, or for None the skip, enters the join."""
@@ -63,24 +64,37 @@ class SliceGradient(LinearSlice):
         """
         if len(ending) != 1:
             return None
-        (result,) = ending
-        for operand, each in self._edges.get(self.source[result], []):
-            if operand == self.skip and is_identity(each):
+        (joined,) = ending
+        for operand, each in self._edges.get(self.source[joined], []):
+            if operand == self.skip and isinstance(each, Identity):
                 live = self.unchanged(self.skip)
                 return None if live in others else live
         return None
+
+
+def enter(part: SliceGradient, lanes: Lanes) -> tuple[Lanes, int | None, list[Tensor]]:
+    """Take the lanes that end at a slice out of all lanes: those, the value as which they stay, and memory to reuse."""
+    ending = {key: lanes.pop(key) for key in list(lanes) if part.ends_here(key)}
+    stays = part.staying(ending, lanes)
+    if stays is None:
+        return ending, None, list(ending.values())
+    (lanes[stays],) = ending.values()
+    return ending, stays, []
 
 
 class Trace:
     """One batch run forward once, every slice on the way to the target linearised.
 
     Args:
-        of: the scalar, see `scalar_of`.
-        truth: whether the gradient at the target is wanted, which autograd finds on the way (`true_gradient`).
+        of: the scalar, as in `PathSettings`.
+        truth: whether the gradient at the target is wanted, which autograd finds on the way.
 
     Attributes:
         first, last: the slices that end in the first and the last join on the way to the target.
-        parts: the linearised slices, by index.
+        parts: the linearised slices, by index, the first first.
+        folded: the programs of all slices.
+        scalar_gradient: of the summed scalar with respect to the state before the tail, as one lane.
+        true_gradient: that at the target by plain autograd through the whole network, as one lane each.
     """
 
     def __init__(
@@ -93,25 +107,20 @@ class Trace:
         self.base = {
             key: value.detach() if isinstance(value, Tensor) else value for key, value in net.bind(inputs).items()
         }
-        self._folded = self.programs.fold(net.intact)
+        self.folded = self.programs.fold(net.intact)
         self.first = target.first_slice
         self.parameters = {self.programs.keys.of(node) for node in target.parameters}
-        self.last = len(self._folded) - 2
+        self.last = len(self.folded) - 2
         self.stem = [self.programs.keys.of(node) for node in net.sliced.stem]
         self.parts: dict[int, SliceGradient] = {}
         with torch.set_grad_enabled(truth):
             self._start, leaves, state = self._run_forward()
-        self._top, self._truth = self._differentiate(leaves if truth else {}, state)
-        self.node = self.programs.keys.nodes
+        self.scalar_gradient, self.true_gradient = self._differentiate(leaves if truth else {}, state)
 
     @property
     def rows(self) -> int:
         """How many gradients are told apart: one a sample; a parameter has one for the whole batch."""
         return 1 if self.parameters else len(self.targets)
-
-    def program(self, index: int) -> Any:
-        """The program of a slice."""
-        return self._folded[index]
 
     def _run_forward(self) -> tuple[dict[int, Any], Lanes, dict[int, Any]]:
         """The state at the inputs, the target's values, and the state before the tail."""
@@ -126,46 +135,30 @@ class Trace:
             tied = {key: state[key] for key in self.parameters}
             if index < self.first:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and index >= begin):
-                    state = self._folded[index].run({**self.base, **tied}, state) | tied
+                    state = self.folded[index].run({**self.base, **tied}, state) | tied
             else:
                 self.parts[index] = part = SliceGradient(self, index, state)
                 state, part.results = part.results | tied, {}
         return start, leaves, state
 
     def _differentiate(self, leaves: Lanes, state: dict[int, Any]) -> tuple[Lanes, Lanes]:
-        """Gradients of the summed scalar at the state before the tail, and at the target's values, one lane each.
-
-        Raises:
-            InputError, DataError: see `scalar_of`.
-        """
-        live = {}
-        for key in self.signal(self.last + 1, state):
-            value = state[key]
-            # A parameter's gradient is asked for twice: through the tail alone, and as a whole.
-            live[key] = value if value.requires_grad else value.detach().requires_grad_()
+        """Gradients of the summed scalar at the state before the tail, and at the target's values, one lane each."""
+        values = {key: state[key] for key in self.signal(self.last + 1, state)}
         with torch.enable_grad():
-            live = {key: value.view_as(value) for key, value in live.items()}
+            # Views, as a parameter's gradient is asked for twice: through the tail alone, and as a whole.
+            live = {k: (v if v.requires_grad else v.detach().requires_grad_()).view_as(v) for k, v in values.items()}
             base = {**self.base, **live}
-            results = self._folded[-1].run(base, {**state, **live})
+            results = self.folded[-1].run(base, {**state, **live})
             scalar = scalar_of(self.of, self.net.outputs(base, results), self.targets)
-        found = torch.autograd.grad(scalar.sum(), [*live.values(), *leaves.values()], allow_unused=True)
-        lanes = [None if value is None else value[None] for value in found]
+        gradients = torch.autograd.grad(scalar.sum(), [*live.values(), *leaves.values()], allow_unused=True)
+        lanes = [None if value is None else value[None] for value in gradients]
         top = {key: value for key, value in zip(live, lanes, strict=False) if value is not None}
         truth = {key: value for key, value in zip(leaves, lanes[len(live) :], strict=True) if value is not None}
         return top, _one_row(list(truth.values())) if self.parameters else truth
 
-    def scalar_gradient(self) -> Lanes:
-        """Gradient of the summed scalar with respect to the state before the tail, as one lane."""
-        return self._top
-
-    def true_gradient(self) -> Lanes:
-        """The gradient at the target by plain autograd through the whole network, as one lane each."""
-        return self._truth
-
     def slices(self) -> Iterator[tuple[int, SliceGradient]]:
         """The slices that end in a join, from the last to the first on the way to the target."""
-        for index in range(self.last, self.first - 1, -1):
-            yield index, self.parts[index]
+        return reversed(self.parts.items())
 
     def signal(self, index: int, state: dict[int, Any]) -> set[int]:
         """The live values before a slice that carry the signal; masks, position tables and sizes do not."""
@@ -184,11 +177,10 @@ class Trace:
         if self.target.kind == "stem":
             return {key: cotangents[key] for key in self.stem if key in cotangents}
         prelude = self._prelude()
-        _, reached = prelude.to_ends({key: value for key, value in cotangents.items() if key in prelude.source})
+        _, reached = prelude.to_ends(cotangents)
         if not self.parameters:
             return reached
-        parts = [*reached.values(), *(cotangents[key] for key in self.parameters & cotangents.keys())]
-        return _one_row(parts)
+        return _one_row([*reached.values(), *(cotangents[key] for key in self.parameters & cotangents.keys())])
 
     def from_target(self, tangents: Lanes) -> Lanes:
         """Tangents of the target, (L, rows, ...) each, forward to the live values before the first slice."""
@@ -201,7 +193,7 @@ class Trace:
     def _prelude(self) -> LinearSlice:
         signal = self.parameters or {key for key, value in self._start.items() if differentiable(value)}
         with torch.no_grad():
-            return LinearSlice(self._folded[0], self.base, self._start, signal)
+            return LinearSlice(self.folded[0], self.base, self._start, signal)
 
     def _target_keys(self, index: int, state: dict[int, Any]) -> list[int]:
         if self.parameters:
@@ -217,8 +209,7 @@ def scalar_of(of: Scalar, outputs: Any, targets: Tensor) -> Tensor:
     """The scalar that is differentiated, one value a sample, so that every sample's gradient is its own.
 
     Args:
-        of: "loss", the cross-entropy; "target", the logit of the target class; a number, the logit of that class; or a
-            function (outputs, targets) -> (B,). Of a sequence, the first three are means over its positions.
+        of: as in `PathSettings`.
 
     Raises:
         InputError, DataError: there is no such logit, or the function gives another shape.
@@ -226,16 +217,16 @@ def scalar_of(of: Scalar, outputs: Any, targets: Tensor) -> Tensor:
     if callable(of):
         values = of(outputs, targets)
         if not isinstance(values, Tensor) or values.shape != targets.shape[:1] or not values.is_floating_point():
-            found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise InputError(f"`of` must give one number a sample, ({len(targets)},), got {found}.")
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise InputError(f"`of` must give one number a sample, ({len(targets)},), got {got}.")
         return values
     logits = logits_of(outputs)
     check_targets(logits, targets)
     flat, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1).long()
     if of == "loss":
-        values = torch.nn.functional.cross_entropy(flat, wanted, reduction="none", ignore_index=-100)
+        values = torch.nn.functional.cross_entropy(flat, wanted, reduction="none", ignore_index=IGNORED)
     elif of == "target":
-        values = flat.gather(1, wanted.clamp_min(0)[:, None])[:, 0] * (wanted != -100)
+        values = flat.gather(1, wanted.clamp_min(0)[:, None])[:, 0] * (wanted != IGNORED)
     elif isinstance(of, int) and -flat.shape[1] <= of < flat.shape[1]:
         values = flat[:, of]
     else:

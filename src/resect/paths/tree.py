@@ -15,9 +15,9 @@ from torch import Tensor
 from resect.calculus.linear import Lanes, add_into
 from resect.engines.work import Progress
 from resect.graph.routes import Routes
-from resect.paths.lanes import Watch, apart, buffer, empty_lanes, group_size
+from resect.paths.lanes import Watch, apart, buffer, first_lanes, group_size
 from resect.paths.sampler import Edge, Route
-from resect.paths.trace import SliceGradient, Trace
+from resect.paths.trace import SliceGradient, Trace, enter
 
 
 def path_lanes(
@@ -32,10 +32,9 @@ def path_lanes(
         The routes of a part (indices into `drawn`), their lanes (L, B, ...) and exponents (L,).
     """
     order = sorted(range(len(drawn)), key=lambda i: _from_output(drawn[i]))
-    start = trace.scalar_gradient()
     for first in range(0, len(order), most):
         part = order[first : first + most]
-        tree = _Tree(start, [drawn[i] for i in part])
+        tree = _Tree(trace.scalar_gradient, [drawn[i] for i in part])
         for index, gradient in trace.slices():
             tree.through(gradient, index - 1, routes, trace)
             if progress:
@@ -58,17 +57,14 @@ class _Tree:
 
     def __init__(self, start: Lanes, drawn: Sequence[Route]) -> None:
         self.drawn = drawn
-        self.lanes = {key: empty_lanes(len(drawn), value[0]) for key, value in start.items()}
-        for key, value in start.items():
-            self.lanes[key][0] = value[0]
+        self.lanes = first_lanes(start, len(drawn))
         self.exponents = np.zeros(len(drawn), dtype=np.int64)
         self.members: dict[int, list[int]] = {0: list(range(len(drawn)))}
 
     def through(self, gradient: SliceGradient, station: int, routes: Routes, trace: Trace) -> None:
         """Back through one join, every lane over the edges that its routes take there."""
         moves = self._grow(station)
-        ending = {key: self.lanes.pop(key) for key in list(self.lanes) if gradient.ends_here(key)}
-        step = _Step(self, gradient, ending)
+        step = _Step(self, gradient)
         for in_place in (False, True):  # a lane's own place is overwritten last, when all that branch off are served
             for edge, pairs in moves.items():
                 chosen = [pair for pair in pairs if (pair[0] == pair[1]) == in_place]
@@ -98,13 +94,10 @@ class _Tree:
 class _Step:
     """One join, with the lanes that end there."""
 
-    def __init__(self, tree: _Tree, gradient: SliceGradient, ending: Lanes) -> None:
-        self.tree, self.gradient, self.ending = tree, gradient, ending
-        self.present = set(tree.lanes)
-        self.stays = gradient.staying(ending, tree.lanes)
-        if self.stays is not None:
-            (tree.lanes[self.stays],) = ending.values()
-        self.reusable = [] if self.stays is not None else list(ending.values())
+    def __init__(self, tree: _Tree, gradient: SliceGradient) -> None:
+        self.tree, self.gradient = tree, gradient
+        self.ending, self.stays, self.reusable = enter(gradient, tree.lanes)
+        self.present = tree.lanes.keys() - {self.stays}
         self.watch = Watch()
 
     def move(self, edge: Edge | None, moves: list[tuple[int, int]], routes: Routes, trace: Trace) -> None:
@@ -115,24 +108,23 @@ class _Step:
         size = group_size(value[0] for value in [*self.ending.values(), *self.tree.lanes.values()])
         for start in range(0, len(moves), size):
             before, behind = (list(column) for column in zip(*moves[start : start + size], strict=True))
-            self._write(self._over(edge, before, routes, trace), before, behind)
+            self._write(over_edge(self.gradient, edge, self._lanes(before), trace, routes), before, behind)
 
-    def _over(self, edge: Edge | None, before: list[int], routes: Routes, trace: Trace) -> Lanes:
-        """What some lanes become over one edge."""
+    def _lanes(self, which: list[int]) -> Lanes:
         every = {**self.ending, **{key: self.tree.lanes[key] for key in self.present}}
-        return over_edge(self.gradient, edge, {k: _picked(v, before) for k, v in every.items()}, trace, routes)
+        return {key: _picked(value, which) for key, value in every.items()}
 
-    def _write(self, found: Lanes, before: list[int], behind: list[int]) -> None:
+    def _write(self, moved: Lanes, before: list[int], behind: list[int]) -> None:
         tree = self.tree
-        if found:
+        if moved:
             tree.exponents[behind] = tree.exponents[before]
-            self.watch.note(behind, found.values())
-            found = {key: apart(value, [*self.ending.values(), *tree.lanes.values()]) for key, value in found.items()}
-        for key, value in found.items():
+            self.watch.note(behind, moved.values())
+            moved = {key: apart(value, [*self.ending.values(), *tree.lanes.values()]) for key, value in moved.items()}
+        for key, value in moved.items():
             if key not in tree.lanes:
                 tree.lanes[key] = buffer(len(tree.drawn), value[0], self.reusable)
             tree.lanes[key].index_copy_(0, torch.tensor(behind, device=value.device), value)
-        for key in tree.lanes.keys() - found.keys():
+        for key in tree.lanes.keys() - moved.keys():
             tree.lanes[key][behind] = 0
         self.reusable = []
 
@@ -145,18 +137,18 @@ def _picked(lanes: Tensor, which: list[int]) -> Tensor:
 
 def over_edge(part: SliceGradient, edge: Edge | None, cotangents: Lanes, trace: Trace, routes: Routes) -> Lanes:
     """From behind a join to before it, over one edge; for None past the join. May hold views of what was given."""
-    found = {key: value for key, value in cotangents.items() if not part.ends_here(key)}
-    ends, direct = part.to_ends({key: value for key, value in cotangents.items() if key not in found})
+    total = {key: value for key, value in cotangents.items() if not part.ends_here(key)}
+    ends, direct = part.to_ends({key: value for key, value in cotangents.items() if key not in total})
     if edge is not None:
         end = part.end(edge[0])
         over = part.from_ends({end: ends[end]}) if end in ends else {}
-        add_into(found, of_source(over, edge[1], trace, routes))
-    add_into(found, direct)
-    return found
+        add_into(total, of_source(over, edge[1], trace, routes))
+    add_into(total, direct)
+    return total
 
 
 def of_source(cotangents: Lanes, source: int, trace: Trace, routes: Routes) -> Lanes:
     """Those of the live values that come from one station: a branch may read several states (U-Net, DenseNet)."""
     if len(cotangents) < 2:
         return cotangents
-    return {key: value for key, value in cotangents.items() if source in routes.sources(trace.node[key])}
+    return {key: value for key, value in cotangents.items() if source in routes.sources(trace.programs.keys.nodes[key])}

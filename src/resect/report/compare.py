@@ -2,55 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from resect.figures import comparison
-from resect.jobs.compare import Summary, effective_range
-from resect.report.saving import save_figure
+from resect.jobs.compare import Summary
+from resect.report.parts import Figures, save_figures, say
 from resect.runs.record import Record
-from resect.words import NOTHING, decimal, large, percent, superscript
-
-_FIGURES = ("shares", "norms", "magnitudes")
+from resect.words import NOTHING, decimal, large, percent, power_of_two, span
 
 
 def draw(record: Record, folder: Path) -> Path:
-    """Write figures/*.png; those of an earlier comparison go."""
-    figures = folder / "figures"
-    for name in _FIGURES:
-        (figures / f"{name}.png").unlink(missing_ok=True)
-    for name, figure in _figures(record).items():
-        save_figure(figure, figures / f"{name}.png")
-    return figures
+    """Write figures/*.png; the one that an earlier comparison may have, and this one may not, goes."""
+    (folder / "figures" / "magnitudes.png").unlink(missing_ok=True)
+    return save_figures(_figures(record), folder)
 
 
-def _figures(record: Record) -> dict[str, Callable[[], Figure]]:
-    """What draws every figure that the runs have data for, by name."""
+def _figures(record: Record) -> Figures:
+    """Every figure that the runs have data for."""
     mass, table = record.found["mass"], record.tables["comparison"]
-    names = [row["run"] for row in record.found["runs"]]
-    groups = {name: table[table["run"] == name].reset_index(drop=True).dropna(axis=1, how="all") for name in names}
-
-    def ranges(column: str) -> dict[str, tuple[int, int] | None]:
-        return {name: effective_range(lengths, column, mass) for name, lengths in groups.items()}
-
-    drawn: dict[str, Callable[[], Figure]] = {
-        "shares": lambda: comparison.shares(groups, ranges("share"), mass),
-        "norms": lambda: comparison.norms(groups),
-    }
-    if all("magnitude" in lengths for lengths in groups.values()):
-        drawn["magnitudes"] = lambda: comparison.magnitudes(groups, ranges("magnitude"), mass)
-    return drawn
+    runs, shares, magnitudes = {}, {}, {}
+    for row in record.found["runs"]:
+        name = row["run"]
+        runs[name] = table[table["run"] == name].reset_index(drop=True).dropna(axis=1, how="all")
+        shares[name], magnitudes[name] = row["share_range"], row["magnitude_range"]
+    figures = {"shares": partial(comparison.shares, runs, shares, mass), "norms": partial(comparison.norms, runs)}
+    if all("magnitude" in lengths for lengths in runs.values()):
+        figures["magnitudes"] = partial(comparison.magnitudes, runs, magnitudes, mass)
+    return figures
 
 
 def show(record: Record, console: Console) -> None:
     """Print a table with one row a run, then one line for the first run against every other."""
-    summaries = [_summary(row) for row in record.found["runs"]]
+    summaries = [Summary(**row) for row in record.found["runs"]]
     sampled = any(summary.magnitude_range for summary in summaries)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column("run", overflow="fold")
@@ -62,14 +51,14 @@ def show(record: Record, console: Console) -> None:
         table.add_row(*map(Text, _cells(summary, sampled)))
     console.print(table, "")
     for row, other in zip(record.found["changes"], summaries[1:], strict=True):
-        console.print(Text(_sentence(summaries[0], other, row["log2_effective_paths"])), soft_wrap=True)
+        say(console, _sentence(summaries[0], other, row["log2_effective_paths"]))
     for summary in summaries:
         if summary.known < summary.longest:
-            console.print(Text(_truncation(summary)), soft_wrap=True)
-
-
-def _summary(row: dict[str, object]) -> Summary:
-    return Summary(**row)  # type: ignore[arg-type]  # as Summary wrote it, ranges as lists
+            say(
+                console,
+                f"{summary.run}: lengths above {summary.known} were not measured; those up to it hold "
+                f"{percent(summary.known_share)} of the gradient, and depth and effective paths are of them alone.",
+            )
 
 
 def _cells(summary: Summary, sampled: bool) -> tuple[str, ...]:
@@ -82,18 +71,12 @@ def _cells(summary: Summary, sampled: bool) -> tuple[str, ...]:
         _range(summary.share_range),
         *([_range(summary.magnitude_range)] if sampled else []),
         f"{decimal(summary.effective_depth, 1)} ({percent(summary.relative_depth, 0)})",
-        f"{_power(summary.log2_effective_paths)} of {_power(summary.log2_paths)}",
+        f"{power_of_two(summary.log2_effective_paths)} of {power_of_two(summary.log2_paths)}",
     )
 
 
-def _power(exponent: float) -> str:
-    return f"2{superscript(round(exponent, 1))}"
-
-
-def _range(found: tuple[int, int] | None) -> str:
-    if found is None:
-        return NOTHING
-    return str(found[0]) if found[0] == found[1] else f"{found[0]} to {found[1]}"
+def _range(ends: tuple[int, int] | None) -> str:
+    return span(*ends) if ends else NOTHING
 
 
 def _sentence(first: Summary, other: Summary, gained: float) -> str:
@@ -108,13 +91,6 @@ def _sentence(first: Summary, other: Summary, gained: float) -> str:
     parts.append(f"effective depth {depths}")
     ratio = large(abs(gained))
     times = "as many" if ratio == "1" else f"{ratio} times {'more' if gained > 0 else 'fewer'}"
-    here, there = _power(first.log2_effective_paths), _power(other.log2_effective_paths)
+    here, there = power_of_two(first.log2_effective_paths), power_of_two(other.log2_effective_paths)
     parts.append(f"effective paths {here} against {there}, {times}")
     return f"{first.run} against {other.run}: {'; '.join(parts)}."
-
-
-def _truncation(summary: Summary) -> str:
-    return (
-        f"{summary.run}: lengths above {summary.known} were not measured; those up to it hold "
-        f"{percent(summary.known_share)} of the gradient, and depth and effective paths are of them alone."
-    )

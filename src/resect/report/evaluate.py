@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -15,8 +13,7 @@ from resect.words import count, decimal, percent
 def show(record: Record, console: Console) -> None:
     """Print one row a network."""
     networks = record.tables["networks"]
-    title = f"Test error on {networks['samples'][0]} samples of {record.asked['data']}, 95 % intervals"
-    table = Table(title=title)
+    table = Table(title=f"Test error on {networks['samples'][0]} samples of {record.asked['data']}, 95 % intervals")
     for name in ("model", "parameters", "error", "loss", "to the first, points", "p"):
         table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
     for row in networks.to_dict("records"):
@@ -27,7 +24,3 @@ def show(record: Record, console: Console) -> None:
             cells[-2:] = [f"{points[0]}\n{points[1]} to {points[2]}", f"{row['p_value']:.2g}"]
         table.add_row(*cells)
     console.print(table)
-
-
-def draw(record: Record, folder: Path) -> None:
-    """There is nothing to draw."""

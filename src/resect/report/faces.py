@@ -6,15 +6,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from resect.errors import ResectError, RunError
+from resect.report.parts import say, table_of
 from resect.runs.record import FILE, Record
 from resect.words import duration
 
-_KINDS = ("study", "lesion", "paths", "compare", "train", "evaluate")
+_DRAWN = {"study": "report.html", "lesion": "figures", "paths": "figures", "compare": "figures"}  # what there is then
+_KINDS = (*_DRAWN, "train", "evaluate")
 
 
 class Face(Protocol):
@@ -23,8 +23,8 @@ class Face(Protocol):
     def show(self, record: Record, console: Console) -> None:
         """Print the answers."""
 
-    def draw(self, record: Record, folder: Path) -> Path | None:
-        """Draw figures (and pages) into a run folder; returns what to look at, None if there is nothing."""
+    def draw(self, record: Record, folder: Path) -> Path:
+        """Draw figures (and pages) into a run folder; returns what to look at. Only those of _DRAWN have it."""
 
 
 def _face(record: Record) -> Face:
@@ -38,16 +38,13 @@ def terminal(record: Record, console: Console) -> None:
     _face(record).show(record, console)
 
 
-def draw(record: Record, folder: Path) -> Path:
-    """Draw a run into its folder.
-
-    Raises:
-        RunError: there is nothing to draw of its kind.
-    """
-    place = _face(record).draw(record, folder)
-    if place is None:
-        raise RunError(f"there is nothing to draw of a run of `resect {record.kind}`; `resect show` prints it.")
-    return place
+def draw(record: Record, folder: Path, *, again: bool = True) -> Path | None:
+    """Draw a run into its folder, or leave what is drawn unless `again`; returns what to look at, if there is any."""
+    face = _face(record)
+    if record.kind not in _DRAWN:
+        return None
+    place = folder / _DRAWN[record.kind]
+    return face.draw(record, folder) if again or not place.exists() else place
 
 
 def listing(folder: Path, console: Console) -> None:
@@ -58,9 +55,8 @@ def listing(folder: Path, console: Console) -> None:
     """
     if not folder.is_dir():
         raise RunError(f"`DIR` must be a folder, but {folder} is none.")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("run", "kind", "model", "data", "took"):
-        table.add_column(name, justify="right" if name == "took" else "left", overflow="fold")
+    names = ("run", "kind", "model", "data")
+    table = table_of(*names, "took", words=names)
     broken = []
     files = [file for file in sorted(folder.rglob(FILE)) if file.is_file()]
     for file in files:
@@ -75,7 +71,6 @@ def listing(folder: Path, console: Console) -> None:
         table.add_row(str(file.parent.relative_to(folder)), record.kind, *what, took)
     if table.row_count:
         console.print(table)
-    for sentence in broken:
-        console.print(sentence, soft_wrap=True)
+    say(console, *broken)
     if not files:
-        console.print(f"There is no finished run in {folder}.", soft_wrap=True)
+        say(console, f"There is no finished run in {folder}.")

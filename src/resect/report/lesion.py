@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from resect.figures import carriers, ensembles, lesions, samples
-from resect.figures.style import Panel
-from resect.report.saving import save_figure
+from resect.report.parts import Figures, save_figures, say, table_of
 from resect.runs.record import Record
 
 _SHOWN = 60
@@ -31,22 +28,19 @@ def show(record: Record, console: Console) -> None:
     rows = main_table(record)
     columns = [str(name) for name in rows.columns if not str(name).endswith(("_low", "_high"))]
     columns = [name for name in columns if name not in ("name", "samples") or rows[name].nunique() > 1]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        table.add_column(name.replace("_", " "), justify="left" if name == "name" else "right", overflow="fold")
+    table = table_of(*(name.replace("_", " ") for name in columns), words=("name",))
     for row in rows.head(_SHOWN).to_dict(orient="records"):
         table.add_row(*(_cell(name, row) for name in columns))
     console.print(table)
     if len(rows) > _SHOWN:
-        console.print(f"{len(rows) - _SHOWN} more rows; --format json or --out DIR gives all.")
-    console.print(f"{record.found['summary']} In brackets: 95 % intervals.", highlight=False, soft_wrap=True)
+        say(console, f"{len(rows) - _SHOWN} more rows; --format json or --out DIR gives all.")
     ran = record.found["ran"]
     memory_format = "channels last" if ran["channels_last"] else "contiguous"
-    console.print(
+    say(
+        console,
+        f"{record.found['summary']} In brackets: 95 % intervals.",
         f"Batches of {ran['batch_size']}, {memory_format}{', compiled' if ran['compile'] else ''}; {ran['slices_run']} "
         f"slices a batch, at most {ran['states_kept']} states kept.",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -69,28 +63,25 @@ def _number(name: str, value: float) -> str:
 
 def draw(record: Record, folder: Path) -> Path:
     """Write figures/*.png."""
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    for name, panel in _figures(record):
-        save_figure(panel, folder / "figures" / f"{name}.png")
-    return folder / "figures"
+    return save_figures(_figures(record), folder)
 
 
-def _figures(record: Record) -> list[tuple[str, Panel]]:
-    """Name and panel of every figure that suits the plan."""
-    found, tables, table = record.found, record.tables, main_table(record)
+def _figures(record: Record) -> Figures:
+    """Every figure that suits the plan."""
+    tables, table, intact = record.tables, main_table(record), record.found["intact"]
     if "ensembles" in tables:
-        return [("ensemble", partial(ensembles.ensemble, table, found["removed"], found["intact"]["error"]))]
+        return {"ensemble": partial(ensembles.ensemble, table, record.found["removed"], intact["error"])}
     if "shapley" in tables:
-        return [("shapley", partial(carriers.shapley, table, next(iter(found["intact"]))))]
-    plan, figures = found["plan"], list[tuple[str, Panel]]()
+        return {"shapley": partial(carriers.shapley, table, next(iter(intact)))}
+    plan, figures = record.found["plan"], {}
     if "interaction" in tables:
-        metric = "loss" if "loss" in found["intact"] else next(iter(found["intact"]))
-        figures.append((plan, partial(lesions.interaction, tables["interaction"], metric)))
-    elif "error" in found["intact"]:
-        figures.append((plan, partial(lesions.by_plan, plan, table, found["intact"]["error"])))
+        metric = "loss" if "loss" in intact else next(iter(intact))
+        figures[plan] = partial(lesions.interaction, tables["interaction"], metric)
+    elif "error" in intact:
+        figures[plan] = partial(lesions.by_plan, plan, table, intact["error"])
     if plan in lesions.BY_BLOCK and "flips" in tables:
-        figures.append(("flips", partial(samples.flips, table, tables["flips"])))
+        figures["flips"] = partial(samples.flips, table, tables["flips"])
         classes = tables["classes"].drop(columns="lesion")
         if classes.shape[1] <= _CLASSES_SHOWN:
-            figures.append(("classes", partial(samples.classes, classes, table["block"].tolist())))
+            figures["classes"] = partial(samples.classes, classes, table["block"].tolist())
     return figures

@@ -1,4 +1,4 @@
-"""What was found along paths, on the terminal and in figures."""
+"""The gradient along paths, on the terminal and in figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.table import Table
 from resect.figures import carriers, paths
 from resect.figures.style import side_by_side
 from resect.paths.measures import Effective
-from resect.report.saving import save_figure
+from resect.report.parts import Figures, save_figures, say
 from resect.runs.record import Record
 
 _SHOWN = 5e-5  # of the gradient, by any measure: lengths that carry less are left out on the terminal
@@ -25,11 +25,11 @@ _SHOWN = 5e-5  # of the gradient, by any measure: lengths that carry less are le
 
 def show(record: Record, console: Console) -> None:
     """Print the table by length, then what each part says in a sentence."""
-    found, lengths = record.found, record.tables["lengths"]
-    effective, sampled = found["effective"], "path_norm" in lengths
-    rows = "gradients" if found["at"] not in ("input", "stem") else "samples"
+    lengths, effective = record.tables["lengths"], record.found["effective"]
+    place, sampled = record.found["at"], "path_norm" in lengths
+    rows = f"{record.found['samples']} {'samples' if place in ('input', 'stem') else 'gradients'}"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.title = f"{record.asked['model']}: the gradient at {found['at']} by path length, {found['samples']} {rows}"
+    table.title = f"{record.asked['model']}: the gradient at {place} by path length, {rows}"
     names = ["length", "layers", "paths", "share %", "±", "norm"]
     names += ["one path", "count x it %"] if sampled else []
     for name in names:
@@ -40,11 +40,9 @@ def show(record: Record, console: Console) -> None:
         bold = effective is not None and effective["low"] <= int(row["length"]) <= effective["high"]
         table.add_row(*_cells(row, sampled), style="bold" if bold else "")
     console.print(table)
-    for sentence in sentences(record):
-        console.print(sentence, highlight=False, soft_wrap=True)
+    say(console, *sentences(record))
     if len(shown) < len(lengths):
-        left = f"Lengths that carry less than {_SHOWN:.3%} are left out; --format json and --out DIR have them."
-        console.print(left, highlight=False, soft_wrap=True)
+        say(console, f"Lengths that carry less than {_SHOWN:.3%} are left out; --format json and --out DIR have them.")
 
 
 def _cells(row: dict[Any, Any], sampled: bool) -> list[str]:
@@ -60,27 +58,27 @@ def _cells(row: dict[Any, Any], sampled: bool) -> list[str]:
 
 def sentences(record: Record) -> list[str]:
     """What each part of the answers says."""
-    found, tables = record.found, record.tables
-    mass, size = found["mass"], found["multiplicity"]
+    numbers = record.found
+    mass, size = numbers["mass"], numbers["multiplicity"]
     said = [f"The lengths told apart hold less than {mass:.0%} of the gradient; a longer --max-length may hold it."]
-    if effective := found["effective"]:
+    if effective := numbers["effective"]:
         said = [
             f"Effective lengths ({mass:.0%} of the gradient): {effective['low']} to {effective['high']} blocks, "
             f"{effective['low_layers']:g} to {effective['high_layers']:g} layers, {effective['path_fraction']:.3g} of "
             "all paths."
         ]
     for name, key in (("count x mean norm of sampled paths", "magnitude"), ("count x rms", "rms")):
-        if by := found[f"effective_by_{key}"]:
+        if by := numbers[f"effective_by_{key}"]:
             said.append(f"By {name}: {by['low']} to {by['high']} blocks, {by['path_fraction']:.3g} of all paths.")
     said.append(
         f"2^{size['log2_paths']:.1f} paths, of which 2^{size['log2_effective_paths']:.1f} effectively contribute; "
         f"effective depth {size['effective_depth']:.2f} blocks. Shares and rest sum to "
-        f"{found['sum_of_shares'] + found['rest']:.9f} (relative error {found['sum_error']:.1e})."
+        f"{numbers['sum_of_shares'] + numbers['rest']:.9f} (relative error {numbers['sum_error']:.1e})."
     )
-    if (within := found["log2_effective_paths_within"]) is not None:
+    if (within := numbers["log2_effective_paths_within"]) is not None:
         said.append(f"Weighted within a length by the squared norms of the sampled paths, 2^{within:.1f}.")
-    if found["known"] < len(tables["lengths"]) - 1:
-        said.append(f"All longer paths together: {found['rest']:.3%} of the gradient, exactly.")
+    if numbers["known"] < len(record.tables["lengths"]) - 1:
+        said.append(f"All longer paths together: {numbers['rest']:.3%} of the gradient, exactly.")
     return said + _carriers(record)
 
 
@@ -115,24 +113,19 @@ def interaction(record: Record) -> np.ndarray:
 
 def draw(record: Record, folder: Path) -> Path:
     """Write figures/*.png."""
-    for name, figure in _figures(record).items():
-        save_figure(figure, folder / "figures" / f"{name}.png")
-    return folder / "figures"
+    return save_figures(_figures(record), folder)
 
 
-def _figures(record: Record) -> dict[str, Callable[[], Axes | Figure]]:
-    """What draws every figure that there are data for, by name."""
-    found, tables = record.found, record.tables
+def _figures(record: Record) -> Figures:
+    """Every figure that there are data for."""
+    tables, mass = record.tables, record.found["mass"]
     lengths, blocks = tables["lengths"], tables["blocks"]
-    ranges = {"share": found["effective"], "magnitude": found["effective_by_magnitude"]}
-    asked = (lengths, {name: Effective(**ends) for name, ends in ranges.items() if ends}, found["mass"])
+    ranges = {"share": record.found["effective"], "magnitude": record.found["effective_by_magnitude"]}
+    asked = (lengths, {name: Effective(**ends) for name, ends in ranges.items() if ends}, mass)
     figures: dict[str, Callable[[], Axes | Figure]] = {"shares": partial(paths.shares, *asked)}
-    if "magnitude" in lengths and found["known"] == len(lengths) - 1:
-        pairs = {"counts": (paths.counts, paths.counts_log), "shares": (paths.shares, paths.shares_log)}
-        beside = {name: [partial(panel, *asked) for panel in both] for name, both in pairs.items()}
-        beside["norms"] = [partial(paths.norms, lengths), partial(paths.norms_log, lengths)]
-        heights = {"shares": 4.2}
-        figures = {n: partial(side_by_side, drawn, height=heights.get(n, 3.6)) for n, drawn in beside.items()}
+    if "magnitude" in lengths and record.found["known"] == len(lengths) - 1:
+        pairs = paths.linear_and_log(*asked)
+        figures = {name: partial(side_by_side, pair, height=paths.HEIGHTS[name]) for name, pair in pairs.items()}
     figures["blocks"] = partial(carriers.blocks, blocks)
     if "pairs" in tables:
         figures["pairs"] = partial(carriers.pairs, interaction(record))

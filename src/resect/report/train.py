@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from resect.report.parts import say, table_of
 from resect.runs.record import Record
 from resect.words import count, decimal, duration, percent, plural
 
 
 def show(record: Record, console: Console) -> None:
     """Print the test error, how it was trained, and the curve."""
-    asked, found = record.asked, record.found
-    console.print(
-        f"{asked['model']}, {count(found['parameters'])} parameters, trained on {asked['data']}: test error "
-        f"{percent(found['test_error'], 2)} on {plural(found['test_samples'], 'sample')} of {asked['test_data']}, "
+    asked, trained = record.asked, record.found
+    say(
+        console,
+        f"{asked['model']}, {count(trained['parameters'])} parameters, trained on {asked['data']}: test error "
+        f"{percent(trained['test_error'], 2)} on {plural(trained['test_samples'], 'sample')} of {asked['test_data']}, "
         f"{duration(record.environment['seconds'])} of training.",
-        soft_wrap=True,
-        highlight=False,
+        f"Made by: {record.command}",
     )
-    console.print(f"Made by: {record.command}", soft_wrap=True, highlight=False)
-    if not found.get("curve"):
-        return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("epoch", "loss", "error", "seconds"):
-        table.add_column(name, justify="right")
-    for row in found["curve"]:
-        table.add_row(str(row["epoch"]), decimal(row["loss"], 3), percent(row["error"]), f"{row['seconds']:.0f}")
-    console.print(table)
-
-
-def draw(record: Record, folder: Path) -> None:
-    """There is nothing to draw."""
+    if curve := trained.get("curve"):
+        table = table_of("epoch", "loss", "error", "seconds")
+        for row in curve:
+            table.add_row(str(row["epoch"]), decimal(row["loss"], 3), percent(row["error"]), f"{row['seconds']:.0f}")
+        console.print(table)

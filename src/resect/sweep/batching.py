@@ -13,6 +13,7 @@ from resect.measuring.memory import bytes_per_sample, free_bytes
 from resect.measuring.timing import shortest
 from resect.network.unraveled import Unraveled
 from resect.sweep.execution import Execution
+from resect.sweep.settings import LesionSettings
 from resect.sweep.walk import Tour, walk
 
 _CANDIDATES = (64, 128, 32, 256, 16, 512, 8, 1024)  # the likeliest first
@@ -66,7 +67,8 @@ class Choices:
                 f"`memory` must hold a batch of {min(wanted)}, about {min(wanted) * each / 2**20:.0f} MiB, got "
                 f"{allowed / 2**20:.0f} MiB. Give more, or a smaller batch size."
             )
-        formats = (False, True) if _has_images(net) else (False,)
+        images = any(len(entry.shape) == 4 and entry.dtype.is_floating_point for entry in net.inputs)
+        formats = (False, True) if images else (False,)
         return cls(fitting, formats if channels_last is None else (channels_last,))
 
     @property
@@ -83,26 +85,23 @@ def trials(net: Unraveled, inputs: Any, choices: Choices, *, states: int, budget
         budget: forward passes of single samples that all trials together may take.
     """
     each = bytes_per_sample(net, states)
-    executions = {channels_last: Execution(net, channels_last=channels_last) for channels_last in choices.formats}
+    executions = {last: Execution(net, LesionSettings(channels_last=last)) for last in choices.formats}
     for size, channels_last in product(choices.sizes, choices.formats):
         budget -= size * (_TRIES + 1)
         if budget < 0:
             return
-        yield Trial(size, channels_last, _seconds(executions[channels_last], inputs, size) / size, size * each)
+        batch = cut_samples(inputs, slice(size), net.samples_of(inputs))
+        seconds = forward_seconds(executions[channels_last], batch, _TRIES)
+        yield Trial(size, channels_last, seconds / size, size * each)
 
 
-def best(found: Sequence[Trial]) -> Trial:
+def best(tried: Sequence[Trial]) -> Trial:
     """The fastest trial; of those within 3 % of it, the one with the smallest batch."""
-    fastest = min(trial.seconds for trial in found)
-    return min((t for t in found if t.seconds <= 1.03 * fastest), key=lambda t: (t.batch_size, t.channels_last))
+    fastest = min(trial.seconds for trial in tried)
+    return min((t for t in tried if t.seconds <= 1.03 * fastest), key=lambda t: (t.batch_size, t.channels_last))
 
 
-def _seconds(execution: Execution, inputs: Any, size: int) -> float:
+def forward_seconds(execution: Execution, inputs: Any, tries: int) -> float:
     """The shortest of a few forward passes of the intact network."""
-    batch = cut_samples(inputs, slice(size), execution.net.samples_of(inputs))
     tour = Tour.of(execution.programs, [execution.net.intact])
-    return shortest(lambda: walk(execution, batch, tour, lambda *_: None), execution.net.device, _TRIES)
-
-
-def _has_images(net: Unraveled) -> bool:
-    return any(len(entry.shape) == 4 and entry.dtype.is_floating_point for entry in net.inputs)
+    return shortest(lambda: walk(execution, inputs, tour, lambda *_: None), execution.net.device, tries)

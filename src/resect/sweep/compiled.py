@@ -20,7 +20,6 @@ def compiled(programs: Sequence[Program], keys: Programs, base: Mapping[int, Any
     It differs in the last bits and must run without gradients. Its first call compiles.
     """
     made = {step.key for program in programs for step in program.steps}
-    results = programs[-1].results
     reads = {key for program in programs for step in program.steps for key in step.reads}
     reads |= {source for program in programs for _, source in program.results}
     made |= {key for program in programs for key, _ in program.results}
@@ -28,12 +27,12 @@ def compiled(programs: Sequence[Program], keys: Programs, base: Mapping[int, Any
         key for key in sorted(reads - made | reads & state.keys()) if key in state or key in keys.input_keys or key < 0
     ]
     held = {key: base[key] for key in reads - made if key not in given}
-    names = [key for key, _ in results]
+    names = [key for key, _ in programs[-1].results]
     graph = emit(programs, given, [Ref(key) for key in names], held)
     function = torch.compile(graph, dynamic=False, options={"freezing": True})
 
     def run(base: Mapping[int, Any], state: Mapping[int, Any]) -> Environment:
-        found = function(*[state[key] if key in state else base[key] for key in given])
-        return dict(zip(names, found, strict=True))
+        values = function(*[state[key] if key in state else base[key] for key in given])
+        return dict(zip(names, values, strict=True))
 
     return run

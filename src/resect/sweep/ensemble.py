@@ -7,7 +7,7 @@ members of one, then averaging several must help, by as much as they differ from
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,14 +66,11 @@ class EnsembleResult(Shown):
     def joined(cls, parts: Sequence[EnsembleResult]) -> EnsembleResult:
         """The same ensembles on other samples each, as one result; InputError if they differ."""
         require_alike(parts, "removed", "sizes", "classes")
-        first = parts[0]
-        return cls(
-            first.removed,
-            first.sizes,
-            {name: np.concatenate([part.values[name] for part in parts], axis=1) for name in first.values},
-            np.concatenate([part.intact_error for part in parts]),
-            np.concatenate([part.intact_loss for part in parts]),
-            first.classes,
+        return replace(
+            parts[0],
+            values={name: np.concatenate([part.values[name] for part in parts], axis=1) for name in parts[0].values},
+            intact_error=np.concatenate([part.intact_error for part in parts]),
+            intact_loss=np.concatenate([part.intact_loss for part in parts]),
         )
 
     @property
@@ -122,11 +119,11 @@ def ensemble(
     """Average the outputs of 1 to `members` random sub-networks with `removed` blocks deleted.
 
     Args:
-        net: the unravelled network.
-        data: (inputs, targets) batches, or a data spec.
+        net, data, engine: as for `lesion`.
+        removed: blocks deleted in every member, drawn at random.
+        members: how many are drawn, 2 or more.
         settings: the seed of the members, and how the network runs; metrics and precision have no part.
         progress: called with the number of samples that a member has run on since the last call.
-        engine: runs the pieces of work: all members on one batch each.
 
     Raises:
         InputError: `removed` or `members` is out of range.
@@ -139,17 +136,11 @@ def ensemble(
     if members < 2:
         raise InputError(f"`members` must be at least 2, got {members}.")
     work = Ensembles(Sweep(settings or LesionSettings()), removed, members)
-    parts = [
-        EnsembleResult(
-            removed,
-            tuple(subsets(members, work.sweep.settings.seed)),
-            {name: arrays[name] for name in MEASURES},
-            arrays["intact_error"],
-            arrays["intact_loss"],
-            int(arrays["classes"]),
-        )
-        for arrays in engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
-    ]
+    parts = []
+    for arrays in engine.run(net, ((work, batch) for batch in batches_of(data)), progress):
+        values = {name: arrays[name] for name in MEASURES}
+        intact = arrays["intact_error"], arrays["intact_loss"]
+        parts.append(EnsembleResult(removed, (*range(1, members + 1),), values, *intact, int(arrays["classes"])))
     return EnsembleResult.joined(parts)
 
 
@@ -196,11 +187,11 @@ def subsets(members: int, seed: int) -> dict[int, list[list[int]]]:
 
     The members stand in a random circle, a new one for each size; a subset is a run of neighbours.
     """
-    draw, found = np.random.default_rng(seed), {}
+    draw, runs = np.random.default_rng(seed), {}
     for size in range(1, members):
         circle = draw.permutation(members)
-        found[size] = [sorted(np.roll(circle, -start)[:size].tolist()) for start in range(members)]
-    return found | {members: [list(range(members))]}
+        runs[size] = [sorted(np.roll(circle, -start)[:size].tolist()) for start in range(members)]
+    return runs | {members: [list(range(members))]}
 
 
 def _log_probabilities(execution: Execution, batch: Batch, tour: Tour, progress: Progress) -> Tensor:
@@ -229,8 +220,8 @@ def measure_ensembles(outputs: Tensor, targets: Tensor, chosen: Sequence[Sequenc
     Returns:
         Per measure (N,) float32.
     """
-    found = [_measure_ensemble(outputs[list(members)], targets) for members in chosen]
-    return {name: torch.stack([measures[name] for measures in found]).mean(0) for name in MEASURES}
+    ensembles = [_measure_ensemble(outputs[list(members)], targets) for members in chosen]
+    return {name: torch.stack([measures[name] for measures in ensembles]).mean(0) for name in MEASURES}
 
 
 def _measure_ensemble(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:

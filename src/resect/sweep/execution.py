@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from resect.graph.resolve import Programs, Removal
 from resect.measuring.batches import Batches, batches_of, channels_last, to_device, widest_float
 from resect.network.unraveled import Unraveled
 from resect.sweep.compiled import Run, compiled
+from resect.sweep.settings import LesionSettings
 
 _STRIDE = 6  # slices fused into one function: more save more memory traffic, but fit into fewer ways through the trie
 
@@ -22,41 +22,38 @@ _STRIDE = 6  # slices fused into one function: more save more memory traffic, bu
 class Execution:
     """Executes programs of one network.
 
+    With `compile`, programs are fused when they run for the second time on a batch of the first one's size, and runs of
+    `stride` slices into one. With `channels_last`, the model keeps its own memory format.
+
     Args:
+        settings: `channels_last`, `compile`, and the seed of the other samples.
         removal: what stands for a deleted branch, as in `Plan`.
         means: per slot the mean of its branch, (k, ...); needed for the removal "mean".
-        channels_last: images and convolution weights in the memory format NHWC. The model keeps its own.
-        compile: fuse programs with torch.compile when they run for the second time on a batch of the first one's size,
-            and runs of `stride` slices into one.
-        seed: of the other samples.
     """
 
     def __init__(
         self,
         net: Unraveled,
-        *,
+        settings: LesionSettings | None = None,
         removal: Removal = "zero",
         means: Mapping[int, Tensor] | None = None,
-        channels_last: bool = False,
-        compile: bool = False,
-        seed: int = 0,
     ) -> None:
         if removal != "zero" and net.plain:
             raise InputError(f"the removal {removal!r} is of branches, and a plain network has none; use 'zero'.")
         self.net = net
         self.programs = net.programs if removal == "zero" else Programs(net.sliced, removal=removal)
         self._means = {self.programs.keys.mean(net.sliced.slots[i]): value for i, value in (means or {}).items()}
-        self._channels_last, self._compile, self._seed = channels_last, compile, seed
+        self._settings = settings or LesionSettings()
         self._converted: dict[int, Tensor] | None = None
         self._batch = self._size = 0
         self._ready: dict[tuple[int, ...], Run | None] = {}
-        self.stride = _STRIDE if compile else 1
+        self.stride = _STRIDE if self._settings.compile else 1
 
     def bind(self, inputs: Any) -> dict[int, Any]:
         """Parameters, constants, inputs and what stands for deleted branches, by key; inputs on the model's device."""
         inputs = to_device(inputs, self.net.device)
-        base = self.net.bind(channels_last(inputs) if self._channels_last else inputs)
-        if self._channels_last:
+        base = self.net.bind(channels_last(inputs) if self._settings.channels_last else inputs)
+        if self._settings.channels_last:
             if self._converted is None:
                 weights = {key: base[key] for key in self.programs.parameter_keys if base[key].ndim == 4}
                 self._converted = {k: w.contiguous(memory_format=torch.channels_last) for k, w in weights.items()}
@@ -65,12 +62,12 @@ class Execution:
         self._size = size = self.net.samples_of(inputs)
         self._batch = self._batch or size
         if self.programs.removal == "other sample":
-            base[self.programs.keys.others] = _others(size, self._seed).to(self.net.device)
+            base[self.programs.keys.others] = _others(size, self._settings.seed).to(self.net.device)
         return base
 
     def run(self, programs: Sequence[Program], base: Mapping[int, Any], state: Mapping[int, Any]) -> Environment:
         """The state after programs that follow each other."""
-        if self._compile and sum(len(program.steps) for program in programs) > 1:
+        if self._settings.compile and sum(len(program.steps) for program in programs) > 1:
             ready = self._compiled(programs, base, state)
             if ready:
                 return ready(base, state)
@@ -110,19 +107,18 @@ def branch_means(net: Unraveled, batches: Batches) -> dict[int, Tensor]:
     wide = widest_float(net.device)
     sums: dict[int, Tensor] = {}
     count = 0
-
-    def add(key: int, size: int, value: Tensor) -> Tensor:
-        total = value.reshape(size, -1, *value.shape[1:]).sum(0, dtype=wide)
-        sums[key] = sums[key] + total if key in sums else total
-        return value
-
-    slots, key_of = net.sliced.slots, net.programs.keys.branch
+    slots, key_of, slice_of = net.sliced.slots, net.programs.keys.branch, net.programs.slice_of
+    branches = {key_of(slot) for slot in slots}
     with torch.no_grad():
         for batch in batches_of(batches):
             size = net.samples_of(batch.inputs)
             count += size
-            watch = {key: partial(add, key, size) for key in {key_of(slot) for slot in slots}}
             base, state = net.bind(to_device(batch.inputs, net.device)), Environment()
-            for program in net.programs.fold(net.intact):
-                state = program.run(base, state, watch)
+            for i, program in enumerate(net.programs.fold(net.intact, also=branches)):
+                state = program.run(base, state)
+                for key in branches:
+                    if slice_of[key] == i:
+                        value = state[key]
+                        total = value.reshape(size, -1, *value.shape[1:]).sum(0, dtype=wide)
+                        sums[key] = sums[key] + total if key in sums else total
     return {slot.index: (sums[key_of(slot)] / count).to(slot.join.branch.meta["val"].dtype) for slot in slots}

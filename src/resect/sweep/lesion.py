@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +13,14 @@ from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import CheckpointError, InputError
 from resect.measuring.batches import Batch, Batches, batches_of
 from resect.measuring.metrics import positions
-from resect.measuring.timing import shortest
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
+from resect.sweep.batching import forward_seconds
 from resect.sweep.execution import branch_means
 from resect.sweep.outcomes import Outcomes, Sweep
 from resect.sweep.plans import Plan
 from resect.sweep.result import LesionResult
 from resect.sweep.settings import LesionSettings
-from resect.sweep.walk import walk
 
 _PIECE_SECONDS = 20.0  # what a kill loses at the most, about
 
@@ -65,8 +64,7 @@ def lesion(
     if plan.removal == "mean" and iter(data) is data:
         data = list(data)  # it is read twice
     means = branch_means(net, data) if plan.removal == "mean" else None
-    run = _Run(net, plan, Sweep(settings, plan.removal, means), engine, progress)
-    return LesionResult.joined(list(run.parts(data)))
+    return _Run(net, plan, Sweep(settings, plan.removal, means), engine, progress).over(data)
 
 
 @dataclass
@@ -79,21 +77,20 @@ class _Run:
     engine: Engine
     progress: Progress | None
 
-    def parts(self, data: Batches) -> Iterator[LesionResult]:
-        """The outcomes of every batch; lesions that are known precisely enough are left out of the next ones."""
+    def over(self, data: Batches) -> LesionResult:
+        """The outcomes of all batches; lesions that are known precisely enough are left out of the next ones."""
         active, precision = list(range(len(self.plan))), self.sweep.settings.precision
         parts: list[LesionResult] = []
         for batch in batches_of(data):
             if len(self.plan) and not active:
-                return
-            part = self._batch(batch, active)
-            yield part
+                break
+            parts.append(self._batch(batch, active))
             if self.progress:
                 self.progress((len(self.plan) - len(active)) * len(batch))
             if precision is not None:
-                parts.append(part)
                 widths = LesionResult.joined(parts).damage_widths() * 100
                 active = [row for row in active if widths[row] > precision]
+        return LesionResult.joined(parts)
 
     def _batch(self, batch: Batch, active: list[int]) -> LesionResult:
         """The outcomes of the active lesions, the references and the intact network on one batch."""
@@ -112,13 +109,12 @@ class _Run:
         if not self.engine.keeps:
             return [list(range(len(arrangements)))]
         key = {"what": "seconds of a pass", **self.sweep.key, "samples": len(batch)}
-        seconds = float(self.engine.once(self.net, key, lambda: {"seconds": self._seconds(batch)})["seconds"])
-        return tour.cut(int(_PIECE_SECONDS / max(seconds, 1e-9) * self.net.slices))
 
-    def _seconds(self, batch: Batch) -> np.ndarray:
-        """Of a forward pass of the intact network on a batch."""
-        execution, tour = self.sweep.execution(self.net), self.sweep.tour(self.net, (self.net.intact,))
-        return np.array(shortest(lambda: walk(execution, batch.inputs, tour, lambda *_: None), self.net.device, 1))
+        def timed() -> Arrays:
+            return {"seconds": np.array(forward_seconds(self.sweep.execution(self.net), batch.inputs, 1))}
+
+        seconds = float(self.engine.once(self.net, key, timed)["seconds"])
+        return tour.cut(int(_PIECE_SECONDS / max(seconds, 1e-9) * self.net.slices))
 
 
 def _as_result(plan: Plan, active: Sequence[int], outcomes: Arrays, batch: Batch) -> LesionResult:

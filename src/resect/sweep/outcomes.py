@@ -56,14 +56,7 @@ class Sweep:
     def execution(self, net: Unraveled) -> Execution:
         """The execution of a network, made once, as it keeps converted weights and compiled slices."""
         if id(net) not in self._executions:
-            self._executions[id(net)] = Execution(
-                net,
-                removal=self.removal,
-                means=self.means,
-                channels_last=self.settings.channels_last,
-                compile=self.settings.compile,
-                seed=self.settings.seed,
-            )
+            self._executions[id(net)] = Execution(net, self.settings, self.removal, self.means)
         return self._executions[id(net)]
 
     def tour(self, net: Unraveled, arrangements: tuple[Arrangement, ...]) -> Tour:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random as _random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, get_args
@@ -15,6 +15,8 @@ from resect.graph.decisions import Decision, Variant
 from resect.graph.resolve import Removal
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled, require_blocks
+
+_Row = tuple[Sequence[int], dict[str, Any]]  # the blocks that are deleted, and the label
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,7 @@ class Plan:
 def single(net: Unraveled) -> Plan:
     """Delete each block alone (paper, section 4.1 and Figure 3). Labels: `block`, `name`."""
     require_blocks(net)
-    every = range(len(net.blocks))
-    return _each(net, "single", every, [net.intact.without(i) for i in every])
+    return _each(net, "single", range(len(net.blocks)), net.intact.without)
 
 
 def pairs(net: Unraveled) -> Plan:
@@ -59,13 +60,8 @@ def pairs(net: Unraveled) -> Plan:
     Labels: `first`, `second`.
     """
     require_blocks(net)
-    both = list(combinations(range(len(net.blocks)), 2))
-    return Plan(
-        "pairs",
-        tuple(net.intact.without(*pair) for pair in both),
-        tuple({"first": first, "second": second} for first, second in both),
-        references=single(net).arrangements,
-    )
+    rows = [((i, j), {"first": i, "second": j}) for i, j in combinations(range(len(net.blocks)), 2)]
+    return _deletions(net, "pairs", rows, single(net).arrangements)
 
 
 def windows(net: Unraveled, lengths: Iterable[int] | None = None) -> Plan:
@@ -81,12 +77,8 @@ def windows(net: Unraveled, lengths: Iterable[int] | None = None) -> Plan:
     wanted = list(range(1, n + 1)) if lengths is None else list(lengths)
     if not wanted or not all(1 <= m <= n for m in wanted):
         raise InputError(f"`lengths` must hold numbers of blocks from 1 to {n}, got {wanted}.")
-    rows = [(start, m) for m in wanted for start in range(n - m + 1)]
-    return Plan(
-        "windows",
-        tuple(net.intact.without(*range(start, start + m)) for start, m in rows),
-        tuple({"start": start, "length": m} for start, m in rows),
-    )
+    rows = [(range(start, start + m), {"start": start, "length": m}) for m in wanted for start in range(n - m + 1)]
+    return _deletions(net, "windows", rows)
 
 
 def skips(net: Unraveled) -> Plan:
@@ -95,8 +87,7 @@ def skips(net: Unraveled) -> Plan:
     Blocks whose skip is shared (parallel branches) have it deleted once. Labels: `block`, `name`.
     """
     require_blocks(net)
-    chosen = net.allowing(Variant.BRANCH_ONLY)
-    return _each(net, "skips", chosen, [net.intact.without_skip(i) for i in chosen])
+    return _each(net, "skips", net.allowing(Variant.BRANCH_ONLY), net.intact.without_skip)
 
 
 def repeated(net: Unraveled) -> Plan:
@@ -106,13 +97,7 @@ def repeated(net: Unraveled) -> Plan:
     that change the shape; it is empty if all do.
     """
     require_blocks(net)
-    chosen = net.allowing(Variant.TWICE)
-    return _each(net, "repeated", chosen, [net.intact.repeated(i) for i in chosen])
-
-
-def _each(net: Unraveled, name: str, blocks: Sequence[int], arrangements: Sequence[Arrangement]) -> Plan:
-    labels = tuple({"block": i, "name": net.blocks[i].name} for i in blocks)
-    return Plan(name, tuple(arrangements), labels)
+    return _each(net, "repeated", net.allowing(Variant.TWICE), net.intact.repeated)
 
 
 def orders(net: Unraveled, count: int = 20, seed: int = 0) -> Plan:
@@ -123,15 +108,12 @@ def orders(net: Unraveled, count: int = 20, seed: int = 0) -> Plan:
     require_blocks(net)
     _require_positive("count", count)
     n, draw = len(net.blocks), _random.Random(seed)
-    rows: list[tuple[int, int, int]] = []
-    arrangements = []
+    rows: list[_Row] = []
     for pair in range(count):
-        order = draw.sample(range(n), n)
-        for number, way in ((2 * pair, order), (2 * pair + 1, order[::-1])):
-            rows += [(number, step, block) for step, block in enumerate(way)]
-            arrangements += [net.intact.without(*way[: step + 1]) for step in range(n)]
-    labels = tuple({"order": order, "step": step, "block": block} for order, step, block in rows)
-    return Plan("orders", tuple(arrangements), labels, references=single(net).arrangements)
+        way = draw.sample(range(n), n)
+        for order, blocks in ((2 * pair, way), (2 * pair + 1, way[::-1])):
+            rows += [(blocks[: i + 1], {"order": order, "step": i, "block": block}) for i, block in enumerate(blocks)]
+    return _deletions(net, "orders", rows, single(net).arrangements)
 
 
 def random(net: Unraveled, counts: Iterable[int] | None = None, repeats: int = 5, seed: int = 0) -> Plan:
@@ -150,12 +132,8 @@ def random(net: Unraveled, counts: Iterable[int] | None = None, repeats: int = 5
         raise InputError(f"`counts` must hold numbers of blocks from 0 to {n}, got {wanted}.")
     _require_positive("repeats", repeats)
     draw = _random.Random(seed)
-    rows = [(k, repeat, draw.sample(range(n), k)) for k in wanted for repeat in range(repeats)]
-    return Plan(
-        "random",
-        tuple(net.intact.without(*gone) for _, _, gone in rows),
-        tuple({"deleted": k, "repeat": repeat} for k, repeat, _ in rows),
-    )
+    rows = [(draw.sample(range(n), k), {"deleted": k, "repeat": i}) for k in wanted for i in range(repeats)]
+    return _deletions(net, "random", rows)
 
 
 def shuffled(net: Unraveled, swaps: Iterable[int] | None = None, repeats: int = 5, seed: int = 0) -> Plan:
@@ -174,10 +152,11 @@ def shuffled(net: Unraveled, swaps: Iterable[int] | None = None, repeats: int = 
     pairs = [(a.index, b.index) for a in net.blocks for b in net.blocks if a.index < b.index and a.span == b.span]
     if not pairs:
         return Plan("shuffled", (), ())
-    wanted = _spread(len(net.blocks)) if swaps is None else list(swaps)
+    if swaps is None:  # closer together where the order is still nearly intact
+        swaps = sorted({max(1, round(len(net.blocks) * (i / 10) ** 2)) for i in range(1, 11)})
     draw = _random.Random(seed)
     arrangements, labels = [], []
-    for s in wanted:
+    for s in swaps:
         for repeat in range(repeats):
             arrangement = net.intact
             for _ in range(s):
@@ -198,9 +177,16 @@ def explicit(net: Unraveled, arrangements: Sequence[Sequence[Decision]]) -> Plan
     return Plan("explicit", checked, tuple({"arrangement": i} for i in range(len(checked))))
 
 
-def _spread(n: int) -> list[int]:
-    """Ten numbers of swaps, closer together where the order is still nearly intact."""
-    return sorted({max(1, round(n * (i / 10) ** 2)) for i in range(1, 11)})
+def _each(net: Unraveled, name: str, blocks: Sequence[int], lesion: Callable[[int], Arrangement]) -> Plan:
+    """One lesion to each of some blocks."""
+    labels = tuple({"block": i, "name": net.blocks[i].name} for i in blocks)
+    return Plan(name, tuple(map(lesion, blocks)), labels)
+
+
+def _deletions(net: Unraveled, name: str, rows: Sequence[_Row], references: tuple[Arrangement, ...] = ()) -> Plan:
+    """Some blocks deleted in every row."""
+    arrangements = tuple(net.intact.without(*blocks) for blocks, _ in rows)
+    return Plan(name, arrangements, tuple(label for _, label in rows), references)
 
 
 def _require_positive(name: str, value: int) -> None:

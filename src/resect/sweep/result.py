@@ -18,8 +18,8 @@ from resect.sweep.plans import Plan
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_BOUNDED = {"agreement": 1.0, "kl": 0.0}  # metrics that compare with the intact network already: its own value
-_RANGES = {"agreement": (0.0, 1.0), "kl": (0.0, np.inf)}
+# Of metrics that compare with the intact network already: its own value, the least and the largest one.
+_BOUNDED = {"agreement": (1.0, 0.0, 1.0), "kl": (0.0, 0.0, np.inf)}
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,7 @@ class LesionResult(Shown):
 
     @classmethod
     def joined(cls, parts: Sequence[LesionResult]) -> LesionResult:
-        """The outcomes of one plan on other samples each, as one result.
-
-        Raises:
-            InputError: the plans or the metrics differ.
-        """
+        """The outcomes of one plan on other samples each, as one; InputError if the plans or the metrics differ."""
         require_alike(parts, "plan", "metrics")
 
         def join(field: str) -> dict[str, np.ndarray]:
@@ -144,10 +140,10 @@ class LesionResult(Shown):
         table[metric] = self.means(metric)
         changes = values - self.intact[metric]
         if metric in _BOUNDED:
+            own, least, most = _BOUNDED[metric]
             low, high = _interval(changes, self.weights)
-            least, most = _RANGES[metric]
-            table[f"{metric}_low"] = np.clip(low + _BOUNDED[metric], least, most)
-            table[f"{metric}_high"] = np.clip(high + _BOUNDED[metric], least, most)
+            table[f"{metric}_low"] = np.clip(low + own, least, most)
+            table[f"{metric}_high"] = np.clip(high + own, least, most)
             return
         name = "damage" if metric == "error" else f"{metric}_change"
         table[name] = _mean(changes, self.weights)
@@ -238,8 +234,7 @@ class LesionResult(Shown):
         from resect.figures import lesions
 
         if self.plan.name == "pairs":
-            metric = "loss" if "loss" in self.values else next(iter(self.values))
-            return lesions.interaction(self.interaction(metric), metric, ax)
+            return lesions.interaction(self.interaction(self.main_metric), self.main_metric, ax)
         return lesions.by_plan(self.plan.name, self.table, self.intact_error, ax)
 
 
@@ -252,5 +247,4 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _interval(changes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    low, high = bootstrap_interval(changes, None if (weights == 1).all() else weights)
-    return low, high
+    return bootstrap_interval(changes, None if (weights == 1).all() else weights)

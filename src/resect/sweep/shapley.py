@@ -107,11 +107,9 @@ def shapley(
     The values sum to `total` exactly, for any number of orders.
 
     Args:
-        net: the unravelled network.
-        data: (inputs, targets) batches, or a data spec.
+        net, data, settings, progress, engine: as for `lesion`; a metric that compares with the intact network has
+            values, too.
         orders: how many pairs of orders, each drawn at random and run forwards and backwards; 2n lesions a pair.
-        settings: as for `lesion`; a metric that compares with the intact network has values, too.
-        progress, engine: as for `lesion`.
 
     Source: Shapley 1953; sampled orders by Castro, Gomez, Tejada 2009, in antithetic pairs by Mitchell et al. 2022.
     """
@@ -119,15 +117,15 @@ def shapley(
     return from_orders(net, lesion(net, data, plan, settings, progress=progress, engine=engine))
 
 
-def from_orders(net: Unraveled, found: LesionResult) -> ShapleyResult:
+def from_orders(net: Unraveled, outcomes: LesionResult) -> ShapleyResult:
     """The Shapley values from the outcomes of the plan `orders`."""
     n = len(net.blocks)
-    blocks = np.array([label["block"] for label in found.plan.labels]).reshape(-1, n)
+    blocks = np.array([label["block"] for label in outcomes.plan.labels]).reshape(-1, n)
     marginals, alone, total = {}, {}, {}
-    for metric in found.values:
-        values, intact = found.means(metric).reshape(-1, n), found.intact_mean(metric)
+    for metric in outcomes.values:
+        values, intact = outcomes.means(metric).reshape(-1, n), outcomes.intact_mean(metric)
         marginals[metric] = np.empty_like(values)
         np.put_along_axis(marginals[metric], blocks, np.diff(values, axis=1, prepend=intact), axis=1)
-        alone[metric] = found.reference_means(metric) - intact
+        alone[metric] = outcomes.reference_means(metric) - intact
         total[metric] = float(values[0, -1] - intact)
     return ShapleyResult(tuple(block.name for block in net.blocks), marginals, alone, total)

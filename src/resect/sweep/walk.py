@@ -19,8 +19,6 @@ from resect.graph.resolve import Programs
 from resect.network.arrangement import Arrangement
 from resect.sweep.execution import Execution
 
-State = dict[int, Any]
-
 
 @dataclass(frozen=True)
 class Stop:
@@ -125,7 +123,7 @@ def walk(execution: Execution, inputs: Any, tour: Tour, visit: Callable[[Sequenc
     """
     with torch.no_grad():
         base = execution.bind(inputs)
-        states: list[State] = [{}]
+        states: list[dict[int, Any]] = [{}]
         for stretch in tour.stretches(execution.stride):
             last = stretch[-1]
             state = execution.run([stop.program for stop in stretch], base, states.pop())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resect.jobs.findings import Answers, Study
-from resect.report.study.verdicts import QUESTIONS, verdicts
-from resect.words import NOTHING, count, decimal, large, lengths, percent, plural, points, two_to
+from resect.jobs import paper
+from resect.jobs.findings import DepthAnswer, GradientAnswer, MultiplicityRow, Study
+from resect.report.study.verdicts import verdicts
+from resect.words import NOTHING, count, decimal, large, lengths, percent, plural, points, span, two_to
 
 
 @dataclass(frozen=True)
@@ -26,138 +27,108 @@ class Answer:
     question: str
     verdict: str
     headline: Measure
-    measures: tuple[Measure, ...]
+    measures: list[Measure]
     paper: str  # what the paper found, in a sentence
 
 
-_PAPER = (
-    "deleting one block of ResNet-110 barely changes the error, downsampling blocks excepted, while deleting any layer "
-    "of VGG-15 leaves it at chance; the error rises smoothly with the number of deleted blocks and with disorder.",
-    "the effective paths of ResNet-110 have 5 to 17 of 54 blocks (10 to 34 layers): 0.45 % of all paths, of which 95 % "
-    "have 19 to 35 blocks.",
-    "most of the gradient comes from short paths; the full depth contributes almost none.",
-    "a residual network owes its strength to multiplicity, the number of its paths, beside depth and width.",
-)
-
-
-def answers(study: Study) -> tuple[Answer, ...]:
+def answers(study: Study) -> list[Answer]:
     """The four questions, answered."""
-    tables = (_ensemble(study), _depth(study.answers), _gradient(study.answers), _multiplicity(study.answers))
-    headlines = _headlines(study)
-    return tuple(
-        Answer(number, *parts)
-        for number, parts in enumerate(zip(QUESTIONS, verdicts(study), headlines, tables, _PAPER, strict=True), start=1)
+    depth, gradient = study.answers.depth, study.answers.gradient
+    measures = (
+        _ensemble(study),
+        _depth(depth) if depth else [],
+        _gradient(gradient) if gradient else [],
+        _multiplicity(study.answers.multiplicity[0]),
     )
+    columns = (range(1, 5), paper.QUESTIONS, verdicts(study), _headlines(study), measures, paper.FOUND)
+    return [Answer(*parts) for parts in zip(*columns, strict=True)]
 
 
 def _headlines(study: Study) -> tuple[Measure, ...]:
-    found, unit = study.answers, study.subject.unit
-    row = found.multiplicity[0]
-    one = Measure(f"of error: the median cost of deleting one {unit}", points(found.ensemble.median_damage))
-    if found.depth is None or found.gradient is None:
+    depth, gradient, unit = study.answers.depth, study.answers.gradient, study.subject.unit
+    one = Measure(f"of error: the median cost of deleting one {unit}", points(study.answers.ensemble.median_damage))
+    if depth is None or gradient is None:
         path = Measure(f"on its only path, through every {unit}", plural(study.subject.blocks, unit))
         return one, path, Measure("of the gradient comes over that path", "100 %"), Measure("path", two_to(0))
-    share = found.depth.by_share
-    reach = f"{share.low} to {share.high}" if share.low != share.high else str(share.low)
+    row, low, high = study.answers.multiplicity[0], depth.by_share.low, depth.by_share.high
+    held = f"in the paths with {percent(depth.mass, 0)} of the gradient; the longest has {depth.longest}"
+    short = f"of the gradient: paths of at most {plural(gradient.tenth, 'block')}"
     return (
         one,
-        Measure(
-            f"in the paths with {percent(found.depth.mass, 0)} of the gradient; the longest has {found.depth.longest}",
-            "1 block" if reach == "1" else f"{reach} blocks",
-        ),
-        Measure(
-            f"of the gradient: paths of at most {plural(found.gradient.tenth, 'block')}",
-            percent(found.gradient.share_to_tenth),
-        ),
+        Measure(held, "1 block" if low == high == 1 else f"{span(low, high)} blocks"),
+        Measure(short, percent(gradient.share_to_tenth)),
         Measure(f"effective paths, of {large(row.log2_paths)}", two_to(row.log2_effective_paths).split(" = ")[-1]),
     )
 
 
-def _ensemble(study: Study) -> tuple[Measure, ...]:
-    found, unit = study.answers.ensemble, study.subject.unit
-    residual = unit == "block"  # the paper deletes several blocks, and reorders them, in residual networks only
+def _ensemble(study: Study) -> list[Measure]:
+    ensemble, unit = study.answers.ensemble, study.subject.unit
+
+    def residual(claim: paper.Claim) -> str:
+        """The paper deletes several blocks, and reorders them, in residual networks only."""
+        return claim.said if unit == "block" else ""
+
+    one = paper.ONE_DELETED.said if unit == "block" else f"{paper.PLAIN_DELETED}, {paper.PLAIN_NETWORK}"
+    worst = f"{points(ensemble.largest_damage)} ({ensemble.largest_damage_block})"
     rows = [
-        Measure("error, intact", percent(found.intact_error), "6.1 % (CIFAR-10)" if residual else ""),
-        Measure("error of the commonest class (chance)", percent(found.chance_error), "90 %"),
-        Measure(
-            f"damage of deleting one {unit}, median",
-            points(found.median_damage),
-            "near 0" if residual else "to chance, VGG-15",
-        ),
-        Measure(
-            "largest damage",
-            f"{points(found.largest_damage)} ({found.largest_damage_block})",
-            "at downsampling" if residual else "",
-        ),
+        Measure("error, intact", percent(ensemble.intact_error), residual(paper.ERROR)),
+        Measure("error of the commonest class (chance)", percent(ensemble.chance_error), paper.CHANCE.said),
+        Measure(f"damage of deleting one {unit}, median", points(ensemble.median_damage), one),
+        Measure("largest damage", worst, residual(paper.WORST_DELETED)),
     ]
-    if found.plain_median_damage is not None:
+    if ensemble.plain_median_damage is not None:
+        chance = f"{paper.PLAIN_DELETED}, {paper.CHANCE}"
         rows += [
-            Measure("plain network: damage of one layer, median", points(found.plain_median_damage), "to chance, 90 %"),
-            Measure("plain network: largest damage", points(found.plain_largest_damage)),
+            Measure("plain network: damage of one layer, median", points(ensemble.plain_median_damage), chance),
+            Measure("plain network: largest damage", points(ensemble.plain_largest_damage)),
         ]
-    rows.append(
-        Measure(
-            f"error without {plural(found.tenth, unit)}{' (a tenth)' if study.subject.blocks > 5 else ''}",
-            percent(found.error_without_tenth),
-            "rises smoothly" if residual else "",
-        )
-    )
-    if found.half != found.tenth:
-        rows.append(Measure(f"error without {plural(found.half, unit)} (half)", percent(found.error_without_half)))
-    tau = decimal(found.tau_correlation)
-    if found.tau_correlation is None:
-        tau = "all errors are equal" if found.reorderings else f"no two {unit}s can trade places"
-    return (*rows, Measure("rank correlation of error and Kendall tau", tau, "error rises" if residual else ""))
+    tenth = f"error without {plural(ensemble.tenth, unit)}{' (a tenth)' if study.subject.blocks > 5 else ''}"
+    rows.append(Measure(tenth, percent(ensemble.error_without_tenth), residual(paper.SEVERAL_DELETED)))
+    if ensemble.half != ensemble.tenth:
+        half = f"error without {plural(ensemble.half, unit)} (half)"
+        rows.append(Measure(half, percent(ensemble.error_without_half)))
+    tau = decimal(ensemble.tau_correlation)
+    if ensemble.tau_correlation is None:
+        tau = "all errors are equal" if ensemble.reorderings else f"no two {unit}s can trade places"
+    return [*rows, Measure("rank correlation of error and Kendall tau", tau, residual(paper.REORDERED))]
 
 
-def _depth(answers: Answers) -> tuple[Measure, ...]:
-    found = answers.depth
-    if found is None:
-        return ()
-    mass = percent(found.mass, 0)
-    return (
-        Measure(f"lengths with {mass} of the exact share", lengths(found.by_share)),
-        Measure("  their part of all paths", percent(found.by_share.path_fraction)),
-        Measure(f"lengths with {mass} of count × magnitude", lengths(found.by_magnitude), "5 to 17"),
-        Measure("  their part of all paths", percent(found.by_magnitude.path_fraction), "0.45 %"),
-        Measure("  the same with root mean square norms", lengths(found.by_rms)),
-        Measure("longest path", f"{plural(found.longest, 'block')} ({found.longest_layers:g} layers)", "54"),
-    )
+def _depth(depth: DepthAnswer) -> list[Measure]:
+    mass, longest = percent(depth.mass, 0), f"{plural(depth.longest, 'block')} ({depth.longest_layers:g} layers)"
+    share, magnitude, part = depth.by_share, depth.by_magnitude, "  their part of all paths"
+    return [
+        Measure(f"lengths with {mass} of the exact share", lengths(share)),
+        Measure(part, percent(share.path_fraction)),
+        Measure(f"lengths with {mass} of count × magnitude", lengths(magnitude), paper.EFFECTIVE.said),
+        Measure(part, percent(magnitude.path_fraction), paper.EFFECTIVE_PART.said),
+        Measure("  the same with root mean square norms", lengths(depth.by_rms)),
+        Measure("longest path", longest, paper.BLOCKS.said),
+    ]
 
 
-def _gradient(answers: Answers) -> tuple[Measure, ...]:
-    found = answers.gradient
-    if found is None:
-        return ()
-    full = Measure("longest paths, exact share", percent(found.share_full), "almost none")
-    tenth, quarter = f"lengths up to {found.tenth} (a tenth)", f"lengths up to {found.quarter} (a quarter)"
-    if found.tenth == 0:
-        tenth = "length 0 (no branch)"
-    if found.quarter == found.tenth:
-        rows: tuple[Measure, ...] = (
-            Measure(f"{tenth}, exact share", percent(found.share_to_tenth)),
-            Measure(f"{tenth}, count × magnitude", percent(found.magnitude_to_tenth)),
-        )
-        return (*rows, full)
-    return (
-        Measure(f"{tenth}, exact share", percent(found.share_to_tenth)),
-        Measure(f"{quarter}, exact share", percent(found.share_to_quarter), "most of it"),
-        Measure(f"{tenth}, count × magnitude", percent(found.magnitude_to_tenth)),
-        Measure(f"{quarter}, count × magnitude", percent(found.magnitude_to_quarter)),
-        full,
-    )
+def _gradient(gradient: GradientAnswer) -> list[Measure]:
+    tenth = f"lengths up to {gradient.tenth} (a tenth)" if gradient.tenth else "length 0 (no branch)"
+    quarter = f"lengths up to {gradient.quarter} (a quarter)"
+    rows = []
+    for by, to_tenth, to_quarter, said in (
+        ("exact share", gradient.share_to_tenth, gradient.share_to_quarter, paper.SHORT_PATHS.said),
+        ("count × magnitude", gradient.magnitude_to_tenth, gradient.magnitude_to_quarter, ""),
+    ):
+        rows.append(Measure(f"{tenth}, {by}", percent(to_tenth)))
+        if gradient.quarter != gradient.tenth:
+            rows.append(Measure(f"{quarter}, {by}", percent(to_quarter), said))
+    return [*rows, Measure("longest paths, exact share", percent(gradient.share_full), paper.LONGEST_PATH.said)]
 
 
-def _multiplicity(answers: Answers) -> tuple[Measure, ...]:
-    row = answers.multiplicity[0]
+def _multiplicity(row: MultiplicityRow) -> list[Measure]:
     if not row.log2_paths:
-        return (Measure("paths", two_to(0)),)
+        return [Measure("paths", two_to(0))]
     depth = f"{decimal(row.effective_depth, 1)} blocks ({decimal(row.effective_depth_layers, 1)} layers)"
-    return (
-        Measure("paths", two_to(row.log2_paths), "2⁵⁴"),
+    return [
+        Measure("paths", two_to(row.log2_paths), paper.PATHS.said),
         Measure("effective number of paths", two_to(row.log2_effective_paths)),
         Measure("mean length by share", depth),
-    )
+    ]
 
 
 COMPARED = ("network", "blocks", "parameters", "paths", "effective paths", "mean length", "error")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -22,7 +22,7 @@ class Drawing:
 
     name: str
     title: str
-    panels: tuple[Panel, ...]
+    panels: Sequence[Panel]
     caption: Callable[[Study], Caption]
     height: float = 3.6  # inches
     widths: tuple[float, ...] | None = None  # of the panels, relative to each other
@@ -34,7 +34,13 @@ class Drawing:
 
 def drawings(study: Study) -> list[Drawing]:
     """The figures that this study has data for, in order."""
-    return [*_lesions(study), *_paths(study), *_comparison(study)]
+    drawn = [*_lesions(study), *_paths(study)]
+    if len(study.answers.multiplicity) > 1:
+        table = pd.DataFrame([asdict(row) for row in study.answers.multiplicity])
+        pair = (partial(ensembles.multiplicity, table), partial(ensembles.intact_errors, table))
+        title, height = "Beside other networks", ensembles.height(len(table))
+        drawn.append(Drawing("multiplicity", title, pair, captions.multiplicity_caption, height, widths=(1.6, 1.0)))
+    return drawn
 
 
 def _lesions(study: Study) -> list[Drawing]:
@@ -42,46 +48,39 @@ def _lesions(study: Study) -> list[Drawing]:
     intact, chance = ensemble.intact_error, ensemble.chance_error
     blocks = partial(strip.strip, study.blocks, study.deletions, study.intact_loss)
     height = strip.height(study.subject.blocks)
-    found = [Drawing("blocks", f"The network, {unit} by {unit}", (blocks,), captions.strip_caption, height)]
-    own = partial(lesions.deletions, study.deletions, intact, chance, label=f"deleted {unit} (its index)")
-    deletions: tuple[Panel, ...] = (partial(own, title=study.subject.model),)
-    widths = None
-    if study.plain:
-        plain, errors = study.plain, (study.plain.intact_error, chance)
-        control = partial(lesions.control, plain.deletions, study.deletions, *errors, title=plain.model)
-        deletions, widths = (*deletions, control), (2.0, 1.0)
-    found.append(Drawing("deletions", f"One {unit} deleted", deletions, captions.deletions_caption, 3.9, widths))
+    label = f"deleted {unit} (its index)"
+    single: list[Panel] = [
+        partial(lesions.deletions, study.deletions, intact, chance, label=label, title=study.subject.model)
+    ]
+    if plain := study.plain:
+        errors = (plain.intact_error, chance)
+        single.append(partial(lesions.control, plain.deletions, study.deletions, *errors, title=plain.model))
+    widths = (2.0, 1.0) if plain else None
+    drawn = [
+        Drawing("blocks", f"The network, {unit} by {unit}", [blocks], captions.strip_caption, height),
+        Drawing("deletions", f"One {unit} deleted", single, captions.deletions_caption, 3.9, widths),
+    ]
     if len(study.random) and study.random["deleted"].max() > 1:
         several = partial(lesions.random, study.random, intact, chance, unit=unit)
-        found.append(Drawing("random", f"Several {unit}s deleted", (several,), captions.random_caption))
+        drawn.append(Drawing("random", f"Several {unit}s deleted", [several], captions.random_caption))
     if len(study.reorderings):
         reordered = partial(lesions.reorderings, study.reorderings, intact, chance)
         title = f"{unit.capitalize()}s reordered"
-        found.append(Drawing("reorderings", title, (reordered,), captions.reordering_caption))
-    return found
+        drawn.append(Drawing("reorderings", title, [reordered], captions.reordering_caption))
+    return drawn
 
 
 def _paths(study: Study) -> list[Drawing]:
     lengths, depth = study.lengths, study.answers.depth
     if lengths is None or depth is None:
         return []
-    asked = (lengths, {"share": depth.by_share, "magnitude": depth.by_magnitude}, depth.mass)
-    counts = tuple(partial(draw, *asked) for draw in (paths.counts, paths.counts_log))
-    shares = tuple(partial(draw, *asked) for draw in (paths.shares, paths.shares_log))
-    absolute = partial(paths.norms_log, lengths, "norm of the loss gradient (nats per unit)")
+    ranges = {"share": depth.by_share, "magnitude": depth.by_magnitude}
+    pairs = paths.linear_and_log(lengths, ranges, depth.mass, "norm of the loss gradient (nats per unit)")
     return [
-        Drawing("counts", "How many paths of each length", counts, captions.counts_caption),
-        Drawing("shares", "How much of the gradient they carry", shares, captions.share_caption, 4.2),
-        Drawing(
-            "norms", "How strong the gradient is", (partial(paths.norms, lengths), absolute), captions.norm_caption
-        ),
+        Drawing(name, title, pairs[name], caption, paths.HEIGHTS[name])
+        for name, title, caption in (
+            ("counts", "How many paths of each length", captions.counts_caption),
+            ("shares", "How much of the gradient they carry", captions.share_caption),
+            ("norms", "How strong the gradient is", captions.norm_caption),
+        )
     ]
-
-
-def _comparison(study: Study) -> list[Drawing]:
-    if len(study.answers.multiplicity) < 2:
-        return []
-    table = pd.DataFrame([asdict(row) for row in study.answers.multiplicity])
-    pair = (partial(ensembles.multiplicity, table), partial(ensembles.intact_errors, table))
-    title, height = "Beside other networks", ensembles.height(len(table))
-    return [Drawing("multiplicity", title, pair, captions.multiplicity_caption, height, widths=(1.6, 1.0))]

@@ -18,6 +18,7 @@ from resect.files import write_bytes, write_text
 from resect.jobs.findings import Study
 from resect.report.study.answers import COMPARED, answers, comparison
 from resect.report.study.gallery import drawings
+from resect.runs.record import plain_rows
 from resect.words import NOTHING, decimal, duration, percent, plural, points
 
 
@@ -33,10 +34,9 @@ def write_report(study: Study, folder: Path) -> Path:
     for drawing in drawings(study):
         figure = drawing.figure()
         vector = _rendered(figure, "svg")
-        figure.set_layout_engine("none")  # the layout is found; finding it again takes as long as drawing
-        pixels = _rendered(figure, "png")
+        figure.set_layout_engine("none")  # the layout stands; making it again takes as long as drawing
         write_bytes(figures / f"{drawing.name}.svg", vector)
-        write_bytes(figures / f"{drawing.name}.png", pixels)
+        write_bytes(figures / f"{drawing.name}.png", _rendered(figure, "png"))
         what, meaning = drawing.caption(study)
         source = "data:image/svg+xml;base64," + base64.b64encode(vector).decode()
         shown.append({"name": drawing.name, "title": drawing.title, "source": source, "what": what, "meaning": meaning})
@@ -61,7 +61,8 @@ def _html(study: Study, figures: list[dict[str, str]]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, points=points, decimal=decimal, duration=duration, bound=_bound)
+    environment.filters.update(percent=percent, points=points, decimal=decimal, duration=duration)
+    environment.filters.update(bound=_bound, plainly=_plainly)
     return environment.get_template("report.html").render(
         study=study,
         subject=study.subject,
@@ -70,16 +71,14 @@ def _html(study: Study, figures: list[dict[str, str]]) -> str:
         comparison=comparison(study),
         figures=figures,
         blocks=_block_rows(study),
-        configuration=[(name, _plainly(value)) for name, value in study.asked.items()],
-        environment=[(name, _plainly(value)) for name, value in study.environment.items()],
-        command=study.command,
+        settings={"Configuration": study.asked, "Environment": study.environment},
         plural=plural,
     )
 
 
 def _bound(text: str) -> str:
     """The text with units, signs and short parentheses bound together, so that no line breaks within them."""
-    text = re.sub(r"\(([^)]{1,24})\)", lambda found: found[0].replace(" ", "\u00a0"), text)
+    text = re.sub(r"\(([^)]{1,24})\)", lambda match: match[0].replace(" ", "\u00a0"), text)
     text = text.replace("--", "\u2060-\u2060-\u2060")
     for mark in ("%", "×", "=", "points", "point", "blocks", "layers"):
         text = text.replace(f" {mark}", f"\u00a0{mark}")
@@ -89,9 +88,9 @@ def _bound(text: str) -> str:
 def _plainly(value: Any) -> str:
     """A setting as text: mappings and lists in a row, nothing as a dash."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {found}" for name, found in value.items()) or NOTHING
+        return ", ".join(f"{name} {item}" for name, item in value.items()) or NOTHING
     if isinstance(value, list | tuple):
-        return ", ".join(str(found) for found in value) or NOTHING
+        return ", ".join(str(item) for item in value) or NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
     return NOTHING if value is None else str(value)
@@ -102,4 +101,4 @@ def _block_rows(study: Study) -> list[dict[str, Any]]:
     table = study.blocks.merge(study.deletions[["block", "error", "loss", "damage"]], on="block")
     widest = max(float(table["damage"].abs().max()), 1e-9)
     table["bar"] = table["damage"].abs() / widest * 100
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+    return plain_rows(table)

@@ -23,8 +23,7 @@ def answers_table(study: Study) -> Group:
         parts += [Text(), Text(f"{answer.number}. {answer.question}", style="bold"), _limited(Text(answer.verdict))]
         if answer.measures:
             parts.append(_table(answer))
-    rows = comparison(study)
-    if rows:
+    if rows := comparison(study):
         parts.append(_comparison(rows))
     return Group(*parts)
 

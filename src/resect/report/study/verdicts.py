@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from resect.jobs import paper
 from resect.jobs.findings import EnsembleAnswer, MultiplicityRow, Study
 from resect.words import decimal, large, lengths, percent, plural, points, two_to
 
-QUESTIONS = (
-    "Does it behave like an ensemble at test time, and of what kind?",
-    "How deep are its effective members?",
-    "How much of the gradient comes from very short members?",
-    "What does multiplicity do, beside depth and width?",
-)
 # Where a number turns into a word. A reader who draws the lines elsewhere has the numbers beside every verdict.
 _CHEAP = 0.02  # a deletion that costs less error than this barely changes the network
 _COSTLY = 0.1
@@ -21,45 +16,50 @@ _FEW_PATHS = 0.1  # of all paths: effective paths that are more are no shallow m
 
 def verdicts(study: Study) -> tuple[str, str, str, str]:
     """One answer to each question."""
-    return ensemble_verdict(study), depth_verdict(study), gradient_verdict(study), multiplicity_verdict(study)
+    return _ensemble(study), _depth(study), _gradient(study), _multiplicity(study)
 
 
-def near_chance(found: EnsembleAnswer) -> bool:
+def near_chance(ensemble: EnsembleAnswer) -> bool:
     """Whether the intact network does not do better than chance, so that no deletion can tell anything."""
-    return found.chance_error is not None and found.intact_error > 0.9 * found.chance_error
+    return ensemble.chance_error is not None and ensemble.intact_error > 0.9 * ensemble.chance_error
 
 
-def ensemble_verdict(study: Study) -> str:
-    """Question 1."""
-    found, unit = study.answers.ensemble, study.subject.unit
-    if near_chance(found):
+def without_several(ensemble: EnsembleAnswer, tenth: str, measured: str = "") -> str:
+    """The error without a tenth of the blocks, which is so many, and without half of them."""
+    text = f"Without {tenth} the error is {percent(ensemble.error_without_tenth)}{measured}"
+    if ensemble.half == ensemble.tenth:
+        return f"{text}."
+    return f"{text}, without {ensemble.half} it is {percent(ensemble.error_without_half)}."
+
+
+def _ensemble(study: Study) -> str:
+    ensemble, unit = study.answers.ensemble, study.subject.unit
+    if near_chance(ensemble):
         return (
-            f"This cannot be told: the intact network errs on {percent(found.intact_error)} of the samples, where "
-            f"always naming the commonest class errs on {percent(found.chance_error)}."
+            f"This cannot be told: the intact network errs on {percent(ensemble.intact_error)} of the samples, where "
+            f"always naming the commonest class errs on {percent(ensemble.chance_error)}."
         )
+    worst = points(ensemble.largest_damage)
     if study.subject.blocks == 1:
-        return f"It has a single {unit}; without it the error is {percent(found.error_without_tenth)}, " + (
-            f"{points(found.largest_damage)} more. One deletion cannot show an ensemble."
+        return (
+            f"It has a single {unit}; without it the error is {percent(ensemble.error_without_tenth)}, {worst} more. "
+            "One deletion cannot show an ensemble."
         )
-    cost = f"deleting one {unit} costs {points(found.median_damage)} of error in the median"
-    worst = f"at most {points(found.largest_damage)} ({found.largest_damage_block})"
-    robust = found.median_damage < _CHEAP
+    cost = f"deleting one {unit} costs {points(ensemble.median_damage)} of error in the median, at most {worst}"
+    cost += f" ({ensemble.largest_damage_block})."
+    robust = ensemble.median_damage < _CHEAP
     if unit == "layer":
-        kind = "Hardly: as a plain network it is one path" if not robust else "It is one path, yet a redundant one"
-        return f"{kind}; {cost}, {worst}."
-    several = f" Without {plural(found.tenth, unit)} the error is {percent(found.error_without_tenth)}"
-    several += (
-        f", without {found.half} it is {percent(found.error_without_half)}." if found.half != found.tenth else "."
-    )
-    return f"{_kind_of_ensemble(study, robust)}: {cost}, {worst}.{several}"
+        kind = "It is one path, yet a redundant one" if robust else "Hardly: as a plain network it is one path"
+        return f"{kind}; {cost}"
+    kind = _kind_of_ensemble(study) if robust else f"Not by this test, unlike the {paper.NETWORK} of the paper"
+    return f"{kind}: {cost} {without_several(ensemble, plural(ensemble.tenth, unit))}"
 
 
-def _kind_of_ensemble(study: Study, robust: bool) -> str:
-    found = study.answers.ensemble
-    if not robust:
-        return "Not by this test, unlike the ResNet-110 of the paper"
-    middle = (found.intact_error + (found.chance_error if found.chance_error is not None else 1.0)) / 2
-    if found.error_without_tenth > middle:
+def _kind_of_ensemble(study: Study) -> str:
+    """What deletions say of a network of which most single blocks can go."""
+    ensemble = study.answers.ensemble
+    chance = 1.0 if ensemble.chance_error is None else ensemble.chance_error
+    if ensemble.error_without_tenth > (ensemble.intact_error + chance) / 2:
         return "In part; it survives single deletions, but not several at once"
     costly = int((study.deletions["damage"] > _COSTLY).sum())
     if costly:
@@ -68,60 +68,57 @@ def _kind_of_ensemble(study: Study, robust: bool) -> str:
     return "Yes; its paths do not depend strongly on each other"
 
 
-def depth_verdict(study: Study) -> str:
-    """Question 2."""
-    found = study.answers.depth
-    if found is None:
+def _depth(study: Study) -> str:
+    depth = study.answers.depth
+    if depth is None:
         return f"A plain network has one path, through all {plural(study.subject.blocks, study.subject.unit)}."
-    share = found.by_share
-    if share.high <= found.longest / 2 and share.path_fraction < _FEW_PATHS:
-        relation = f"Shallow, where the longest path has {found.longest} blocks"
-    elif share.high < found.longest:
-        relation = f"Of middling depth, not shallow as in the paper, where the longest path has {found.longest} blocks"
+    share, longest = depth.by_share, depth.longest
+    if longest < 4:
+        relation = f"So few blocks ({longest}) leave no room between short and long paths"
+    elif share.high <= longest / 2 and share.path_fraction < _FEW_PATHS:
+        relation = f"Shallow, where the longest path has {longest} blocks"
+    elif share.high < longest:
+        relation = f"Of middling depth, not shallow as in the paper, where the longest path has {longest} blocks"
     else:
-        relation = f"Up to the full depth of {found.longest} blocks, unlike in the paper"
-    if found.longest < 4:
-        relation = f"So few blocks ({found.longest}) leave no room between short and long paths"
+        relation = f"Up to the full depth of {longest} blocks, unlike in the paper"
     return (
-        f"{relation}: {percent(found.mass, 0)} of the gradient runs through paths of {lengths(share)}, "
+        f"{relation}: {percent(depth.mass, 0)} of the gradient runs through paths of {lengths(share)}, "
         f"{percent(share.path_fraction)} of all paths; by the paper's count × magnitude, of "
-        f"{lengths(found.by_magnitude)}."
+        f"{lengths(depth.by_magnitude)}."
     )
 
 
-def gradient_verdict(study: Study) -> str:
-    """Question 3."""
-    found, depth = study.answers.gradient, study.answers.depth
-    if found is None or depth is None:
+def _gradient(study: Study) -> str:
+    gradient, depth = study.answers.gradient, study.answers.depth
+    if gradient is None or depth is None:
         return "None: all of it comes over the one path there is."
-    tenth = f"Paths of at most {plural(found.tenth, 'block')}, a tenth of the depth, carry"
-    if found.tenth == 0:
-        tenth = "The path that takes no branch at all carries"
-    most = "" if found.share_to_quarter > 0.5 else " Most of it comes from longer paths, unlike in the paper."
-    beyond = ""
-    if found.share_to_quarter > 1.0005 or found.share_to_tenth > 1.0005:
-        beyond = " More than 100 % means that longer paths pull against the whole."
-    quarter = ""
-    if found.quarter > found.tenth:
-        quarter = f", those of at most {plural(found.quarter, 'block')}, a quarter, {percent(found.share_to_quarter)}"
-    full = f"the longest, of {plural(depth.longest, 'block')}, {percent(found.share_full)}"
-    return f"{tenth} {percent(found.share_to_tenth)}{quarter}; {full}.{most}{beyond}"
+    text = f"Paths of at most {plural(gradient.tenth, 'block')}, a tenth of the depth, carry"
+    if gradient.tenth == 0:
+        text = "The path that takes no branch at all carries"
+    text += f" {percent(gradient.share_to_tenth)}"
+    if gradient.quarter > gradient.tenth:
+        quarter = percent(gradient.share_to_quarter)
+        text += f", those of at most {plural(gradient.quarter, 'block')}, a quarter, {quarter}"
+    text += f"; the longest, of {plural(depth.longest, 'block')}, {percent(gradient.share_full)}."
+    if gradient.share_to_quarter <= 0.5:
+        text += " Most of it comes from longer paths, unlike in the paper."
+    if max(gradient.share_to_quarter, gradient.share_to_tenth) > 1.0005:
+        text += " More than 100 % means that longer paths pull against the whole."
+    return text
 
 
-def multiplicity_verdict(study: Study) -> str:
-    """Question 4."""
+def _multiplicity(study: Study) -> str:
     row, *others = study.answers.multiplicity
     if not row.log2_paths and not others:
         return "It has a single path: a plain network has depth and width, but no multiplicity."
-    start = (
+    paths = (
         f"Of its {two_to(row.log2_paths)} paths about {two_to(row.log2_effective_paths)} effectively contribute; by "
         f"share they are {decimal(row.effective_depth, 1)} blocks deep on average."
     )
-    if not row.log2_paths:
-        start = "It has a single path."
-    if not others:
-        return f"{start} What multiplicity does takes networks to compare: name some with --beside."
-    return f"{start} {trend(study.answers.multiplicity)}"
+    compared = "What multiplicity does takes networks to compare: name some with --beside."
+    if others:
+        compared = trend(study.answers.multiplicity)
+    return f"{paths if row.log2_paths else 'It has a single path.'} {compared}"
 
 
 def trend(rows: tuple[MultiplicityRow, ...]) -> str:
@@ -134,14 +131,11 @@ def trend(rows: tuple[MultiplicityRow, ...]) -> str:
             f"against {percent(fewer.error)}; two networks show no trend."
         )
     ordered = sorted(rows, key=lambda row: row.log2_effective_paths)
-    steps = np.diff([row.error for row in ordered])
-    sizes = np.diff([row.parameters for row in ordered])
-    if (steps <= 0).all() and (steps < 0).any():
-        kind = f"Among these {len(rows)} networks the error falls as the effective number of paths grows"
-    elif (steps >= 0).all() and (steps > 0).any():
-        kind = f"Among these {len(rows)} networks the error rises as the effective number of paths grows"
-    else:
-        return f"Among these {len(rows)} networks the error does not follow the effective number of paths."
+    steps, sizes = np.diff([row.error for row in ordered]), np.diff([row.parameters for row in ordered])
+    among = f"Among these {len(rows)} networks the error"
+    if not steps.any() or (steps.min() < 0 < steps.max()):
+        return f"{among} does not follow the effective number of paths."
+    kind = f"{among} {'falls' if steps.min() < 0 else 'rises'} as the effective number of paths grows"
     if (sizes >= 0).all():
         return f"{kind}; the parameters grow along with it, so that this alone does not tell the two apart."
     return f"{kind}, though the parameters do not grow in the same order."

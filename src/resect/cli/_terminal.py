@@ -1,0 +1,66 @@
+"""The terminal: what verbs have in common. They do a job with progress bars, draw its run, and show it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from resect.report.faces import draw, terminal
+from resect.runs.record import Record, finished
+
+if TYPE_CHECKING:  # which loads torch; reading a run does without
+    from resect.jobs.job import Advance, Job, Track
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that shows names as they are: `x[b].safetensors` is no markup, and `py:m:net` no emoji."""
+    return Console(stderr=stderr, markup=False, emoji=False)
+
+
+@contextmanager
+def progress_bars(quiet: bool) -> Iterator[Track]:
+    """Give a function `track(what, total)` that opens a bar and returns the function that advances it."""
+    if quiet:
+        yield lambda what, total: lambda amount: None
+        return
+    columns = (
+        TextColumn("{task.description:<34}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True)) as progress:
+
+        def track(what: str, total: float) -> Advance:
+            task = progress.add_task(what, total=total)
+            return lambda amount: progress.advance(task, amount)
+
+        yield track
+
+
+def do(job: Job, out: Path | None, *, output: str, quiet: bool, **_: Any) -> None:
+    """Do a job, draw its run into its folder, show it, and say where it lies; what was done before is only shown."""
+    before = out is not None and finished(out)
+    with progress_bars(quiet) as track:
+        record = job.run(out, track)
+    place = draw(record, out, again=False) if out else None
+    show(record, output)
+    if out and not quiet:
+        done = "Done before, nothing was done again" if before else f"{record.environment['seconds']:.0f} s"
+        console(stderr=True).print(f"{done}. See {place or out}", soft_wrap=True)
+
+
+def show(record: Record, output: str) -> None:
+    """Print a record as JSON, or as its tables and sentences."""
+    if output == "json":
+        click.echo(record.json(), nl=False)
+    else:
+        terminal(record, console())

@@ -1,0 +1,45 @@
+"""What reports are made of: sentences, tables, files of figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from resect.figures.style import SETTINGS, figure_of
+from resect.files import whole
+
+Figures = Mapping[str, Callable[[], Figure | Axes]]  # what draws each, by name
+
+
+def say(console: Console, *sentences: str) -> None:
+    """Print sentences as they are, one a line."""
+    for sentence in sentences:
+        console.print(Text(sentence), soft_wrap=True)
+
+
+def table_of(*headings: str, words: tuple[str, ...] = ()) -> Table:
+    """A table of numbers, set to the right; the columns of `words` are set to the left."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in words else "right", overflow="fold")
+    return table
+
+
+def save_figures(figures: Figures, run: Path) -> Path:
+    """Draw figures in this look and write figures/NAME.png into a run folder; each appears whole or not at all."""
+    folder = run / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, draw in figures.items():
+        with mpl.rc_context(SETTINGS), whole(folder / f"{name}.png") as temporary:
+            drawn = draw()
+            figure = drawn if isinstance(drawn, Figure) else figure_of(drawn)
+            figure.savefig(temporary, format="png", dpi=150)
+    return folder
