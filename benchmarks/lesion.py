@@ -362,12 +362,12 @@ CASES = (
 
 
 # Compiling, and loading what these are, takes longer than they measure.
-NOT_QUICK = ("single-bfloat16", *(name for name in CASES if name.startswith(("single, ViT-S", "single, GPT-2"))))
+NOT_QUICK = tuple(name for name in CASES if name.startswith(("single-", "single, ViT-S", "single, GPT-2")))
 
 
 def run_case(name: str, quick: bool) -> Iterator[dict[str, Any]]:
     """The rows of one case; the ratios to reach are those of ResNet-110."""
-    depth, images, batch = (56, 64, 64) if quick else (110, 256, 64)
+    depth, images, batch = (56, 32, 32) if quick else (110, 256, 64)
 
     def goal(ratio: float) -> float | None:
         return None if quick else ratio
@@ -375,14 +375,14 @@ def run_case(name: str, quick: bool) -> Iterator[dict[str, Any]]:
     timed: dict[str, Callable[[], Case]] = {
         "single": lambda: against_hooks(name, resnet(depth, images, batch), goal(1.9)),
         "pairs": lambda: against_hooks(name, resnet(20 if quick else 32, images, batch), goal(2.8), both=True),
-        "single-compiled": lambda: compiled(name, *(resnet(depth, images, batch),) * 2, goal(2.6), 1e-3),
+        "single-compiled": lambda: compiled(name, *(resnet(depth, images, batch),) * 2, 2.6, 1e-3),
         "single-bfloat16": lambda: compiled(
             name, resnet(depth, images, batch), resnet(depth, images, batch, torch.bfloat16), 4.0, 0.5
         ),
         "single, ViT-S": lambda: against_hooks(name, vit(8, 4), None),
         "single, GPT-2": lambda: against_hooks(name, gpt2(8, 4), None),
-        "single, nnsight": lambda: against_nnsight(name, resnet(depth, images, batch)),
-        "single, captum": lambda: against_captum(name, resnet(depth, images, batch)),
+        "single, nnsight": lambda: against_nnsight(name, resnet(20 if quick else depth, images, batch)),
+        "single, captum": lambda: against_captum(name, resnet(20 if quick else depth, images, batch)),
         "single, ViT-S, nnsight": lambda: against_nnsight(name, vit(8, 4)),
         "single, ViT-S, captum": lambda: against_captum(name, vit(8, 4)),
         "single, GPT-2, nnsight": lambda: against_nnsight(name, gpt2(8, 4)),  # captum was not tried

@@ -60,8 +60,9 @@ def distances(root: Path, changed: Iterable[str]) -> dict[str, int]:
     import grimp
 
     graph = grimp.build_graph("resect", exclude_type_checking_imports=True, cache_dir=None)
-    for verb in graph.find_children("resect.cli"):  # which imports its verbs by name
-        graph.add_import(importer="resect.cli", imported=verb)
+    for importer, package in (("resect.cli", "resect.cli"), ("resect.report.faces", "resect.report")):
+        for module in graph.find_children(package) - {importer}:  # which are imported by name
+            graph.add_import(importer=importer, imported=module)
     importers = {module: graph.find_modules_that_directly_import(module) for module in graph.modules}
     tests = {file.stem: file for file in (root / "tests").glob("*.py")}
     for name, file in tests.items():

@@ -31,6 +31,10 @@ def _vision(name: str, **options: Any) -> Callable[[], nn.Module]:
     return partial(torchvision.models.get_model, name, weights=None, **options)
 
 
+def _timm(name: str, **options: Any) -> Callable[[], nn.Module]:
+    return partial(timm.create_model, name, **options)
+
+
 def _first(name: str, keep: int, *sequences: str) -> Callable[[], nn.Module]:
     """timm's network with the first `keep` layers of the named sequences; for what has no option for its depth."""
 
@@ -74,49 +78,49 @@ WHOLE = {
     "maxvit_t": Entry(_vision("maxvit_t"), 55, 224),
     "regnet_y_400mf": Entry(_vision("regnet_y_400mf"), 16),  # 1+3+6+6
     "densenet121": Entry(_vision("densenet121"), 0),
+    "googlenet": Entry(_vision("googlenet", aux_logits=False, init_weights=False), 0),
     "shufflenet_v2_x1_0": Entry(_vision("shufflenet_v2_x1_0"), 0),
-    "inception_resnet_v2": Entry(partial(timm.create_model, "inception_resnet_v2"), 40, 96),  # 10 + 20 + 10
+    "inception_resnet_v2": Entry(_timm("inception_resnet_v2"), 40, 96),  # 10 + 20 + 10
     # 1+1+3+1 pairs of spatial and channel blocks; 2 positions, attention, MLP in each
-    "davit_tiny": Entry(partial(timm.create_model, "davit_tiny"), 48, 224),
+    "davit_tiny": Entry(_timm("davit_tiny"), 48, 224),
     # 1 + 2x2 + 3x2 + 4x2 in the stages, 4 in the head
-    "hrnet_w18_small": Entry(partial(timm.create_model, "hrnet_w18_small"), 23),
+    "hrnet_w18_small": Entry(_timm("hrnet_w18_small"), 23),
     # 3 stages of 1+4 layers in two streams, 2 fusions: (2x5 + 2) x 3
-    "crossvit_tiny_240": Entry(partial(timm.create_model, "crossvit_tiny_240"), 36, 240),
-    "res2net50_26w_4s": Entry(partial(timm.create_model, "res2net50_26w_4s"), 16),
-    "convnextv2_nano": Entry(partial(timm.create_model, "convnextv2_nano"), 14),  # 2+2+8+2
-    "poolformer_s12": Entry(partial(timm.create_model, "poolformer_s12"), 24),  # 2+2+6+2 layers of pooling and MLP
+    "crossvit_tiny_240": Entry(_timm("crossvit_tiny_240"), 36, 240),
+    "res2net50_26w_4s": Entry(_timm("res2net50_26w_4s"), 16),
+    "convnextv2_nano": Entry(_timm("convnextv2_nano"), 14),  # 2+2+8+2
+    "poolformer_s12": Entry(_timm("poolformer_s12"), 24),  # 2+2+6+2 layers of pooling and MLP
     # stages of 1, 2, 2, 3, 3, 5 whose first blocks have strides 1 (32 -> 16), 2, 2, 2, 1, 2
-    "rexnet_100": Entry(partial(timm.create_model, "rexnet_100"), 11),
+    "rexnet_100": Entry(_timm("rexnet_100"), 11),
     # 12 layers of attention, local and MLP; 2 class-attention layers of two
-    "xcit_tiny_12_p16_224": Entry(partial(timm.create_model, "xcit_tiny_12_p16_224"), 40),
-    "eva02_tiny_patch14_224": Entry(partial(timm.create_model, "eva02_tiny_patch14_224"), 24, 224),
-    "focalnet_tiny_srf": Entry(partial(timm.create_model, "focalnet_tiny_srf"), 24, 224),  # 2+2+6+2 layers
+    "xcit_tiny_12_p16_224": Entry(_timm("xcit_tiny_12_p16_224"), 40),
+    "eva02_tiny_patch14_224": Entry(_timm("eva02_tiny_patch14_224"), 24, 224),
+    "focalnet_tiny_srf": Entry(_timm("focalnet_tiny_srf"), 24, 224),  # 2+2+6+2 layers
     # 2+2+10+4 layers of two, and 4 position encoders x + conv(x)
-    "twins_svt_small": Entry(partial(timm.create_model, "twins_svt_small"), 40, 224),
-    "mixer_s16_224": Entry(partial(timm.create_model, "mixer_s16_224"), 16, 224),  # 8 layers of two
-    "ghostnet_100": Entry(partial(timm.create_model, "ghostnet_100"), 16),
-    "resnetv2_50": Entry(partial(timm.create_model, "resnetv2_50"), 16),
-    "resnest26d": Entry(partial(timm.create_model, "resnest26d"), 8),  # 2+2+2+2
-    "pvt_v2_b0": Entry(partial(timm.create_model, "pvt_v2_b0"), 16),  # 2+2+2+2 layers of two
+    "twins_svt_small": Entry(_timm("twins_svt_small"), 40, 224),
+    "mixer_s16_224": Entry(_timm("mixer_s16_224"), 16, 224),  # 8 layers of two
+    "ghostnet_100": Entry(_timm("ghostnet_100"), 16),
+    "resnetv2_50": Entry(_timm("resnetv2_50"), 16),
+    "resnest26d": Entry(_timm("resnest26d"), 8),  # 2+2+2+2
+    "pvt_v2_b0": Entry(_timm("pvt_v2_b0"), 16),  # 2+2+2+2 layers of two
     # 2+2+4+2 layers of two; the sums of reparameterised convolutions are linear
-    "fastvit_t8": Entry(partial(timm.create_model, "fastvit_t8"), 20),
+    "fastvit_t8": Entry(_timm("fastvit_t8"), 20),
     # 3+3+9+3 layers of two; the later skips are scaled by a learned vector
-    "caformer_s18": Entry(partial(timm.create_model, "caformer_s18"), 36),
+    "caformer_s18": Entry(_timm("caformer_s18"), 36),
     # 1+2+7+2 layers of two; three skips are pooled and projected
-    "hiera_tiny_224": Entry(partial(timm.create_model, "hiera_tiny_224"), 24, 224),
+    "hiera_tiny_224": Entry(_timm("hiera_tiny_224"), 24, 224),
     # 2+3+4 layers of two, and one MLP after each of the 2 downsamplings
-    "levit_128s": Entry(partial(timm.create_model, "levit_128s"), 20, 224),
+    "levit_128s": Entry(_timm("levit_128s"), 20, 224),
 }
 
 _V3 = partial(mobilenetv3.InvertedResidualConfig, width_mult=1.0)
 _MBConv, _Fused = efficientnet.MBConvConfig, efficientnet.FusedMBConvConfig
 _STAGES = tuple(range(4))
 
-# The same networks with fewer layers and stages: torch.export takes its time for each, and a second proves nothing.
+# Networks of the same kinds with fewer layers: torch.export takes its time for each, and a second proves nothing.
 SHALLOW = {
     "resnet18": Entry(_vision("resnet18"), 8),  # 2+2+2+2
     "resnet50": Entry(lambda: resnet.ResNet(resnet.Bottleneck, [1, 2, 2, 1]), 6),
-    "wide_resnet50_2": Entry(lambda: resnet.ResNet(resnet.Bottleneck, [1, 2, 1, 1], width_per_group=128), 5),
     # 6 inverted residuals, 3 of which change shape
     "mobilenet_v2": Entry(
         _vision("mobilenet_v2", inverted_residual_setting=[[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 3, 2]]), 3
@@ -157,42 +161,41 @@ SHALLOW = {
     ),
     "vgg11_bn": Entry(_vision("vgg11_bn", init_weights=False), 0),
     "densenet121": Entry(lambda: torchvision.models.DenseNet(block_config=(2, 3)), 0),
-    "googlenet": Entry(_vision("googlenet", aux_logits=False, init_weights=False), 0),
     "shufflenet_v2_x1_0": Entry(lambda: torchvision.models.ShuffleNetV2([2, 2, 2], [24, 116, 232, 464, 1024]), 0),
     "squeezenet1_1": Entry(_vision("squeezenet1_1"), 0),
     "inception_resnet_v2": Entry(_first("inception_resnet_v2", 1, "repeat", "repeat_1", "repeat_2"), 4, 96),  # and 1
     "davit_tiny": Entry(  # 1+2 pairs of two blocks of 4
-        partial(timm.create_model, "davit_tiny", depths=(1, 2), embed_dims=(96, 192), num_heads=(3, 6)), 24, 56
+        _timm("davit_tiny", depths=(1, 2), embed_dims=(96, 192), num_heads=(3, 6)), 24, 56
     ),
     "hrnet_w18_small": Entry(_narrow_hrnet, 14),  # 1 + 2 + 3 + 4 in the stages, 4 in the head
     # 1 stage of 1+2 layers in two streams, 2 fusions
-    "crossvit_tiny_240": Entry(partial(timm.create_model, "crossvit_tiny_240", depth=[[1, 2, 0]]), 8, 240),
-    "convnextv2_nano": Entry(partial(timm.create_model, "convnextv2_nano", depths=(1, 2, 1, 1)), 5),
+    "crossvit_tiny_240": Entry(_timm("crossvit_tiny_240", depth=[[1, 2, 0]]), 8, 240),
+    "convnextv2_nano": Entry(_timm("convnextv2_nano", depths=(1, 2, 1, 1)), 5),
     "poolformer_s12": Entry(_first("poolformer_s12", 1, *(f"stages.{i}.blocks" for i in _STAGES)), 8),
     # stages of 1, 1, 1, 1, 1, 2 whose first blocks have strides 1 (32 -> 16), 2, 2, 2, 1, 2
-    "rexnet_100": Entry(partial(timm.create_model, "rexnet_100", depth_mult=0.3), 2),
+    "rexnet_100": Entry(_timm("rexnet_100", depth_mult=0.3), 2),
     # 2 layers of attention, local and MLP; 2 class-attention layers of two
-    "xcit_tiny_12_p16_224": Entry(partial(timm.create_model, "xcit_tiny_12_p16_224", depth=2), 10),
-    "eva02_tiny_patch14_224": Entry(partial(timm.create_model, "eva02_tiny_patch14_224", depth=2), 4, 224),
+    "xcit_tiny_12_p16_224": Entry(_timm("xcit_tiny_12_p16_224", depth=2), 10),
+    "eva02_tiny_patch14_224": Entry(_timm("eva02_tiny_patch14_224", depth=2), 4, 224),
     "focalnet_tiny_srf": Entry(_first("focalnet_tiny_srf", 1, *(f"layers.{i}.blocks" for i in _STAGES)), 8, 224),
     # 4 layers of two, and 4 position encoders x + conv(x)
-    "twins_svt_small": Entry(partial(timm.create_model, "twins_svt_small", depths=[1, 1, 1, 1]), 12, 224),
-    "dla34": Entry(partial(timm.create_model, "dla34"), 12),  # trees of 2, 4, 4, 2 basic blocks; the roots do not add
+    "twins_svt_small": Entry(_timm("twins_svt_small", depths=[1, 1, 1, 1]), 12, 224),
+    "dla34": Entry(_timm("dla34"), 12),  # trees of 2, 4, 4, 2 basic blocks; the roots do not add
     "mixer_s16_224": Entry(lambda: MlpMixer(num_blocks=2, img_size=64, embed_dim=64), 4),
     "ghostnet_100": Entry(
         lambda: GhostNet([[[3, 16, 16, 0, 1]], [[3, 48, 24, 0, 2]], [[3, 72, 24, 0, 1]], [[5, 72, 40, 0.25, 2]]]), 4
     ),
-    "resnetv2_50": Entry(partial(timm.create_model, "resnetv2_50", layers=[1, 2, 1, 1]), 5),
-    "resnest26d": Entry(partial(timm.create_model, "resnest26d", layers=[1, 2, 1, 1]), 5),
+    "resnetv2_50": Entry(_timm("resnetv2_50", layers=[1, 2, 1, 1]), 5),
+    "resnest26d": Entry(_timm("resnest26d", layers=[1, 2, 1, 1]), 5),
     "pvt_v2_b0": Entry(  # 1+2 layers of two
-        partial(timm.create_model, "pvt_v2_b0", depths=(1, 2), embed_dims=(32, 64), num_heads=(1, 2)), 6
+        _timm("pvt_v2_b0", depths=(1, 2), embed_dims=(32, 64), num_heads=(1, 2)), 6
     ),
     # 1+1+2+1 layers of two; the sums of reparameterised convolutions are linear
-    "fastvit_t8": Entry(partial(timm.create_model, "fastvit_t8", layers=(1, 1, 2, 1)), 10),
+    "fastvit_t8": Entry(_timm("fastvit_t8", layers=(1, 1, 2, 1)), 10),
     # 1+1+1+1 layers of two; the later skips are scaled by a learned vector
     "caformer_s18": Entry(_first("caformer_s18", 1, *(f"stages.{i}.blocks" for i in _STAGES)), 8),
     # 1+1+2+1 layers of two; three skips are pooled and projected
-    "hiera_tiny_224": Entry(partial(timm.create_model, "hiera_tiny_224", stages=(1, 1, 2, 1)), 10, 224),
+    "hiera_tiny_224": Entry(_timm("hiera_tiny_224", stages=(1, 1, 2, 1)), 10, 224),
     # 1+1+1 layers of two, and one MLP after each of the 2 downsamplings
-    "levit_128s": Entry(partial(timm.create_model, "levit_128s", depth=(1, 1, 1)), 8, 224),
+    "levit_128s": Entry(_timm("levit_128s", depth=(1, 1, 1)), 8, 224),
 }
