@@ -94,11 +94,11 @@ def test_damaged_files_are_refused(pair: tuple[Path, Path]) -> None:
     a, b = pair
     whole = (a / "lengths.parquet").read_bytes()
     (a / "lengths.parquet").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(RunError, match=r"lengths\.parquet is damaged\. Make the run again\."):
+    with pytest.raises(RunError, match=r"lengths\.parquet is damaged\. Delete record\.json"):
         runs([a, b])
     (a / "lengths.parquet").write_bytes(whole)
     (a / "record.json").write_text("{")
-    with pytest.raises(RunError, match=r"record\.json is damaged\. Make the run again\."):
+    with pytest.raises(RunError, match=r"record\.json is damaged\. Delete record\.json"):
         runs([a, b])
 
 

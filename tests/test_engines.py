@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import resect
+from resect import LesionSettings, PathSettings
 from resect.engines.local import Local, Memory
 from resect.measuring.batches import Batch
 from resect.runs.folder import RunFolder
@@ -189,3 +191,34 @@ def test_searches_are_joined_by_the_paths_that_all_of_them_know(net: resect.Unra
     assert all(
         norm <= joined.bound * (1 + 1e-4) for path, norm in norms.items() if path not in set(joined.table["blocks"])
     )
+
+
+def test_functions_and_other_memory_are_not_mixed_up_in_a_store(net, batch) -> None:
+    engine, plan = Local(Memory()), resect.plans.single(net)
+    values = []
+    for factor in (1.0, 2.0):  # a function has no key: its results are not kept
+        settings = LesionSettings(metrics=("error", lambda outputs, targets, f=factor: f * outputs[:, 0]))
+        values.append(resect.lesion(net, [batch], plan, settings, engine=engine).values)
+    assert not engine.store.kept
+    (first, second) = (next(value for name, value in result.items() if name != "error") for result in values)
+    np.testing.assert_array_equal(second, 2 * first)
+    for memory in (None, 10**9):  # which decides how far the search for the strongest paths goes
+        resect.strongest_paths(net, [batch], PathSettings(memory=memory), count=2, engine=engine)
+    assert len(engine.store.kept) == 2
+
+
+def test_what_the_state_dict_lacks_tells_networks_apart() -> None:
+    class Scaled(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.branch = nn.Linear(4, 4)
+            self.register_buffer("factor", torch.tensor(factor), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.factor * self.branch(x)
+
+    prints = set()
+    for factor in (1.0, 2.0):
+        torch.manual_seed(0)
+        prints.add(resect.unravel(Scaled(factor), torch.zeros(2, 4)).fingerprint())
+    assert len(prints) == 2

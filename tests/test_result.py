@@ -217,3 +217,16 @@ def test_every_plan_draws_itself(net, data, plan: str) -> None:
         assert [bar.get_height() for bar in ax.patches] == pytest.approx(list(result.table["error"] * 100))
     else:
         assert list(ax.get_lines()[0].get_ydata()) == pytest.approx(list(result.table["error"] * 100))
+
+
+def test_samples_whose_target_is_ignored_are_left_out(net, batch) -> None:
+    inputs, targets = batch[0], batch[1].clone()
+    plan = resect.plans.single(net)
+    some = resect.lesion(net, [(inputs[:4], targets[:4])], plan)
+    targets[4:] = -100
+    result = resect.lesion(net=net, data=[(inputs, targets)], plan=plan)
+    pd.testing.assert_frame_equal(
+        result.table.drop(columns="agreement"), some.table.drop(columns="agreement"), atol=1e-5
+    )
+    assert list(result.by_class()) == list(some.by_class())
+    assert len(result.damage_widths()) == len(plan)

@@ -15,6 +15,7 @@ import yaml
 
 import resect
 from resect.engines import local
+from resect.errors import InputError
 from resect.jobs.lesion import LesionJob
 from resect.jobs.paths import PathsJob
 from resect.jobs.source import Source
@@ -196,6 +197,28 @@ def test_a_killed_study_does_only_what_is_missing(
     again = STUDY.run(tmp_path / "broken")
     assert again.json() == resumed.json()
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "broken").rglob("*") if file.is_file()}
+
+
+def test_a_run_is_read_by_its_record_and_figures_appear_all_at_once(study: tuple[Path, Record], tmp_path: Path) -> None:
+    folder, record = study
+    assert Record.read(folder / "record.json").json() == record.json()
+    job = LesionJob(SOURCE, batch_size=40, memory_format="contiguous")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.yaml.1.tmp").touch()  # of a run that was killed while it wrote its first file
+    run = job.run(tmp_path / "run")
+    (tmp_path / "run" / "figures.tmp").mkdir()  # and of drawing
+    assert draw(run, tmp_path / "run", again=False) == tmp_path / "run" / "figures"
+    assert not (tmp_path / "run" / "figures.tmp").exists()
+    assert list((tmp_path / "run" / "figures").glob("*.png"))
+
+
+def test_options_that_do_not_fit_together_are_refused() -> None:
+    with pytest.raises(InputError, match="`without` stands in the place of a plan, but `plan` is 'shapley'"):
+        LesionJob(SOURCE, plan="shapley", without=(3,))
+    with pytest.raises(InputError, match="`dtype` must be one of float32, float64, bfloat16, float16, got 'half'"):
+        Source("resect:resnet14", "digits", dtype="half")
+    with pytest.raises(InputError, match="`beside` must be a tuple of networks"):
+        StudyJob(SOURCE, beside="resect:resnet20")
 
 
 def test_a_report_is_made_again_without_torch_byte_for_byte(study: tuple[Path, Record]) -> None:

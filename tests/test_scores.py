@@ -27,7 +27,7 @@ def test_every_score_is_its_own_measure(net, batch):
         table["share"].corr(table["loss_change"], method="spearman")
     )
     assert result.names[int(table["share"].argmin())] in result.summary()
-    assert set(result.meaning) == set(importance.SCORES)
+    assert [*result.values] == [*importance.SCORES]
 
 
 def test_a_new_score_is_one_function(net, batch, monkeypatch):
@@ -42,7 +42,6 @@ def test_a_new_score_is_one_function(net, batch, monkeypatch):
     result = resect.scores(net, [batch], "parameters", "share")
     assert result.table["parameters"].tolist() == [block.parameters for block in net.blocks]
     assert "by parameters" in result.summary()
-    assert result.meaning["parameters"] == "Parameters of the block."
     assert [label.get_text() for label in result.plot().get_yticklabels()] == ["parameters", "share"]
 
 

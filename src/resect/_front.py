@@ -1,10 +1,10 @@
-"""The front door: the functions of `sweep` and `paths`, for which data may also be a spec such as "digits"."""
+"""The front door: functions of `sweep`, `paths` and `pruning` whose data may also be a spec such as "digits"."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from resect.data import load_samples
 from resect.errors import InputError
@@ -38,13 +38,13 @@ def takes_specs(
         function: Callable[Concatenate[Unraveled, Batches, P], R],
     ) -> Callable[Concatenate[Unraveled, Data, P], R]:
         @wraps(function)
-        def wrapped(net: Unraveled, data: Data, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        def wrapped(net: Unraveled, data: Data, *args: P.args, **kwargs: P.kwargs) -> R:
             if old := next((name for name in renamed if name in kwargs), None):
                 raise InputError(f"`{old}` of {function.__name__} is now `{renamed[old]}`.")
             batches: Any = list(load_samples(data).batches(size)) if isinstance(data, str) else data
             return function(net, batches, *args, **kwargs)
 
-        return wrapped
+        return cast(Callable[Concatenate[Unraveled, Data, P], R], wrapped)
 
     return decorate
 

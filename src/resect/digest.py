@@ -1,14 +1,15 @@
-"""What tells tensors, and the keys of pieces of work, from others."""
+"""What tells tensors, networks, and the keys of pieces of work, from others."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def tensors_digest(*tensors: Tensor) -> str:
@@ -17,10 +18,16 @@ def tensors_digest(*tensors: Tensor) -> str:
     for tensor in tensors:
         total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         # numpy has no bfloat16, but every dtype can be read as bytes
-        total.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
+        total.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 
+def fingerprint(module: nn.Module) -> str:
+    """A hash of the names, dtypes, shapes and bytes of all weights and buffers, 32 hexadecimal digits."""
+    state = module.state_dict() | dict(module.named_buffers(remove_duplicate=False))  # some are not in the state
+    return hashlib.sha256(f"{list(state)}{tensors_digest(*state.values())}".encode()).hexdigest()[:32]
+
+
 def key_digest(key: Mapping[str, Any]) -> str:
-    """A hash of plain values, 32 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    """A hash of plain values (those that JSON has, and paths), 32 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True, default=os.fspath).encode()).hexdigest()[:32]

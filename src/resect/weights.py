@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from resect.digest import tensors_digest
 from resect.errors import CheckpointError
 from resect.files import DAMAGED, whole
 
@@ -89,12 +87,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"truncated or of another kind: {reason}"
         ) from error
     return _state_dict(content, path)
-
-
-def fingerprint(module: nn.Module) -> str:
-    """A hash of the names, dtypes, shapes and bytes of all weights, 32 hexadecimal digits."""
-    state = module.state_dict()
-    return hashlib.sha256(f"{list(state)}{tensors_digest(*state.values())}".encode()).hexdigest()[:32]
 
 
 def check_finite(module: nn.Module) -> None:

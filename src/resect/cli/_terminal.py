@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -46,7 +46,7 @@ def progress_bars(quiet: bool) -> Iterator[Track]:
         yield track
 
 
-def do(job: Job, out: Path | None, *, output: str, quiet: bool, **_: Any) -> None:
+def do(job: Job, out: Path | None, *, output: str, quiet: bool) -> None:
     """Do a job, draw its run into its folder, show it, and say where it lies; what was done before is only shown."""
     before = out is not None and finished(out)
     with progress_bars(quiet) as track:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -19,6 +19,7 @@ from resect.cli._options import (
     whole,
 )
 from resect.cli._terminal import do
+from resect.graph.resolve import Removal
 from resect.jobs.lesion import MEMORY_FORMATS, PLANS, LesionJob
 from resect.sweep.settings import METRICS
 
@@ -30,7 +31,7 @@ from resect.sweep.settings import METRICS
 @click.option("--without", metavar="I,J,...", type=Numbers(), help="Delete just these blocks together, no plan.")
 @click.option(
     "--removal",
-    type=click.Choice(["zero", "mean", "other sample"]),
+    type=click.Choice(get_args(Removal)),
     default="zero",
     show_default=True,
     help="What stands for a deleted branch.",

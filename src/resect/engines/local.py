@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -37,10 +38,11 @@ class Local:
         identity = _identity(net) if self.store else {}
         for work, batch in pieces:
             meter = _Meter(work.cost(net, batch), progress)
-            arrays = self.kept(
-                {**identity, "work": dict(work.key), "batch": [batch.number, batch.digest]} if self.store else {},
-                partial(work.run, net, batch, meter),
-            )
+            compute = partial(work.run, net, batch, meter)
+            if self.store is None or (key := work.key) is None:
+                arrays = compute()
+            else:
+                arrays = self.kept({**identity, "work": dict(key), "batch": [batch.number, batch.digest]}, compute)
             meter.finish()
             yield arrays
 
@@ -78,8 +80,10 @@ class Memory:
 
 
 def _identity(net: Unraveled) -> dict[str, Any]:
-    """What decides the bits of every result: weights and graph, kind of device, threads."""
-    return {"network": net.fingerprint(), "device": net.device.type, "threads": torch.get_num_threads()}
+    """What decides the bits of every result: weights and graph, device, threads, versions."""
+    card = torch.cuda.get_device_name(net.device) if net.device.type == "cuda" else net.device.type
+    versions = [version("resect"), torch.__version__]
+    return {"network": net.fingerprint(), "device": card, "threads": torch.get_num_threads(), "versions": versions}
 
 
 class _Meter:

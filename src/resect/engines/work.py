@@ -18,12 +18,12 @@ class Work(Protocol):
     """Something to compute on a batch: a value, which any engine can run anywhere.
 
     What it computes depends on its key, the network, and the batch with its number, and on nothing else: not on the
-    number of workers, and not on how much memory is free.
+    number of workers, and not on how much memory is free (but for the search of `strongest_paths`, which says so).
     """
 
     @property
-    def key(self) -> Mapping[str, Any]:
-        """All that decides the result beside network and batch, as plain values."""
+    def key(self) -> Mapping[str, Any] | None:
+        """All that decides the result beside network and batch, as plain values; None if no store may keep it."""
 
     def cost(self, net: Unraveled, batch: Batch) -> float:
         """What running it reports as progress in all."""
@@ -53,6 +53,9 @@ class Engine(Protocol):
         self, net: Unraveled, pieces: Iterable[tuple[Work, Batch]], progress: Progress | None = None
     ) -> Iterator[Arrays]:
         """The results of all pieces, in order. A piece is asked for when those before it are done."""
+
+    def kept(self, key: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
+        """What the store holds under a key, computed and put there if it is not there yet."""
 
     def once(self, net: Unraveled, key: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
         """A choice that is made once and then kept, such as the batch size that was the fastest."""

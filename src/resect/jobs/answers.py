@@ -50,10 +50,10 @@ def answer_ensemble(
     )
 
 
-def chance_error(targets: Tensor) -> float:
-    """The error of always naming the commonest class."""
+def chance_error(targets: Tensor) -> float | None:
+    """The error of always naming the commonest class; None if no target counts."""
     counted = targets[targets >= 0]
-    return 1.0 - float(counted.bincount().max()) / counted.numel()
+    return None if not counted.numel() else 1.0 - float(counted.bincount().max()) / counted.numel()
 
 
 def _rank_correlation(table: pd.DataFrame) -> float | None:

@@ -15,9 +15,10 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from resect.data import Samples
-from resect.engines.local import LOCAL, Local
-from resect.engines.work import Arrays
-from resect.errors import DataError, SpecError
+from resect.digest import fingerprint
+from resect.engines.local import LOCAL
+from resect.engines.work import Arrays, Engine
+from resect.errors import DataError, InputError, SpecError
 from resect.graph.outputs import IGNORED, logits_of
 from resect.jobs.fit import require_fit
 from resect.jobs.job import Advance, Answer, Job, Lab, silent
@@ -28,7 +29,6 @@ from resect.measuring.statistics import mcnemar, paired_error_interval
 from resect.models.specs import LoadedModel, load_model
 from resect.runs.command import command_line
 from resect.runs.record import Record
-from resect.weights import fingerprint
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class EvaluateJob(Job):
         """
         if not models:
             raise SpecError("`models` must name at least one network, got none.")
+        if "model_args" in options:
+            raise InputError("`model_args` is no option of evaluate: name networks that need none, or py: factories.")
         spec, checkpoint = split_spec(models[0])
         return cls.from_options(spec, data, {"checkpoint": checkpoint, "others": tuple(models[1:]), **options})
 
@@ -129,7 +131,7 @@ def evaluate_networks(
     samples: Samples,
     batch_size: int = 500,
     progress: Advance | None = None,
-    engine: Local = LOCAL,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Measure networks on the same samples, each beside the first.
 
@@ -155,7 +157,7 @@ def evaluate_networks(
     first: np.ndarray | None = None
     for network in networks:
         require_fit(network.module, samples)
-        errors, losses = _measure(network.module, samples, batch_size, progress or silent("", 0), engine)
+        errors, losses = _measure(network, samples, batch_size, progress or silent("", 0), engine)
         wrong = errors.numpy() > 0
         row = {
             "model": network.spec,
@@ -192,16 +194,21 @@ def _difference(wrong: np.ndarray, first: np.ndarray) -> dict[str, object]:
 
 def mean_error_and_loss(module: nn.Module, samples: Samples, batch_size: int = 500) -> tuple[float, float]:
     """Error (fraction) and cross-entropy (nats) of a module in eval mode, means over samples."""
-    errors, losses = _measure(module, samples, batch_size, silent("", 0), LOCAL)
+    errors, losses = _measure(LoadedModel(module, "", None), samples, batch_size, silent("", 0), LOCAL)
     return float(errors.double().mean()), float(losses.double().mean())
 
 
 def _measure(
-    module: nn.Module, samples: Samples, batch_size: int, progress: Advance, engine: Local
+    network: LoadedModel, samples: Samples, batch_size: int, progress: Advance, engine: Engine
 ) -> tuple[Tensor, Tensor]:
     """Error and loss of every sample whose target counts, (N,) float32 each."""
-    device = next(module.parameters()).device
-    identity = {"evaluate": fingerprint(module), "device": device.type, "threads": torch.get_num_threads()}
+    module = network.module
+    device = next(iter(module.parameters()), samples.inputs).device
+    identity = {
+        "evaluate": [network.spec, fingerprint(module)],
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+    }
     pieces = []
     for batch in batches_of(samples.batches(batch_size)):
         key = {**identity, "batch": [batch.number, batch.digest]}

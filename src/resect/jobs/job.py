@@ -128,15 +128,16 @@ class Job(ABC):
 
 @dataclass(frozen=True)
 class Subject:
-    """One unravelled network and its samples."""
+    """One unravelled network, its samples, and digests of what else the job reads."""
 
     net: Unraveled
     samples: Samples
+    more: Mapping[str, Any] | None = None
 
     @property
     def made_of(self) -> dict[str, Any]:
-        """Digests of both."""
-        return {"samples": self.samples.digest(), "networks": [self.net.fingerprint()]}
+        """Digests of all."""
+        return {"samples": self.samples.digest(), "networks": [self.net.fingerprint()], **(self.more or {})}
 
 
 def _given(holder: Any) -> dict[str, Any]:

@@ -68,6 +68,10 @@ class LesionJob(Job):
 
     def __post_init__(self) -> None:
         self._settings(channels_last=False)  # says what is wrong with metrics and precision
+        if self.without is not None and self.plan != "single":
+            raise InputError(
+                f"`without` stands in the place of a plan, but `plan` is {self.plan!r}. Leave out one of them."
+            )
 
     def prepare(self, lab: Lab) -> Subject:
         """Load and unravel the network, and load the samples."""
@@ -137,7 +141,7 @@ class LesionJob(Job):
                 "repeated": "no block keeps the shape of its input",
                 "skips": "a plain network has none",
             }
-            raise InputError(f"the plan {self.plan} is empty on this network: {why[self.plan]}.")
+            raise InputError(f"the plan {self.plan} is empty on this network: {why.get(self.plan, 'nothing fits it')}.")
         return plan.removing(self.removal)
 
     def _removed(self, net: Unraveled) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -73,9 +74,9 @@ class PathsJob(Job):
             InputError: the network has no skips.
             DataError: there are no checkpoints.
         """
-        if self.checkpoints:
-            checkpoints_in(self.checkpoints)
-        subject = Subject(*self.source.unravel())
+        files = checkpoints_in(self.checkpoints) if self.checkpoints else []
+        digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        subject = Subject(*self.source.unravel(), {"checkpoints": digests} if files else {})
         require_paths(subject.net)
         return subject
 

@@ -11,7 +11,7 @@ import torch
 import torch.utils._pytree as pytree
 
 from resect.data import Samples, load_samples
-from resect.errors import DataError
+from resect.errors import DataError, InputError
 from resect.jobs.fit import placed
 from resect.models.specs import LoadedModel, Value, load_model
 from resect.network.unraveled import Unraveled, unravel
@@ -42,6 +42,10 @@ class Source:
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise InputError(f"`dtype` must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
 
     def samples(self) -> Samples:
         """Load the samples in this dtype.

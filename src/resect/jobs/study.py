@@ -68,6 +68,8 @@ class StudyJob(Job):
     batch_size: int = 500
 
     def __post_init__(self) -> None:
+        if isinstance(self.beside, str):
+            raise InputError(f"`beside` must be a tuple of networks, got the text {self.beside!r}.")
         if self.retrain and (self.source.checkpoint or self.source.model_args):
             raise InputError("`--retrain` trains by the shipped recipe: leave out --checkpoint and --model-arg.")
         kind = (self.source.data or "").partition(":")[0]

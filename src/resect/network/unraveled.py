@@ -13,6 +13,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.fx import Node
 
+from resect.digest import fingerprint, tensors_digest
 from resect.errors import ExportError, InputError
 from resect.graph.capture import (
     Input,
@@ -236,14 +237,11 @@ class Unraveled:
         return Standalone(self.programs, self.arrangement(arrangement), lambda: self.train_graph.programs)
 
     def fingerprint(self) -> str:
-        """A hash of the network's graph and of its weights as they are now, 32 hexadecimal digits."""
-        total = hashlib.sha256()
-        for node in chain(*self.sliced.slices):
-            total.update(str(node.format_node()).encode())
-        for name, value in self.model.state_dict().items():
-            total.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-            total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return total.hexdigest()[:32]
+        """A hash of the graph, and of weights, buffers and constants as they are now, 32 hexadecimal digits."""
+        graph = "".join(str(node.format_node()) for node in chain(*self.sliced.slices))
+        constants = [value for value in self.sliced.captured.constants.values() if isinstance(value, Tensor)]
+        content = f"{graph}{fingerprint(self.model)}{tensors_digest(*constants)}"
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     def __repr__(self) -> str:
         unit = "layer" if self.plain else "block"

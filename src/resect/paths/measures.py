@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, log2
 from typing import TYPE_CHECKING
@@ -189,3 +190,17 @@ def column_intervals(
     if known.any() and len(values) > 1:
         low[known], high[known] = bootstrap_interval(values[:, known].T, weights, level, resamples, seed)
     return low, high
+
+
+def interaction_of(pairs: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """(n, n) share through both of two blocks less the product of their shares; 0 on the diagonal."""
+    values = np.asarray(pairs - np.outer(share, share))
+    np.fill_diagonal(values, 0.0)
+    return values
+
+
+def most_tied(names: Sequence[str], interaction: np.ndarray) -> str:
+    """The sentence about the pair of blocks whose interaction is the largest."""
+    i, j = np.unravel_index(np.abs(interaction).argmax(), interaction.shape)
+    kind = "together" if interaction[i, j] > 0 else "one or the other"
+    return f"The pair most tied: {names[i]} and {names[j]} ({kind}, {interaction[i, j] * 100:+.2f} points)."

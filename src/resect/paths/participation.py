@@ -25,9 +25,10 @@ from resect.measuring.results import Shown, require_alike
 from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
 from resect.paths.lanes import apart, buffer, group_size
+from resect.paths.measures import interaction_of, most_tied
 from resect.paths.settings import PathSettings, PathWork, Traces, concatenated, require_accurate
 from resect.paths.trace import SliceGradient, Trace, require_finite
-from resect.words import decimal, percent, points
+from resect.words import decimal, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,9 +91,7 @@ class Participation(Shown):
     def interaction(self) -> np.ndarray:
         """(n, n) share through both less the product of the shares: 0 where the gradient chooses independently."""
         assert self.pairs is not None, "ask for pairs"
-        tied = np.asarray(self.pairs - np.outer(self.share, self.share))
-        np.fill_diagonal(tied, 0.0)
-        return tied
+        return interaction_of(self.pairs, self.share)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -111,10 +110,7 @@ class Participation(Shown):
         said = f"Of the gradient at {self.at} {extremes}; effective depth {decimal(self.effective_depth)} blocks."
         if self.pairs is None or only:
             return said
-        i, j = np.unravel_index(np.abs(self.interaction).argmax(), self.interaction.shape)
-        tie = float(self.interaction[i, j])
-        kind = "together" if tie > 0 else "one or the other"
-        return f"{said} The pair most tied: {self.names[i]} and {self.names[j]} ({kind}, {points(tie)})."
+        return f"{said} {most_tied(self.names, self.interaction)}"
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the share through every block with its interval; returns the axes."""

@@ -54,6 +54,7 @@ class PathWork:
         settings: what is differentiated, where, and in how much memory.
         own: all else that decides the result, as plain values.
         passes: how often it goes through all joins.
+        bounded: whether the memory decides how far it goes.
     """
 
     what: str
@@ -61,11 +62,15 @@ class PathWork:
     settings: PathSettings
     own: Mapping[str, Any]
     passes: float = 1.0
+    bounded: bool = False
 
     @property
-    def key(self) -> dict[str, Any]:
-        """All that decides the result beside network and batch."""
-        return {"what": self.what, "at": self.settings.at, "of": self.settings.of, **self.own}
+    def key(self) -> dict[str, Any] | None:
+        """All that decides the result beside network and batch; None for a scalar of one's own."""
+        if callable(self.settings.of):
+            return None
+        memory = {"memory": self.settings.memory} if self.bounded else {}
+        return {"what": self.what, "at": self.settings.at, "of": self.settings.of, **self.own, **memory}
 
     def cost(self, net: Unraveled, batch: Batch) -> float:
         """Joins passed."""

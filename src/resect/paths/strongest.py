@@ -163,7 +163,7 @@ def strongest_paths(
     require_whole("count", count)
     require_whole("limit", limit)
     traces = Traces(net, settings)
-    work = PathWork("strongest paths", _find, traces.settings, {"count": count, "limit": limit})
+    work = PathWork("strongest paths", _find, traces.settings, {"count": count, "limit": limit}, bounded=True)
     (arrays,) = engine.run(net, [(work, next(batches_of(data)))], progress)
     paths = [tuple(int(block) for block in row if block >= 0) for row in arrays["blocks"]]
     table = pd.DataFrame(

@@ -35,7 +35,7 @@ SCORES: dict[str, Score] = {}
 
 
 def score(function: Score) -> Score:
-    """Make a function a score, under its own name and with the first line of its docstring as its meaning."""
+    """Make a function a score, under its own name; its docstring says what it means."""
     SCORES[function.__name__] = function
     return function
 
@@ -92,11 +92,6 @@ class Scores(Shown):
         return cls(parts[0].names, {name: table for part in parts for name, table in part.values.items()})
 
     @property
-    def meaning(self) -> dict[str, str]:
-        """What every score says, in one sentence."""
-        return {name: (SCORES[name].__doc__ or "").splitlines()[0] for name in self.values}
-
-    @property
     def table(self) -> pd.DataFrame:
         """One row a block: `block`, `name`, and every score with its interval `..._low` and `..._high`."""
         named = [
@@ -140,7 +135,7 @@ def scores(net: Unraveled, data: Batches, *names: str, engine: Engine = LOCAL) -
         net: an unravelled network with at least one block.
         data: (inputs, targets) batches, or a data spec.
         names: of `SCORES`; all of them by default. Scores that need the same lesions share them.
-        engine: runs the pieces of work.
+        engine: runs the pieces of work; without a store, one in memory is made, as scores share lesions.
 
     Raises:
         InputError: a score is unknown, or the network has no blocks.

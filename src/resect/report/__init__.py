@@ -1,1 +1,1 @@
-"""Figures, page and tables, drawn from a finished study."""
+"""The face of every kind of run: terminal, figures and page, from its record."""

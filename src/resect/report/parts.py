@@ -36,10 +36,11 @@ def table_of(*headings: str, words: tuple[str, ...] = ()) -> Table:
 def save_figures(figures: Figures, run: Path) -> Path:
     """Draw figures in this look and write figures/NAME.png into a run folder; each appears whole or not at all."""
     folder = run / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
+    place = folder if folder.exists() else run / "figures.tmp"  # all appear at once
+    place.mkdir(parents=True, exist_ok=True)
     for name, draw in figures.items():
-        with mpl.rc_context(SETTINGS), whole(folder / f"{name}.png") as temporary:
+        with mpl.rc_context(SETTINGS), whole(place / f"{name}.png") as temporary:
             drawn = draw()
             figure = drawn if isinstance(drawn, Figure) else figure_of(drawn)
             figure.savefig(temporary, format="png", dpi=150)
-    return folder
+    return place.rename(folder) if place != folder else folder

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from resect.figures import carriers, paths
 from resect.figures.style import side_by_side
-from resect.paths.measures import Effective
+from resect.paths.measures import Effective, interaction_of, most_tied
 from resect.report.parts import Figures, save_figures, say
 from resect.runs.record import Record
 
@@ -89,10 +89,7 @@ def _carriers(record: Record) -> list[str]:
     best = ", ".join(f"{name} {share:.1%}" for name, share in zip(through["name"], through["share"], strict=True))
     said = [f"Most of the gradient goes through {best}."]
     if "pairs" in tables and len(tables["blocks"]) > 1:
-        names, values = tables["blocks"]["name"], interaction(record)
-        i, j = np.unravel_index(np.abs(values).argmax(), values.shape)
-        verb = "together" if values[i, j] > 0 else "one or the other"
-        said.append(f"The pair most tied: {names[i]} and {names[j]} ({verb}, {values[i, j] * 100:+.2f} points).")
+        said.append(most_tied(list(tables["blocks"]["name"]), interaction(record)))
     if "strongest" in tables:
         first = tables["strongest"].iloc[0]
         through_blocks = ", ".join(map(str, first["blocks"])) or "none (skips only)"
@@ -105,10 +102,8 @@ def _carriers(record: Record) -> list[str]:
 
 def interaction(record: Record) -> np.ndarray:
     """(n, n) share through both of two blocks less the product of their shares; 0 on the diagonal."""
-    share = record.tables["blocks"]["share"].to_numpy(float)
-    values = record.tables["pairs"].to_numpy(float) - np.outer(share, share)
-    np.fill_diagonal(values, 0.0)
-    return np.asarray(values)
+    tables = record.tables
+    return interaction_of(tables["pairs"].to_numpy(float), tables["blocks"]["share"].to_numpy(float))
 
 
 def draw(record: Record, folder: Path) -> Path:

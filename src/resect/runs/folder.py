@@ -46,7 +46,7 @@ class RunFolder:
             refuse_older(path)
         if file.exists():
             self._check_same(file)
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or any(file.suffix != ".tmp" for file in path.iterdir())):
             raise RunError(f"{path} must be a run folder or an empty one, but holds other files. Choose another --out.")
         existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
         if not os.access(existing, os.W_OK):
@@ -54,10 +54,11 @@ class RunFolder:
 
     def open(self) -> None:
         """Make the folder and write its configuration, if that is still to be done."""
-        (self.path / "parts").mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         file = self.path / CONFIGURATION
         if not file.exists():
             write_text(file, yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True))
+        (self.path / "parts").mkdir(exist_ok=True)
 
     def _check_same(self, file: Path) -> None:
         try:
@@ -66,8 +67,7 @@ class RunFolder:
             raise RunError(f"{file} is damaged. Delete the folder, or choose another --out.") from error
         if not isinstance(content, dict) or not isinstance(content.get("asked"), dict):
             raise RunError(f"{file} is damaged. Delete the folder, or choose another --out.")
-        there = {"kind": content.get("kind"), **content["asked"]}
-        here = {"kind": self.configuration["kind"], **self.configuration["asked"]}
+        there, here = ({**run, **run["asked"], "asked": None} for run in (content, self.configuration))
         names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
         if names:
             changes = ", ".join(f"{n}: {there.get(n)!r} there, {here.get(n)!r} here" for n in names[:3])

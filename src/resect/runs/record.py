@@ -22,6 +22,7 @@ from resect.runs.older import refuse_older
 
 SCHEMA = 1
 FILE = "record.json"
+_AGAIN = "Delete record.json there and give the same command again."
 _PARTS = ("kind", "asked", "made_of", "environment", "command", "found")
 
 
@@ -66,6 +67,7 @@ class Record:
     def write(self, folder: Path) -> None:
         """Write `record.json` and one parquet file a table; `record.json` comes last and marks the run as finished."""
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).unlink(missing_ok=True)  # of tables that are replaced
         for name, table in self.tables.items():
             with whole(folder / f"{name}.parquet") as temporary:
                 table.to_parquet(temporary, index=False)
@@ -82,7 +84,7 @@ class Record:
         Raises:
             RunError: there is none, it is damaged, or was written by another version.
         """
-        folder = Path(path)
+        folder = Path(path).parent if Path(path).name == FILE else Path(path)
         if folder.suffix == ".json" and folder.is_file():
             content = _content(folder)
             return cls(**{name: content[name] for name in _PARTS})
@@ -112,21 +114,21 @@ def _content(file: Path) -> dict[str, Any]:
         schema = content["schema"]
         missing = [name for name in (*_PARTS, "tables") if name not in content]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file} is damaged. Make the run again.") from error
+        raise RunError(f"{file} is damaged. {_AGAIN}") from error
     if schema != SCHEMA:
         raise RunError(f"{file} must have the schema {SCHEMA}, got {schema!r}: another version of resect wrote it.")
     if missing:
-        raise RunError(f"{file} is damaged: `{missing[0]}` is missing. Make the run again.")
+        raise RunError(f"{file} is damaged: `{missing[0]}` is missing. {_AGAIN}")
     return dict(content)
 
 
 def _table(file: Path) -> pd.DataFrame:
     if not file.is_file():
-        raise RunError(f"there is no file {file}, which belongs to the run. Make the run again.")
+        raise RunError(f"there is no file {file}, which belongs to the run. {_AGAIN}")
     try:
         return pd.read_parquet(file)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise RunError(f"{file} is damaged. Make the run again.") from error
+        raise RunError(f"{file} is damaged. {_AGAIN}") from error
 
 
 def plain(value: Any) -> Any:

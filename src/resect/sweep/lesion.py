@@ -105,16 +105,16 @@ class _Run:
 
     def _pieces(self, batch: Batch, arrangements: tuple[Arrangement, ...]) -> list[list[int]]:
         """Positions of the arrangements in parts of the trie, small enough where they are kept; else all in one."""
-        tour = self.sweep.tour(self.net, arrangements)
-        if not self.engine.keeps:
+        key, passes = self.sweep.key, 1 + self.sweep.settings.compile  # the second run of a slice compiles it
+        if not self.engine.keeps or key is None:
             return [list(range(len(arrangements)))]
-        key = {"what": "seconds of a pass", **self.sweep.key, "samples": len(batch)}
 
         def timed() -> Arrays:
-            return {"seconds": np.array(forward_seconds(self.sweep.execution(self.net), batch.inputs, 1))}
+            return {"seconds": np.array(forward_seconds(self.sweep.execution(self.net), batch.inputs, passes))}
 
-        seconds = float(self.engine.once(self.net, key, timed)["seconds"])
-        return tour.cut(int(_PIECE_SECONDS / max(seconds, 1e-9) * self.net.slices))
+        what = {"what": "seconds of a pass", **key, "samples": len(batch)}
+        seconds = float(self.engine.once(self.net, what, timed)["seconds"])
+        return self.sweep.tour(self.net, arrangements).cut(int(_PIECE_SECONDS / max(seconds, 1e-9) * self.net.slices))
 
 
 def _as_result(plan: Plan, active: Sequence[int], outcomes: Arrays, batch: Batch) -> LesionResult:

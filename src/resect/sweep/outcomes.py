@@ -36,13 +36,15 @@ class Sweep:
     removal: Removal = "zero"
     means: Mapping[int, Tensor] | None = None
     _executions: dict[int, Execution] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _tours: dict[tuple[Arrangement, ...], Tour] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _tours: dict[Any, Tour] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
-    def key(self) -> dict[str, Any]:
-        """All that decides outcomes beside network, batch and arrangements."""
+    def key(self) -> dict[str, Any] | None:
+        """All that decides outcomes beside network, batch and arrangements; None with metrics of one's own."""
+        if any(map(callable, self.settings.metrics)):
+            return None
         key: dict[str, Any] = {
-            "metrics": list(map(str, self.settings.metrics)),  # of a function, also where it lies in this process
+            "metrics": list(self.settings.metrics),
             "removal": self.removal,
             "channels_last": self.settings.channels_last,
             "compile": self.settings.compile,
@@ -61,9 +63,10 @@ class Sweep:
 
     def tour(self, net: Unraveled, arrangements: tuple[Arrangement, ...]) -> Tour:
         """The tour of some arrangements, made once for all batches."""
-        if arrangements not in self._tours:
-            self._tours[arrangements] = Tour.of(self.execution(net).programs, arrangements)
-        return self._tours[arrangements]
+        key = id(net), arrangements
+        if key not in self._tours:
+            self._tours[key] = Tour.of(self.execution(net).programs, arrangements)
+        return self._tours[key]
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,10 @@ class Outcomes:
     arrangements: tuple[Arrangement, ...]
 
     @property
-    def key(self) -> dict[str, Any]:
+    def key(self) -> dict[str, Any] | None:
         """All that decides the outcomes beside network and batch."""
-        return {"what": "outcomes", **self.sweep.key, "arrangements": list(map(str, self.arrangements))}
+        key = self.sweep.key
+        return None if key is None else {"what": "outcomes", **key, "arrangements": list(map(str, self.arrangements))}
 
     def cost(self, net: Unraveled, batch: Batch) -> float:
         """Samples that an arrangement runs on, over all arrangements."""

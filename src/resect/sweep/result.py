@@ -128,7 +128,7 @@ class LesionResult(Shown):
         """
         table = pd.DataFrame(list(self.plan.labels), index=range(len(self.plan)))
         first = next(iter(self.values.values()))
-        table["samples"] = (~np.isnan(first)).sum(1)
+        table["samples"] = (~np.isnan(first) & (self.weights > 0)).sum(1)
         for metric in self.values:
             self._add(table, metric)
         if self.targets is None and "loss" in self.values:
@@ -157,7 +157,7 @@ class LesionResult(Shown):
     def damage_widths(self) -> np.ndarray:
         """(lesions,) half the width of the interval of every lesion's damage, as a fraction."""
         changes = self.errors - self.intact["error"]
-        counted = (~np.isnan(changes)).sum(1)
+        counted = (~np.isnan(changes) & (self.weights > 0)).sum(1)
         if self.targets is None:
             low, high = _interval(changes, self.weights)
             # A bootstrap of equal values has no width; that none of N samples differs still leaves 3 / N open.
@@ -182,7 +182,7 @@ class LesionResult(Shown):
         """Error by class: one row a lesion and a last one, "intact"; one column a class that has samples."""
         if self.targets is None:
             raise InputError("`by_class` needs one target a sample, but the targets are sequences.")
-        classes = np.unique(self.targets)
+        classes = np.unique(self.targets[self.weights > 0])
         errors = np.vstack([self.errors, self.intact["error"]])
         columns = {int(c): _mean(errors[:, self.targets == c], self.weights[self.targets == c]) for c in classes}
         return pd.DataFrame(columns, index=[*range(len(self.plan)), "intact"])
@@ -247,4 +247,5 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _interval(changes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return bootstrap_interval(changes, None if (weights == 1).all() else weights)
+    some = weights > 0  # the others have no target that counts
+    return bootstrap_interval(changes[:, some], None if (weights[some] == 1).all() else weights[some])
