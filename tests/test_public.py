@@ -98,3 +98,9 @@ def test_errors_are_one_tree() -> None:
     for name in PUBLIC:
         if name.endswith("Error"):
             assert issubclass(getattr(resect, name), resect.ResectError)
+
+
+def test_data_are_batches_a_spec_or_samples(net, batch) -> None:
+    samples = resect.Samples("some", *batch, 10)
+    plan = resect.plans.single(net)
+    assert resect.lesion(net, samples, plan).table.equals(resect.lesion(net, [batch], plan).table)

@@ -1,4 +1,4 @@
-"""The front door: functions of `sweep`, `paths` and `pruning` whose data may also be a spec such as "digits"."""
+"""The front door: functions of `sweep`, `paths` and `pruning` whose data may also be a spec ("digits"), or Samples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from resect.data import load_samples
+from resect.data import Samples, load_samples
 from resect.errors import InputError
 from resect.measuring.batches import Batches
 from resect.network import schedules as schedules
@@ -19,7 +19,7 @@ from resect.sweep import lesion as lesions
 from resect.sweep import plans as plans
 from resect.sweep import shapley as shapley_values
 
-Data = str | Batches
+Data = str | Samples | Batches
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -27,7 +27,7 @@ R = TypeVar("R")
 def takes_specs(
     size: int, **renamed: str
 ) -> Callable[[Callable[Concatenate[Unraveled, Batches, P], R]], Callable[Concatenate[Unraveled, Data, P], R]]:
-    """Let the data of a function be a spec, too; documentation and signature stay its own.
+    """Let the data of a function be a spec or Samples, too; documentation and signature stay its own.
 
     Args:
         size: of the batches in which the samples of a spec are read.
@@ -41,7 +41,8 @@ def takes_specs(
         def wrapped(net: Unraveled, data: Data, *args: P.args, **kwargs: P.kwargs) -> R:
             if old := next((name for name in renamed if name in kwargs), None):
                 raise InputError(f"`{old}` of {function.__name__} is now `{renamed[old]}`.")
-            batches: Any = list(load_samples(data).batches(size)) if isinstance(data, str) else data
+            data = load_samples(data) if isinstance(data, str) else data
+            batches: Any = list(data.batches(size)) if isinstance(data, Samples) else data
             return function(net, batches, *args, **kwargs)
 
         return cast(Callable[Concatenate[Unraveled, Data, P], R], wrapped)
