@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 # seconds of tests in make check-fast, over its two processes; they start in ten
-FAST := 60
+FAST := 45
 
 .PHONY: study setup test test-all lint types check check-fast bench clean
 
