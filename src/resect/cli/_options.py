@@ -95,12 +95,23 @@ def model_options(function: Decorated) -> Decorated:
     )(function)
 
 
+def normalize_option(names: str) -> Callable[[Decorated], Decorated]:
+    """--normalize; None for auto."""
+
+    def given(context: click.Context, option: click.Parameter, text: str) -> str | None:
+        return None if text == "auto" else text
+
+    help = f"Of pixels scaled to [0, 1]: 0.5/0.25, or one number a channel with commas between; {names}"
+    return click.option("--normalize", metavar="MEAN/STD", default="auto", show_default=True, callback=given, help=help)
+
+
 def data_options(function: Decorated) -> Decorated:
-    """--limit, --seed, --device and --dtype."""
+    """--limit, --normalize, --seed, --device and --dtype."""
     for option in (
         click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps."),
         click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights, plans and paths."),
+        normalize_option("none, imagenet, or card, what the model's says. auto: the card, else the data's own."),
         click.option("--limit", type=int, help="Use only the first samples."),
     ):
         function = option(function)

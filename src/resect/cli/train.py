@@ -10,7 +10,7 @@ from typing import Any, get_args
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from resect.cli._options import SEED, Decorated, arguments_option, whole
+from resect.cli._options import SEED, Decorated, arguments_option, normalize_option, whole
 from resect.cli._terminal import console
 from resect.jobs.train import TrainJob
 from resect.network import schedules
@@ -52,6 +52,7 @@ def recipe_options(function: Decorated) -> Decorated:
 @arguments_option("arguments", "E.g. width=32; repeatable.")
 @click.option("--data", metavar="SPEC", help="What to train on; the recipe's by default.")
 @click.option("--test-data", metavar="SPEC", help="What to test on, where the data have no test split of their own.")
+@normalize_option("none or imagenet. auto: the data's own.")
 @click.option("--out", type=click.Path(path_type=Path), help="Weights to write; MODEL-DATA.safetensors by default.")
 @click.option(
     "--history",

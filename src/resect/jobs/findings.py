@@ -164,6 +164,7 @@ class Study:
     seconds: float
     asked: dict[str, Any]
     command: str
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, record: Record) -> Study:
@@ -185,4 +186,5 @@ class Study:
             environment=environment,
             asked=dict(record.asked),
             command=record.command,
+            warnings=record.warnings,
         )

@@ -23,7 +23,7 @@ def require_fit(module: nn.Module, samples: Samples) -> None:
         said = " ".join(str(error).split())
         raise DataError(
             f"{samples.name} must fit the network, but on inputs {tuple(samples.inputs[:2].shape)} "
-            f"{type(module).__name__} says: {said}"
+            f"{type(module).__name__} says: {said}. Name a network for such inputs, or data as it takes them."
         ) from error
     logits = logits_of(outputs)
     try:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from resect.data.normalization import plain_normalization
 from resect.errors import DataError, InputError
 from resect.jobs.job import Answer, Job, Lab, Subject
 from resect.network.unraveled import Unraveled
@@ -106,7 +107,8 @@ class PathsJob(Job):
             tables["strongest"] = paths.table
         if self.checkpoints:
             tables["training"] = bench.over_training(checkpoints_in(self.checkpoints))
-        return Answer(found, tables)
+        found["normalization"] = plain_normalization(subject.samples)
+        return Answer(found, tables, subject.warnings)
 
     def _numbers(
         self, spectrum: PathSpectrum, through: Participation, draws: PathDraws | None, squares: PathSquares | None

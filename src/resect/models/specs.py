@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,14 @@ class LoadedModel:
         spec: what it was loaded from.
         example: one batch of inputs, or None if the spec cannot know it.
         card: the model card of shipped weights (recipe, test error, command), else None.
+        random: the names of its weights that nobody gave; none of a factory's, which does as it likes.
     """
 
     module: nn.Module
     spec: str
     example: Any
     card: Record | None = None
+    random: tuple[str, ...] = ()
 
 
 def load_model(
@@ -101,6 +103,7 @@ def load_model(
             `resect train` lies beside them, arguments that are not given are its.
         arguments: keyword arguments of the model, e.g. {"width": 32}, {"pretrained": True}.
         samples: the data that the model will see; its channels, classes and size are taken over where not given.
+            Without, `resect:` networks take images (N, 3, 32, 32) and have 10 classes.
         seed: of random weights; the global random state is left alone.
 
     Raises:
@@ -117,6 +120,7 @@ def load_model(
         loaded = builders[kind](spec, rest, dict(arguments or {}), samples)
     if checkpoint is not None:
         load_checkpoint(loaded.module, checkpoint)
+        loaded = replace(loaded, random=())
     check_finite(loaded.module)
     loaded.module.eval()
     return loaded
@@ -189,7 +193,8 @@ def _resect(spec: str, name: str, arguments: dict[str, Value], samples: Samples 
     example = _example(samples) if samples else torch.zeros(1, settings["channels"], *images[1:])
     if shipped:
         _load_shipped(module, name)
-    return LoadedModel(module, spec, example, load_card(name) if shipped else None)
+        return LoadedModel(module, spec, example, load_card(name))
+    return LoadedModel(module, spec, example, random=_weights(module))
 
 
 def _load_shipped(module: nn.Module, name: str) -> None:
@@ -238,7 +243,8 @@ def _torchvision(spec: str, name: str, arguments: dict[str, Value], samples: Sam
         module.aux_logits = False
         for head in heads:
             setattr(module, head, None)
-    return LoadedModel(module, spec, torch.zeros(1, 3, size, size) if samples is None else _example(samples))
+    example = torch.zeros(1, 3, size, size) if samples is None else _example(samples)
+    return LoadedModel(module, spec, example, random=() if settings["weights"] else _weights(module))
 
 
 def _timm(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
@@ -248,29 +254,35 @@ def _timm(spec: str, name: str, arguments: dict[str, Value], samples: Samples | 
         raise SpecError(f"timm has no model {name!r}.{_closest(name, known)}")
     module = _build(spec, lambda: timm.create_model(name, **arguments))
     configuration: Any = module.default_cfg
-    size = configuration["input_size"]
-    return LoadedModel(module, spec, torch.zeros(1, *size) if samples is None else _example(samples))
+    example = torch.zeros(1, *configuration["input_size"]) if samples is None else _example(samples)
+    given = arguments.get("pretrained") or arguments.get("checkpoint_path")
+    return LoadedModel(module, spec, example, random=() if given else _weights(module))
 
 
 def _hugging_face(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
     transformers = _optional("transformers", spec, "hf")
 
+    missing: list[str] = []
+
     def build() -> nn.Module:
         config = transformers.AutoConfig.from_pretrained(name)
-        architecture = (config.architectures or ["AutoModel"])[0]
-        module: nn.Module = getattr(transformers, architecture).from_pretrained(name, **arguments)
+        architecture = getattr(transformers, (config.architectures or ["AutoModel"])[0])
+        module: nn.Module
+        module, loading = architecture.from_pretrained(name, output_loading_info=True, **arguments)
+        missing.extend(sorted(loading["missing_keys"]))
         return module
 
     module = _build(spec, build)
+    loaded = LoadedModel(module, spec, _example(samples), random=tuple(missing))
     if samples is not None:
-        return LoadedModel(module, spec, _example(samples))
+        return loaded
     config: Any = module.config
     if hasattr(config, "vocab_size"):
         length = min(16, getattr(config, "max_position_embeddings", 16))
-        return LoadedModel(module, spec, {"input_ids": torch.zeros(1, length, dtype=torch.long)})
+        return replace(loaded, example={"input_ids": torch.zeros(1, length, dtype=torch.long)})
     size, channels = getattr(config, "image_size", 224), getattr(config, "num_channels", 3)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    return LoadedModel(module, spec, {"pixel_values": torch.zeros(1, channels, height, width)})
+    return replace(loaded, example={"pixel_values": torch.zeros(1, channels, height, width)})
 
 
 def _factory(spec: str, target: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
@@ -279,6 +291,10 @@ def _factory(spec: str, target: str, arguments: dict[str, Value], samples: Sampl
     if not isinstance(module, nn.Module):
         raise SpecError(f"{spec} must return a torch.nn.Module, or one and an example, got {type(module).__name__}.")
     return LoadedModel(module, spec, example if example is not None else _example(samples))
+
+
+def _weights(module: nn.Module) -> tuple[str, ...]:
+    return tuple(name for name, _ in module.named_parameters())
 
 
 def _build(spec: str, build: Any) -> nn.Module:

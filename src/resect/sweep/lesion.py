@@ -10,7 +10,8 @@ import torch
 
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
-from resect.errors import CheckpointError, InputError
+from resect.errors import CheckpointError, DataError, InputError
+from resect.graph.outputs import IGNORED
 from resect.measuring.batches import Batch, Batches, batches_of
 from resect.measuring.metrics import positions
 from resect.network.arrangement import Arrangement
@@ -90,7 +91,10 @@ class _Run:
             if precision is not None:
                 widths = LesionResult.joined(parts).damage_widths() * 100
                 active = [row for row in active if widths[row] > precision]
-        return LesionResult.joined(parts)
+        result = LesionResult.joined(parts)
+        if not result.weights.any():
+            raise DataError(f"`data` must have a target that counts, but all are {IGNORED}, which is ignored.")
+        return result
 
     def _batch(self, batch: Batch, active: list[int]) -> LesionResult:
         """The outcomes of the active lesions, the references and the intact network on one batch."""
