@@ -14,7 +14,7 @@ from resect.jobs.findings import (
     MultiplicityRow,
     PlainControl,
 )
-from resect.jobs.warn import chance_error
+from resect.measuring.chance import chance_error
 from resect.network.unraveled import Unraveled
 from resect.paths.measures import MASS
 from resect.paths.sampled import PathDraws
@@ -36,7 +36,7 @@ def answer_ensemble(
     tenth, half = max(1, round(blocks / 10)), max(1, blocks // 2)
     return EnsembleAnswer(
         intact_error=singles.intact_error,
-        chance_error=chance_error(targets),
+        chance_error=chance_error(targets.numpy()),
         median_damage=float(damage.median()),
         largest_damage=float(damage.max()),
         largest_damage_block=str(singles.table["name"][int(damage.argmax())]),

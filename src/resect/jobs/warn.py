@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from scipy.stats import binomtest
-from torch import Tensor
-
 from resect.data import Samples
+from resect.graph.outputs import IGNORED
+from resect.measuring.chance import chance_error, no_better_than_chance
 from resect.models.specs import LoadedModel
-from resect.words import percent
+from resect.words import percent, plural
 
 
 def random_weights(loaded: LoadedModel) -> tuple[str, ...]:
@@ -29,10 +28,7 @@ def random_weights(loaded: LoadedModel) -> tuple[str, ...]:
 
 
 def at_chance(model: str, error: float | None, samples: Samples, *, random: bool = False) -> tuple[str, ...]:
-    """One sentence if an intact network does not do significantly better than naming the commonest class always.
-
-    Significantly: its error's 95 % Wilson interval, over the targets that count, lies below the error of that. Where
-    all targets are of one class, or none is missed, there is nothing to tell.
+    """One sentence if an intact network does no better than always naming the commonest class.
 
     Args:
         model: its spec.
@@ -40,16 +36,13 @@ def at_chance(model: str, error: float | None, samples: Samples, *, random: bool
         samples: what it was measured on.
         random: the weights are known to be random, which explains it.
     """
-    chance = chance_error(samples.targets)
-    if not error or not chance:
+    targets = samples.targets.numpy()
+    if error is None or not no_better_than_chance(error, targets):
         return ()
-    counted = int((samples.targets >= 0).sum())
-    if binomtest(round(error * counted), counted).proportion_ci(0.95, method="wilson").high < chance:
-        return ()
-    what = "target" if samples.targets.ndim > 1 else "sample"
+    counted = plural(int((targets != IGNORED).sum()), "target" if targets.ndim > 1 else "sample")
     said = (
-        f"{model} errs on {percent(error)} of {counted:,} {what}s of {samples.name}, no better than always naming the "
-        f"commonest class ({percent(chance)}): what deleting its blocks does says nothing."
+        f"{model} errs on {percent(error)} of {counted} of {samples.name}, no better than always naming the commonest "
+        f"class ({percent(chance_error(targets))}). What is measured on such a network says nothing about trained ones."
     )
     if not random:
         said += " Are these weights for these data"
@@ -60,9 +53,3 @@ def at_chance(model: str, error: float | None, samples: Samples, *, random: bool
             )
         said += "?"
     return (said,)
-
-
-def chance_error(targets: Tensor) -> float | None:
-    """The error of always naming the commonest class; None if no target counts."""
-    counted = targets[targets >= 0]
-    return None if not counted.numel() else 1.0 - float(counted.bincount().max()) / counted.numel()

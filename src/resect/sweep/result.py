@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from resect.errors import InputError
+from resect.measuring.chance import no_better_than_chance
 from resect.measuring.results import Shown, require_alike
 from resect.measuring.statistics import bootstrap_interval, interval_over_repeats, mcnemar, paired_error_interval
 from resect.sweep.plans import Plan
@@ -215,7 +216,10 @@ class LesionResult(Shown):
         return pd.DataFrame(matrix)
 
     def summary(self) -> str:
-        """One sentence: how many lesions, the intact error, the median and the largest damage with its interval."""
+        """One sentence: how many lesions, the intact error, the median and the largest damage with its interval.
+
+        "(chance)" follows an intact error that is not significantly below that of the commonest class.
+        """
         many, plurals = len(self.plan), ["" if count == 1 else "s" for count in (len(self.plan), self.samples)]
         ran = f"{many} lesion{plurals[0]} ({self.plan.name}) on {self.samples} sample{plurals[1]}"
         if not many or "error" not in self.values:
@@ -223,8 +227,9 @@ class LesionResult(Shown):
         table = self.table
         row = int(table["damage"].argmax())
         worst, label = table.iloc[row], ", ".join(f"{key} {value}" for key, value in self.plan.labels[row].items())
+        at_chance = self.targets is not None and no_better_than_chance(self.intact_error, self.targets)
         return (
-            f"{ran}: intact error {self.intact_error:.2%}, median damage {table['damage'].median() * 100:.2f} points, "
+            f"{ran}: intact error {self.intact_error:.2%}{' (chance)' if at_chance else ''}, median damage {table['damage'].median() * 100:.2f} points, "
             f"largest {worst['damage'] * 100:.2f} points "
             f"[{worst['damage_low'] * 100:.2f}, {worst['damage_high'] * 100:.2f}] ({label})."
         )
