@@ -217,7 +217,7 @@ def test_json_keeps_small_numbers() -> None:
     lengths = record["tables"]["lengths"]
     table = resect.path_spectrum(
         resect.unravel(
-            load_model("resect:resnet20", arguments={"width": 4}, samples=SAMPLES).module, SAMPLES.inputs[:1]
+            load_model("resect:resnet20", model_args={"width": 4}, samples=SAMPLES).module, SAMPLES.inputs[:1]
         ),
         SAMPLES.limited(40).batches(32),
     ).table

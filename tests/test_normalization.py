@@ -107,7 +107,7 @@ def test_files_of_bytes_are_pixels_and_files_of_floats_are_left_alone(tmp_path: 
     assert torch.equal(load_samples(spec, card=card).inputs, scaled)
     assert load_samples(spec, card=card).normalization is None
     assert torch.equal(load_samples(spec, normalize="0.5/0.25").inputs, (scaled - 0.5) / 0.25)
-    with pytest.raises(resect.DataError, match=r"has 3 \(1,2,3/1,1,1\), and npz:.* 2 channels"):
+    with pytest.raises(resect.DataError, match=r"but is 1,2,3/1,1,1, and npz:.* has 2 channels"):
         load_samples(spec, normalize="1,2,3/1,1,1")
     np.savez(tmp_path / "x.npz", inputs=np.zeros((3, 7), dtype=int), targets=[0, 1, 0])
     with pytest.raises(resect.DataError, match=r"is of images .* holds int64 \(3, 7\)"):

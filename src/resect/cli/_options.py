@@ -78,18 +78,18 @@ def whole(name: str, help: str | None = None, *, least: int = 1, **more: Any) ->
     return click.option(name, help=help, show_default=True, type=click.IntRange(min=least), **more)
 
 
-def arguments_option(into: str, help: str) -> Callable[[Decorated], Decorated]:
-    """--model-arg, for the parameter `into`."""
+def arguments_option(help: str) -> Callable[[Decorated], Decorated]:
+    """--model-arg, for the parameter `model_args`."""
 
     def parsed(context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
         return parse_arguments(pairs)
 
-    return click.option("--model-arg", into, multiple=True, metavar="K=V", callback=parsed, help=help)
+    return click.option("--model-arg", "model_args", multiple=True, metavar="K=V", callback=parsed, help=help)
 
 
 def model_options(function: Decorated) -> Decorated:
     """--checkpoint and --model-arg."""
-    function = arguments_option("model_args", "A keyword argument of the model; repeatable.")(function)
+    function = arguments_option("A keyword argument of the model; repeatable.")(function)
     return click.option(
         "--checkpoint", type=click.Path(path_type=Path), help="Weights: safetensors or a PyTorch state dict."
     )(function)

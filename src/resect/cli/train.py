@@ -49,7 +49,7 @@ def recipe_options(function: Decorated) -> Decorated:
 @click.command()
 @click.argument("recipe")
 @click.option("--model", metavar="SPEC", help="E.g. resnet110, vgg15 or torchvision:resnet18.")
-@arguments_option("arguments", "E.g. width=32; repeatable.")
+@arguments_option("E.g. width=32; repeatable.")
 @click.option("--data", metavar="SPEC", help="What to train on; the recipe's by default.")
 @click.option("--test-data", metavar="SPEC", help="What to test on, where the data have no test split of their own.")
 @normalize_option("none or imagenet. auto: the data's own.")
@@ -70,7 +70,7 @@ def recipe_options(function: Decorated) -> Decorated:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @recipe_options
-def train(recipe: str, out: Path | None, quiet: bool, arguments: dict[str, Any], **options: Any) -> None:
+def train(recipe: str, out: Path | None, quiet: bool, **options: Any) -> None:
     """Train a network by RECIPE: digits, cifar10 or a YAML file. Options that are given go before the recipe's.
 
     `resect train digits --model resnet110`, `resect train cifar10 --model resnet110 --schedule fixed-count --keep 23`.
@@ -78,7 +78,7 @@ def train(recipe: str, out: Path | None, quiet: bool, arguments: dict[str, Any],
     Writes half-precision safetensors and a model card. An interrupted training goes on where it stopped. On several
     GPUs or machines: `accelerate launch -m resect train ... --device cuda`.
     """
-    job = TrainJob.from_options(recipe, out, {**options, "arguments": arguments})
+    job = TrainJob.from_options(recipe, out, options)
     terminal = console(stderr=True)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` started
     before = job.finished

@@ -53,6 +53,10 @@ class Normalization:
             return "none"
         return "/".join(",".join(repr(value).removesuffix(".0") for value in side) for side in (self.mean, self.std))
 
+    def fits(self, samples: Samples) -> bool:
+        """Whether it has one number, or one for each of their channels."""
+        return {len(self.mean), len(self.std)} <= {1, samples.inputs.shape[1]}
+
     def __call__(self, pixels: Tensor) -> Tensor:
         """Inputs (N, C, H, W) of pixels in [0, 1] of the same shape."""
         mean, std = (torch.tensor(side).view(1, -1, 1, 1) for side in (self.mean, self.std))
@@ -77,7 +81,11 @@ def normalized(
     if normalize in (None, "auto"):
         if own is None:
             return samples
-        chosen = card or Normalization.parse(own, "of the data spec")
+        chosen = Normalization.parse(own, "of the data spec")
+        if card is not None and card.fits(
+            samples
+        ):  # else it is of other data, and loading the model says what is wrong
+            chosen = card
     elif normalize == "card":
         if card is None:
             raise SpecError(
@@ -95,11 +103,11 @@ def normalized(
             f"`normalize` is of images (N, C, H, W), bytes or floats in [0, 1], but {samples.name} holds {kind} "
             f"{shape}."
         )
-    channels, named = samples.inputs.shape[1], max(len(chosen.mean), len(chosen.std))
-    if named not in (1, channels):
+    if not chosen.fits(samples):
+        channels = samples.inputs.shape[1]
         raise DataError(
-            f"`normalize` must have one number or one a channel, but has {named} ({chosen}), and {samples.name} "
-            f"{channels} channel{'s' if channels > 1 else ''}."
+            f"`normalize` must have one number or one a channel, but is {chosen}, and {samples.name} has {channels} "
+            f"channel{'s' if channels > 1 else ''}."
         )
     return replace(samples, inputs=chosen(samples.inputs), normalization=chosen)
 

@@ -75,10 +75,21 @@ def load_samples(
         raise SpecError(
             f"unknown data spec {spec!r}.{_hint(spec)} Known are digits, cifar10:DIR, npz:FILE and py:pkg.mod:factory."
         )
+    _require_channels_first(samples)
     samples, own = samples.limited(limit), OWN.get(kind)
     if samples.inputs.dtype == torch.uint8 and samples.inputs.ndim == 4:
         samples, own = replace(samples, inputs=samples.inputs.float() / 255), "none"
     return normalized(samples, own, normalize, card)
+
+
+def _require_channels_first(samples: Samples) -> None:
+    """Raise DataError for what looks like (N, H, W, C), as NumPy's users have images; a network would take it."""
+    shape = tuple(samples.inputs.shape)
+    if len(shape) == 4 and shape[1] == shape[2] > 3 and shape[3] in (1, 3):
+        raise DataError(
+            f"the images of {samples.name} must be (N, C, H, W), but {shape} looks like (N, H, W, C). Transpose them: "
+            "inputs.transpose(0, 3, 1, 2)."
+        )
 
 
 def _hint(spec: str) -> str:

@@ -171,7 +171,8 @@ class Study:
         """The study that a record holds."""
         found, tables = record.found, record.tables
         control = found["control"]
-        environment = dict(record.environment)
+        environment, used = dict(record.environment), found.get("normalization")
+        normalize = {"normalize": f"{used['mean_std']}, {used['origin']}"} if used else {}
         return cls(
             subject=Subject(**found["subject"]),
             answers=Answers.of(found["answers"]),
@@ -184,7 +185,7 @@ class Study:
             intact_loss=found["intact_loss"],
             seconds=environment.pop("seconds"),
             environment=environment,
-            asked=dict(record.asked),
+            asked={**record.asked, **normalize},
             command=record.command,
             warnings=record.warnings,
         )

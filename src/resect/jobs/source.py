@@ -100,7 +100,7 @@ class Source:
             DataError: nothing says what its inputs look like.
         """
         loaded = load_model(
-            self.model, checkpoint=self.checkpoint, arguments=self.model_args, samples=samples, seed=self.seed
+            self.model, checkpoint=self.checkpoint, model_args=self.model_args, samples=samples, seed=self.seed
         )
         if loaded.example is None:
             raise DataError(

@@ -49,7 +49,7 @@ class TrainJob:
     data: str
     out: Path
     recipe: Recipe
-    arguments: dict[str, Value] = field(default_factory=dict)
+    model_args: dict[str, Value] = field(default_factory=dict)
     device: str = "cpu"
     recipe_file: RecipeFile = field(default_factory=RecipeFile)
     normalize: str | None = None
@@ -77,12 +77,14 @@ class TrainJob:
         target = out or Path(
             f"{slug(model.removeprefix('resect:'))}-{data.partition(':')[0]}{_suffix(chosen)}.safetensors"
         )
-        arguments = {**file.arguments, **given.pop("arguments", {})}
+        if "arguments" in given:
+            raise InputError("`arguments` of train is now `model_args`.")
+        model_args = {**file.model_args, **given.pop("model_args", {})}
         known = {field.name for field in fields(cls)} - {"out", "recipe", "recipe_file"}
         if unknown := sorted(set(given) - known):
             options_known = ", ".join(sorted({*known, *Recipe.names()}))
             raise InputError(f"`{unknown[0]}` must be an option of train, one of {options_known}.")
-        return cls(model, data, target, chosen, arguments, recipe_file=file, **given)
+        return cls(model, data, target, chosen, model_args, recipe_file=file, **given)
 
     @property
     def checkpoint(self) -> Path:
@@ -121,7 +123,7 @@ class TrainJob:
         """What decides the weights, as the card has it."""
         return {
             "model": self.spec,
-            "arguments": self.arguments,
+            "arguments": self.model_args,
             "data": self.data,
             "test_data": self.test_data or self.data,
             "normalize": self.normalize,
@@ -136,7 +138,7 @@ class TrainJob:
     @property
     def network(self) -> str:
         """Spec, arguments and, where it is given, normalisation in one string."""
-        said = f"{self.spec} {json.dumps(self.arguments, sort_keys=True)}"
+        said = f"{self.spec} {json.dumps(self.model_args, sort_keys=True)}"
         return said if self.normalize is None else f"{said} {self.normalize}"
 
     def command(self, processes: int = 1) -> str:
@@ -151,8 +153,8 @@ class TrainJob:
         words += ["--test-data", self.test_data] if self.test_data else []
         words += ["--normalize", self.normalize] if self.normalize else []
         words += ["--model", self.spec.removeprefix("resect:")] if self.model != file.model else []
-        for name, value in self.arguments.items():
-            if value != file.arguments.get(name):
+        for name, value in self.model_args.items():
+            if value != file.model_args.get(name):
                 words += ["--model-arg", f"{name}={value}"]
         base = Recipe().as_dict() | file.settings_with(self.recipe.schedule)
         for name, value in self.recipe.as_dict().items():
@@ -204,7 +206,7 @@ class TrainJob:
 
     def _module(self, samples: Samples, test: Samples) -> nn.Module:
         """The network to train, on its device, which fits the samples."""
-        loaded = load_model(self.spec, arguments=self.arguments, samples=samples, seed=self.recipe.seed)
+        loaded = load_model(self.spec, model_args=self.model_args, samples=samples, seed=self.recipe.seed)
         module = placed(loaded.module, self.device)
         if torch.device(self.device).index is not None:
             raise InputError(
@@ -252,7 +254,7 @@ def train(recipe: str = "digits", *, out: Path | str, **options: Any) -> Record:
     Args:
         recipe: "digits", "cifar10" or a YAML file.
         out: the safetensors file; an interrupted training goes on from the checkpoint beside it.
-        options: `model`, `arguments`, `data`, `normalize`, `test_data`, `history`, `logs`, `save_every`, `device`, and
+        options: `model`, `model_args`, `data`, `normalize`, `test_data`, `history`, `logs`, `save_every`, `device`, and
             any setting of a recipe, e.g. epochs=2; they go before the recipe's.
 
     Returns:

@@ -16,14 +16,13 @@ def random_weights(loaded: LoadedModel) -> tuple[str, ...]:
         return ()
     ways = {
         "resect": "train some with `resect train`, or name a network that has them, such as resect:resnet110-digits",
-        "torchvision": "let the library fetch its own, with --model-arg pretrained=true",
-        "timm": "let the library fetch its own, with --model-arg pretrained=true",
-        "hf": "name a model whose files have them all",
+        "hf": "or name a model whose files have them all",
     }
+    way = ways.get(loaded.spec.partition(":")[0], "or let the library fetch its own, with --model-arg pretrained=true")
     some = f" in {len(names)} of {every} places ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
     return (
         f"{loaded.spec} has random weights{some if len(names) < every else ''}: nobody gave any. Give "
-        f"--checkpoint FILE (or {loaded.spec}@FILE), or {ways[loaded.spec.partition(':')[0]]}.",
+        f"--checkpoint FILE (or {loaded.spec}@FILE), {way}.",
     )
 
 

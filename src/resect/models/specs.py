@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from resect.data.samples import Samples
 from resect.data.specs import call_factory
-from resect.errors import CheckpointError, RunError, SpecError
+from resect.errors import CheckpointError, InputError, RunError, SpecError
 from resect.models.highway import CifarHighway
 from resect.models.resnet import CifarResNet
 from resect.models.vgg import Vgg15
@@ -88,9 +88,10 @@ def load_model(
     spec: str,
     *,
     checkpoint: Path | None = None,
-    arguments: Mapping[str, Value] | None = None,
+    model_args: Mapping[str, Value] | None = None,
     samples: Samples | None = None,
     seed: int = 0,
+    arguments: None = None,
 ) -> LoadedModel:
     """Build a model by its spec.
 
@@ -101,23 +102,26 @@ def load_model(
             `timm:NAME`, `hf:ID` or `hf:FOLDER`, `py:pkg.mod:factory` (returns a module, or a module and an example).
         checkpoint: weights to load. Without, and without pretrained=true, the weights are random. If a model card of
             `resect train` lies beside them, arguments that are not given are its.
-        arguments: keyword arguments of the model, e.g. {"width": 32}, {"pretrained": True}.
+        model_args: keyword arguments of the model, e.g. {"width": 32}, {"pretrained": True}.
         samples: the data that the model will see; its channels, classes and size are taken over where not given.
             Without, `resect:` networks take images (N, 3, 32, 32) and have 10 classes.
         seed: of random weights; the global random state is left alone.
+        arguments: the former name of `model_args`.
 
     Raises:
         SpecError: the spec is unknown, cannot be built, or needs a package that is not installed.
         CheckpointError: the weights are missing, damaged, of another network or not finite.
     """
+    if arguments is not None:
+        raise InputError("`arguments` of load_model is now `model_args`.")
     kind, _, rest = spec.partition(":")
     builders = {"resect": _resect, "torchvision": _torchvision, "timm": _timm, "hf": _hugging_face, "py": _factory}
     if kind not in builders or not rest:
         raise SpecError(f"unknown model spec {spec!r}.{_hint(spec, kind)} {_KNOWN}")
     if checkpoint is not None:
-        arguments, samples = _as_trained(spec, checkpoint, arguments or {}, samples)
+        model_args, samples = _as_trained(spec, checkpoint, model_args or {}, samples)
     with seeded(seed):
-        loaded = builders[kind](spec, rest, dict(arguments or {}), samples)
+        loaded = builders[kind](spec, rest, dict(model_args or {}), samples)
     if checkpoint is not None:
         load_checkpoint(loaded.module, checkpoint)
         loaded = replace(loaded, random=())
@@ -127,17 +131,17 @@ def load_model(
 
 
 def _as_trained(
-    spec: str, checkpoint: Path, arguments: Mapping[str, Value], samples: Samples | None
+    spec: str, checkpoint: Path, model_args: Mapping[str, Value], samples: Samples | None
 ) -> tuple[Mapping[str, Value], Samples | None]:
-    """`arguments` and `samples` with what the card beside the weights knows: arguments, image shape and classes."""
+    """`model_args` and `samples` with what the card beside the weights knows: arguments, image shape and classes."""
     card = card_beside(checkpoint)
     if card is None or card.asked.get("model") != spec:
-        return arguments, samples
+        return model_args, samples
     shape, classes = card.found.get("sample_shape"), card.found.get("classes")
     if spec.startswith("resect:") and shape and classes:
         inputs = torch.zeros(1, *shape) if samples is None else samples.inputs[:1]
         samples = Samples(spec, inputs, torch.tensor([classes - 1]), classes)
-    return {**card.asked.get("arguments", {}), **arguments}, samples
+    return {**card.asked.get("arguments", {}), **model_args}, samples
 
 
 _KNOWN = (
@@ -169,6 +173,12 @@ def _resect(spec: str, name: str, arguments: dict[str, Value], samples: Samples 
             f"`resect:{bare} --checkpoint {name}.safetensors`."
         )
     images = _IMAGES[parts["data"]] if samples is None and shipped else _image_shape(samples)
+    trained_on = _IMAGES.get(parts["data"], images)
+    if images[0] != trained_on[0] or (parts["kind"] is None and images != trained_on):
+        raise SpecError(
+            f"{spec} takes images {'x'.join(map(str, trained_on))} (channels, height, width), but the samples are "
+            f"{'x'.join(map(str, images))}: they are of other data than it was trained on."
+        )
     # a few samples of one's own may lack some of the ten classes
     classes = None if samples is None or shipped else samples.classes
     settings: dict[str, Any] = {"channels": images[0], "classes": classes or 10}

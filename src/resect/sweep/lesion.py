@@ -10,8 +10,7 @@ import torch
 
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
-from resect.errors import CheckpointError, DataError, InputError
-from resect.graph.outputs import IGNORED
+from resect.errors import CheckpointError, InputError
 from resect.measuring.batches import Batch, Batches, batches_of
 from resect.measuring.metrics import positions
 from resect.network.arrangement import Arrangement
@@ -88,13 +87,10 @@ class _Run:
             parts.append(self._batch(batch, active))
             if self.progress:
                 self.progress((len(self.plan) - len(active)) * len(batch))
-            if precision is not None:
+            if precision is not None and any(part.weights.any() for part in parts):
                 widths = LesionResult.joined(parts).damage_widths() * 100
                 active = [row for row in active if widths[row] > precision]
-        result = LesionResult.joined(parts)
-        if not result.weights.any():
-            raise DataError(f"`data` must have a target that counts, but all are {IGNORED}, which is ignored.")
-        return result
+        return LesionResult.joined(parts)
 
     def _batch(self, batch: Batch, active: list[int]) -> LesionResult:
         """The outcomes of the active lesions, the references and the intact network on one batch."""

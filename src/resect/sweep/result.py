@@ -228,8 +228,9 @@ class LesionResult(Shown):
         row = int(table["damage"].argmax())
         worst, label = table.iloc[row], ", ".join(f"{key} {value}" for key, value in self.plan.labels[row].items())
         at_chance = self.targets is not None and no_better_than_chance(self.intact_error, self.targets)
+        intact = f"{self.intact_error:.2%}{' (chance)' if at_chance else ''}"
         return (
-            f"{ran}: intact error {self.intact_error:.2%}{' (chance)' if at_chance else ''}, median damage {table['damage'].median() * 100:.2f} points, "
+            f"{ran}: intact error {intact}, median damage {table['damage'].median() * 100:.2f} points, "
             f"largest {worst['damage'] * 100:.2f} points "
             f"[{worst['damage_low'] * 100:.2f}, {worst['damage_high'] * 100:.2f}] ({label})."
         )
