@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,26 @@ def test_the_normalisation_is_part_of_what_was_asked(tmp_path: Path) -> None:
     assert "--normalize none" in other.command()
     with pytest.raises(resect.RunError, match=r"another configuration \(normalize: None there, 'none' here\)"):
         RunFolder(tmp_path, "lesion", other.asked())
+
+
+def test_floats_of_a_file_that_were_normalised_in_training_are_normalised_again(tmp_path: Path) -> None:
+    weights, spec = tmp_path / "w.safetensors", f"npz:{tmp_path}/x.npz"
+    for split, name in (("train", "train"), ("test", "x")):
+        part = load_samples("digits", split=split, limit=40, normalize="none")
+        np.savez(tmp_path / f"{name}.npz", inputs=part.inputs.numpy(), targets=part.targets.numpy())
+    resect.train(
+        "digits", model="resnet8", model_args={"width": 4}, epochs=1, data=f"npz:{tmp_path}/train.npz", test_data=spec,
+        normalize="0.3/0.2", out=weights,
+    )  # fmt: skip
+    source = Source("resect:resnet8", spec, checkpoint=weights)
+    trained_on = source.samples()
+    assert str(trained_on.normalization) == "0.3/0.2"
+    bare = replace(source, checkpoint=None)  # of no card: as they are
+    assert bare.samples(trained_on).normalization is None
+    assert source.samples(bare.samples()).normalization == trained_on.normalization
+    asked = replace(bare, normalize="none")
+    beside = asked.beside(f"resect:resnet8@{weights}").samples(asked.samples())
+    assert torch.equal(beside.inputs, trained_on.inputs)
 
 
 def test_networks_beside_take_their_own_card_before_what_was_asked() -> None:

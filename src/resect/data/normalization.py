@@ -27,14 +27,16 @@ class Normalization:
     Attributes:
         mean, std: one number for all channels, or one a channel.
         origin: who says so; a configuration that came with the model's weights counts as its card.
+        floats: it is of floats in [0, 1] of a file or a factory, which are otherwise taken as they are.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     origin: Origin = "as asked"
+    floats: bool = False
 
     @classmethod
-    def parse(cls, text: str, origin: Origin = "as asked") -> Normalization:
+    def parse(cls, text: str, origin: Origin = "as asked", *, floats: bool = False) -> Normalization:
         """Read MEAN/STD, "none" (pixels as they are) or "imagenet".
 
         Raises:
@@ -46,7 +48,7 @@ class Normalization:
             raise SpecError(f"{_FORM}, got {text!r}.") from None
         if not all(map(isfinite, mean + std)) or min(std) <= 0 or len({len(mean), len(std)} - {1}) > 1:
             raise SpecError(f"{_FORM}, with finite means and deviations above 0, got {text!r}.")
-        return cls(mean, std, origin)
+        return cls(mean, std, origin, floats)
 
     def __str__(self) -> str:
         if set(self.mean) == {0.0} and set(self.std) == {1.0}:
@@ -79,13 +81,10 @@ def normalized(
         DataError: the samples are no images, are normalised already, or have another number of channels.
     """
     if normalize in (None, "auto"):
-        if own is None:
+        if own is None and not (card and card.floats):
             return samples
-        chosen = Normalization.parse(own, "of the data spec")
-        if card is not None and card.fits(
-            samples
-        ):  # else it is of other data, and loading the model says what is wrong
-            chosen = card
+        # a card with other channels is of other data: loading the model says what is wrong
+        chosen = card if card and card.fits(samples) else Normalization.parse(own or "none", "of the data spec")
     elif normalize == "card":
         if card is None:
             raise SpecError(
@@ -109,10 +108,12 @@ def normalized(
             f"`normalize` must have one number or one a channel, but is {chosen}, and {samples.name} has {channels} "
             f"channel{'s' if channels > 1 else ''}."
         )
-    return replace(samples, inputs=chosen(samples.inputs), normalization=chosen)
+    return replace(samples, inputs=chosen(samples.inputs), normalization=replace(chosen, floats=own is None))
 
 
-def plain_normalization(samples: Samples) -> dict[str, str] | None:
+def plain_normalization(samples: Samples) -> dict[str, str | bool] | None:
     """What a record keeps of how samples were normalised; None if they came as the model takes them."""
     chosen = samples.normalization
-    return None if chosen is None else {"mean_std": str(chosen), "origin": chosen.origin}
+    if chosen is None:
+        return None
+    return {"mean_std": str(chosen), "origin": chosen.origin, **({"floats": True} if chosen.floats else {})}

@@ -154,8 +154,8 @@ def evaluate_networks(
         engine: its store keeps the outcomes of every batch.
 
     Returns:
-        One row a network: `model`, `normalization` (of its inputs), `parameters`, `samples` (those whose target is
-        ignored are left out), `error` (fraction) with the 95 % Wilson interval `error_low` and `error_high`, `loss`
+        One row a network: `model`, `normalization` (of its pixels, if any), `parameters`, `samples` (those whose target
+        is ignored are left out), `error` (fraction) with the 95 % Wilson interval `error_low` and `error_high`, `loss`
         (nats), and, but for the first, the `difference` of its error to that of the first with Tango's 95 % interval
         `difference_low` and `difference_high` and McNemar's `p_value`.
 
@@ -173,7 +173,7 @@ def evaluate_networks(
         wrong = errors.numpy() > 0
         row = {
             "model": network.spec,
-            "normalization": str(own.normalization or "as given"),
+            "normalization": None if own.normalization is None else str(own.normalization),
             "parameters": sum(parameter.numel() for parameter in network.module.parameters()),
             **_error(wrong),
             "loss": float(losses.mean()),

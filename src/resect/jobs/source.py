@@ -86,8 +86,10 @@ class Source:
         """Whether samples of these data are normalised as this network takes them."""
         there, own = samples.normalization, self.normalize in (None, "card")
         here = card if own else Normalization.parse(str(self.normalize))
-        if there is None or here is None:
-            return own and (there is None or there.origin == "of the data spec")
+        if there is None:
+            return own and not (here and here.floats)
+        if here is None:
+            return own and there.origin == "of the data spec"
         return (there.mean, there.std) == (here.mean, here.std)
 
     def load(self, samples: Samples | None = None) -> LoadedModel:
@@ -113,8 +115,9 @@ class Source:
         """SPEC or SPEC@FILE of another network, on the same data; a card of its own goes before `normalize`."""
         spec, checkpoint = split_spec(text)
         other = replace(self, model=spec, checkpoint=checkpoint, model_args={})
-        known = normalization_of(spec, checkpoint, {}) or self.normalize == "card"
-        return replace(other, normalize=None) if known else other
+        if other.card is not None:
+            return replace(other, normalize=self.normalize and "card")
+        return replace(other, normalize=None if self.normalize == "card" else self.normalize)
 
     def unravel(self, *like: Samples, plain: bool = False) -> tuple[Unraveled, Samples, tuple[str, ...]]:
         """The network, unravelled, the samples (of `like` if one is as it takes them), and what to warn of.

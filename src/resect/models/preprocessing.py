@@ -26,7 +26,9 @@ def normalization_of(
     if checkpoint is not None or (kind == "resect" and name in SHIPPED):
         card = load_card(name) if checkpoint is None else card_beside(checkpoint)
         kept = card and card.found.get("normalization")
-        return Normalization.parse(kept["mean_std"], "of the model's card") if kept else None
+        if not kept:
+            return None
+        return Normalization.parse(kept["mean_std"], "of the model's card", floats=kept.get("floats", False))
     readers = {"torchvision": _torchvision, "timm": _timm} if (model_args or {}).get("pretrained") else {}
     reader = (readers | {"hf": _hugging_face}).get(kind)
     try:

@@ -6,6 +6,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from resect.report.parts import say
 from resect.runs.record import Record
 from resect.words import count, decimal, percent
 
@@ -24,3 +25,6 @@ def show(record: Record, console: Console) -> None:
             cells[-2:] = [f"{points[0]}\n{points[1]} to {points[2]}", f"{row['p_value']:.2g}"]
         table.add_row(*cells)
     console.print(table)
+    if "normalization" in networks:
+        for how, rows in networks.groupby("normalization", sort=False):
+            say(console, f"Pixels, scaled to [0, 1], were normalised by mean/std {how} for {', '.join(rows['model'])}.")
