@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from resect.errors import InputError
-
-_ROWS = 60
-
-
-class Shown:
-    """A result that a notebook shows as its `summary()` over its `table`."""
-
-    def _repr_html_(self: Any) -> str:
-        return f"<p>{escape(self.summary())}</p>{self.table.to_html(index=False, max_rows=_ROWS)}"
+from resect.figures.shown import Shown as Shown
 
 
 def require_alike(parts: Sequence[Any], *names: str) -> None:

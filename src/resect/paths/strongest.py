@@ -41,7 +41,7 @@ _POWER_STEPS = 15
 _FACTS = ("bound", "expanded", "open", "settled", "samples", "squares")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StrongPaths(Shown):
     """The strongest paths that a search has found, and what is known about all others.
 

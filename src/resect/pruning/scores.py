@@ -69,7 +69,7 @@ def _interval(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return table[[*columns]].rename(columns=columns)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scores(Shown):
     """Scores of n blocks.
 

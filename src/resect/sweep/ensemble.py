@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 MEASURES = ("error", "vote_error", "loss", "member_error", "member_loss", "ambiguity", "disagreement")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EnsembleResult(Shown):
     """Ensembles of sub-networks, each without `removed` random blocks. N samples (of sequences: positions).
 

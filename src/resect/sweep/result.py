@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _BOUNDED = {"agreement": (1.0, 0.0, 1.0), "kl": (0.0, 0.0, np.inf)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LesionResult(Shown):
     """Outcomes of a plan, sample by sample. N samples; float32 throughout.
 
