@@ -11,6 +11,8 @@ from resect.figures.shown import Shown as Shown
 
 def require_alike(parts: Sequence[Any], *names: str) -> None:
     """Raise InputError unless there is a part, and all parts agree in the attributes `names`, and so can be joined."""
+    if not isinstance(parts, Sequence):
+        raise InputError(f"`parts` must be a list of results, got {type(parts).__name__}.")
     if not parts:
         raise InputError("`parts` must hold at least one result, got none.")
     kind = type(parts[0])

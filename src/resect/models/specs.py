@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -76,16 +76,16 @@ class LoadedModel:
         card: the model card of shipped weights (recipe, test error, command), else None.
     """
 
-    module: nn.Module
+    module: nn.Module = field(repr=False)
     spec: str
-    example: Any
-    card: Record | None = None
+    example: Any = field(repr=False)
+    card: Record | None = field(default=None, repr=False)
 
 
 def load_model(
     spec: str,
     *,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     arguments: Mapping[str, Value] | None = None,
     samples: Samples | None = None,
     seed: int = 0,
@@ -107,11 +107,17 @@ def load_model(
         SpecError: the spec is unknown, cannot be built, or needs a package that is not installed.
         CheckpointError: the weights are missing, damaged, of another network or not finite.
     """
+    if not isinstance(spec, str):
+        raise SpecError(
+            f"a model spec must be text such as 'resect:resnet110', got {type(spec).__name__}. A module of your own "
+            "goes to resect.unravel; where a spec is needed, write a function that returns it: 'py:pkg.mod:function'."
+        )
     kind, _, rest = spec.partition(":")
     builders = {"resect": _resect, "torchvision": _torchvision, "timm": _timm, "hf": _hugging_face, "py": _factory}
     if kind not in builders or not rest:
         raise SpecError(f"unknown model spec {spec!r}.{_hint(spec, kind)} {_KNOWN}")
     if checkpoint is not None:
+        checkpoint = Path(checkpoint)
         arguments, samples = _as_trained(spec, checkpoint, arguments or {}, samples)
     with seeded(seed):
         loaded = builders[kind](spec, rest, dict(arguments or {}), samples)

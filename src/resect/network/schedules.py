@@ -68,8 +68,10 @@ class StochasticDepth(Schedule):
     last: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.last <= 1:
-            raise InputError(f"`survival` must be a probability above 0 and at most 1, got {self.last}.")
+        if not isinstance(self.last, (int, float)) or not 0 < self.last <= 1:
+            raise InputError(
+                f"the `survival` of the last block must be a probability above 0 and at most 1, got {self.last!r}."
+            )
 
     def running(self, blocks: int, step: int, generator: torch.Generator) -> frozenset[int]:
         """The blocks that run in `step`."""

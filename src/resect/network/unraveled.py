@@ -181,7 +181,6 @@ class Unraveled:
         base |= {key_of(node): value for node, value in captured.constants.items()}
         batches: dict[int, str] = {}
         for entry, leaf in self._leaves(inputs):
-            _check_leaf(entry, leaf)
             if entry.shape[:1] == (None,):
                 batches[leaf.shape[0]] = f"{entry.label} has {leaf.shape[0]}"
             base[key_of(entry.node)] = leaf
@@ -197,7 +196,10 @@ class Unraveled:
     def _leaves(self, inputs: Any) -> list[tuple[Input, Any]]:
         captured = self.sliced.captured
         leaves = flat_inputs(as_call(inputs), captured.in_spec)
-        return [(entry, leaf) for entry, leaf in zip(captured.inputs, leaves, strict=True) if entry]
+        pairs = [(entry, leaf) for entry, leaf in zip(captured.inputs, leaves, strict=True) if entry]
+        for entry, leaf in pairs:
+            _check_leaf(entry, leaf)
+        return pairs
 
     def outputs(self, base: dict[int, Any], state: dict[int, Any]) -> Any:
         """The model's output from the state after the last slice."""

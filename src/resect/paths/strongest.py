@@ -13,6 +13,7 @@ import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -164,7 +165,8 @@ def strongest_paths(
     require_whole("limit", limit)
     traces = Traces(net, settings)
     work = PathWork("strongest paths", _find, traces.settings, {"count": count, "limit": limit}, bounded=True)
-    (arrays,) = engine.run(net, [(work, next(batches_of(data)))], progress)
+    (batch,) = batches_of(islice(data, 1))
+    (arrays,) = engine.run(net, [(work, batch)], progress)
     paths = [tuple(int(block) for block in row if block >= 0) for row in arrays["blocks"]]
     table = pd.DataFrame(
         {

@@ -169,13 +169,14 @@ def shuffled(net: Unraveled, swaps: Iterable[int] | int | None = None, repeats: 
     return Plan("shuffled", tuple(arrangements), tuple(labels))
 
 
-def explicit(net: Unraveled, arrangements: Sequence[Sequence[Decision]]) -> Plan:
-    """Any list of arrangements. Labels: `arrangement`, its position in the list.
+def explicit(net: Unraveled, arrangements: Iterable[Sequence[Decision] | str] | Arrangement) -> Plan:
+    """Any list of arrangements, or a single one. Labels: `arrangement`, its position in the list.
 
     Raises:
         ArrangementError: one of them cannot run on the network.
     """
-    checked = tuple(net.arrangement(arrangement) for arrangement in arrangements)
+    several = [arrangements] if isinstance(arrangements, Arrangement) else arrangements
+    checked = tuple(net.arrangement(arrangement) for arrangement in several)
     return Plan("explicit", checked, tuple({"arrangement": i} for i in range(len(checked))))
 
 

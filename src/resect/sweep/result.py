@@ -188,11 +188,15 @@ class LesionResult(Shown):
         return pd.DataFrame(columns, index=[*range(len(self.plan)), "intact"])
 
     def flips(self, lesion: int) -> pd.DataFrame:
-        """The samples that a lesion flips: `sample`, `target`, `flip` ("broken": right before; or "repaired")."""
+        """The samples that a lesion flips: `sample`, `target`, `flip` ("broken": right before; or "repaired").
+
+        Args:
+            lesion: its row of the table; from the end if it is negative.
+        """
         if self.targets is None:
             raise InputError("`flips` needs one target a sample, but the targets are sequences.")
-        if not 0 <= lesion < len(self.plan):
-            raise InputError(f"`lesion` must be a row of the table, 0 to {len(self.plan) - 1}, got {lesion}.")
+        if not isinstance(lesion, int) or not -len(self.plan) <= lesion < len(self.plan):
+            raise InputError(f"`lesion` must be a row of the table, 0 to {len(self.plan) - 1}, got {lesion!r}.")
         change = self.errors[lesion] - self.intact["error"]
         samples = np.flatnonzero(np.abs(change) > 0.5)
         kinds = np.where(change[samples] > 0, "broken", "repaired")
