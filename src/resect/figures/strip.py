@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from resect.figures.colours import GREY, INK, ORANGE
 from resect.figures.style import SMALL, Entry, axes_or_new, figure_of, head
+from resect.words import count
 
 SMALLEST_LOSS = 1e-3  # nats; a loss that grows by less is drawn as not growing
 _PER_ROW = 64
@@ -49,10 +51,13 @@ def by_size(blocks: pd.DataFrame, ax: Axes | None = None) -> Axes:
         blocks: as of `strip`, with `parameters`.
     """
     sizes = blocks["parameters"].clip(lower=1)
-    shades = ScalarMappable(LogNorm(sizes.min(), max(sizes.max(), sizes.min() * 10)), "viridis_r")
+    least, most = int(sizes.min()), int(max(sizes.max(), sizes.min() * 10))
+    shades = ScalarMappable(LogNorm(least, most), "viridis_r")
     ax = _blocks(blocks, [shades.to_rgba(size) for size in sizes], ax)
     _frame(ax, blocks, [])
-    _bar(ax, shades, "parameters")
+    bar = _bar(ax, shades, "parameters")
+    bar.minorticks_off()
+    bar.set_ticks([least, most], labels=[count(least), count(most)])
     return ax
 
 
@@ -120,10 +125,11 @@ def _frame(ax: Axes, table: pd.DataFrame, entries: list[Entry]) -> None:
     head(ax, "", entries)
 
 
-def _bar(ax: Axes, shades: ScalarMappable, label: str) -> None:
+def _bar(ax: Axes, shades: ScalarMappable, label: str) -> Colorbar:
     """The key of the colours."""
     bar = figure_of(ax).colorbar(shades, ax=ax, location="right", fraction=0.025, pad=0.01, aspect=9)
     bar.set_label(label, fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
     bar.ax.grid(visible=False)
     bar.outline.set_visible(False)
+    return bar

@@ -268,7 +268,7 @@ class Unraveled:
         return f"<Unraveled {type(self.model).__name__}: {len(self.blocks)} {unit}{many}, {self.layers} layers>"
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(repr(self)[1:-1])}</p>{self.blocks._repr_html_()}"
+        return f"<p>{escape(type(self.model).__name__)}</p>{self.blocks._repr_html_()}"
 
 
 class WithExample(Protocol):
