@@ -52,10 +52,10 @@ class AccuracyError(InputError):
     """A result fails its own check: in this precision it cannot be computed."""
 
 
-Kind = TypeVar("Kind")
+Settings = TypeVar("Settings")
 
 
-def settings_or_default(settings: Kind | None, kind: type[Kind]) -> Kind:
+def settings_or_default(settings: Settings | None, kind: type[Settings]) -> Settings:
     """The settings given, or those by default; InputError if they are no `kind`."""
     if settings is None:
         return kind()

@@ -73,9 +73,9 @@ def _pair(item: Any) -> tuple[Any, Tensor]:
             "((a, b), targets); what is neither has to be left out."
         )
     inputs, targets = item
-    if isinstance(targets, int) or (isinstance(targets, Tensor) and not targets.ndim):
+    if isinstance(targets, (int, float)) or getattr(targets, "ndim", 1) == 0:
         raise DataError(
-            f"{_WANTED}, got a single sample with the target {int(targets)}. Read a Dataset by batches: "
+            f"{_WANTED}, got a single sample with the target {targets}. Read a Dataset by batches: "
             "torch.utils.data.DataLoader(dataset, batch_size=100)."
         )
     if not isinstance(targets, Tensor):

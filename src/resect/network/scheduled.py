@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from resect.errors import InputError
 from resect.graph.tails import tail_parameters
+from resect.network.blocks import block_indices
 from resect.network.schedules import Schedule
 from resect.seeds import generator_for
 
@@ -27,8 +28,9 @@ class Scheduled:
     scaled.
 
     The graph that runs in train mode was captured on the example: inputs differ from it in their batch size only, and
-    what forward hooks of submodules compute is part of it, while what they record is recorded once. The model can be
-    copied or pickled before this is opened and after it is closed (for `AveragedModel`: before), its weights always.
+    what forward hooks of submodules compute is part of it, while what they record is recorded once. The model, and this
+    with a model of its own, can be copied or pickled before this is opened and after it is closed (for `AveragedModel`:
+    before), its weights always.
 
     Attributes:
         step: calls in train mode so far; set it to go on where an earlier training stopped.
@@ -50,16 +52,22 @@ class Scheduled:
             raise InputError(
                 f"`model` must have blocks to run on a schedule, but {type(model).__name__} has none. Train it in full."
             )
-        schedule.running(blocks, 0, generator_for(seed, "blocks", 0))  # says if it does not fit the network
         self._net = net
+        self._schedule = schedule
+        self._seed = seed
+        self._draw(0)  # says if it does not fit the network
         self._graph = net.train_graph  # exported now, while the model still has its own forward
         self.step = 0
         self.running: tuple[int, ...] = ()
-        self._schedule = schedule
-        self._seed = seed
         self.survival = schedule.survival(blocks) if correction else (1.0,) * blocks
         self._scaled = self._tails()
         self._before: Any = None
+
+    def _draw(self, step: int) -> set[int]:
+        """The blocks that run in a step."""
+        blocks = self._net.blocks
+        chosen = self._schedule.running(len(blocks), step, generator_for(self._seed, "blocks", step))
+        return block_indices(chosen, len(blocks), blocks.names)
 
     def _tails(self) -> dict[str, float]:
         """The factor of every parameter that eval mode scales."""
@@ -129,11 +137,10 @@ class Scheduled:
             )
         if args and kwargs:
             raise InputError("`inputs` must be all positional or all named, as the example of `unravel` was.")
-        blocks = len(self._net.blocks)
-        drawn = self._schedule.running(blocks, self.step, generator_for(self._seed, "blocks", self.step))
+        drawn = self._draw(self.step)
         self.step += 1
         self.running = tuple(sorted(drawn))
-        arrangement = self._net.intact.without(i for i in range(blocks) if i not in drawn)
+        arrangement = self._net.intact.without(set(range(len(self._net.blocks))) - drawn)
         return self._graph(kwargs or args, arrangement)
 
 

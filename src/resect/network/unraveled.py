@@ -254,7 +254,10 @@ class Unraveled:
     def __deepcopy__(self, memo: dict[int, Any]) -> Unraveled:
         """The same network over a copy of the model; the graph, which never changes, is shared."""
         captured = self.sliced.captured
-        constants = {node: deepcopy(value, memo) for node, value in captured.constants.items()}
+        constants = {
+            node: deepcopy(value, memo) if isinstance(value, Tensor) else value
+            for node, value in captured.constants.items()
+        }
         copied = replace(captured, model=deepcopy(self.model, memo), constants=constants)
         return Unraveled(replace(self.sliced, captured=copied), deepcopy(self._example, memo), plain=self.plain)
 
