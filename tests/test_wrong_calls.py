@@ -79,7 +79,7 @@ class Named(nn.Module):
         super().__init__()
         self.stem, self.branch, self.out = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 10)
 
-    def forward(self, *, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+    def forward(self, *, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         x = self.stem(input_ids) * attention_mask[..., None]
         return {"logits": self.out((x + torch.tanh(self.branch(x))).mean(1))}
 
@@ -102,6 +102,9 @@ def test_batches_of_named_inputs_with_labels() -> None:
     assert resect.lesion(net, loader, plan).table.equals(expected)
     with pytest.raises(resect.InputError, match=r"input_ids=\., attention_mask=\.\), got \(input_ids=\.\)\. Give both"):
         resect.lesion(net, [{"input_ids": ids, "labels": TARGETS}], plan)
+    labelled = resect.unravel(Named(), {**inputs, "labels": TARGETS})
+    with pytest.raises(resect.InputError, match="Leave `labels` out of the example: they are the targets"):
+        resect.lesion(labelled, [{**inputs, "labels": TARGETS}], resect.plans.single(labelled))
 
 
 def calls(net: resect.Unraveled) -> dict[str, tuple[Any, str]]:

@@ -87,7 +87,10 @@ def flat_inputs(call: Call, spec: pytree.TreeSpec) -> list[Any]:
     leaves, own_spec = pytree.tree_flatten((args, kwargs))
     if own_spec != spec:
         wanted, got = _words(example_args, example_kwargs), _words(args, kwargs)
-        raise InputError(f"`inputs` must have the structure of the example, {wanted}, got {got}. Give both alike.")
+        hint = "Give both alike."
+        if "labels" in example_kwargs.keys() - kwargs.keys():
+            hint = "Leave `labels` out of the example: they are the targets of the data."
+        raise InputError(f"`inputs` must have the structure of the example, {wanted}, got {got}. {hint}")
     return leaves
 
 
