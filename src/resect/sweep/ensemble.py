@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,7 +132,7 @@ def ensemble(
 
     Source: Krogh, Vedelsby 1995 for the decomposition; Heskes 1998 for its form for cross-entropy.
     """
-    if not isinstance(removed, int) or not 0 < removed < len(net.blocks):
+    if not isinstance(removed, Integral) or not 0 < removed < len(net.blocks):
         raise InputError(f"`removed` must be 1 to {len(net.blocks) - 1} of the blocks, got {removed!r}.")
     require_whole("members", members, 2)
     work = Ensembles(Sweep(settings_or_default(settings, LesionSettings)), removed, members)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -195,7 +196,7 @@ class LesionResult(Shown):
         """
         if self.targets is None:
             raise InputError("`flips` needs one target a sample, but the targets are sequences.")
-        if not isinstance(lesion, int) or not -len(self.plan) <= lesion < len(self.plan):
+        if not isinstance(lesion, Integral) or not -len(self.plan) <= lesion < len(self.plan):
             raise InputError(f"`lesion` must be a row of the table, 0 to {len(self.plan) - 1}, got {lesion!r}.")
         change = self.errors[lesion] - self.intact["error"]
         samples = np.flatnonzero(np.abs(change) > 0.5)
