@@ -369,3 +369,21 @@ def test_two_processes_of_ones_own_loop_run_the_same_blocks(tmp_path: Path) -> N
             else:
                 assert gradient is None
                 assert others == [None, None]
+
+
+class Chosen(Schedule):
+    """Just these blocks in every step."""
+
+    def __init__(self, *blocks: int | str) -> None:
+        self.blocks = blocks
+
+    def running(self, blocks: int, step: int, generator: torch.Generator) -> frozenset[int | str]:
+        return frozenset(self.blocks)
+
+
+def test_a_schedule_of_ones_own_may_choose_by_name_or_from_the_end(net, resnet, batch) -> None:
+    with net.schedule(Chosen("blocks.2", -1)) as scheduled:
+        resnet.train()(batch[0])
+        assert scheduled.running == (2, 8)
+    with pytest.raises(resect.ArrangementError, match="one of the 9 blocks, 0 to 8, got 9"):
+        net.schedule(Chosen(9))

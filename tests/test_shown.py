@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from html import escape
 from typing import Any
@@ -11,6 +17,7 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 import resect
 from conftest import randomise_norms
@@ -71,6 +78,71 @@ def test_a_notebook_shows_the_summary_over_the_whole_table(results, name: str) -
     assert all(f"<th>{column}</th>" in html for column in table)
     if "name" in table:
         assert all(f"<td>{block}</td>" in html for block in table["name"])
+    assert pictured(html).width == 2 * int(html.split('<img width="')[1].split('"')[0])
+    assert len(html) < 60 * 1024 and len(repr(result)) < 500 and "\n" not in repr(result)
+
+
+def pictured(html: str) -> Image.Image:
+    """The one picture that HTML holds, which must not be empty."""
+    (source,) = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    picture = Image.open(io.BytesIO(base64.b64decode(source))).convert("L")
+    assert picture.getextrema()[0] < 128 and picture.width > 400
+    return picture
+
+
+def test_long_tables_are_cut_and_empty_ones_have_no_figure(small) -> None:
+    plans = resect.plans
+    pairs = resect.lesion(small, DATA, plans.pairs(small))
+    html = pairs._repr_html_()
+    assert html.count("<tr") == 12 + 1 and html.endswith("<p>and 24 more rows</p>") and pictured(html)
+    assert "<img" not in resect.lesion(small, DATA, plans.explicit(small, []))._repr_html_()
+    only = resect.lesion(small, DATA, plans.single(small), resect.LesionSettings("kl"))
+    assert "<img" not in only._repr_html_() and only._repr_html_().count("<tr") == 10
+
+
+def test_a_network_and_its_blocks_are_shown(small) -> None:
+    assert len(repr(small)) < 100 and len(repr(small.blocks)) < 100 and len(repr(small.intact)) < 100
+    assert repr(small.blocks) == "<Blocks: 9 blocks (7 identity, 2 projection) of 18 layers.>"
+    for html in (small._repr_html_(), small.blocks._repr_html_()):
+        assert html.count("<tr") == 10 and all(f"<td>{name}</td>" in html for name in small.blocks.names)
+        assert pictured(html) and len(html) < 60 * 1024
+    assert small._repr_html_().startswith("<p>CifarResNet</p>")
+    ax = small.blocks.plot()
+    lightness = [sum(patch.get_facecolor()[:3]) for patch in ax.patches]
+    sizes = [block.parameters for block in small.blocks]
+    assert np.argsort(sizes, kind="stable").tolist() == np.argsort(-np.array(lightness), kind="stable").tolist()
+    ax = Figure().subplots()
+    assert small.blocks.plot(ax) is ax
+    plain = resect.unravel(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), IMAGES)
+    assert plain._repr_html_().startswith("<p>Sequential</p><p>No blocks.</p>") and "<img" not in plain._repr_html_()
+
+
+def test_what_holds_much_is_written_in_a_line(small) -> None:
+    samples, loaded = resect.Samples("some", IMAGES, TARGETS, 10), resect.load_model("resect:resnet110")
+    assert repr(samples) == "<Samples some: 12 of (1, 8, 8) float32, 10 classes>"
+    assert repr(loaded) == "LoadedModel(spec='resect:resnet110')"
+    assert repr(resect.plans.pairs(small)) == "<Plan pairs: 36 arrangements>"
+    long = resect.Arrangement(range(256)).without(3, -1).swapped(5, 6)
+    assert eval(repr(long), {"Arrangement": resect.Arrangement}) == long and len(repr(long)) < 60
+    record = resect.Record("lesion", {}, {}, {}, "resect lesion a b", {"summary": "<so>"},
+                           {"lesions": resect.lesion(small, DATA, resect.plans.pairs(small)).table})  # fmt: skip
+    assert repr(record) == "<Record of lesion: resect lesion a b>"
+    html = record._repr_html_()
+    assert "<p>resect lesion a b</p><p>&lt;so&gt;</p><p>Tables: lesions (36 rows)</p>" in html
+    assert html.endswith("<p>and 24 more rows</p>") and "<td>" in html
+
+
+def test_showing_leaves_no_figure_open_and_needs_no_display() -> None:
+    code = (
+        "import sys, pandas as pd; from resect.figures.shown import Shown; from resect.figures.lesions import by_plan\n"
+        "class Some(Shown):\n"
+        "    table = pd.DataFrame({'block': [0, 1], 'error': [0.5, 0.25]})\n"
+        "    summary = lambda self: 'two'\n"
+        "    plot = lambda self: by_plan('single', self.table, 0.125)\n"
+        "assert 'data:image/png' in Some()._repr_html_()\n"
+        "assert not {'torch', 'matplotlib.pyplot'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"DISPLAY": "", "MPLBACKEND": ""})
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,6 +13,8 @@ ResectError
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 
 class ResectError(Exception):
     """Base of all exceptions of resect."""
@@ -48,6 +50,18 @@ class RunError(InputError):
 
 class AccuracyError(InputError):
     """A result fails its own check: in this precision it cannot be computed."""
+
+
+Settings = TypeVar("Settings")
+
+
+def settings_or_default(settings: Settings | None, kind: type[Settings]) -> Settings:
+    """The settings given, or those by default; InputError if they are no `kind`."""
+    if settings is None:
+        return kind()
+    if not isinstance(settings, kind):
+        raise InputError(f"`settings` must be resect.{kind.__name__}(...), got {type(settings).__name__}.")
+    return settings
 
 
 def require_whole(name: str, value: object, least: int = 1, error: type[InputError] = InputError) -> None:

@@ -64,6 +64,28 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in the newe
         return tuple(numbers)
 
 
+class Blocks(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
+    """Blocks by number, from the end if negative, in ranges, or by name, with commas between: "0-2,-1,layer2.0"."""
+
+    name = "blocks"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int | str, ...]:
+        """Parse one value; whether the network has such blocks shows later."""
+        if isinstance(value, tuple):
+            return value
+        blocks: list[int | str] = []
+        for part in map(str.strip, str(value).split(",")):
+            if not part:
+                self.fail(f"{value!r} must have a block's number or name between all its commas.", param, ctx)
+            if re.fullmatch(r"-\d+", part):
+                blocks.append(int(part))
+            elif re.fullmatch(r"\d+(\s*-\s*\d+)?", part):
+                blocks += Numbers().convert(part, param, ctx)
+            else:
+                blocks.append(part)
+        return tuple(blocks)
+
+
 mass_option = click.option(
     "--mass",
     default=0.95,

@@ -9,6 +9,7 @@ import click
 
 from resect.cli._options import (
     BatchSize,
+    Blocks,
     Bytes,
     Numbers,
     data_options,
@@ -28,7 +29,12 @@ from resect.sweep.settings import METRICS
 @click.argument("model")
 @click.argument("data")
 @click.option("--plan", type=click.Choice(PLANS), default="single", show_default=True)
-@click.option("--without", metavar="I,J,...", type=Numbers(), help="Delete just these blocks together, no plan.")
+@click.option(
+    "--without",
+    metavar="0-2,-1,NAME",
+    type=Blocks(),
+    help="Delete just these blocks together, by number or name; no plan.",
+)
 @click.option(
     "--removal",
     type=click.Choice(get_args(Removal)),

@@ -41,6 +41,8 @@ class Samples:
 
     def __post_init__(self) -> None:
         for what, tensor in (("inputs", self.inputs), ("targets", self.targets)):
+            if not isinstance(tensor, Tensor):
+                raise DataError(f"the {what} of {self.name} must be a torch.Tensor, got {type(tensor).__name__}.")
             if not tensor.ndim:
                 raise DataError(f"the {what} of {self.name} must have a dimension of samples, got a single number.")
         if not len(self.inputs) or not len(self.targets):
@@ -62,6 +64,10 @@ class Samples:
             raise DataError(f"{self.name} must have a target that counts, but all are {IGNORED}, which is ignored.")
         if self.inputs.is_floating_point() and not bool(torch.isfinite(self.inputs).all()):
             raise DataError(f"the inputs of {self.name} must be finite, but hold NaN or infinity.")
+
+    def __repr__(self) -> str:
+        shape, dtype = tuple(self.inputs.shape[1:]), str(self.inputs.dtype).removeprefix("torch.")
+        return f"<Samples {self.name}: {len(self):,} of {shape} {dtype}, {self.classes or 'unknown'} classes>"
 
     def __len__(self) -> int:
         return len(self.inputs)

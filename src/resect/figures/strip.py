@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from resect.figures.colours import GREY, INK, ORANGE
-from resect.figures.style import SMALL, axes_or_new, figure_of, head
+from resect.figures.style import SMALL, Entry, axes_or_new, figure_of, head
+from resect.words import count
 
 SMALLEST_LOSS = 1e-3  # nats; a loss that grows by less is drawn as not growing
 _PER_ROW = 64
@@ -31,13 +35,38 @@ def strip(blocks: pd.DataFrame, deletions: pd.DataFrame, intact_loss: float, ax:
         deletions: one row a block: `block`, and the `loss` without it, in nats.
     """
     table = blocks.merge(deletions[["block", "loss"]], on="block")
-    per_row = -(-len(table) // _rows(len(table)))
-    ax = axes_or_new(ax, height=height(len(table)))
     growth = table["loss"].fillna(float("inf")) - intact_loss
     shades = _shades(growth[growth < float("inf")])
-    for position, (row, grown) in enumerate(zip(table.to_dict("records"), growth, strict=True)):
+    colours = [shades.to_rgba(np.asarray(min(g, 1e9))) if g >= SMALLEST_LOSS else _NEGLIGIBLE for g in growth]
+    ax = _blocks(table, colours, ax)
+    _frame(ax, table, [("□ less than 0.001 nats", GREY)])
+    _bar(ax, shades, "growth of\nloss (nats)")
+    return ax
+
+
+def by_size(blocks: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Blocks in order, coloured by their parameters; kinds marked, spans bracketed.
+
+    Args:
+        blocks: as of `strip`, with `parameters`.
+    """
+    sizes = blocks["parameters"].clip(lower=1)
+    least, most = int(sizes.min()), int(max(sizes.max(), sizes.min() * 10))
+    shades = ScalarMappable(LogNorm(least, most), "viridis_r")
+    ax = _blocks(blocks, [shades.to_rgba(size) for size in sizes], ax)
+    _frame(ax, blocks, [])
+    bar = _bar(ax, shades, "parameters")
+    bar.minorticks_off()
+    bar.set_ticks([least, most], labels=[count(least), count(most)])
+    return ax
+
+
+def _blocks(table: pd.DataFrame, colours: Sequence[Any], ax: Axes | None) -> Axes:
+    """Every block as a square of its colour, in rows; kinds marked, spans bracketed."""
+    per_row = _per_row(table)
+    ax = axes_or_new(ax, height=height(len(table)))
+    for position, (row, colour) in enumerate(zip(table.to_dict("records"), colours, strict=True)):
         x, y = position % per_row, -_ROW_HEIGHT * (position // per_row)
-        colour = shades.to_rgba(np.asarray(min(grown, 1e9))) if grown >= SMALLEST_LOSS else _NEGLIGIBLE
         projects, gated = row["kind"] == "projection" or row["downsampling"], row["kind"] == "gated"
         frame = ORANGE if projects else INK if gated else "#c3c7cc"
         width = 2.0 if projects else 1.4 if gated else 0.5
@@ -48,7 +77,6 @@ def strip(blocks: pd.DataFrame, deletions: pd.DataFrame, intact_loss: float, ax:
             ax.text(x + 0.5, y - 0.12, str(row["block"]), ha="center", va="top", fontsize=7.5)
     for start in range(0, len(table), per_row):
         _brackets(ax, table.iloc[start : start + per_row], -_ROW_HEIGHT * (start // per_row))
-    _frame(ax, table, per_row, shades)
     return ax
 
 
@@ -59,6 +87,10 @@ def height(blocks: int) -> float:
 
 def _rows(blocks: int) -> int:
     return -(-blocks // _PER_ROW)
+
+
+def _per_row(table: pd.DataFrame) -> int:
+    return -(-len(table) // _rows(len(table)))
 
 
 def _shades(growth: pd.Series) -> ScalarMappable:
@@ -79,12 +111,11 @@ def _brackets(ax: Axes, part: pd.DataFrame, y: float) -> None:
         place += count
 
 
-def _frame(ax: Axes, table: pd.DataFrame, per_row: int, shades: ScalarMappable) -> None:
-    """Limits, the colour bar, and the key of the marks that occur."""
-    ax.set_xlim(-0.1, max(per_row, _FEWEST) + 0.1)
+def _frame(ax: Axes, table: pd.DataFrame, entries: list[Entry]) -> None:
+    """Limits, and the key of the marks that occur, before other entries."""
+    ax.set_xlim(-0.1, max(_per_row(table), _FEWEST) + 0.1)
     ax.set_ylim(-_ROW_HEIGHT * (_rows(len(table)) - 1) - 1.4, 1.55)
     ax.axis("off")
-    entries = [("□ less than 0.001 nats", GREY)]
     if (table["kind"] == "projection").any() or table["downsampling"].any():
         entries.insert(0, ("□ projection skip", ORANGE))
     if table["downsampling"].any():
@@ -92,8 +123,13 @@ def _frame(ax: Axes, table: pd.DataFrame, per_row: int, shades: ScalarMappable) 
     if (table["kind"] == "gated").any():
         entries.insert(0, ("□ gated", INK))
     head(ax, "", entries)
+
+
+def _bar(ax: Axes, shades: ScalarMappable, label: str) -> Colorbar:
+    """The key of the colours."""
     bar = figure_of(ax).colorbar(shades, ax=ax, location="right", fraction=0.025, pad=0.01, aspect=9)
-    bar.set_label("growth of\nloss (nats)", fontsize=SMALL)
+    bar.set_label(label, fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
     bar.ax.grid(visible=False)
     bar.outline.set_visible(False)
+    return bar

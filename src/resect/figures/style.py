@@ -12,6 +12,7 @@ from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import ScaledTranslation
 
+from resect.errors import InputError
 from resect.figures.colours import FRAME, INK
 
 SMALL = 8.5  # points, of everything beside titles and labels
@@ -73,7 +74,11 @@ def side_by_side(drawn: Sequence[Panel], *, height: float = 3.6, widths: Sequenc
 
 
 def axes_or_new(ax: Axes | None, *, height: float = 3.6, width: float = 9.2) -> Axes:
-    """The axes given, or those of a new figure."""
+    """The axes given, or those of a new figure; InputError for what is no axes."""
+    if ax is not None and not isinstance(ax, Axes):
+        raise InputError(
+            f"`ax` must be matplotlib axes, got {ax!r:.60}. To save a figure: result.plot().figure.savefig(file)."
+        )
     return panels(height=height, width=width)[0] if ax is None else ax
 
 

@@ -87,7 +87,10 @@ def flat_inputs(call: Call, spec: pytree.TreeSpec) -> list[Any]:
     leaves, own_spec = pytree.tree_flatten((args, kwargs))
     if own_spec != spec:
         wanted, got = _words(example_args, example_kwargs), _words(args, kwargs)
-        raise InputError(f"`inputs` must have the structure of the example, {wanted}, got {got}.")
+        hint = "Give both alike."
+        if "labels" in example_kwargs.keys() - kwargs.keys():
+            hint = "Leave `labels` out of the example: they are the targets of the data."
+        raise InputError(f"`inputs` must have the structure of the example, {wanted}, got {got}. {hint}")
     return leaves
 
 
@@ -144,7 +147,10 @@ def capture(model: nn.Module, example: Any, mode: Mode = "eval") -> Capture:
     call = as_call(example)
     leaves = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)]
     if not leaves:
-        raise InputError("`example` must hold at least one tensor, got none. Pass one batch of inputs of the model.")
+        raise InputError(
+            f"`example` must hold at least one tensor, got none in {type(example).__name__}. Pass one batch of the "
+            "model's inputs."
+        )
     with in_mode(model, mode):
         _try_forward(model, call, mode)
         # A batch of 0 or 1 is burnt into an exported graph, so it is widened to 2 first.

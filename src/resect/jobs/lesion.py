@@ -37,7 +37,7 @@ class LesionJob(Job):
 
     Attributes:
         plan: one of PLANS.
-        without: delete just these blocks together, instead of a plan.
+        without: delete just these blocks together, by number or name, instead of a plan.
         removal: what stands for a deleted branch.
         counts: of random, the numbers of deleted blocks; of windows, their lengths.
         repeats: of random and shuffled.
@@ -53,7 +53,7 @@ class LesionJob(Job):
 
     verb: ClassVar[str] = "lesion"
     plan: str = "single"
-    without: tuple[int, ...] | None = None
+    without: tuple[int | str, ...] | None = None
     removal: Removal = "zero"
     counts: tuple[int, ...] | None = None
     repeats: int = 5
@@ -123,7 +123,7 @@ class LesionJob(Job):
         """
         require_blocks(net)
         if self.without is not None:
-            return plans.explicit(net, [net.intact.without(*self.without)]).removing(self.removal)
+            return plans.explicit(net, [net.intact.without(self.without)]).removing(self.removal)
         counts, repeats, seed = self.counts, self.repeats, self.source.seed
         makers = {
             "single": lambda: plans.single(net),

@@ -148,6 +148,8 @@ class Source:
 
 def split_spec(text: str) -> tuple[str, Path | None]:
     """SPEC or SPEC@FILE into the spec and its checkpoint."""
+    if not isinstance(text, str):
+        return text, None  # which is refused where it is loaded
     spec, at, file = text.partition("@")
     return spec, Path(file) if at else None
 

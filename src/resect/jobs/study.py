@@ -22,7 +22,6 @@ from resect.jobs.source import Source, slug, split_spec
 from resect.jobs.train import TrainJob
 from resect.jobs.warn import at_chance
 from resect.models.specs import SHIPPED, bare_name, has_weights, load_card, load_model
-from resect.network.blocks import blocks_table
 from resect.network.unraveled import Unraveled, require_blocks
 from resect.paths.sampled import sample_paths
 from resect.paths.settings import PathSettings, passing
@@ -108,7 +107,7 @@ class StudyJob(Job):
         rows = [multiplicity_row(self.source.model, net, singles.intact_error, spectrum)]
         rows += [bench.beside(text, other) for text, other in zip(self.beside, subject.beside, strict=True)]
         ensemble = answer_ensemble(singles, random, shuffled, control, samples.targets)
-        blocks = blocks_table(net.blocks)
+        blocks = net.blocks.table
         found = {
             "subject": asdict(self._subject(net, samples)),
             "normalization": plain_normalization(samples),
@@ -204,7 +203,7 @@ class _Bench:
         return PlainControl(
             model=spec,
             intact_error=result.intact_error,
-            deletions=_with_kinds(result.table, blocks_table(net.blocks)),
+            deletions=_with_kinds(result.table, net.blocks.table),
             refused=len(net.rejected),
             median_damage=float(damage.median()),
             largest_damage=float(damage.max()),

@@ -64,9 +64,10 @@ def positions(targets: Tensor) -> Tensor:
 def check_targets(logits: Tensor, targets: Tensor) -> None:
     """Raise DataError unless `targets` fit `logits`."""
     if logits.ndim < 2 or tuple(logits.shape[:-1]) != tuple(targets.shape):
+        one_hot = " Of one-hot targets, take targets.argmax(-1)." if targets.shape == logits.shape else ""
         raise DataError(
             f"the targets must have the shape of the model's logits without their last dimension, "
-            f"{tuple(logits.shape[:-1])}, got {tuple(targets.shape)}. Logits have shape {tuple(logits.shape)}."
+            f"{tuple(logits.shape[:-1])}, got {tuple(targets.shape)}. Logits have shape {tuple(logits.shape)}.{one_hot}"
         )
     check_classes(targets, logits.shape[-1])
 

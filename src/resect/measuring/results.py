@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from resect.errors import InputError
-
-_ROWS = 60
-
-
-class Shown:
-    """A result that a notebook shows as its `summary()` over its `table`."""
-
-    def _repr_html_(self: Any) -> str:
-        return f"<p>{escape(self.summary())}</p>{self.table.to_html(index=False, max_rows=_ROWS)}"
+from resect.figures.shown import Shown as Shown
 
 
 def require_alike(parts: Sequence[Any], *names: str) -> None:
     """Raise InputError unless there is a part, and all parts agree in the attributes `names`, and so can be joined."""
+    if not isinstance(parts, Sequence):
+        raise InputError(f"`parts` must be a list of results, got {type(parts).__name__}.")
     if not parts:
         raise InputError("`parts` must hold at least one result, got none.")
     kind = type(parts[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -77,17 +77,17 @@ class LoadedModel:
         random: the names of its weights that nobody gave; none of a factory's, which does as it likes.
     """
 
-    module: nn.Module
+    module: nn.Module = field(repr=False)
     spec: str
-    example: Any
-    card: Record | None = None
-    random: tuple[str, ...] = ()
+    example: Any = field(repr=False)
+    card: Record | None = field(default=None, repr=False)
+    random: tuple[str, ...] = field(default=(), repr=False)
 
 
 def load_model(
     spec: str,
     *,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     model_args: Mapping[str, Value] | None = None,
     samples: Samples | None = None,
     seed: int = 0,
@@ -114,11 +114,17 @@ def load_model(
     """
     if arguments is not None:
         raise InputError("`arguments` of load_model is now `model_args`.")
+    if not isinstance(spec, str):
+        raise SpecError(
+            f"a model spec must be text such as 'resect:resnet110', got {type(spec).__name__}. A module of your own "
+            "goes to resect.unravel; where a spec is needed, write a function that returns it: 'py:pkg.mod:function'."
+        )
     kind, _, rest = spec.partition(":")
     builders = {"resect": _resect, "torchvision": _torchvision, "timm": _timm, "hf": _hugging_face, "py": _factory}
     if kind not in builders or not rest:
         raise SpecError(f"unknown model spec {spec!r}.{_hint(spec, kind)} {_KNOWN}")
     if checkpoint is not None:
+        checkpoint = Path(checkpoint)
         model_args, samples = _as_trained(spec, checkpoint, model_args or {}, samples)
     with seeded(seed):
         loaded = builders[kind](spec, rest, dict(model_args or {}), samples)

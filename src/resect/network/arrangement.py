@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 from resect.errors import ArrangementError
 from resect.graph.decisions import Decision, Variant
 from resect.graph.slices import Sliced
 from resect.graph.slots import Slot
+from resect.network.blocks import BlockLike, block_index, block_indices
 
 _WORDS: Final[dict[Decision, str]] = {None: "-", Variant.BRANCH_ONLY: "no-skip", Variant.TWICE: "twice"}
 _DECISIONS: Final = {word: decision for decision, word in _WORDS.items()}
+_WRITTEN_OUT: Final = 12  # slots
 _BLOCKS: Final = re.compile(r"([0-9]{1,6})(?:\.\.([0-9]{1,6}))?")  # so few digits that no typing error fills the memory
 
 
@@ -30,7 +32,14 @@ class Arrangement(tuple[Decision, ...]):
     '0,-,3,2,4..5'
     """
 
-    __slots__ = ()
+    names: tuple[str, ...]
+    """Of the network's blocks; none where the arrangement belongs to no network yet."""
+
+    def __new__(cls, decisions: Iterable[Decision] = (), names: Sequence[str] = ()) -> Arrangement:
+        """An arrangement of decisions, one a slot, of a network whose blocks have these names."""
+        arrangement = super().__new__(cls, decisions)
+        arrangement.names = tuple(names)
+        return arrangement
 
     @classmethod
     def parse(cls, text: str) -> Arrangement:
@@ -50,38 +59,39 @@ class Arrangement(tuple[Decision, ...]):
             branches += _read(entry.strip(), len(branches))
         return cls(branches)
 
-    def without(self, *slots: int) -> Arrangement:
-        """The same arrangement with the branches of `slots` deleted."""
-        return self._with(None, slots)
+    def without(self, *blocks: BlockLike | Iterable[BlockLike]) -> Arrangement:
+        """The same arrangement with the branches of blocks deleted: `without(3, -1)`, `without("layer2.0")`.
 
-    def swapped(self, first: int, second: int) -> Arrangement:
-        """The same arrangement with the branches of two slots exchanged."""
+        Args:
+            blocks: by number, from the end if it is negative, or by name, one by one or in collections.
+
+        Raises:
+            ArrangementError: there is no such block, or several have names that begin with what is given.
+        """
+        return self._with(None, blocks)
+
+    def swapped(self, first: BlockLike, second: BlockLike) -> Arrangement:
+        """The same arrangement with the branches of two blocks' slots exchanged; see `without` for the blocks."""
         branches = list(self)
-        first, second = self._known(first), self._known(second)
-        branches[first], branches[second] = branches[second], branches[first]
-        return Arrangement(branches)
+        one, other = (block_index(block, len(self), self.names) for block in (first, second))
+        branches[one], branches[other] = branches[other], branches[one]
+        return Arrangement(branches, self.names)
 
-    def without_skip(self, *slots: int) -> Arrangement:
-        """The same arrangement with the skips of `slots` deleted and their own branches kept: y = branch(x)."""
-        return self._with(Variant.BRANCH_ONLY, slots)
+    def without_skip(self, *blocks: BlockLike | Iterable[BlockLike]) -> Arrangement:
+        """The same arrangement with the skips of blocks deleted and their own branches kept: y = branch(x)."""
+        return self._with(Variant.BRANCH_ONLY, blocks)
 
-    def repeated(self, *slots: int) -> Arrangement:
-        """The same arrangement with the blocks of `slots` run twice: y = block(block(x))."""
-        return self._with(Variant.TWICE, slots)
+    def repeated(self, *blocks: BlockLike | Iterable[BlockLike]) -> Arrangement:
+        """The same arrangement with blocks run twice: y = block(block(x))."""
+        return self._with(Variant.TWICE, blocks)
 
-    def _with(self, decision: Decision, slots: Sequence[int]) -> Arrangement:
-        chosen = {self._known(slot) for slot in slots}
-        return Arrangement(decision if i in chosen else branch for i, branch in enumerate(self))
-
-    def _known(self, slot: int) -> int:
-        if not _is_block(slot, len(self)):
-            raise ArrangementError(
-                f"`slot` must be one of the {len(self)} blocks, 0 to {len(self) - 1}, got {slot!r}. "
-                "`net.blocks` lists them."
-            )
-        return slot
+    def _with(self, decision: Decision, blocks: Iterable[Any]) -> Arrangement:
+        chosen = block_indices(blocks, len(self), self.names)
+        return Arrangement((decision if i in chosen else branch for i, branch in enumerate(self)), self.names)
 
     def __repr__(self) -> str:
+        if len(self) > _WRITTEN_OUT:
+            return f"Arrangement.parse({str(self)!r})"
         return f"Arrangement({', '.join(map(str, self))})"
 
     def __str__(self) -> str:
@@ -114,9 +124,17 @@ def _read(entry: str, slot: int) -> list[Decision]:
     return list(range(first, last + 1))
 
 
-def validate(arrangement: Sequence[Decision], sliced: Sliced) -> Arrangement:
+def validate(arrangement: Sequence[Decision] | str, sliced: Sliced) -> Arrangement:
     """An arrangement that can run on the network, see `Unraveled.arrangement`."""
-    slots, branches = sliced.slots, tuple(arrangement)
+    slots = sliced.slots
+    if isinstance(arrangement, str):
+        arrangement = Arrangement.parse(arrangement)
+    if not isinstance(arrangement, Iterable):
+        raise ArrangementError(
+            f"`arrangement` must have one entry for each of the {len(slots)} slots, got {arrangement!r}. "
+            "net.intact.without(3) deletes block 3."
+        )
+    branches = tuple(arrangement)
     if len(branches) != len(slots):
         raise ArrangementError(
             f"`arrangement` must have one entry for each of the {len(slots)} slots, got {len(branches)}. "
@@ -132,7 +150,7 @@ def validate(arrangement: Sequence[Decision], sliced: Sliced) -> Arrangement:
             )
         elif branch not in (None, slot.index):
             _check_fits(slot, slots[branch])
-    return Arrangement(branches)
+    return Arrangement(branches, [slot.name for slot in slots])
 
 
 def _is_block(value: object, blocks: int) -> bool:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from resect.errors import InputError
-from resect.graph.slices import Sliced
 from resect.graph.tails import tail_parameters
-from resect.network.arrangement import Arrangement
+from resect.network.blocks import block_indices
 from resect.network.schedules import Schedule
 from resect.seeds import generator_for
+
+if TYPE_CHECKING:
+    from resect.network.unraveled import Unraveled
 
 _ADDED = ("identity", "projection")  # kinds of blocks whose branch is added to the skip as it is
 
@@ -27,8 +28,9 @@ class Scheduled:
     scaled.
 
     The graph that runs in train mode was captured on the example: inputs differ from it in their batch size only, and
-    what forward hooks of submodules compute is part of it, while what they record is recorded once. The model can be
-    copied or pickled before this is opened and after it is closed (for `AveragedModel`: before), its weights always.
+    what forward hooks of submodules compute is part of it, while what they record is recorded once. The model, and this
+    with a model of its own, can be copied or pickled before this is opened and after it is closed (for `AveragedModel`:
+    before), its weights always.
 
     Attributes:
         step: calls in train mode so far; set it to go on where an earlier training stopped.
@@ -36,16 +38,8 @@ class Scheduled:
         survival: by which each branch is scaled in eval mode.
     """
 
-    def __init__(
-        self,
-        sliced: Sliced,
-        train_graph: Callable[[], Callable[[Any, Arrangement], Any]],
-        schedule: Schedule,
-        *,
-        seed: int,
-        correction: bool,
-    ) -> None:
-        self._model = model = sliced.captured.model
+    def __init__(self, net: Unraveled, schedule: Schedule, *, seed: int, correction: bool) -> None:
+        self._model = model = net.model
         if model._forward_hooks or model._forward_pre_hooks:
             raise InputError(
                 f"`model` must have no forward hooks of its own to run on a schedule, but {type(model).__name__} "
@@ -53,31 +47,36 @@ class Scheduled:
             )
         if not isinstance(schedule, Schedule):
             raise InputError(f"`schedule` must be one of resect.schedules, such as FixedCount(23), got {schedule!r}.")
-        blocks = len(sliced.slots)
+        blocks = len(net.blocks)
         if not blocks:
             raise InputError(
                 f"`model` must have blocks to run on a schedule, but {type(model).__name__} has none. Train it in full."
             )
-        schedule.running(blocks, 0, generator_for(seed, "blocks", 0))  # says if it does not fit the network
-        self._sliced = sliced
-        self._intact = Arrangement(range(blocks))
-        self._graph = train_graph()  # exported now, while the model still has its own forward
-        self.step = 0
-        self.running: tuple[int, ...] = ()
+        self._net = net
         self._schedule = schedule
         self._seed = seed
+        self._draw(0)  # says if it does not fit the network
+        self._graph = net.train_graph  # exported now, while the model still has its own forward
+        self.step = 0
+        self.running: tuple[int, ...] = ()
         self.survival = schedule.survival(blocks) if correction else (1.0,) * blocks
         self._scaled = self._tails()
         self._before: Any = None
 
+    def _draw(self, step: int) -> set[int]:
+        """The blocks that run in a step."""
+        blocks = self._net.blocks
+        chosen = self._schedule.running(len(blocks), step, generator_for(self._seed, "blocks", step))
+        return block_indices(chosen, len(blocks), blocks.names)
+
     def _tails(self) -> dict[str, float]:
         """The factor of every parameter that eval mode scales."""
         factors: dict[str, float] = {}
-        for slot, factor in zip(self._sliced.slots, self.survival, strict=True):
+        for slot, factor in zip(self._net.sliced.slots, self.survival, strict=True):
             if factor == 1.0:
                 continue
             kind = slot.join.kind
-            names = tail_parameters(self._sliced, slot) if kind in _ADDED else ()
+            names = tail_parameters(self._net.sliced, slot) if kind in _ADDED else ()
             if not names:
                 raise InputError(
                     f"`correction` must be off for this network: block {slot.index} ({slot.name}, {kind}) adds no "
@@ -98,13 +97,20 @@ class Scheduled:
         self._scaled = {}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
+        if not self._open:
+            return super().__reduce_ex__(protocol)
         raise InputError(
             "`model` must be copied or pickled before its schedule is opened or after it is closed; meanwhile, save "
             "model.state_dict()."
         )
 
+    @property
+    def _open(self) -> bool:
+        """Whether the model runs on a schedule, this one or another."""
+        return isinstance(getattr(self._model.forward, "__self__", None), Scheduled)
+
     def __enter__(self) -> Scheduled:
-        if isinstance(getattr(self._model.forward, "__self__", None), Scheduled):
+        if self._open:
             raise InputError("`model` must run on one schedule at a time; leave the other one first.")
         self._before = self._model.__dict__.get("forward")
         self._model.forward = self._forward
@@ -131,11 +137,10 @@ class Scheduled:
             )
         if args and kwargs:
             raise InputError("`inputs` must be all positional or all named, as the example of `unravel` was.")
-        blocks = len(self._intact)
-        drawn = self._schedule.running(blocks, self.step, generator_for(self._seed, "blocks", self.step))
+        drawn = self._draw(self.step)
         self.step += 1
         self.running = tuple(sorted(drawn))
-        arrangement = self._intact.without(*(i for i in range(blocks) if i not in drawn))
+        arrangement = self._net.intact.without(set(range(len(self._net.blocks))) - drawn)
         return self._graph(kwargs or args, arrangement)
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 
 from resect.errors import InputError, require_whole
+from resect.network.blocks import BlockLike
 
 
 class Schedule(ABC):
     """Decides which blocks run in a step. One of one's own implements `running`, and `survival` where it matters."""
 
     @abstractmethod
-    def running(self, blocks: int, step: int, generator: torch.Generator) -> frozenset[int]:
-        """The blocks, of 0 to `blocks` - 1, that run in `step`, drawn from `generator`."""
+    def running(self, blocks: int, step: int, generator: torch.Generator) -> Collection[BlockLike]:
+        """The blocks that run in `step`, drawn from `generator`: numbers of 0 to `blocks` - 1, or names."""
 
     def survival(self, blocks: int) -> tuple[float, ...]:
         """By which each branch is scaled at test time: the part of the steps in which it ran, or 1 for no scaling."""
@@ -68,8 +70,10 @@ class StochasticDepth(Schedule):
     last: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.last <= 1:
-            raise InputError(f"`survival` must be a probability above 0 and at most 1, got {self.last}.")
+        if not isinstance(self.last, (int, float)) or not 0 < self.last <= 1:
+            raise InputError(
+                f"the `survival` of the last block must be a probability above 0 and at most 1, got {self.last!r}."
+            )
 
     def running(self, blocks: int, step: int, generator: torch.Generator) -> frozenset[int]:
         """The blocks that run in `step`."""

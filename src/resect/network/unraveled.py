@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from functools import cached_property
+from html import escape
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.utils._pytree as pytree
@@ -30,9 +33,9 @@ from resect.graph.capture import (
 from resect.graph.decisions import Decision, Variant
 from resect.graph.resolve import Programs
 from resect.graph.routes import Routes, Start
-from resect.graph.slices import cut
+from resect.graph.slices import Sliced, cut
 from resect.network.arrangement import Arrangement, validate
-from resect.network.blocks import Block
+from resect.network.blocks import Block, BlockLike, Blocks
 from resect.network.check import Check, close, largest_difference
 from resect.network.scheduled import Scheduled
 from resect.network.schedules import Schedule
@@ -53,24 +56,24 @@ class Unraveled:
         batch_size: the one batch size that the graph accepts, None if it accepts any.
     """
 
-    def __init__(self, model: nn.Module, example: Any, *, plain: bool, mode: Mode) -> None:
-        self.model = model
+    def __init__(self, sliced: Sliced, example: Any, *, plain: bool) -> None:
+        self.model = sliced.captured.model
         self._example = example
         self.plain = plain
-        self.sliced = sliced = cut(capture(model, example, mode), plain=plain)
+        self.sliced = sliced
         self.programs = Programs(sliced)
         self.rejected = sliced.rejected
-        self.intact = Arrangement(range(len(sliced.slots)))
+        self.intact = Arrangement(range(len(sliced.slots)), [slot.name for slot in sliced.slots])
         self.layers = sum(slot.block.layers for slot in sliced.slots)
         self.slices = len(sliced.slices)
         self.inputs = tuple(entry for entry in sliced.captured.inputs if entry)
         self.batch_size = sliced.captured.batch_size
 
     @cached_property
-    def blocks(self) -> tuple[Block, ...]:
+    def blocks(self) -> Blocks:
         """Every residual block in the order of execution (with `plain=True`, every layer that can be deleted)."""
         sizes = {name: p.numel() for name, p in self.model.named_parameters(remove_duplicate=False)}
-        return tuple(
+        return Blocks(
             Block(
                 index=slot.index,
                 name=slot.name,
@@ -94,10 +97,10 @@ class Unraveled:
     @cached_property
     def train_graph(self) -> Unraveled:
         """The same network in train mode (batch statistics, dropout), exported when first asked for."""
-        return Unraveled(self.model, self._example, plain=self.plain, mode="train")
+        return _unraveled(self.model, self._example, self.plain, "train")
 
-    def arrangement(self, decisions: Sequence[Decision]) -> Arrangement:
-        """The arrangement of decisions, one a slot, that this network can run.
+    def arrangement(self, decisions: Sequence[Decision] | str) -> Arrangement:
+        """The arrangement of decisions, one a slot, or of the text of one, that this network can run.
 
         Raises:
             ArrangementError: it has another length, an unknown block, or a branch in a slot that it does not fit.
@@ -139,14 +142,14 @@ class Unraveled:
             ...     for images, classes in loader:
             ...         loss = cross_entropy(model(images), classes)
         """
-        return Scheduled(self.sliced, lambda: self.train_graph, schedule, seed=seed, correction=correction)
+        return Scheduled(self, schedule, seed=seed, correction=correction)
 
-    def __call__(self, inputs: Any, arrangement: Sequence[Decision] | None = None) -> Any:
+    def __call__(self, inputs: Any, arrangement: Sequence[Decision] | str | None = None) -> Any:
         """Run the network under an arrangement; intact, bit-identical to `model(inputs)` in the captured mode.
 
         Args:
             inputs: a tensor, tuple or dict, as the example was; any batch size.
-            arrangement: for each slot a block or None; `net.intact` by default.
+            arrangement: for each slot a block or None, or the text of an arrangement; `net.intact` by default.
 
         Returns:
             What the model returns, with None in the place of what is no tensor (a language model's cache).
@@ -178,7 +181,6 @@ class Unraveled:
         base |= {key_of(node): value for node, value in captured.constants.items()}
         batches: dict[int, str] = {}
         for entry, leaf in self._leaves(inputs):
-            _check_leaf(entry, leaf)
             if entry.shape[:1] == (None,):
                 batches[leaf.shape[0]] = f"{entry.label} has {leaf.shape[0]}"
             base[key_of(entry.node)] = leaf
@@ -194,7 +196,10 @@ class Unraveled:
     def _leaves(self, inputs: Any) -> list[tuple[Input, Any]]:
         captured = self.sliced.captured
         leaves = flat_inputs(as_call(inputs), captured.in_spec)
-        return [(entry, leaf) for entry, leaf in zip(captured.inputs, leaves, strict=True) if entry]
+        pairs = [(entry, leaf) for entry, leaf in zip(captured.inputs, leaves, strict=True) if entry]
+        for entry, leaf in pairs:
+            _check_leaf(entry, leaf)
+        return pairs
 
     def outputs(self, base: dict[int, Any], state: dict[int, Any]) -> Any:
         """The model's output from the state after the last slice."""
@@ -224,15 +229,18 @@ class Unraveled:
                 differences[size] = largest_difference(outputs_of(self.model, as_call(part)), self(part))
         return Check(differences)
 
-    def without(self, *blocks: int) -> Standalone:
+    def without(self, *blocks: BlockLike | Iterable[BlockLike]) -> Standalone:
         """A stand-alone module that computes this network without `blocks`, with no trace of their parameters.
+
+        Args:
+            blocks: by number or name, see `Arrangement.without`.
 
         Raises:
             ArrangementError: a block is unknown.
         """
         return self.standalone(self.intact.without(*blocks))
 
-    def standalone(self, arrangement: Sequence[Decision]) -> Standalone:
+    def standalone(self, arrangement: Sequence[Decision] | str) -> Standalone:
         """A stand-alone module that computes this network under `arrangement`; parameters are copies."""
         return Standalone(self.programs, self.arrangement(arrangement), lambda: self.train_graph.programs)
 
@@ -243,18 +251,48 @@ class Unraveled:
         content = f"{graph}{fingerprint(self.model)}{tensors_digest(*constants)}"
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Unraveled:
+        """The same network over a copy of the model; the graph, which never changes, is shared."""
+        captured = self.sliced.captured
+        constants = {
+            node: deepcopy(value, memo) if isinstance(value, Tensor) else value
+            for node, value in captured.constants.items()
+        }
+        copied = replace(captured, model=deepcopy(self.model, memo), constants=constants)
+        return Unraveled(replace(self.sliced, captured=copied), deepcopy(self._example, memo), plain=self.plain)
+
+    def __reduce__(self) -> Any:
+        """Model and example are pickled, and captured again when they are read."""
+        return _unraveled, (self.model, self._example, self.plain, self.sliced.captured.mode)
+
     def __repr__(self) -> str:
         unit = "layer" if self.plain else "block"
         many = "" if len(self.blocks) == 1 else "s"
         return f"<Unraveled {type(self.model).__name__}: {len(self.blocks)} {unit}{many}, {self.layers} layers>"
 
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(type(self.model).__name__)}</p>{self.blocks._repr_html_()}"
 
-def unravel(model: nn.Module, example: Any, *, plain: bool = False) -> Unraveled:
+
+class WithExample(Protocol):
+    """A model and an example of its inputs, as `resect.load_model` returns them."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The model."""
+
+    @property
+    def example(self) -> Any:
+        """One batch of its inputs; None if it is not known."""
+
+
+def unravel(model: nn.Module | WithExample, example: Any = None, *, plain: bool = False) -> Unraveled:
     """Take a network apart into its residual blocks.
 
     Args:
-        model: any module that `torch.export` can capture. It is not changed.
+        model: any module that `torch.export` can capture, or what `resect.load_model` returned. It is not changed.
         example: one batch of its inputs: a tensor, a tuple, or a dict of keyword arguments. Dimension 0 is the batch.
+            Only what `resect.load_model` returned has one of its own.
         plain: take the weight layers as units instead of residual blocks, for networks without skips (VGG).
 
     Returns:
@@ -269,17 +307,36 @@ def unravel(model: nn.Module, example: Any, *, plain: bool = False) -> Unraveled
         >>> len(net.blocks)
         8
     """
+    if not isinstance(model, nn.Module) and hasattr(model, "module"):
+        example = model.example if example is None else example
+        model = model.module
     if not isinstance(model, nn.Module):
-        raise InputError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
-    net = Unraveled(model, example, plain=plain, mode="eval")
+        raise InputError(
+            f"`model` must be a torch.nn.Module, got {type(model).__name__}. resect.load_model makes one from a spec."
+        )
+    if example is None:
+        raise InputError(
+            f"`example` must be one batch of the inputs of {type(model).__name__}, such as "
+            "torch.zeros(1, 3, 224, 224); it is missing."
+        )
+    net = _unraveled(model, example, plain, "eval")
     _check_one_sample(net, example)
     return net
 
 
-def require_blocks(net: Unraveled) -> None:
-    """Raise InputError unless `net` is an unravelled network with at least one block."""
+def _unraveled(model: nn.Module, example: Any, plain: bool, mode: Mode) -> Unraveled:
+    return Unraveled(cut(capture(model, example, mode), plain=plain), example, plain=plain)
+
+
+def require_unraveled(net: object) -> None:
+    """Raise InputError unless `net` is an unravelled network."""
     if not isinstance(net, Unraveled):
         raise InputError(f"`net` must come from resect.unravel(model, example), got {type(net).__name__}.")
+
+
+def require_blocks(net: Unraveled) -> None:
+    """Raise InputError unless `net` is an unravelled network with at least one block."""
+    require_unraveled(net)
     if not net.blocks:
         raise InputError(no_joins_message(net))
 

@@ -15,7 +15,7 @@ from resect.paths.measures import column_intervals
 from resect.words import plural, power_of_ten
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Draws(Shown):
     """N rows (samples), R draws, lengths 0 to n.
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Participation(Shown):
     """The share of the gradient that passes through blocks. n blocks, N rows (samples).
 

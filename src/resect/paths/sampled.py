@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PathDraws(Draws):
     """Norms of the gradients of sampled single paths: `norms` (N, R, n+1), R paths of each of the n+1 lengths."""
 

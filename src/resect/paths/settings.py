@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from resect.engines.work import Arrays, Progress
-from resect.errors import AccuracyError, InputError
+from resect.errors import AccuracyError, InputError, require_whole, settings_or_default
 from resect.graph.capture import cut_samples
 from resect.graph.routes import Routes
 from resect.measuring.batches import Batch
@@ -42,6 +42,10 @@ class PathSettings:
     of: Scalar = "loss"
     memory: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.memory is not None:
+            require_whole("memory", self.memory)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Traces:
 
     def __init__(self, net: Unraveled, settings: PathSettings | None) -> None:
         require_paths(net)
-        self.net, self.settings = net, settings or PathSettings()
+        self.net, self.settings = net, settings_or_default(settings, PathSettings)
         self.target = resolve_target(net, self.settings.at)
         self.memory = free_bytes() // 2 if self.settings.memory is None else self.settings.memory
         # What autograd keeps of the whole network, for the gradient itself; and the linearised slices.

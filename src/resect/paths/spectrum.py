@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PathSpectrum(Shown):
     """The gradient by path length. n blocks, N rows (samples; batches, if gradients are those of a parameter).
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PathSquares(Draws):
     """Sums of squares over all paths of each length, estimated by R sweeps.
 

@@ -13,6 +13,7 @@ import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +42,7 @@ _POWER_STEPS = 15
 _FACTS = ("bound", "expanded", "open", "settled", "samples", "squares")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StrongPaths(Shown):
     """The strongest paths that a search has found, and what is known about all others.
 
@@ -164,7 +165,8 @@ def strongest_paths(
     require_whole("limit", limit)
     traces = Traces(net, settings)
     work = PathWork("strongest paths", _find, traces.settings, {"count": count, "limit": limit}, bounded=True)
-    (arrays,) = engine.run(net, [(work, next(batches_of(data)))], progress)
+    (batch,) = batches_of(islice(data, 1))
+    (arrays,) = engine.run(net, [(work, batch)], progress)
     paths = [tuple(int(block) for block in row if block >= 0) for row in arrays["blocks"]]
     table = pd.DataFrame(
         {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from torch.fx import Node
 
-from resect.errors import InputError
+from resect.errors import ArrangementError, InputError
 from resect.graph.routes import Start
+from resect.network.blocks import block_index
 from resect.network.unraveled import Unraveled
 
 At = str | int
@@ -52,10 +54,10 @@ def resolve_target(net: Unraveled, at: At) -> Target:
         raise InputError("`at` must be 'stem' for a network whose inputs are integers, got 'input'.")
     if at in ("input", "stem"):
         return Target(str(at), "input" if at == "input" else "stem")
-    names = {block.name: block.index for block in net.blocks}
-    index = names.get(at) if isinstance(at, str) else at
-    if index is not None and not isinstance(index, bool) and 0 <= index < len(net.blocks):
-        return Target(f"state before {net.blocks[index].name}", "state", net.sliced.slots[index].place.slice)
+    names = net.blocks.names
+    with suppress(ArrangementError):
+        index = block_index(at, len(names), names)
+        return Target(f"state before {names[index]}", "state", net.sliced.slots[index].place.slice)
     parameters = dict(net.model.named_parameters(remove_duplicate=False))
     if isinstance(at, str) and at in parameters:
         nodes = net.parameter_nodes(at)
@@ -64,6 +66,6 @@ def resolve_target(net: Unraveled, at: At) -> Target:
     close = difflib.get_close_matches(str(at), [*names, *parameters], n=3)
     hint = f" Close to it: {', '.join(close)}." if close else ""
     raise InputError(
-        f"`at` must be 'auto', 'input', 'stem', a block (its name, or its index below {len(net.blocks)}) or a "
+        f"`at` must be 'auto', 'input', 'stem', a block (its name, or its index below {len(names)}) or a "
         f"parameter's name, got {at!r}.{hint}"
     )

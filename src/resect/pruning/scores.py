@@ -69,7 +69,7 @@ def _interval(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return table[[*columns]].rename(columns=columns)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scores(Shown):
     """Scores of n blocks.
 
@@ -142,7 +142,7 @@ def scores(net: Unraveled, data: Batches, *names: str, engine: Engine = LOCAL) -
         DataError: the data are empty or do not fit the network.
     """
     require_blocks(net)
-    if unknown := [name for name in names if name not in SCORES]:
+    if unknown := [name for name in names if not isinstance(name, str) or name not in SCORES]:
         raise InputError(f"`names` must be of {', '.join(SCORES)}, got {unknown[0]!r}.")
     engine, data = engine if engine.keeps else Local(Memory()), list(data)
     chosen = {name: SCORES[name](net, data, engine) for name in names or SCORES}

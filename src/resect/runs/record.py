@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ import pandas as pd
 import pyarrow
 
 from resect.errors import RunError
+from resect.figures.shown import first_rows
 from resect.files import whole, write_text
 from resect.runs.older import refuse_older
+from resect.words import plural
 
 SCHEMA = 1
 FILE = "record.json"
@@ -61,6 +64,15 @@ class Record:
     def warnings(self) -> tuple[str, ...]:
         """What makes the answers doubtful, in sentences: random weights, an error at chance."""
         return tuple(self.found.get("warnings", ()))
+
+    def __repr__(self) -> str:
+        return f"<Record of {self.kind}: {self.command}>"
+
+    def _repr_html_(self) -> str:
+        tables = ", ".join(f"{name} ({plural(len(table), 'row')})" for name, table in self.tables.items())
+        said = [self.command, str(self.found.get("summary", "")), f"Tables: {tables or 'none'}"]
+        first = first_rows(next(iter(self.tables.values()))) if self.tables else ""
+        return "".join(f"<p>{escape(line)}</p>" for line in said if line) + first
 
     def json(self, *, tables: bool = True) -> str:
         """The record as JSON, its tables as lists of rows."""

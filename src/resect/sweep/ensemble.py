@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
-from resect.errors import InputError
+from resect.errors import InputError, require_whole, settings_or_default
 from resect.graph.outputs import IGNORED, logits_of
 from resect.measuring.batches import Batch, Batches, batches_of
 from resect.measuring.metrics import check_targets
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 MEASURES = ("error", "vote_error", "loss", "member_error", "member_loss", "ambiguity", "disagreement")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EnsembleResult(Shown):
     """Ensembles of sub-networks, each without `removed` random blocks. N samples (of sequences: positions).
 
@@ -131,11 +132,10 @@ def ensemble(
 
     Source: Krogh, Vedelsby 1995 for the decomposition; Heskes 1998 for its form for cross-entropy.
     """
-    if not 0 < removed < len(net.blocks):
-        raise InputError(f"`removed` must be 1 to {len(net.blocks) - 1} of the blocks, got {removed}.")
-    if members < 2:
-        raise InputError(f"`members` must be at least 2, got {members}.")
-    work = Ensembles(Sweep(settings or LesionSettings()), removed, members)
+    if not isinstance(removed, Integral) or not 0 < removed < len(net.blocks):
+        raise InputError(f"`removed` must be 1 to {len(net.blocks) - 1} of the blocks, got {removed!r}.")
+    require_whole("members", members, 2)
+    work = Ensembles(Sweep(settings_or_default(settings, LesionSettings)), removed, members)
     parts = []
     for arrays in engine.run(net, ((work, batch) for batch in batches_of(data)), progress):
         values = {name: arrays[name] for name in MEASURES}

@@ -10,7 +10,7 @@ import torch
 
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
-from resect.errors import CheckpointError, InputError
+from resect.errors import CheckpointError, InputError, settings_or_default
 from resect.measuring.batches import Batch, Batches, batches_of
 from resect.measuring.metrics import positions
 from resect.network.arrangement import Arrangement
@@ -55,7 +55,12 @@ def lesion(
 
     Source: Veit et al. 2016, section 4.
     """
-    settings = settings or LesionSettings()
+    settings = settings_or_default(settings, LesionSettings)
+    if not isinstance(plan, Plan):
+        raise InputError(
+            "`plan` must be made by resect.plans, such as plans.single(net), or plans.explicit(net, [arrangement]) of "
+            f"arrangements of your own, got {type(plan).__name__}."
+        )
     wrong = [len(arrangement) for arrangement in plan.arrangements if len(arrangement) != len(net.blocks)]
     if wrong:
         raise InputError(

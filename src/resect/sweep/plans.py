@@ -6,15 +6,18 @@ import random as _random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from math import inf
+from numbers import Integral
 from typing import Any, get_args
 
 from scipy.stats import kendalltau
 
-from resect.errors import InputError
+from resect.errors import InputError, require_whole
 from resect.graph.decisions import Decision, Variant
 from resect.graph.resolve import Removal
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled, require_blocks
+from resect.words import plural
 
 _Row = tuple[Sequence[int], dict[str, Any]]  # the blocks that are deleted, and the label
 
@@ -41,6 +44,9 @@ class Plan:
     def __len__(self) -> int:
         return len(self.arrangements)
 
+    def __repr__(self) -> str:
+        return f"<Plan {self.name}: {plural(len(self), 'arrangement')}>"
+
     def removing(self, removal: Removal) -> Plan:
         """The same plan with another treatment of deleted branches; InputError if it is unknown."""
         if removal not in get_args(Removal):
@@ -64,19 +70,17 @@ def pairs(net: Unraveled) -> Plan:
     return _deletions(net, "pairs", rows, single(net).arrangements)
 
 
-def windows(net: Unraveled, lengths: Iterable[int] | None = None) -> Plan:
+def windows(net: Unraveled, lengths: Iterable[int] | int | None = None) -> Plan:
     """Delete m consecutive blocks, for every m and every start: what depth pruning looks for.
 
     Args:
-        lengths: the values of m; 1 to the number of blocks by default, n(n+1)/2 lesions.
+        lengths: the values of m, or a single one; 1 to the number of blocks by default, n(n+1)/2 lesions.
 
     Labels: `start`, `length`.
     """
     require_blocks(net)
     n = len(net.blocks)
-    wanted = list(range(1, n + 1)) if lengths is None else list(lengths)
-    if not wanted or not all(1 <= m <= n for m in wanted):
-        raise InputError(f"`lengths` must hold numbers of blocks from 1 to {n}, got {wanted}.")
+    wanted = list(range(1, n + 1)) if lengths is None else _numbers("lengths", lengths, 1, n)
     rows = [(range(start, start + m), {"start": start, "length": m}) for m in wanted for start in range(n - m + 1)]
     return _deletions(net, "windows", rows)
 
@@ -106,7 +110,7 @@ def orders(net: Unraveled, count: int = 20, seed: int = 0) -> Plan:
     Labels: `order`, `step` (0 to n-1), `block` (the one that this step deletes on top of those before).
     """
     require_blocks(net)
-    _require_positive("count", count)
+    require_whole("count", count)
     n, draw = len(net.blocks), _random.Random(seed)
     rows: list[_Row] = []
     for pair in range(count):
@@ -116,31 +120,29 @@ def orders(net: Unraveled, count: int = 20, seed: int = 0) -> Plan:
     return _deletions(net, "orders", rows, single(net).arrangements)
 
 
-def random(net: Unraveled, counts: Iterable[int] | None = None, repeats: int = 5, seed: int = 0) -> Plan:
+def random(net: Unraveled, counts: Iterable[int] | int | None = None, repeats: int = 5, seed: int = 0) -> Plan:
     """Delete k random blocks, `repeats` times for each k (paper, section 4.2 and Figure 5a).
 
     Args:
-        counts: the values of k; 1 to half of the blocks by default.
+        counts: the values of k, or a single one; 1 to half of the blocks by default.
         seed: the same seed gives the same blocks.
 
     Labels: `deleted`, `repeat`.
     """
     require_blocks(net)
     n = len(net.blocks)
-    wanted = list(range(1, max(n // 2, 1) + 1)) if counts is None else list(counts)
-    if not wanted or not all(0 <= k <= n for k in wanted):
-        raise InputError(f"`counts` must hold numbers of blocks from 0 to {n}, got {wanted}.")
-    _require_positive("repeats", repeats)
+    wanted = list(range(1, max(n // 2, 1) + 1)) if counts is None else _numbers("counts", counts, 0, n)
+    require_whole("repeats", repeats)
     draw = _random.Random(seed)
     rows = [(draw.sample(range(n), k), {"deleted": k, "repeat": i}) for k in wanted for i in range(repeats)]
     return _deletions(net, "random", rows)
 
 
-def shuffled(net: Unraveled, swaps: Iterable[int] | None = None, repeats: int = 5, seed: int = 0) -> Plan:
+def shuffled(net: Unraveled, swaps: Iterable[int] | int | None = None, repeats: int = 5, seed: int = 0) -> Plan:
     """Swap s random pairs of blocks that fit each other's slots, `repeats` times for each s (paper, Figure 5b).
 
     Args:
-        swaps: the values of s; by default ten values from 1 to about the number of blocks.
+        swaps: the values of s, or a single one; by default ten values from 1 to about the number of blocks.
         seed: the same seed gives the same swaps.
 
     Labels: `swaps`, `repeat`, `kendall_tau` (rank correlation of the order with the intact one, 1 = intact).
@@ -148,7 +150,7 @@ def shuffled(net: Unraveled, swaps: Iterable[int] | None = None, repeats: int = 
     The plan is empty if no two blocks can trade places.
     """
     require_blocks(net)
-    _require_positive("repeats", repeats)
+    require_whole("repeats", repeats)
     pairs = [(a.index, b.index) for a in net.blocks for b in net.blocks if a.index < b.index and a.span == b.span]
     if not pairs:
         return Plan("shuffled", (), ())
@@ -156,7 +158,7 @@ def shuffled(net: Unraveled, swaps: Iterable[int] | None = None, repeats: int = 
         swaps = sorted({max(1, round(len(net.blocks) * (i / 10) ** 2)) for i in range(1, 11)})
     draw = _random.Random(seed)
     arrangements, labels = [], []
-    for s in swaps:
+    for s in _numbers("swaps", swaps, 0):
         for repeat in range(repeats):
             arrangement = net.intact
             for _ in range(s):
@@ -167,13 +169,14 @@ def shuffled(net: Unraveled, swaps: Iterable[int] | None = None, repeats: int = 
     return Plan("shuffled", tuple(arrangements), tuple(labels))
 
 
-def explicit(net: Unraveled, arrangements: Sequence[Sequence[Decision]]) -> Plan:
-    """Any list of arrangements. Labels: `arrangement`, its position in the list.
+def explicit(net: Unraveled, arrangements: Iterable[Sequence[Decision] | str] | Arrangement) -> Plan:
+    """Any list of arrangements, or a single one. Labels: `arrangement`, its position in the list.
 
     Raises:
         ArrangementError: one of them cannot run on the network.
     """
-    checked = tuple(net.arrangement(arrangement) for arrangement in arrangements)
+    several = [arrangements] if isinstance(arrangements, Arrangement) else arrangements
+    checked = tuple(net.arrangement(arrangement) for arrangement in several)
     return Plan("explicit", checked, tuple({"arrangement": i} for i in range(len(checked))))
 
 
@@ -189,6 +192,11 @@ def _deletions(net: Unraveled, name: str, rows: Sequence[_Row], references: tupl
     return Plan(name, arrangements, tuple(label for _, label in rows), references)
 
 
-def _require_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise InputError(f"`{name}` must be at least 1, got {value}.")
+def _numbers(name: str, given: Iterable[int] | int, least: int, blocks: int | None = None) -> list[int]:
+    """One whole number or several, from `least` to that of the blocks; InputError for others, or none."""
+    numbers = list(given) if isinstance(given, Iterable) else [given]
+    top = inf if blocks is None else blocks
+    if not numbers or not all(isinstance(number, Integral) and least <= number <= top for number in numbers):
+        range_of = f"numbers of blocks from {least} to {blocks}" if blocks else f"whole numbers of at least {least}"
+        raise InputError(f"`{name}` must hold {range_of}, got {numbers}.")
+    return numbers

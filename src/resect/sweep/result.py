@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _BOUNDED = {"agreement": (1.0, 0.0, 1.0), "kl": (0.0, 0.0, np.inf)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LesionResult(Shown):
     """Outcomes of a plan, sample by sample. N samples; float32 throughout.
 
@@ -189,11 +190,15 @@ class LesionResult(Shown):
         return pd.DataFrame(columns, index=[*range(len(self.plan)), "intact"])
 
     def flips(self, lesion: int) -> pd.DataFrame:
-        """The samples that a lesion flips: `sample`, `target`, `flip` ("broken": right before; or "repaired")."""
+        """The samples that a lesion flips: `sample`, `target`, `flip` ("broken": right before; or "repaired").
+
+        Args:
+            lesion: its row of the table; from the end if it is negative.
+        """
         if self.targets is None:
             raise InputError("`flips` needs one target a sample, but the targets are sequences.")
-        if not 0 <= lesion < len(self.plan):
-            raise InputError(f"`lesion` must be a row of the table, 0 to {len(self.plan) - 1}, got {lesion}.")
+        if not isinstance(lesion, Integral) or not -len(self.plan) <= lesion < len(self.plan):
+            raise InputError(f"`lesion` must be a row of the table, 0 to {len(self.plan) - 1}, got {lesion!r}.")
         change = self.errors[lesion] - self.intact["error"]
         samples = np.flatnonzero(np.abs(change) > 0.5)
         kinds = np.where(change[samples] > 0, "broken", "repaired")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,9 @@ class LesionSettings:
     """Settings of `resect.lesion`, `resect.shapley` and `resect.ensemble`.
 
     Attributes:
-        metrics: any of "error", "loss", "agreement" (with the intact network's predictions) and "kl" (divergence from
-            its output distribution, one forward pass more), and functions (outputs, targets) -> (B,) values.
+        metrics: one or some of "error", "loss", "agreement" (with the intact network's predictions) and "kl"
+            (divergence from its output distribution, one forward pass more), and functions (outputs, targets) -> (B,)
+            values.
         precision: half the width, in percentage points, of the 95 % interval of a lesion's damage at which the lesion
             is stopped; None runs every lesion on all data.
         channels_last: images and convolution weights in the memory format NHWC; changes the last bits.
@@ -32,21 +33,24 @@ class LesionSettings:
         InputError: a metric is unknown or named twice, or the precision cannot be reached.
     """
 
-    metrics: tuple[str | UserMetric, ...] = ("error", "loss", "agreement")
+    metrics: Sequence[str | UserMetric] = ("error", "loss", "agreement")
     precision: float | None = None
     channels_last: bool = False
     compile: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
+        one = isinstance(self.metrics, str) or callable(self.metrics) or not isinstance(self.metrics, Iterable)
+        object.__setattr__(self, "metrics", (self.metrics,) if one else tuple(self.metrics))
         unknown = [m for m in self.metrics if not callable(m) and m not in METRICS]
         if unknown or not self.metrics or len(set(self.names)) < len(self.names):
             raise InputError(
                 f"`metrics` must name some of {', '.join(METRICS)}, each once, or be functions (outputs, targets) -> "
                 f"per-sample values, got {list(self.metrics)}."
             )
-        if self.precision is not None and not 0 < self.precision < 100:
-            raise InputError(f"`precision` must lie between 0 and 100 percentage points, got {self.precision}.")
+        precise = isinstance(self.precision, (int, float)) and 0 < self.precision < 100
+        if self.precision is not None and not precise:
+            raise InputError(f"`precision` must lie between 0 and 100 percentage points, got {self.precision!r}.")
         if self.precision is not None and "error" not in self.metrics:
             raise InputError("`precision` is that of the damage, so `metrics` must hold 'error'.")
 

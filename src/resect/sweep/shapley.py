@@ -11,7 +11,7 @@ import pandas as pd
 
 from resect.engines.local import LOCAL
 from resect.engines.work import Engine, Progress
-from resect.errors import InputError
+from resect.errors import InputError, require_whole, settings_or_default
 from resect.measuring.batches import Batches
 from resect.measuring.results import Shown, require_alike
 from resect.measuring.statistics import interval_over_repeats
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ShapleyResult(Shown):
     """What each of n blocks contributes, per metric.
 
@@ -113,7 +113,8 @@ def shapley(
 
     Source: Shapley 1953; sampled orders by Castro, Gomez, Tejada 2009, in antithetic pairs by Mitchell et al. 2022.
     """
-    plan = plans.orders(net, orders, (settings or LesionSettings()).seed)
+    require_whole("orders", orders)
+    plan = plans.orders(net, orders, settings_or_default(settings, LesionSettings).seed)
     return from_orders(net, lesion(net, data, plan, settings, progress=progress, engine=engine))
 
 
