@@ -1,7 +1,9 @@
-"""Numbers in words: how every number is written, on the page, in figures and in the terminal."""
+"""Words: how every number and every name is written, on the page, in figures and in the terminal."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from math import floor, isfinite, log10
 from typing import TYPE_CHECKING
 
@@ -107,6 +109,41 @@ def duration(seconds: float) -> str:
     if whole < 5400:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def shortened(names: Sequence[str], width: int) -> list[str]:
+    """Names in at most `width` characters, which stay apart: a long one loses its front, "…layer3.17.conv".
+
+    Where one is too long, all lose as much of what they begin with alike as it takes, in whole parts.
+
+    Args:
+        width: at least 8.
+    """
+    longest, start = max(map(len, names), default=0), 0
+    if longest <= width:
+        return list(names)
+    distinct = list(dict.fromkeys(names))
+    if len(distinct) > 1:
+        ends = [match.end() for match in re.finditer("[./:]", distinct[0])]
+        parts = [end for end in ends if all(name[:end] == distinct[0][:end] != name for name in distinct)]
+        start = next((end for end in parts if longest - end < width), parts[-1] if parts else 0)
+    written: dict[str, str] = {}
+    for name in distinct:
+        number, text = 1, _end_of(name, start, width)
+        while text in written.values():
+            number += 1
+            text = _end_of(name, start, width - len(f" #{number}")) + f" #{number}"
+        written[name] = text
+    return [written[name] for name in names]
+
+
+def _end_of(name: str, start: int, width: int) -> str:
+    """What stands from `start` on, or the last of it that fits, from a whole part on if that is little less."""
+    if not start and len(name) <= width:
+        return name
+    start = max(start, len(name) - width + 1)
+    part = re.compile("[./:]").search(name, start - 1, start + width // 3) if start else None
+    return f"…{name[part.end() if part else start :]}"
 
 
 def _short(value: float) -> str:
