@@ -106,6 +106,22 @@ def test_pairs_and_their_interaction(net: resect.Unraveled) -> None:
         resect.lesion(net, DATA, plans.single(net)).interaction()
 
 
+def test_pairs_of_blocks_that_alone_bring_chance_are_saturated(net: resect.Unraveled) -> None:
+    with torch.no_grad():
+        targets = net(IMAGES).argmax(1)  # intact error 0
+    targets[0] = -100
+    result = resect.lesion(net, [(IMAGES, targets)], plans.pairs(net))
+    chance = 1 - targets[1:].bincount().max().item() / 6
+    single = resect.lesion(net, [(IMAGES, targets)], plans.single(net)).table["error"]
+    alone = [error >= 0.95 * chance for error in single]
+    assert any(alone)
+    assert not all(alone)
+    expected = [[a and b and i != j for j, b in enumerate(alone)] for i, a in enumerate(alone)]
+    assert result.saturated().to_numpy().tolist() == expected
+    with pytest.raises(resect.InputError, match=r"`saturated` is of the plan 'pairs', got 'single'"):
+        resect.lesion(net, DATA, plans.single(net)).saturated()
+
+
 def test_windows(net: resect.Unraveled) -> None:
     model, plan = net.model, plans.windows(net)
     assert len(plan) == 9 * 10 // 2

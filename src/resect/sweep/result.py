@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Of metrics that compare with the intact network already: its own value, the least and the largest one.
 _BOUNDED = {"agreement": (1.0, 0.0, 1.0), "kl": (0.0, 0.0, np.inf)}
+_AT_CHANCE = 0.95  # of the way from the intact error to that of chance
 
 
 @dataclass(frozen=True)
@@ -205,14 +206,32 @@ class LesionResult(Shown):
         independently, above 0 where each makes up for the other, below 0 where they do the same harm. NaN on the
         diagonal.
         """
-        if self.plan.name != "pairs":
-            raise InputError(f"`interaction` is of the plan 'pairs', got {self.plan.name!r}.")
+        self._require_pairs("interaction")
         both, alone = self.means(metric), self.reference_means(metric)
         matrix = np.full((len(alone), len(alone)), np.nan)
         for label, value in zip(self.plan.labels, both, strict=True):
             i, j = label["first"], label["second"]
             matrix[i, j] = matrix[j, i] = value - alone[i] - alone[j] + self.intact_mean(metric)
         return pd.DataFrame(matrix)
+
+    def saturated(self) -> pd.DataFrame:
+        """Of the plan `pairs`: whether each of both blocks alone already brings the error to chance, (n, n) booleans.
+
+        There the error cannot grow much further, so that an `interaction` below 0 says nothing of the two blocks. At
+        chance is an error 95 % of the way from the intact one to that of always naming the commonest class of the
+        samples (for sequences, whose targets are not kept: to 1). The diagonal is False.
+        """
+        self._require_pairs("saturated")
+        chance = 1.0
+        if self.targets is not None:
+            classes = np.unique(self.targets[self.weights > 0], return_counts=True)[1]
+            chance = 1 - classes.max() / classes.sum()
+        alone = self.reference_means("error") >= self.intact_error + _AT_CHANCE * (chance - self.intact_error)
+        return pd.DataFrame(np.outer(alone, alone) & ~np.eye(len(alone), dtype=bool))
+
+    def _require_pairs(self, what: str) -> None:
+        if self.plan.name != "pairs":
+            raise InputError(f"`{what}` is of the plan 'pairs', got {self.plan.name!r}.")
 
     def summary(self) -> str:
         """One sentence: how many lesions, the intact error, the median and the largest damage with its interval."""
