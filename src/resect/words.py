@@ -14,7 +14,14 @@ NOTHING = "–"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A fraction as percent: 0.1234 is "12.3 %"; tiny ones keep two significant digits."""
+    """A fraction as percent: 0.1234 is "12.3 %"; small ones keep two significant digits, down to 0.01 %."""
+    if value is not None and 0 < abs(value) < 1e-4:
+        return "less than 0.01 %"
+    return part(value, digits)
+
+
+def part(value: float | None, digits: int = 1) -> str:
+    """The same with two significant digits however small it is, for a table: 1.1e-08 is "1.1 × 10⁻⁶ %"."""
     if value is None or not isfinite(value):
         return NOTHING
     shown = value * 100
@@ -88,17 +95,23 @@ def count(number: int) -> str:
     return str(number)
 
 
-def span(low: int, high: int) -> str:
-    """ "2 to 7", or "2" if it is one number."""
-    return str(low) if low == high else f"{low} to {high}"
+def span(low: int, high: int, unit: str = "") -> str:
+    """ "2 to 7", or "2" if it is one number; of a unit "2 to 7 blocks", "1 block"."""
+    if not unit:
+        return str(low) if low == high else f"{low} to {high}"
+    return plural(low, unit) if low == high else f"{low} to {high} {unit}s"
 
 
 def lengths(effective: Effective) -> str:
     """ "2 to 7 blocks (4 to 14 layers)"."""
-    low, high = effective.low_layers, effective.high_layers
-    if effective.low == effective.high:
-        return f"{plural(effective.low, 'block')} ({_short(low)} layers)"
-    return f"{span(effective.low, effective.high)} blocks ({_short(low)} to {_short(high)} layers)"
+    blocks, low, high = span(effective.low, effective.high, "block"), effective.low_layers, effective.high_layers
+    ends = " to ".join(dict.fromkeys((_short(low), _short(high))))
+    return f"{blocks} ({ends} {'layer' if ends == '1' else 'layers'})"
+
+
+def named(name: str, index: int) -> str:
+    """A block as text names it beside figures that count: "layers.10, index 9", but "blocks.9" if that is its index."""
+    return name if re.findall(r"\d+", name)[-1:] == [str(index)] else f"{name}, index {index}"
 
 
 def duration(seconds: float) -> str:
