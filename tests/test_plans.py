@@ -276,7 +276,7 @@ def test_orders_delete_every_block_both_ways(preactivated: resect.Unraveled) -> 
 
 def test_explicit_plans_may_be_empty_and_hold_variants(preactivated: resect.Unraveled) -> None:
     net = preactivated
-    assert resect.lesion(net, DATA, plans.explicit(net, [])).summary() == "0 lesions (explicit) on 7 samples."
+    assert resect.lesion(net, DATA, plans.explicit(net, [])).summary() == "0 arrangements on 7 samples."
     chosen = [net.intact.without(1).repeated(2), (resect.Variant.BRANCH_ONLY, *range(1, 9))]
     result = check(net, plans.explicit(net, chosen), _ways(net.model))
     assert list(result.table["arrangement"]) == [0, 1]

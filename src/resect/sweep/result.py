@@ -14,6 +14,7 @@ from resect.errors import InputError
 from resect.measuring.results import Shown, require_alike
 from resect.measuring.statistics import bootstrap_interval, interval_over_repeats, mcnemar, paired_error_interval
 from resect.sweep.plans import Plan
+from resect.words import decimal, percent, plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -234,26 +235,30 @@ class LesionResult(Shown):
             raise InputError(f"`{what}` is of the plan 'pairs', got {self.plan.name!r}.")
 
     def summary(self) -> str:
-        """One sentence: how many lesions, the intact error, the median and the largest damage with its interval."""
-        many, plurals = len(self.plan), ["" if count == 1 else "s" for count in (len(self.plan), self.samples)]
-        ran = f"{many} lesion{plurals[0]} ({self.plan.name}) on {self.samples} sample{plurals[1]}"
+        """One sentence: how many lesions, the intact error, and the damage: its median, and the largest one."""
+        many, own = len(self.plan), self.plan.name == "explicit"
+        ran = plural(many, "arrangement") if own else f"{plural(many, 'lesion')} ({self.plan.name})"
+        ran += f" on {plural(self.samples, 'sample')}"
         if not many or "error" not in self.values:
             return f"{ran}."
         table = self.table
         row = int(table["damage"].argmax())
-        worst, label = table.iloc[row], ", ".join(f"{key} {value}" for key, value in self.plan.labels[row].items())
-        return (
-            f"{ran}: intact error {self.intact_error:.2%}, median damage {table['damage'].median() * 100:.2f} points, "
-            f"largest {worst['damage'] * 100:.2f} points "
-            f"[{worst['damage_low'] * 100:.2f}, {worst['damage_high'] * 100:.2f}] ({label})."
-        )
+        worst, low, high = (decimal(table[name][row] * 100) for name in ("damage", "damage_low", "damage_high"))
+        text = f"{ran}: intact error {percent(self.intact_error, 2)}, "
+        if many == 1 and own:
+            return f"{text}damage {worst} points [{low}, {high}]."
+        label = ", ".join(f"{key} {value}" for key, value in self.plan.labels[row].items())
+        median = decimal(table["damage"].median() * 100)
+        text += f"median damage {median} points, largest {worst}" if many > 1 else f"damage {worst}"
+        return f"{text} points [{low}, {high}] ({label})."
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the plan in the way that suits it, e.g. `interaction` as a heat map; returns the axes."""
         from resect.figures import lesions
 
         if self.plan.name == "pairs":
-            return lesions.interaction(self.interaction(self.main_metric), self.main_metric, ax)
+            saturated = self.saturated() if "error" in self.values else None
+            return lesions.interaction(self.interaction(self.main_metric), self.main_metric, saturated, ax)
         return lesions.by_plan(self.plan.name, self.table, self.intact_error, ax)
 
 
