@@ -17,7 +17,8 @@ from resect.words import shortened
         (["transformer.h.0.mlp", "transformer.h.11.attn"], 12, ["…h.0.mlp", "…h.11.attn"]),
         (["conv1", "backbone.layer3.17.conv"], 12, ["conv1", "…17.conv"]),
         (["runs/a/resnet110 (first)"], 20, ["…a/resnet110 (first)"]),
-        (["left.side.of.blocks", "right.side.of.blocks"], 12, ["…of.blocks", "…blocks #2"]),
+        (["model.body.layer1.0.conv", "model.body.layer2.0.conv"], 10, ["…r1.0.conv", "…r2.0.conv"]),
+        (["left.side.of.blocks", "right.side.of.blocks"], 12, ["…e.of.blocks", "…f.blocks #2"]),
     ],
 )
 def test_long_names_lose_their_fronts(names: list[str], width: int, written: list[str]) -> None:

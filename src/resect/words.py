@@ -140,6 +140,10 @@ def shortened(names: Sequence[str], width: int) -> list[str]:
         ends = [match.end() for match in re.finditer("[./:]", distinct[0])]
         parts = [end for end in ends if all(name[:end] == distinct[0][:end] != name for name in distinct)]
         start = next((end for end in parts if longest - end < width), parts[-1] if parts else 0)
+    for whole in (True, False):
+        cut = {name: _end_of(name, start, width, whole) for name in distinct}
+        if len(set(cut.values())) == len(distinct):
+            return [cut[name] for name in names]
     written: dict[str, str] = {}
     for name in distinct:
         number, text = 1, _end_of(name, start, width)
@@ -150,12 +154,12 @@ def shortened(names: Sequence[str], width: int) -> list[str]:
     return [written[name] for name in names]
 
 
-def _end_of(name: str, start: int, width: int) -> str:
-    """What stands from `start` on, or the last of it that fits, from a whole part on if that is little less."""
+def _end_of(name: str, start: int, width: int, whole: bool = False) -> str:
+    """What stands from `start` on, or the last of it that fits; a `whole` part is first if that is little less."""
     if not start and len(name) <= width:
         return name
     start = max(start, len(name) - width + 1)
-    part = re.compile("[./:]").search(name, start - 1, start + width // 3) if start else None
+    part = re.compile("[./:]").search(name, start - 1, start + width // 3) if whole and start else None
     return f"…{name[part.end() if part else start :]}"
 
 

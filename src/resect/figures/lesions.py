@@ -14,8 +14,8 @@ from matplotlib.colors import ListedColormap, SymLogNorm
 
 from resect.figures.colours import BAR_GREY, BLUE, GREY, INK, ORANGE, PALE_BLUE
 from resect.figures.marks import bar_places, block_axis, block_map, heat_map, reference_line, whole_numbers
-from resect.figures.style import axes_or_new, head, shortened
-from resect.words import percent, power_of_ten
+from resect.figures.style import axes_or_new, head
+from resect.words import percent, power_of_ten, shortened
 
 BY_BLOCK = {
     "single": ("one block deleted", "deleted block (its index)"),
@@ -106,7 +106,7 @@ def control(
     ax.axhspan(low, high, facecolor=PALE_BLUE, edgecolor=BLUE, linewidth=0.6, zorder=0.5)
     _bars(ax, table, bar_places(table), BAR_GREY, width=0.55)
     ax.set_xlabel("deleted layer (its index)")
-    head(ax, f"{shortened(title, 24)}, plain", [("■ range of the left panel", BLUE)])
+    head(ax, f"{shortened([title], 24)[0]}, plain", [("■ range of the left panel", BLUE)])
     _whole_scale(ax, intact, chance)
     return ax
 
@@ -153,13 +153,14 @@ def _reference_errors(ax: Axes, intact: float, chance: float | None, top: float)
 def random(
     table: pd.DataFrame, intact: float, chance: float | None = None, *, unit: str = "block", ax: Axes | None = None
 ) -> Axes:
-    """Error by the number of blocks `deleted` at random: every deletion, the median and the middle half."""
+    """Error by the number of blocks `deleted` at random: every deletion, the mean and the middle half."""
     ax = axes_or_new(ax)
-    quartiles = table.groupby("deleted")["error"].quantile(np.array([0.25, 0.5, 0.75])).unstack() * 100
-    ax.fill_between(quartiles.index, quartiles[0.25], quartiles[0.75], color=PALE_BLUE, linewidth=0)
+    errors = table.groupby("deleted")["error"]
+    quartiles, mean = errors.quantile(np.array([0.25, 0.75])).unstack() * 100, errors.mean() * 100
+    ax.fill_between(mean.index, quartiles[0.25], quartiles[0.75], color=PALE_BLUE, linewidth=0)
     ax.plot(table["deleted"], table["error"] * 100, ".", color=BLUE, alpha=0.4, markersize=4, markeredgewidth=0)
-    ax.plot(quartiles.index, quartiles[0.5], color=BLUE, linewidth=2, marker="o", markersize=3)
-    head(ax, "", [("● one deletion", "#6b93bd"), ("■ middle half", "#8fb2d6"), ("—  median", BLUE)])
+    ax.plot(mean.index, mean, color=BLUE, linewidth=2, marker="o", markersize=3)
+    head(ax, "", [("● one deletion", "#6b93bd"), ("■ middle half", "#8fb2d6"), ("—  mean", BLUE)])
     most = int(table["deleted"].max())
     ax.set(xlabel=f"{unit}s deleted at random", xlim=(0, most + max(0.5, most * 0.02)))
     whole_numbers(ax)
@@ -226,6 +227,6 @@ def interaction(
     entries = []
     if grey.any():
         ax.imshow(np.where(grey, 1.0, np.nan), cmap=ListedColormap([BAR_GREY]), origin="lower", interpolation="nearest")
-        entries.append(("■ either alone at chance: tells nothing", BAR_GREY))
+        entries.append(("■ either alone at chance: tells nothing", GREY))
     head(ax, "how two deletions interact", entries)
     return ax

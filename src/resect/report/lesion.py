@@ -15,6 +15,7 @@ from resect.runs.record import Record
 from resect.words import plural
 
 _SHOWN = 60
+_ROW = "arrangement (row of the table)"
 _CLASSES_SHOWN = 50  # in one heat map
 _PERCENT = ("error", "damage", "agreement", "vote_error", "member_error", "independent_error", "disagreement")
 
@@ -94,7 +95,7 @@ def _figures(record: Record) -> Figures:
         figures[plan] = partial(lesions.interaction, tables["interaction"], metric, tables.get("saturated"))
     elif plan == "explicit" and record.asked.get("without") and "error" in intact:
         title = f"deleted together: {', '.join(map(str, record.asked['without']))}"
-        figures[plan] = partial(lesions.deletions, table, intact["error"], title=title, label="")
+        figures[plan] = partial(lesions.deletions, table, intact["error"], title=title, label=_ROW)
     elif "error" in intact:
         figures[plan] = partial(lesions.by_plan, plan, table, intact["error"])
     if plan in lesions.BY_BLOCK and "flips" in tables:
