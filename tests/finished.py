@@ -176,3 +176,32 @@ def _network(place: int, n: int, intact: float, unit: str, draw: np.random.Gener
     return MultiplicityRow(
         f"resect:it{place}", n, 2 * n, 1000 * int(draw.integers(1, 4)), error, paths, bits, n / 4, n / 2
     )
+
+
+def random_paths(blocks: int, seed: int) -> Record:
+    """A run of `resect paths` with random results; of some, the longest lengths are not known."""
+    draw = np.random.default_rng(seed)
+    lengths, depth, _ = _paths(blocks, draw)
+    known = blocks if draw.random() < 0.6 else int(draw.integers(0, blocks + 1))
+    share = lengths["share"].where(lengths["length"] <= known)
+    held = known == blocks or share.sum() >= depth.mass
+    through = _blocks(blocks, "block", draw)[["block", "name"]].assign(share=draw.normal(0.3, 0.3, blocks))
+    pairs = np.outer(through["share"], through["share"]) + draw.choice([0, 0.01]) * draw.normal(size=(blocks, blocks))
+    chosen = sorted(draw.choice(blocks, int(draw.integers(0, blocks + 1)), replace=False).tolist())
+    strongest = pd.DataFrame({"blocks": [chosen], "relative": draw.random(), "share": draw.normal()})
+    found = {
+        "at": str(draw.choice(["input", "blocks.0"])), "samples": int(draw.choice([1, 7])), "mass": 0.95,
+        "longest": blocks, "known": known, "sum_of_shares": float(share.sum()), "rest": 1 - float(share.sum()),
+        "sum_error": 2e-7, "effective": vars(depth.by_share) if held and known == blocks else None,
+        "effective_by_magnitude": vars(depth.by_magnitude), "effective_by_rms": None,
+        "multiplicity": {"log2_paths": float(blocks), "log2_effective_paths": float(draw.choice([0, blocks / 2])),
+                         "effective_depth": float(draw.random() * blocks)},
+        "log2_effective_paths_within": draw.choice([None, 1.5]), "strongest": {"summary": "All were looked at."},
+    }  # fmt: skip
+    tables = {
+        "lengths": lengths.assign(share=share, share_low=np.nan, share_high=np.nan),
+        "blocks": through,
+        "pairs": pd.DataFrame(pairs),
+        "strongest": strongest,
+    }
+    return Record("paths", {"model": "resect:it", "data": "digits"}, {}, {}, "resect paths", found, tables)
