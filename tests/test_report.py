@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -341,6 +342,20 @@ def test_figures_hold_the_data(study: Study) -> None:
     networks = pd.DataFrame([asdict(row) for row in study.answers.multiplicity])
     assert len(ensembles.multiplicity(networks).patches) == 2 * 4
     assert len(ensembles.intact_errors(networks).patches) == 4
+
+
+@pytest.mark.parametrize("case", ["full", "three blocks"])
+def test_keys_lie_over_the_axes_and_never_on_curves(case: str) -> None:
+    made = made_study(beside=3) if case == "full" else made_study(**CASES[case])
+    for drawing in drawings(made):
+        figure = drawing.figure()
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        for ax in figure.axes:
+            assert ax.get_legend() is None
+            for key in ax.artists:
+                box = key.get_window_extent(canvas.get_renderer())
+                assert box.y0 >= ax.get_window_extent().y1 and box.x0 >= 0 and box.y1 <= figure.bbox.y1
 
 
 def test_figures_draw_into_axes_given_and_start_bars_at_zero(study: Study) -> None:
