@@ -285,7 +285,7 @@ def test_captions_name_the_extremes_and_contradict_the_paper_where_the_numbers_d
     other = replace(study, deletions=costly, answers=replace(study.answers, ensemble=ensemble))
     assert "here another block does" in captions.deletions_caption(other)[1]
     rising = replace(study.answers, ensemble=replace(study.answers.ensemble, tau_correlation=0.6))
-    assert "unlike in the paper" in captions.reordering_caption(replace(study, answers=rising))[1]
+    assert "falls with disorder, unlike in the paper" in captions.reordering_caption(replace(study, answers=rising))[1]
     jump = study.random.assign(error=np.where(study.random["deleted"] > 9, CHANCE, INTACT))
     assert "abruptly" in captions.random_caption(replace(study, random=jump))[1]
     flat = study.random.assign(error=INTACT)

@@ -234,7 +234,9 @@ def is_nats(text: str, value: float) -> bool:
 
 def of_all(study: Study, count: str, real: int) -> bool:
     n = study.subject.blocks
-    return count.lower() == ("all" if real == n else "none of" if real == 0 else f"{real} of")
+    return count.lower() == (
+        "both" if real == n == 2 else "all" if real == n else "none of" if real == 0 else f"{real} of"
+    )
 
 
 def down_and_others(study: Study) -> tuple[Any, Any]:
@@ -279,12 +281,13 @@ def enough_to_tell(study: Study) -> bool:
 def reorderings(study: Study, tau: str, words: str, worst: str, intact: str) -> bool:
     table, ensemble = study.reorderings, study.answers.ensemble
     real = float(np.corrcoef(table["kendall_tau"].rank(), table["error"].rank())[0, 1])
+    words, _, in_paper = words.partition(", as in" if "as in the" in words else ", unlike in")
     told = {
-        "the more disorder, the more error, as in the paper": enough_to_tell(study) and real < 0,
-        "unlike in the paper, the error falls with disorder": enough_to_tell(study) and real > 0,
-        "unlike in the paper, the error does not follow the disorder": not enough_to_tell(study) and len(table) >= 40,
+        "the more disorder, the more error": enough_to_tell(study) and real < 0,
+        "the error falls with disorder": enough_to_tell(study) and real > 0,
+        "the error does not follow the disorder": not enough_to_tell(study) and len(table) >= 40,
         "no clear relation": not enough_to_tell(study) and len(table) < 40,
-    }[words]
+    }[words] and (bool(in_paper) == (study.subject.unit == "block") or words == "no clear relation")
     right = abs(float(tau.replace("−", "-")) - real) < 0.0051 and is_percent(worst, table["error"].max())
     return right and told and is_percent(intact, ensemble.intact_error)
 
@@ -351,7 +354,7 @@ CLAIMS: list[tuple[str, Check]] = [
      lambda s, a, n, b, c, m: of_all(s, a, int((grown(s) < 0.001).sum())) and is_nats(b, grown(s).max())
      and is_named(s, c, m, s.deletions, grown(s))),
     (rf"Deleting {NAME} (cost|save)s {D}\.", lambda s, a, m, v, b: costs(s, v, b, damage(s)[0])),
-    (rf"(None of|\d+ of|All) (\d+) (?:block|layer)s costs? less than one point(?:; the largest cost is {D} "
+    (rf"(None of|\d+ of|All|Both)(?: (\d+))? (?:block|layer)s costs? less than one point(?:; the largest cost is {D} "
      rf"\({NAME}\))?\.",
      lambda s, a, n, b, c, m: of_all(s, a, int((damage(s) < 0.01).sum())) and (damage(s).max() <= 0) == (b is None)
      and (b is None or (is_points(b, damage(s).max()) and is_named(s, c, m, s.deletions, damage(s))))),
@@ -369,7 +372,7 @@ CLAIMS: list[tuple[str, Check]] = [
     (r"Unlike in the paper, that is in the median no more than for the network under study\.",
      lambda s: s.plain.deletions["damage"].median() <= damage(s).median()),
     (r"(\d+) layers? of it changes? the shape.*\.", lambda s, a: int(a) == s.plain.refused),
-    (r"Unlike in the paper, the mean error hardly rises, if at all\.", lambda s: rise(s)[0] < 0.02),
+    (r"(?:Unlike in the paper, the|The) mean error hardly rises, if at all\.", lambda s: rise(s)[0] < 0.02),
     (r"The error rises (over many numbers|abruptly).*: a tenth of the rise of the mean is reached at (\d+) "
      r"(?:block|layer)s?, "
      r"nine tenths at (\d+)\.",

@@ -124,14 +124,16 @@ def random_caption(study: Study) -> Caption:
     rise = float(means.max()) - ensemble.intact_error
     if len(means) < 4:
         return shows, numbers
+    beside = unit == "block"  # the paper deletes several blocks of residual networks only
     if rise < 0.02:
-        return shows, f"Unlike in the paper, the mean error hardly rises, if at all. {numbers}"
+        return shows, f"{'Unlike in the paper, the' if beside else 'The'} mean error hardly rises, if at all. {numbers}"
     reached = (means.to_numpy() - ensemble.intact_error) / rise
     early, late = (int(means.index[int(np.argmax(reached >= part))]) for part in (0.1, 0.9))
     if late - early >= most / 4:
-        kind = "The error rises over many numbers of deletions, as the paper found for an ensemble whose members leave"
+        kind, in_paper = "over many numbers of deletions", "as the paper found for an ensemble whose members leave"
     else:
-        kind = f"The error rises abruptly, unlike in the paper, where it {paper.SEVERAL_DELETED}"
+        kind, in_paper = "abruptly", f"unlike in the paper, where it {paper.SEVERAL_DELETED}"
+    kind = f"The error rises {kind}{f', {in_paper}' if beside else ''}"
     where = f"a tenth of the rise of the mean is reached at {plural(early, unit)}, nine tenths at {late}"
     return shows, f"{kind}: {where}. {numbers}"
 
@@ -150,13 +152,14 @@ def reordering_caption(study: Study) -> Caption:
     if near_chance(ensemble.intact_error, ensemble.chance_error):
         return shows, _at_chance(unit)
     if abs(correlation) <= max(0.3, 2 / ensemble.reorderings**0.5):  # what chance alone reaches once in 20 times
-        relation = "no clear relation"
+        relation, in_paper = "no clear relation", ""
         if ensemble.reorderings >= _ENOUGH:
-            relation = "unlike in the paper, the error does not follow the disorder"
+            relation, in_paper = "the error does not follow the disorder", ", unlike in the paper"
     elif correlation < 0:
-        relation = "the more disorder, the more error, as in the paper"
+        relation, in_paper = "the more disorder, the more error", ", as in the paper"
     else:
-        relation = "unlike in the paper, the error falls with disorder"
+        relation, in_paper = "the error falls with disorder", ", unlike in the paper"
+    relation += in_paper if unit == "block" else ""  # the paper reorders residual networks only
     return shows, (
         f"The rank correlation of error and Kendall tau is {decimal(correlation)}: {relation}. The worst of them errs "
         f"on {percent(float(study.reorderings['error'].max()))}, the intact network on "

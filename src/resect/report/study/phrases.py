@@ -21,9 +21,9 @@ def largest(table: pd.DataFrame, values: pd.Series) -> str:
 
 
 def of_all(count: int, whole: int, unit: str) -> str:
-    """ "none of 54 blocks", "all 54 blocks", "3 of 54 blocks"."""
+    """ "none of 54 blocks", "all 54 blocks", "both blocks", "3 of 54 blocks"."""
     if count == whole:
-        return f"all {plural(whole, unit)}"
+        return f"all {plural(whole, unit)}" if whole > 2 else f"both {unit}s"
     return f"{count or 'none'} of {plural(whole, unit)}"
 
 
