@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from math import comb
 
@@ -59,8 +60,22 @@ def test_random_signs_estimate_the_root_mean_square_of_single_paths() -> None:
         mean = sum(g.square().sum() for taken, g in paths.items() if sum(taken) == k) / 4 / comb(n, k)
         assert found.rms[k] == pytest.approx(mean.sqrt().item(), rel=0.35)
         assert low[k] * 0.8 <= mean.sqrt() <= high[k] * 1.25  # 7 intervals of 95 %, widened: all hold
-    assert found.rms[0] == pytest.approx(high[0])  # one path: every sign gives the same
+    for k in (0, n):  # one path: every sign gives the same
+        assert low[k] == high[k] == pytest.approx(found.rms[k])
+    assert (low[1:n] < high[1:n]).all()
     assert found.magnitude.sum() == pytest.approx(1.0)
+
+
+def test_only_lengths_of_one_path_have_intervals_without_width(net, batch) -> None:
+    for batches in ([batch], [(batch[0][:4], batch[1][:4]), (batch[0][4:], batch[1][4:])]):
+        draws = resect.sample_paths(net, batches, draws=3)
+        low, high = draws.mean_interval()
+        for k in (0, 9):
+            assert low[k] == high[k] == pytest.approx(draws.mean[k])
+        assert not (low[1:9] == high[1:9]).any()
+    alike = resect.sample_paths(net, [batch], draws=1)
+    twice = replace(alike, norms=np.repeat(alike.norms, 2, axis=1)).mean_interval()  # the same paths drawn twice
+    assert np.isnan(twice).any(0).tolist() == [0 < k < 9 for k in range(10)]
 
 
 def taken_blocks(route) -> frozenset[int]:
