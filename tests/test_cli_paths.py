@@ -32,7 +32,8 @@ def test_the_run_folder_holds_what_the_library_finds_and_is_not_made_twice(tmp_p
     said = run(*command).stdout
     assert "Effective lengths (95% of the gradient)" in said
     assert "Most of the gradient goes through blocks." in said
-    assert "strongest paths found" in said
+    assert "The strongest path has the norm of" in said
+    assert "these 3 are the strongest. They hold" in said
     samples = load_samples("digits", limit=20)
     net = resect.unravel(
         load_model("resect:resnet20", arguments={"width": 4}, samples=samples).module, samples.inputs[:1]

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 import resect
 from by_hand import IMAGES, TARGETS, chain
 from networks import Frame, Parallel, Residual
+from resect.cli._terminal import progress_bars
+from resect.engines.local import Local, Memory
 from resect.graph.routes import Routes
 from resect.paths.polynomial import at_target, decompose
 from resect.paths.sampled import path_norms
 from resect.paths.sampler import PathDraw
+from resect.paths.settings import passing
 from resect.paths.squares import path_squares
 from resect.paths.strongest import strongest_paths
 from resect.paths.target import resolve_target
@@ -179,3 +182,25 @@ def test_a_route_keeps_to_one_of_the_states_that_a_branch_reads() -> None:
         loss = nn.functional.cross_entropy(model(given, route), TARGETS, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, given)
         np.testing.assert_allclose(found, gradient.flatten(1).norm(dim=1), rtol=1e-9, err_msg=route)
+
+
+@pytest.mark.parametrize("limit", [100, 5000])
+def test_the_progress_of_a_search_ends_full_when_it_is_resumed_too(net, batch, limit: int, capfd) -> None:
+    engine = Local(Memory())
+    for _ in range(2):  # the second finds it in the store
+        steps: list[float] = []
+        strongest_paths(net, [batch], limit=limit, progress=steps.append, engine=engine)
+        assert sum(steps) == pytest.approx(passing(net), rel=1e-9)
+        with progress_bars(quiet=False) as track:
+            advance = track("strongest paths", passing(net))
+            for step in steps:
+                advance(step)
+        assert "9/9" in capfd.readouterr().err
+
+
+def test_a_bar_that_is_full_up_to_rounding_says_so(capfd) -> None:
+    with progress_bars(quiet=False) as track:
+        advance = track("tenths", 1)
+        for _ in range(10):
+            advance(0.1)
+    assert "1/1" in capfd.readouterr().err

@@ -95,7 +95,7 @@ def strongest(table: pd.DataFrame, blocks: int | None = None, ax: Axes | None = 
     ax.set_xticks([tick for tick in ticks if 0 <= tick < count])
     ax.grid(visible=False)
     words = [("■ through its branch", BLUE), ("norm: part of the whole gradient's", GREY)]
-    head(ax, "the strongest single paths", words)
+    head(ax, "the strongest single paths found", words)
     return ax
 
 

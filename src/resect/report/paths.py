@@ -93,9 +93,10 @@ def _carriers(record: Record) -> list[str]:
     if "strongest" in tables:
         first = tables["strongest"].iloc[0]
         through_blocks = ", ".join(map(str, first["blocks"])) or "none (skips only)"
+        search = record.found["strongest"]
         said.append(
-            f"The strongest path found has the norm of {first['relative']:.1%} of the whole gradient and goes through "
-            f"blocks {through_blocks}. {record.found['strongest']['summary']}"
+            f"The strongest path{'' if search['proven'] else ' found'} has the norm of {first['relative']:.1%} of the "
+            f"whole gradient and goes through blocks {through_blocks}. {search['summary']}"
         )
     return said
 
