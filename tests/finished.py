@@ -196,7 +196,8 @@ def random_paths(blocks: int, seed: int) -> Record:
         "effective_by_magnitude": vars(depth.by_magnitude), "effective_by_rms": None,
         "multiplicity": {"log2_paths": float(blocks), "log2_effective_paths": float(draw.choice([0, blocks / 2])),
                          "effective_depth": float(draw.random() * blocks)},
-        "log2_effective_paths_within": draw.choice([None, 1.5]), "strongest": {"summary": "All were looked at."},
+        "log2_effective_paths_within": draw.choice([None, 1.5]),
+        "strongest": {"summary": "All were looked at.", "proven": int(draw.integers(2))},
     }  # fmt: skip
     tables = {
         "lengths": lengths.assign(share=share, share_low=np.nan, share_high=np.nan),

@@ -151,7 +151,8 @@ def test_summaries_are_true_at_the_edges(small, results) -> None:
     shapley = resect.shapley(small, DATA, orders=1)
     assert "nan" not in shapley.summary() and not shapley.plot().collections
     assert "[" not in shapley.summary() and "[" in results["ShapleyResult"].summary()
-    assert "The strongest path found in" in resect.strongest_paths(small, DATA, count=1).summary()
+    assert "this one is the strongest. It holds" in resect.strongest_paths(small, DATA, count=1).summary()
+    assert "The strongest path found in 100" in resect.strongest_paths(small, DATA, count=1, limit=100).summary()
     assert "Members without 1 block err" in results["EnsembleResult"].summary()
 
 

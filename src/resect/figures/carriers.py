@@ -30,7 +30,7 @@ def shapley(table: pd.DataFrame, metric: str = "error", ax: Axes | None = None) 
     value, low, high, alone = (table[f"{metric}{end}"] * scale for end in ("", "_low", "_high", "_alone"))
     ax.bar(table["block"], value, color=BLUE, width=0.75)
     words = [("■ Shapley value", BLUE), ("– deleted alone", INK)]
-    if np.isfinite(low).all():
+    if np.isfinite(low).any():
         ax.vlines(table["block"], low, high, color=ORANGE, linewidth=1.3)
         words.insert(1, ("| 95 % interval over orders", ORANGE))
     ax.plot(table["block"], alone, "_", color=INK, markersize=9, markeredgewidth=1.6)
@@ -50,7 +50,7 @@ def blocks(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = axes_or_new(ax)
     ax.bar(table["block"], table["share"] * 100, color=BLUE, width=0.8)
     entries = [(f"sum: effective depth, {table['share'].sum():.2f} blocks", INK)]
-    if np.isfinite(table["share_low"]).all():
+    if np.isfinite(table["share_low"]).any():
         ax.vlines(table["block"], table["share_low"] * 100, table["share_high"] * 100, color=BAR_GREY, linewidth=1.3)
         entries.insert(0, ("| 95 % interval", GREY))
     ax.axhline(0, color=INK, linewidth=0.8)
@@ -98,7 +98,7 @@ def strongest(table: pd.DataFrame, blocks: int | None = None, ax: Axes | None = 
     ax.set_xticks([tick for tick in ticks if 0 <= tick < count])
     ax.grid(visible=False)
     words = [("■ through its branch", BLUE), ("norm: part of the whole gradient's", GREY)]
-    head(ax, "the strongest single paths", words)
+    head(ax, "the strongest single paths found", words)
     return ax
 
 

@@ -175,13 +175,14 @@ def log2_effective(share: np.ndarray, within: np.ndarray) -> float:
 
 
 def column_intervals(
-    values: np.ndarray, weights: np.ndarray, level: float, resamples: int, seed: int
+    values: np.ndarray, weights: np.ndarray, level: float, resamples: int, seed: int, *, exact: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Studentised bootstrap intervals over rows of the weighted mean of every column.
 
     Args:
         values: (rows, K); columns that are not finite throughout have no interval, and a single row has none.
         weights: (rows,) positive.
+        exact: (K,) booleans; the columns whose mean other rows would not change: both ends are it.
 
     Returns:
         low, high: (K,) each; NaN where there is none.
@@ -190,6 +191,7 @@ def column_intervals(
     known = np.isfinite(values).all(0)
     if known.any() and len(values) > 1:
         low[known], high[known] = bootstrap_interval(values[:, known].T, weights, level, resamples, seed)
+        low[known & exact] = high[known & exact] = np.average(values[:, known & exact], axis=0, weights=weights)
     return low, high
 
 

@@ -93,7 +93,8 @@ class PathSpectrum(Shown):
     ) -> tuple[np.ndarray, np.ndarray]:
         """(low, high), (n+1,) each: studentised bootstrap intervals of the pooled shares over rows; NaN for one row."""
         rows = self.squares > 0
-        return measures.column_intervals(self.shares[rows], self.squares[rows], level, resamples, seed)
+        none = np.array(self.count) == 0
+        return measures.column_intervals(self.shares[rows], self.squares[rows], level, resamples, seed, exact=none)
 
     @property
     def norm(self) -> np.ndarray:

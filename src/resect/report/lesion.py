@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def _cell(name: str, row: dict[Any, Any]) -> str:
     if not isinstance(value, float):
         return str(value)
     text = _number(name, value)
-    if f"{name}_low" in row:
+    if isfinite(row.get(f"{name}_low", nan)):
         text += f" [{_number(name, row[f'{name}_low'])}, {_number(name, row[f'{name}_high'])}]"
     return text
 

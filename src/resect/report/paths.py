@@ -99,11 +99,11 @@ def _carriers(record: Record) -> list[str]:
         said.append(most_tied(names, interaction(record)))
     if "strongest" in tables:
         first = tables["strongest"].iloc[0]
-        chosen = list(map(str, first["blocks"]))
+        chosen, search = list(map(str, first["blocks"])), record.found["strongest"]
         through = f"block{'s' * (len(chosen) > 1)} {', '.join(chosen)}" if chosen else "no block, over the skips alone"
         said.append(
-            f"The strongest path found has {percent(float(first['relative']))} of the norm of the whole gradient and "
-            f"goes through {through}. {record.found['strongest']['summary']}"
+            f"The strongest path{'' if search['proven'] else ' found'} has {percent(float(first['relative']))} of the "
+            f"norm of the whole gradient and goes through {through}. {search['summary']}"
         )
     return said
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from resect.errors import InputError
+from resect.measuring.clusters import clustered_rate_interval
 from resect.measuring.results import Shown, require_alike
 from resect.measuring.statistics import bootstrap_interval, interval_over_repeats, mcnemar, paired_error_interval
 from resect.sweep.plans import Plan
@@ -19,6 +20,7 @@ from resect.words import decimal, percent, plural
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_RATES = ("error", "agreement")  # of outcomes that are 0 or 1
 # Of metrics that compare with the intact network already: its own value, the least and the largest one.
 _BOUNDED = {"agreement": (1.0, 0.0, 1.0), "kl": (0.0, 0.0, np.inf)}
 _AT_CHANCE = 0.95  # of the way from the intact error to that of chance
@@ -124,8 +126,9 @@ class LesionResult(Shown):
         """One row a lesion: the plan's labels, `samples`, and for each metric its mean and 95 % intervals.
 
         Of `error`: `damage` (error minus intact error, paired on the samples that the lesion ran on), `damage_low`,
-        `damage_high`, and `p_value` (exact McNemar test). Of `loss` and of own metrics: `..._change` from the intact
-        network, `..._change_low`, `..._change_high` (bootstrap over samples). Of `agreement` and `kl`: `..._low`,
+        `damage_high` (score interval), and `p_value` (exact McNemar test; not of sequences). Of `loss` and of own
+        metrics: `..._change` from the intact network, `..._change_low`, `..._change_high` (bootstrap over samples; NaN
+        where no sample differs from another). Of `agreement` (score interval) and `kl` (bootstrap): `..._low`,
         `..._high`. For sequences also `perplexity`.
         """
         table = pd.DataFrame(list(self.plan.labels), index=range(len(self.plan)))
@@ -141,32 +144,32 @@ class LesionResult(Shown):
         values = self.values[metric]
         table[metric] = self.means(metric)
         changes = values - self.intact[metric]
+        low, high = self._rate_interval(changes) if metric in _RATES else _interval(changes, self.weights)
         if metric in _BOUNDED:
             own, least, most = _BOUNDED[metric]
-            low, high = _interval(changes, self.weights)
             table[f"{metric}_low"] = np.clip(low + own, least, most)
             table[f"{metric}_high"] = np.clip(high + own, least, most)
             return
         name = "damage" if metric == "error" else f"{metric}_change"
         table[name] = _mean(changes, self.weights)
+        table[f"{name}_low"], table[f"{name}_high"] = low, high
         if metric == "error" and self.targets is not None:
-            broken, repaired = (changes > 0).sum(1), (changes < 0).sum(1)
-            table["damage_low"], table["damage_high"] = paired_error_interval(broken, repaired, table["samples"])
-            table["p_value"] = mcnemar(broken, repaired)
-        else:
-            table[f"{name}_low"], table[f"{name}_high"] = _interval(changes, self.weights)
+            table["p_value"] = mcnemar((changes > 0).sum(1), (changes < 0).sum(1))
 
     def damage_widths(self) -> np.ndarray:
         """(lesions,) half the width of the interval of every lesion's damage, as a fraction."""
-        changes = self.errors - self.intact["error"]
-        counted = (~np.isnan(changes) & (self.weights > 0)).sum(1)
-        if self.targets is None:
-            low, high = _interval(changes, self.weights)
-            # A bootstrap of equal values has no width; that none of N samples differs still leaves 3 / N open.
-            high = np.maximum(high, low + 6 / counted)
-        else:
-            low, high = paired_error_interval((changes > 0).sum(1), (changes < 0).sum(1), counted)
+        low, high = self._rate_interval(self.errors - self.intact["error"])
         return np.asarray(high - low) / 2
+
+    def _rate_interval(self, changes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(low, high), (lesions,) each, of the mean change of a rate; NaN without a target that counts."""
+        some = self.weights > 0
+        if not some.any():
+            return np.full(len(changes), np.nan), np.full(len(changes), np.nan)
+        if self.targets is None:
+            return clustered_rate_interval(changes[:, some], self.weights[some])
+        counted = (~np.isnan(changes) & some).sum(1)
+        return paired_error_interval((changes > 0).sum(1), (changes < 0).sum(1), counted)
 
     def over_repeats(self, metric: str = "error") -> pd.DataFrame:
         """Of a plan with repeats, one row for each value of its first label: mean over repeats and 95 % t interval.
