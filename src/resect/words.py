@@ -82,6 +82,12 @@ def large(exponent: float) -> str:
     return f"{10 ** (whole - floor(whole)):.1f} × 10{superscript(floor(whole))}"
 
 
+def contribute(exponent: float) -> str:
+    """ "about 147 effectively contribute", of paths whose number is given by its binary logarithm."""
+    number = two_to(exponent)
+    return f"about {number} effectively {'contributes' if number == '1' else 'contribute'}"
+
+
 def plural(count: int, unit: str) -> str:
     """ "1 block", "54 blocks"."""
     return f"{count:,} {unit}" if count == 1 else f"{count:,} {unit}s"

@@ -37,13 +37,8 @@ def by_plan(plan: str, table: pd.DataFrame, intact: float, ax: Axes | None = Non
         return reorderings(table, intact, ax=ax)
     if plan == "windows":
         return windows(table, ax)
-    if plan in BY_BLOCK:
-        title, label = BY_BLOCK[plan]
-    else:
-        title, label = (
-            _BY_ROW.get(plan, plan),
-            f"{'arrangement' if plan == 'explicit' else 'lesion'} (row of the table)",
-        )
+    row = "arrangement" if plan == "explicit" else "lesion"
+    title, label = BY_BLOCK.get(plan, (_BY_ROW.get(plan, plan), f"{row} (row of the table)"))
     return deletions(table, intact, title=title, label=label, ax=ax)
 
 
@@ -210,7 +205,7 @@ def interaction(
     Args:
         matrix: (n, n) how much worse deleting both blocks is than the two alone; NaN on the diagonal.
         metric: what is compared.
-        saturated: (n, n) whether either deletion alone brings chance already: the pair is grey, as it tells nothing.
+        saturated: (n, n) whether each deletion alone brings chance already; the pair is grey, as it tells nothing.
     """
     ax = axes_or_new(ax, height=5.6, width=7.2)
     grey = np.zeros(matrix.shape, dtype=bool) if saturated is None else saturated.to_numpy(bool)
@@ -227,6 +222,6 @@ def interaction(
     entries = []
     if grey.any():
         ax.imshow(np.where(grey, 1.0, np.nan), cmap=ListedColormap([BAR_GREY]), origin="lower", interpolation="nearest")
-        entries.append(("■ either alone at chance: tells nothing", GREY))
+        entries.append(("■ each alone at chance: tells nothing", GREY))
     head(ax, "how two deletions interact", entries)
     return ax

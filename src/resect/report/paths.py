@@ -19,7 +19,7 @@ from resect.figures.style import side_by_side
 from resect.paths.measures import Effective, interaction_of, most_tied
 from resect.report.parts import Figures, save_figures, say
 from resect.runs.record import Record
-from resect.words import decimal, lengths, named, part, percent, plural, power_of_ten, two_to
+from resect.words import contribute, decimal, lengths, named, part, percent, plural, power_of_ten, two_to
 
 _NAMED = 5  # blocks, of those that carry most
 _SHOWN = 5e-5  # of the gradient, by any measure: lengths that carry less are left out on the terminal
@@ -73,12 +73,11 @@ def sentences(record: Record) -> list[str]:
     for name, key in (("count × mean norm of sampled paths", "magnitude"), ("count × root mean square norm", "rms")):
         if by := numbers[f"effective_by_{key}"]:
             said.append(f"By {name}: {lengths(Effective(**by))}, {percent(by['path_fraction'])} of all paths.")
-    contribute = two_to(size["log2_effective_paths"])
     said.append(
-        f"{two_to(size['log2_paths'])} paths, of which about {contribute} effectively contribute"
-        f"{'s' * (contribute == '1')}{'' if all_known else ', by the lengths told apart'}; effective depth "
-        f"{decimal(size['effective_depth'])} blocks. Shares and rest sum to "
-        f"{numbers['sum_of_shares'] + numbers['rest']:.9f} (relative error {power_of_ten(numbers['sum_error'])})."
+        f"{two_to(size['log2_paths'])} paths, of which {contribute(size['log2_effective_paths'])}"
+        f"{'' if all_known else ', by the lengths told apart'}; effective depth {decimal(size['effective_depth'])} "
+        f"blocks. Shares and rest sum to {numbers['sum_of_shares'] + numbers['rest']:.9f} "
+        f"(relative error {power_of_ten(numbers['sum_error'])})."
     )
     if (within := numbers["log2_effective_paths_within"]) is not None:
         said.append(f"Weighted within a length by the squared norms of the sampled paths, about {two_to(within)}.")

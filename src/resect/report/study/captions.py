@@ -69,7 +69,7 @@ def _each(study: Study) -> str:
         means += f"; the largest cost is {points(most)} ({largest(table, damage)})"
     helped = int((table["damage_high"] < 0).sum()) if "damage_high" in table else 0
     if helped:
-        means += f". Without {'one' if helped == 1 else helped} the error falls by more than its 95 % interval"
+        means += f". Without {'one' if helped == 1 else helped} the error falls, with its 95 % interval below 0"
     return f"{means}."
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from resect.jobs import paper
 from resect.jobs.findings import MultiplicityRow, Study
 from resect.report.study.phrases import near_chance, single_deletions, without_several
-from resect.words import decimal, large, lengths, percent, plural, two_to
+from resect.words import contribute, decimal, large, lengths, percent, plural, two_to
 
 # Where a number turns into a word. A reader who draws the lines elsewhere has the numbers beside every verdict.
 _CHEAP = 0.02  # a deletion that costs less error than this barely changes the network
@@ -112,10 +112,9 @@ def _multiplicity(study: Study) -> str:
     row, *others = study.answers.multiplicity
     if not row.log2_paths and not others:
         return "It has a single path: a plain network has depth and width, but no multiplicity."
-    effective = two_to(row.log2_effective_paths)
     paths = (
-        f"Of its {two_to(row.log2_paths)} paths about {effective} effectively contribute{'s' * (effective == '1')}; by "
-        f"share they are {decimal(row.effective_depth, 1)} blocks deep on average."
+        f"Of its {two_to(row.log2_paths)} paths {contribute(row.log2_effective_paths)}; by share they are "
+        f"{decimal(row.effective_depth, 1)} blocks deep on average."
     )
     compared = "What multiplicity does takes networks to compare: name some with --beside."
     if others:
