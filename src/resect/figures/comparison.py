@@ -183,6 +183,7 @@ def _limit(ax: Axes, curves: Sequence[_Curve], relative: bool, log: bool) -> Non
         by_length.percent_ticks(ax, lowest / 3, highest * 3)
     else:
         lowest = min(0.0, *(float(curve.values.min()) for curve in curves))
+        highest = max(highest, *(float(curve.interval[1].max()) for curve in curves if curve.interval), 0.0)
         ax.set_ylim(lowest - (highest - lowest) * 0.04, highest * 1.06)
 
 
