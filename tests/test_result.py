@@ -212,7 +212,8 @@ def test_every_plan_draws_itself(net, data, plan: str) -> None:
         row = result.table.query("start == 2 and length == 3").iloc[0]
         assert grid[2, 2] == pytest.approx(row["damage"] * 100)
     elif plan == "pairs":
-        np.testing.assert_array_equal(np.ma.filled(ax.images[0].get_array(), np.nan), result.interaction("loss"))
+        shown = np.ma.filled(ax.images[0].get_array(), np.nan)
+        np.testing.assert_array_equal(shown, result.interaction("loss").mask(result.saturated()))
     elif plan in ("single", "skips", "repeated"):
         assert [bar.get_height() for bar in ax.patches] == pytest.approx(list(result.table["error"] * 100))
     else:
