@@ -8,10 +8,11 @@ from math import factorial
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import resect
 from conftest import randomise_norms
+from resect.measuring.clusters import clustered_rate_interval
 from resect.measuring.statistics import independent_vote_error
 from resect.models.resnet import CifarResNet
 from resect.sweep import plans
@@ -45,6 +46,50 @@ def test_an_ensemble_averages_log_probabilities(net) -> None:
     assert result.intact_error.mean() == (net(IMAGES).argmax(1) != TARGETS).float().mean()
 
 
+class Words(nn.Module):
+    """A language model of two blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(9, 8), nn.Linear(8, 9)
+        self.mlps = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        for mlp in self.mlps:
+            x = x + torch.tanh(mlp(x))
+        return self.out(x)
+
+
+def test_the_interval_of_an_ensemble_is_over_sequences() -> None:
+    ids = torch.randint(0, 9, (3, 6))
+    targets = torch.roll(ids, -1, 1)
+    targets[1, 2:] = -100
+    net = resect.unravel(Words(), ids)
+    result = resect.ensemble(net, [(ids[:2], targets[:2]), (ids[2:], targets[2:])], removed=1, members=2)
+    assert list(result.sample) == [0] * 6 + [1] * 2 + [2] * 6
+    pool = plans.random(net, [1], 2, 0).arrangements
+    with torch.no_grad():
+        outputs = torch.stack([net(ids, arrangement).log_softmax(-1) for arrangement in pool])
+    counted = targets != -100
+    alone = ((outputs.argmax(-1) != targets) & counted).sum(-1).double().mean(0) / counted.sum(1)
+    both = ((outputs.mean(0).argmax(-1) != targets) & counted).sum(-1).double() / counted.sum(1)
+    tokens = np.array([6, 2, 6])
+    for size, errors, ensembles in ((0, alone, 2), (1, both, 1)):
+        low, high = clustered_rate_interval(errors[None].numpy(), tokens * ensembles)
+        assert result.table["error_low"][size] == pytest.approx(max(0, low[0]))
+        assert result.table["error_high"][size] == pytest.approx(high[0])
+
+
+def test_an_ensemble_that_is_never_wrong_may_still_be(net) -> None:
+    with torch.no_grad():
+        members = [net(IMAGES[:1], arrangement) for arrangement in plans.random(net, [1], 2, 0).arrangements]
+    targets = torch.stack([member.log_softmax(1) for member in members]).mean(0).argmax(1)
+    table = resect.ensemble(net, [(IMAGES[:1], targets)] * 4, removed=1, members=2).table
+    assert table["error"][1] == 0
+    assert (table["error_low"][1], table["error_high"][1]) == (0, pytest.approx(1.96**2 / (4 + 1.96**2), rel=1e-4))
+
+
 def test_loss_is_that_of_the_members_less_their_ambiguity(net) -> None:
     values = resect.ensemble(net, DATA, removed=4, members=8).values
     np.testing.assert_allclose(values["loss"], values["member_loss"] - values["ambiguity"], atol=2e-6)
@@ -70,7 +115,7 @@ def test_members_that_are_independent_vote_as_the_formula_says() -> None:
     assert found["vote_error"].mean().item() == pytest.approx(expected, abs=4 * (expected / 4000) ** 0.5)
 
 
-def test_subsets_are_of_their_size_and_drawn_once() -> None:
+def test_lesionsare_of_their_size_and_drawn_once() -> None:
     found = subsets(6, seed=1)
     assert list(found) == [1, 2, 3, 4, 5, 6]
     assert found[6] == [list(range(6))]
@@ -134,6 +179,40 @@ def test_shapley_values_approach_the_exact_ones(small) -> None:
     assert np.abs(table["loss"] - exact).max() < 0.1 * np.abs(exact).max()
     assert list(found.plot().containers[0].datavalues) == pytest.approx(list(table["error"] * 100))
     assert "Shapley values over 120 orders" in found.summary()
+
+
+def test_shapley_intervals_cover_the_exact_values_of_every_block(net) -> None:
+    lesions = [tuple(i for i in range(9) if mask >> i & 1) for mask in range(512)]
+    outcomes = resect.lesion(net, DATA, plans.explicit(net, [net.intact.without(*gone) for gone in lesions]))
+    rng, bits = np.random.default_rng(0), 1 << np.arange(9)
+    for metric in ("error",):
+        value = outcomes.means(metric)
+        exact = np.zeros(9)
+        for mask, gone in enumerate(lesions):
+            for i in set(range(9)) - {*gone}:
+                gain = value[mask | 1 << i] - value[mask]
+                exact[i] += factorial(len(gone)) * factorial(8 - len(gone)) / factorial(9) * gain
+        orders = rng.permuted(np.broadcast_to(np.arange(9), (100, 20, 9)), axis=2)
+        orders = np.stack([orders, orders[..., ::-1]], 2).reshape(100, 40, 9)
+        passed = np.pad(np.cumsum(bits[orders], -1), ((0, 0), (0, 0), (1, 0)))
+        marginals = np.empty(orders.shape)
+        np.put_along_axis(marginals, orders, np.diff(value[passed], axis=-1), -1)
+        inside = []
+        for own in marginals:
+            none: dict[str, np.ndarray] = {metric: np.zeros(9)}
+            table = resect.ShapleyResult(("",) * 9, {metric: own}, none, {metric: 0.0}).table
+            inside.append((table[f"{metric}_low"] <= exact + 1e-12) & (exact - 1e-12 <= table[f"{metric}_high"]))
+        assert np.mean(inside) >= 0.94
+        assert np.mean(inside, axis=0).min() >= 0.90  # of one block: standard error 2.2 %
+
+
+def test_blocks_that_cost_nothing_in_any_order_have_no_interval() -> None:
+    marginals = {"loss": np.tile([[0.1, 0.7], [0.3, 0.5]], (3, 1)), "kl": np.random.default_rng(0).random((6, 2))}
+    table = resect.ShapleyResult(
+        ("a", "b"), marginals, dict.fromkeys(marginals, np.zeros(2)), dict.fromkeys(marginals, 0.0)
+    ).table
+    assert table[["loss_low", "loss_high"]].isna().all(axis=None)  # every pair has the same mean
+    assert (table["kl_low"] < table["kl"]).all()
 
 
 def test_shapley_intervals_cover_the_exact_values(small) -> None:

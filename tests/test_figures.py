@@ -108,3 +108,39 @@ def test_names_of_checkpoints_do_not_touch() -> None:
     ax.figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
     assert len(boxes) > 3 and all(left.x1 < right.x0 for left, right in pairwise(boxes))
+
+
+def test_pairs_that_are_saturated_are_grey_and_do_not_stretch_the_scale() -> None:
+    values = np.array([[np.nan, -9.0, 1.0], [-9.0, np.nan, 0.5], [1.0, 0.5, np.nan]])
+    both = np.array([[False, True, False], [True, False, False], [False, False, False]])
+    ax = lesions.interaction(pd.DataFrame(values), "loss", pd.DataFrame(both))
+    shown, grey = (np.ma.filled(image.get_array(), np.nan) for image in ax.images)
+    assert np.isnan(shown[both]).all() and shown[0, 2] == 1
+    assert (np.isfinite(grey) == both).all()
+    assert ax.images[0].norm.vmax == 1
+    assert any("at chance" in text.get_text() for key in ax.artists for text in key.findobj(Text))
+    assert len(lesions.interaction(pd.DataFrame(values), "loss", pd.DataFrame(both & False)).artists) == 0
+
+
+def test_the_line_of_random_deletions_is_the_mean_that_reports_name() -> None:
+    table = pd.DataFrame({"deleted": [1, 1, 1, 2, 2], "error": [0.1, 0.1, 0.7, 0.2, 0.6]})
+    line = lesions.random(table, 0.1).get_lines()[1]
+    assert line.get_xdata().tolist() == [1, 2] and line.get_ydata() == pytest.approx([30, 40])
+
+
+@pytest.mark.parametrize("plan", ["explicit", "orders", "pairs"])
+def test_plans_by_row_have_titles_in_words(plan: str) -> None:
+    ax = lesions.by_plan(plan, pd.DataFrame({"error": [0.2]}), 0.1)
+    assert "lesions" not in ax.get_title("left") and ax.get_title("left") != plan
+    assert ax.get_xlabel() == f"{'arrangement' if plan == 'explicit' else 'lesion'} (row of the table)"
+
+
+def test_names_of_blocks_do_not_touch_and_stay_apart() -> None:
+    names = [f"model.backbone.layer{i // 3}.{i % 3}.conv" for i in range(9)]
+    table = pd.DataFrame({"block": range(9), "name": names, "share": 0.1, "share_low": 0.0, "share_high": 0.2})
+    ax = carriers.blocks(table)
+    ax.figure.draw_without_rendering()
+    labels = ax.get_xticklabels()
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert len({label.get_text() for label in labels}) == 9 and all(label.get_text()[0] == "…" for label in labels)

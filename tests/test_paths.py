@@ -15,6 +15,7 @@ from by_hand import CHAINS, IMAGES, TARGETS, chain
 from conftest import randomise_norms
 from networks import Frame, Parallel, TwoStreams
 from resect.graph.routes import Routes
+from resect.models.resnet import CifarResNet
 from resect.paths.participation import participation
 from resect.paths.polynomial import at_target, decompose
 from resect.paths.sampled import path_norms
@@ -75,6 +76,60 @@ def test_blocks_pairs_and_strongest_paths_by_brute_force(name: str) -> None:
     every = strongest_paths(net, data, count=2**n, limit=10**6)
     assert (len(every.table), every.open, every.proven) == (2**n, 0, 2**n)
     assert "Every path was looked at" in every.summary()
+
+
+def test_what_a_search_holds_of_all_squares_is_what_brute_force_finds() -> None:
+    made = chain("encoder of 8 blocks")
+    squares = sorted((g.square().sum().item() for g in made.paths.values()), reverse=True)
+    data = [(IMAGES.double(), TARGETS)]
+    every = strongest_paths(made.net, data, count=10)
+    assert every.held == pytest.approx((sum(squares[:10]) / sum(squares),) * 3, rel=1e-9)
+    assert (every.expanded, every.proven) == (2**8 - 1, 10)
+    some = strongest_paths(made.net, data, count=10, limit=60)
+    assert some.expanded == 60
+    assert some.open > 0
+    part, low, high = some.held
+    own = (some.table["norm"] ** 2).sum() * 4 / sum(squares)
+    assert 0.9 * low <= own <= 1.1 * high
+    assert part == pytest.approx(own, rel=0.2)
+    assert "by random signs" in some.summary()
+
+
+def along(model: CifarResNet, images: torch.Tensor, taken: torch.Tensor) -> torch.Tensor:
+    """A pre-activation ResNet in which image i keeps the gradient of the branches where taken (N, blocks) is 1."""
+    x = model.stem(images)
+    for gate, block in zip(taken.T[..., None, None, None], model.blocks, strict=True):
+        branch, skip = block.c2(torch.relu(block.bn2(block.c1(torch.relu(block.bn1(x)))))), block.sc(x)
+        x = gate * branch + (1 - gate) * branch.detach() + gate * skip.detach() + (1 - gate) * skip
+    return model.fc(torch.relu(model.bn(x)).mean((2, 3)))
+
+
+def test_the_twenty_strongest_paths_of_twelve_blocks_are_those_of_brute_force() -> None:
+    """With the default limit all are looked at; with a fifth of the nodes what is found is right, as is the bound."""
+    model, n = randomise_norms(CifarResNet(26, width=3, channels=1)).double(), 12
+    net = resect.unravel(model, IMAGES.double())
+    norms = []
+    for some in torch.tensor(list(product([0.0, 1.0], repeat=n)), dtype=torch.float64).split(256):
+        images = IMAGES.double().repeat(len(some), 1, 1, 1).requires_grad_()
+        outputs = along(model, images, some.repeat_interleave(4, 0))
+        loss = nn.functional.cross_entropy(outputs, TARGETS.repeat(len(some)), reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, images)
+        norms.append((gradient.square().reshape(len(some), -1).sum(1) / 4).sqrt())
+    best = torch.cat(norms).sort(descending=True)
+    expected = [tuple(i for i in range(n) if code >> (n - 1 - i) & 1) for code in best.indices.tolist()]
+    strong = strongest_paths(net, [(IMAGES.double(), TARGETS)])
+    assert strong.table["blocks"].tolist() == expected[:20]
+    np.testing.assert_allclose(strong.table["norm"], best.values[:20], rtol=1e-9)
+    assert (strong.proven, strong.open) == (20, 0)
+    assert strong.held[0] == pytest.approx((best.values[:20].square().sum() / best.values.square().sum()).item())
+    guided = strongest_paths(net, [(IMAGES.double(), TARGETS)], limit=2**n // 5)
+    assert guided.expanded == 2**n // 5
+    all_norms = dict(zip(expected, best.values.tolist(), strict=True))
+    missed = set(expected)
+    for blocks, norm in zip(guided.table["blocks"], guided.table["norm"], strict=True):
+        assert norm == pytest.approx(all_norms[blocks], rel=1e-9)
+        missed.remove(blocks)
+    assert max(all_norms[blocks] for blocks in missed) <= guided.bound
 
 
 class ParallelGated(nn.Module):

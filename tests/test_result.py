@@ -212,11 +212,49 @@ def test_every_plan_draws_itself(net, data, plan: str) -> None:
         row = result.table.query("start == 2 and length == 3").iloc[0]
         assert grid[2, 2] == pytest.approx(row["damage"] * 100)
     elif plan == "pairs":
-        np.testing.assert_array_equal(np.ma.filled(ax.images[0].get_array(), np.nan), result.interaction("loss"))
+        shown = np.ma.filled(ax.images[0].get_array(), np.nan)
+        np.testing.assert_array_equal(shown, result.interaction("loss").mask(result.saturated()))
     elif plan in ("single", "skips", "repeated"):
         assert [bar.get_height() for bar in ax.patches] == pytest.approx(list(result.table["error"] * 100))
     else:
         assert list(ax.get_lines()[0].get_ydata()) == pytest.approx(list(result.table["error"] * 100))
+
+
+def silent() -> resect.Unraveled:
+    """A random language model whose only block changes nothing."""
+    model = Language()
+    nn.init.zeros_(model.mlp.weight)
+    nn.init.zeros_(model.mlp.bias)
+    return resect.unravel(model, torch.zeros(2, 5, dtype=torch.long))
+
+
+def test_two_sequences_without_a_change_know_little() -> None:
+    ids = torch.randint(0, 9, (2, 5))
+    row = resect.lesion(net := silent(), [(ids, torch.roll(ids, -1, 1))], plans.single(net), ALL).table.iloc[0]
+    assert row["damage"] == row["loss_change"] == row["kl"] == 0
+    expected = np.ravel(paired_error_interval([0], [0], 2))  # as if there were one token in each
+    assert (row["damage_low"], row["damage_high"]) == pytest.approx(tuple(expected))
+    assert (row["agreement_low"], row["agreement_high"]) == pytest.approx((1 + expected[0], 1))
+    assert np.isnan([row["loss_change_low"], row["loss_change_high"], row["kl_low"], row["kl_high"]]).all()
+
+
+def test_no_precision_stops_at_sequences_that_do_not_change() -> None:
+    ids = torch.randint(0, 9, (4, 5))
+    targets = torch.full_like(ids, -100)
+    targets[1:] = ids[1:]  # the first batch has no target at all
+    data = [(ids[i : i + 1], targets[i : i + 1]) for i in range(4)]
+    result = resect.lesion(net := silent(), data, plans.single(net), resect.LesionSettings(precision=50))
+    assert result.table["samples"][0] == 3
+    assert result.damage_widths()[0] > 0.5
+    enough = resect.lesion(net, data[1:] * 4, plans.single(net), resect.LesionSettings(precision=50))
+    assert enough.table["samples"][0] == 4  # z^2 / (4 + z^2) < 1/2
+
+
+def test_agreement_of_single_targets_has_a_score_interval(net, data) -> None:
+    table = resect.lesion(net, data, plans.single(net), ALL).table
+    low, high = paired_error_interval(0, (40 * (1 - table["agreement"])).round(), 40)
+    np.testing.assert_allclose(table["agreement_low"], 1 + low)
+    np.testing.assert_allclose(table["agreement_high"], np.minimum(1 + high, 1))
 
 
 def test_samples_whose_target_is_ignored_are_left_out(net, batch) -> None:

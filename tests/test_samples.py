@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from math import comb
 
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 import resect
 from by_hand import IMAGES, TARGETS, chain
 from networks import Frame, Parallel, Residual
+from resect.cli._terminal import progress_bars
+from resect.engines.local import Local, Memory
 from resect.graph.routes import Routes
 from resect.paths.polynomial import at_target, decompose
 from resect.paths.sampled import path_norms
 from resect.paths.sampler import PathDraw
+from resect.paths.settings import passing
 from resect.paths.squares import path_squares
 from resect.paths.strongest import strongest_paths
 from resect.paths.target import resolve_target
@@ -59,8 +63,22 @@ def test_random_signs_estimate_the_root_mean_square_of_single_paths() -> None:
         mean = sum(g.square().sum() for taken, g in paths.items() if sum(taken) == k) / 4 / comb(n, k)
         assert found.rms[k] == pytest.approx(mean.sqrt().item(), rel=0.35)
         assert low[k] * 0.8 <= mean.sqrt() <= high[k] * 1.25  # 7 intervals of 95 %, widened: all hold
-    assert found.rms[0] == pytest.approx(high[0])  # one path: every sign gives the same
+    for k in (0, n):  # one path: every sign gives the same
+        assert low[k] == high[k] == pytest.approx(found.rms[k])
+    assert (low[1:n] < high[1:n]).all()
     assert found.magnitude.sum() == pytest.approx(1.0)
+
+
+def test_only_lengths_of_one_path_have_intervals_without_width(net, batch) -> None:
+    for batches in ([batch], [(batch[0][:4], batch[1][:4]), (batch[0][4:], batch[1][4:])]):
+        draws = resect.sample_paths(net, batches, draws=3)
+        low, high = draws.mean_interval()
+        for k in (0, 9):
+            assert low[k] == high[k] == pytest.approx(draws.mean[k])
+        assert not (low[1:9] == high[1:9]).any()
+    alike = resect.sample_paths(net, [batch], draws=1)
+    twice = replace(alike, norms=np.repeat(alike.norms, 2, axis=1)).mean_interval()  # the same paths drawn twice
+    assert np.isnan(twice).any(0).tolist() == [0 < k < 9 for k in range(10)]
 
 
 def taken_blocks(route) -> frozenset[int]:
@@ -164,3 +182,25 @@ def test_a_route_keeps_to_one_of_the_states_that_a_branch_reads() -> None:
         loss = nn.functional.cross_entropy(model(given, route), TARGETS, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, given)
         np.testing.assert_allclose(found, gradient.flatten(1).norm(dim=1), rtol=1e-9, err_msg=route)
+
+
+@pytest.mark.parametrize("limit", [100, 5000])
+def test_the_progress_of_a_search_ends_full_when_it_is_resumed_too(net, batch, limit: int, capfd) -> None:
+    engine = Local(Memory())
+    for _ in range(2):  # the second finds it in the store
+        steps: list[float] = []
+        strongest_paths(net, [batch], limit=limit, progress=steps.append, engine=engine)
+        assert sum(steps) == pytest.approx(passing(net), rel=1e-9)
+        with progress_bars(quiet=False) as track:
+            advance = track("strongest paths", passing(net))
+            for step in steps:
+                advance(step)
+        assert "9/9" in capfd.readouterr().err
+
+
+def test_a_bar_that_is_full_up_to_rounding_says_so(capfd) -> None:
+    with progress_bars(quiet=False) as track:
+        advance = track("tenths", 1)
+        for _ in range(10):
+            advance(0.1)
+    assert "1/1" in capfd.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,8 +41,15 @@ def progress_bars(quiet: bool) -> Iterator[Track]:
     with Progress(*columns, console=console(stderr=True)) as progress:
 
         def track(what: str, total: float) -> Advance:
-            task = progress.add_task(what, total=total)
-            return lambda amount: progress.advance(task, amount)
+            task, done = progress.add_task(what, total=total), 0.0
+
+            def advance(amount: float) -> None:
+                nonlocal done
+                done += amount
+                # Floats that sum to just less than a whole number would be shown as the one below.
+                progress.update(task, completed=total if isclose(done, total) else done)
+
+            return advance
 
         yield track
 

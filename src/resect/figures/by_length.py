@@ -59,7 +59,7 @@ def name_range(ax: Axes, ends: Sequence[float], level: float, text: str, colour:
         ends: where the range begins and ends on the x axis.
     """
     start, end = ax.get_xlim()
-    needed = (end - start) * 0.25
+    needed = (end - start) * 0.3
     place, align, shift = (ends[0] + ends[1]) / 2, "center", 0
     if end - ends[1] >= needed:
         place, align, shift = ends[1], "left", 6

@@ -11,8 +11,11 @@ from matplotlib.ticker import MaxNLocator
 from resect.figures.colours import BAR_GREY, BLUE, DIM_BLUE, GREY, INK, ORANGE, PALE_BLUE, PALE_GREY
 from resect.figures.marks import block_axis, block_map, heat_map, whole_numbers
 from resect.figures.style import SMALL, axes_or_new, head, points_across
+from resect.words import shortened
 
 _NAMED = 30  # blocks, of which every name can be read
+_LETTERS = 125  # of all names beside each other, with the gaps between them
+_LEGIBLE = 9  # letters, to which a name may be cut
 _NUMBERS = 105  # points, of the numbers beside a path
 
 
@@ -27,7 +30,7 @@ def shapley(table: pd.DataFrame, metric: str = "error", ax: Axes | None = None) 
     value, low, high, alone = (table[f"{metric}{end}"] * scale for end in ("", "_low", "_high", "_alone"))
     ax.bar(table["block"], value, color=BLUE, width=0.75)
     words = [("■ Shapley value", BLUE), ("– deleted alone", INK)]
-    if np.isfinite(low).all():
+    if np.isfinite(low).any():
         ax.vlines(table["block"], low, high, color=ORANGE, linewidth=1.3)
         words.insert(1, ("| 95 % interval over orders", ORANGE))
     ax.plot(table["block"], alone, "_", color=INK, markersize=9, markeredgewidth=1.6)
@@ -47,15 +50,15 @@ def blocks(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = axes_or_new(ax)
     ax.bar(table["block"], table["share"] * 100, color=BLUE, width=0.8)
     entries = [(f"sum: effective depth, {table['share'].sum():.2f} blocks", INK)]
-    if np.isfinite(table["share_low"]).all():
+    if np.isfinite(table["share_low"]).any():
         ax.vlines(table["block"], table["share_low"] * 100, table["share_high"] * 100, color=BAR_GREY, linewidth=1.3)
         entries.insert(0, ("| 95 % interval", GREY))
     ax.axhline(0, color=INK, linewidth=0.8)
     block_axis(ax, table["block"].tolist())
     ax.set(xlabel="block (its index)", ylabel="gradient through the block (%)")
-    names = table["name"]
-    if len(names) <= _NAMED and names.str.len().max() * len(names) <= 110:
-        ax.set_xticks(table["block"], list(names))
+    names, room = list(table["name"]), _LETTERS // len(table) - 2
+    if len(names) <= _NAMED and (room >= _LEGIBLE or max(map(len, names)) <= room):
+        ax.set_xticks(table["block"], shortened(names, max(room, _LEGIBLE)))
         ax.set_xlabel("block")
     head(ax, "each block", entries)
     return ax
@@ -95,7 +98,7 @@ def strongest(table: pd.DataFrame, blocks: int | None = None, ax: Axes | None = 
     ax.set_xticks([tick for tick in ticks if 0 <= tick < count])
     ax.grid(visible=False)
     words = [("■ through its branch", BLUE), ("norm: part of the whole gradient's", GREY)]
-    head(ax, "the strongest single paths", words)
+    head(ax, "the strongest single paths found", words)
     return ax
 
 
@@ -113,7 +116,7 @@ def training(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.plot(place, table["effective_depth"], color=BLUE, marker="o", markersize=4)
     ax.plot(place, table["log2_effective_paths"], color=ORANGE, marker="s", markersize=4)
     ax.set(xlabel="checkpoint", ylabel="blocks; bits", xlim=(-0.6, len(table) - 0.4))
-    names = [name if len(name) <= 10 else f"…{name[-9:]}" for name in table["checkpoint"]]
+    names = shortened(list(table["checkpoint"]), 10)
     fit = max(1, int(points_across(ax) / (7 * max(map(len, names)) + 10)))
     shown = place[:: -(-len(table) // fit)]
     ax.set_xticks(shown, [names[i] for i in shown])

@@ -20,8 +20,8 @@ from matplotlib.lines import Line2D
 from resect.figures import by_length
 from resect.figures.colours import BLUE, GREEN, GREY, INK, ORANGE
 from resect.figures.marks import whole_numbers
-from resect.figures.style import SETTINGS, Entry, head, shortened
-from resect.words import span
+from resect.figures.style import SETTINGS, Entry, head
+from resect.words import shortened, span
 
 Runs = Mapping[str, pd.DataFrame]
 Ranges = Mapping[str, tuple[int, int] | None]  # lengths in blocks (low, high, inclusive) by the name of the run
@@ -29,6 +29,7 @@ Ranges = Mapping[str, tuple[int, int] | None]  # lengths in blocks (low, high, i
 # The first four lie far apart in lightness; any two at least 21 (CIE76) apart for every kind of colour blindness.
 _COLOURS = (BLUE, ORANGE, INK, "#9aa2cb", GREEN, "#752408", "#d852e0", "#7a1fe0")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+_LETTERS = 44  # of the name of a run
 _STRIP = 0.17  # inches at the top of a linear panel for the effective range of one run
 
 
@@ -95,16 +96,16 @@ def _weights(runs: Runs, column: str, label: str, ranges: Ranges, mass: float) -
         ax.set_ylabel(f"{label[:-1]}, without sign)" if log and column == "share" else label)
         if not log:
             _ranges(ax, curves, bool(row), ranges)
-            entries.append((f"at the top: lengths that hold {mass * 100:g} %", INK))
+            entries.append((f"at the top: lengths that hold ≥ {mass * 100:g} %", INK))
         head(ax, "log" if log else "linear", entries)
     return figure
 
 
 def _curves(runs: Runs, column: str) -> list[_Curve]:
     """A column of every run; norms become parts of the largest."""
-    curves = []
-    for (name, table), colour, marker in zip(runs.items(), _COLOURS, _MARKERS, strict=False):
-        known, label = int(np.flatnonzero(np.isfinite(table["share"]))[-1]), shortened(name)
+    curves, labels = [], shortened(list(runs), _LETTERS)
+    for (name, table), label, colour, marker in zip(runs.items(), labels, _COLOURS, _MARKERS, strict=False):
+        known = int(np.flatnonzero(np.isfinite(table["share"]))[-1])
         table = by_length.with_paths(table)
         if known < table["length"].max():
             label += f" (lengths to {known})"
@@ -182,6 +183,7 @@ def _limit(ax: Axes, curves: Sequence[_Curve], relative: bool, log: bool) -> Non
         by_length.percent_ticks(ax, lowest / 3, highest * 3)
     else:
         lowest = min(0.0, *(float(curve.values.min()) for curve in curves))
+        highest = max(highest, *(float(curve.interval[1].max()) for curve in curves if curve.interval), 0.0)
         ax.set_ylim(lowest - (highest - lowest) * 0.04, highest * 1.06)
 
 

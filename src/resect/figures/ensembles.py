@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 
 from resect.figures.colours import BAR_GREY, BLUE, GREY, INK, ORANGE, PALE_BLUE, PALE_GREY
 from resect.figures.marks import whole_numbers
-from resect.figures.style import SMALL, axes_or_new, head, shortened
-from resect.words import count, percent, plural
+from resect.figures.style import SMALL, axes_or_new, head
+from resect.words import count, percent, plural, shortened
 
 
 def ensemble(table: pd.DataFrame, removed: int, intact: float, ax: Axes | None = None) -> Axes:
@@ -54,8 +54,8 @@ def multiplicity(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.barh(places + shift, table[column], height=0.34, color=colour)
         for place, value in zip(places, table[column], strict=True):
             _value(ax, value, place + shift, f"{value:.1f}".removesuffix(".0"))
-    rows = zip(table["model"], table["blocks"], table["parameters"], strict=True)
-    names = [f"{shortened(model, 30)}\n{plural(n, 'block')}, {count(size)} parameters" for model, n, size in rows]
+    rows = zip(shortened(list(table["model"]), 30), table["blocks"], table["parameters"], strict=True)
+    names = [f"{model}\n{plural(n, 'block')}, {count(size)} parameters" for model, n, size in rows]
     ax.set_yticks(places, names)
     ax.set_xlabel("number of paths (power of two)")
     head(ax, "paths", [("■ all", GREY), ("■ effective", BLUE)])

@@ -10,18 +10,23 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import SymLogNorm
+from matplotlib.colors import ListedColormap, SymLogNorm
 
 from resect.figures.colours import BAR_GREY, BLUE, GREY, INK, ORANGE, PALE_BLUE
 from resect.figures.marks import bar_places, block_axis, block_map, heat_map, reference_line, whole_numbers
-from resect.figures.style import axes_or_new, head, shortened
-from resect.words import percent, power_of_ten
+from resect.figures.style import axes_or_new, head
+from resect.words import percent, power_of_ten, shortened
 
 BY_BLOCK = {
     "single": ("one block deleted", "deleted block (its index)"),
     "skips": ("one skip deleted, its branch kept", "block whose skip is deleted (its index)"),
     "repeated": ("one block run twice", "block that is run twice (its index)"),
 }  # plans with one lesion a block: title, and name of the x axis
+_BY_ROW = {
+    "explicit": "arrangements of blocks",
+    "pairs": "two blocks deleted",
+    "orders": "blocks deleted one after another",
+}  # titles of other plans
 
 
 def by_plan(plan: str, table: pd.DataFrame, intact: float, ax: Axes | None = None) -> Axes:
@@ -32,7 +37,8 @@ def by_plan(plan: str, table: pd.DataFrame, intact: float, ax: Axes | None = Non
         return reorderings(table, intact, ax=ax)
     if plan == "windows":
         return windows(table, ax)
-    title, label = BY_BLOCK.get(plan, (f"{plan} lesions", "lesion (row of the table)"))
+    row = "arrangement" if plan == "explicit" else "lesion"
+    title, label = BY_BLOCK.get(plan, (_BY_ROW.get(plan, plan), f"{row} (row of the table)"))
     return deletions(table, intact, title=title, label=label, ax=ax)
 
 
@@ -95,7 +101,7 @@ def control(
     ax.axhspan(low, high, facecolor=PALE_BLUE, edgecolor=BLUE, linewidth=0.6, zorder=0.5)
     _bars(ax, table, bar_places(table), BAR_GREY, width=0.55)
     ax.set_xlabel("deleted layer (its index)")
-    head(ax, f"{shortened(title, 24)}, plain", [("■ range of the left panel", BLUE)])
+    head(ax, f"{shortened([title], 24)[0]}, plain", [("■ range of the left panel", BLUE)])
     _whole_scale(ax, intact, chance)
     return ax
 
@@ -142,13 +148,14 @@ def _reference_errors(ax: Axes, intact: float, chance: float | None, top: float)
 def random(
     table: pd.DataFrame, intact: float, chance: float | None = None, *, unit: str = "block", ax: Axes | None = None
 ) -> Axes:
-    """Error by the number of blocks `deleted` at random: every deletion, the median and the middle half."""
+    """Error by the number of blocks `deleted` at random: every deletion, the mean and the middle half."""
     ax = axes_or_new(ax)
-    quartiles = table.groupby("deleted")["error"].quantile(np.array([0.25, 0.5, 0.75])).unstack() * 100
-    ax.fill_between(quartiles.index, quartiles[0.25], quartiles[0.75], color=PALE_BLUE, linewidth=0)
+    errors = table.groupby("deleted")["error"]
+    quartiles, mean = errors.quantile(np.array([0.25, 0.75])).unstack() * 100, errors.mean() * 100
+    ax.fill_between(mean.index, quartiles[0.25], quartiles[0.75], color=PALE_BLUE, linewidth=0)
     ax.plot(table["deleted"], table["error"] * 100, ".", color=BLUE, alpha=0.4, markersize=4, markeredgewidth=0)
-    ax.plot(quartiles.index, quartiles[0.5], color=BLUE, linewidth=2, marker="o", markersize=3)
-    head(ax, "", [("● one deletion", "#6b93bd"), ("■ middle half", "#8fb2d6"), ("—  median", BLUE)])
+    ax.plot(mean.index, mean, color=BLUE, linewidth=2, marker="o", markersize=3)
+    head(ax, "", [("● one deletion", "#6b93bd"), ("■ middle half", "#8fb2d6"), ("—  mean", BLUE)])
     most = int(table["deleted"].max())
     ax.set(xlabel=f"{unit}s deleted at random", xlim=(0, most + max(0.5, most * 0.02)))
     whole_numbers(ax)
@@ -190,15 +197,19 @@ def windows(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def interaction(matrix: pd.DataFrame, metric: str = "loss", ax: Axes | None = None) -> Axes:
+def interaction(
+    matrix: pd.DataFrame, metric: str = "loss", saturated: pd.DataFrame | None = None, ax: Axes | None = None
+) -> Axes:
     """How two deletions interact, on a scale that is linear around zero and logarithmic beyond.
 
     Args:
         matrix: (n, n) how much worse deleting both blocks is than the two alone; NaN on the diagonal.
         metric: what is compared.
+        saturated: (n, n) whether each deletion alone brings chance already; the pair is grey, as it tells nothing.
     """
     ax = axes_or_new(ax, height=5.6, width=7.2)
-    values = matrix.to_numpy(float)
+    grey = np.zeros(matrix.shape, dtype=bool) if saturated is None else saturated.to_numpy(bool)
+    values = np.where(grey, np.nan, matrix.to_numpy(float))
     limit = max(float(np.abs(values[np.isfinite(values)]).max(initial=0)), 1e-12)
     # A few pairs interact a thousand times as strongly as most, which a linear scale would leave white.
     norm = SymLogNorm(linthresh=limit / 1000, vmin=-limit, vmax=limit, base=10)
@@ -208,5 +219,9 @@ def interaction(matrix: pd.DataFrame, metric: str = "loss", ax: Axes | None = No
     words = [power_of_ten(tick) for tick in ticks]
     bar.set_ticks([*-ticks, 0, *ticks], labels=[*(f"−{word}" for word in words), "0", *words])
     bar.ax.minorticks_off()
-    head(ax, "how two deletions interact")
+    entries = []
+    if grey.any():
+        ax.imshow(np.where(grey, 1.0, np.nan), cmap=ListedColormap([BAR_GREY]), origin="lower", interpolation="nearest")
+        entries.append(("■ each alone at chance: tells nothing", GREY))
+    head(ax, "how two deletions interact", entries)
     return ax

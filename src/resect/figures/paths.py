@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from resect.figures import by_length
-from resect.figures.colours import BAR_GREY, BLUE, DIM_BLUE, FRAME, GREEN, GREY, INK, ORANGE, PALE_BLUE
+from resect.figures.colours import BAR_GREY, BLUE, DIM_BLUE, FRAME, GREEN, GREY, INK, ORANGE
 from resect.figures.marks import whole_numbers
 from resect.figures.style import Entry, Panel, axes_or_new, head
 from resect.words import percent, span, superscript
@@ -176,18 +176,13 @@ def _finish(ax: Axes, table: pd.DataFrame, ranges: Ranges, mass: float) -> None:
             continue
         low, high = ranges[name].low, ranges[name].high
         left, right = low - 0.5, high + 0.5
-        if name == "share":
-            ax.axvspan(left, right, facecolor=PALE_BLUE, linewidth=0, alpha=0.45, zorder=0.4)
-        else:
-            for edge in (left, right):
-                ax.axvline(edge, color=colour, linewidth=0.9, linestyle=(0, (1, 2)), zorder=0.6)
         ax.plot([left, left, right, right], [level - 0.025, level, level, level - 0.025], color=colour, linewidth=1.6,
                 transform=ax.get_xaxis_transform())  # fmt: skip
-        by_length.name_range(ax, (left, right), level, f"{percent(mass, 0)}: {span(low, high)}", colour)
+        by_length.name_range(ax, (left, right), level, f"≥ {100 * mass:g} %: {span(low, high)}", colour)
 
 
 def _range_key(ranges: Ranges, mass: float) -> list[Entry]:
-    words = {"share": (f"{percent(mass, 0)} of the exact share", BLUE), "magnitude": ("of count × norm", ORANGE)}
+    words = {"share": (f"≥ {100 * mass:g} % of the exact share", BLUE), "magnitude": ("of count × norm", ORANGE)}
     return [words[name] for name in words if name in ranges]
 
 

@@ -14,6 +14,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from resect.errors import InputError
 from resect.figures.colours import FRAME, INK
+from resect.words import shortened
 
 SMALL = 8.5  # points, of everything beside titles and labels
 _TITLE = 10  # points
@@ -97,7 +98,7 @@ def head(ax: Axes, title: str = "", entries: Sequence[Entry] = (), *, above: flo
     Args:
         above: points between the axes and the lowest line.
     """
-    title, room = shortened(title), points_across(ax)
+    title, room = shortened([title], 44)[0], points_across(ax)
     rows = _rows(entries, room)
     if rows:
         _key(ax, rows, above)
@@ -141,10 +142,3 @@ def _key(ax: Axes, rows: Sequence[Sequence[Entry]], above: float) -> None:
     place = ax.transAxes + ScaledTranslation(0, above / 72, figure_of(ax).dpi_scale_trans)
     ax.add_artist(AnchoredOffsetbox("lower right", child=key, frameon=False, pad=0, borderpad=0,
                                     bbox_to_anchor=(1.0, 1.0), bbox_transform=place))  # fmt: skip
-
-
-def shortened(text: str, most: int = 44) -> str:
-    """A text of at most `most` characters: a long one keeps its two ends."""
-    if len(text) <= most:
-        return text
-    return f"{text[: most // 2 - 1]} … {text[-(most // 2 - 2) :]}"

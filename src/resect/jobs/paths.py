@@ -103,7 +103,8 @@ class PathsJob(Job):
             paths = replace(bench, data=bench.data[:1]).measure(
                 strongest_paths, "strongest paths", count=self.strongest
             )
-            found["strongest"] = {"summary": paths.summary(), "proven": paths.proven, "bound": paths.bound}
+            held = dict(zip(("held", "held_low", "held_high"), paths.held, strict=True))
+            found["strongest"] = {"summary": paths.summary(), "proven": paths.proven, "bound": paths.bound, **held}
             tables["strongest"] = paths.table
         if self.checkpoints:
             tables["training"] = bench.over_training(checkpoints_in(self.checkpoints))

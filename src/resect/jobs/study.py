@@ -13,9 +13,8 @@ from resect.data import Samples
 from resect.data.normalization import plain_normalization
 from resect.digest import key_digest
 from resect.errors import InputError
-from resect.jobs import findings
 from resect.jobs.answers import answer_depth, answer_ensemble, answer_gradient, multiplicity_row
-from resect.jobs.findings import Answers, PlainControl
+from resect.jobs.findings import Answers, PlainControl, StudySubject
 from resect.jobs.job import Answer, Job, Lab, Subject, Track, digest_of, silent
 from resect.jobs.paths import lengths_table
 from resect.jobs.source import Source, slug, split_spec
@@ -125,8 +124,8 @@ class StudyJob(Job):
         errors = [singles.intact_error, *([control.intact_error] if control else []), *(row.error for row in rows[1:])]
         return Answer(found, tables, subject.warnings(errors))
 
-    def _subject(self, net: Unraveled, samples: Samples) -> findings.Subject:
-        return findings.Subject(
+    def _subject(self, net: Unraveled, samples: Samples) -> StudySubject:
+        return StudySubject(
             model=self.source.model,
             data=samples.name,
             samples=len(samples),

@@ -44,12 +44,16 @@ def paired_error_interval(
     Source: T. Tango, Equivalence test and confidence interval for the difference in proportions for the paired-sample
     design, Statistics in Medicine 17 (1998), 891-908.
     """
-    _check_level(level)
+    check_level(level)
     b, c, n = np.broadcast_arrays(*(np.asarray(count, dtype=np.float64) for count in (broken, repaired, samples)))
     if not np.all((b >= 0) & (c >= 0) & (n > 0) & (b + c <= n)):
         raise InputError("`broken` and `repaired` must be counts that together do not exceed `samples`, 1 or more.")
-    z = float(ndtri((1 + level) / 2))
-    return np.asarray(-_upper_limit(c, b, n, z)), _upper_limit(b, c, n, z)
+    return score_interval(b, c, n, ndtri((1 + level) / 2))
+
+
+def score_interval(b: np.ndarray, c: np.ndarray, n: np.ndarray, z: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """`paired_error_interval` of counts that need not be whole, at a normal or other quantile z."""
+    return np.asarray(-_upper_limit(c, b, n, np.asarray(z))), _upper_limit(b, c, n, np.asarray(z))
 
 
 def mcnemar(broken: ArrayLike, repaired: ArrayLike) -> np.ndarray:
@@ -89,15 +93,16 @@ def bootstrap_interval(
         seed: of the resamples.
 
     Returns:
-        low, high: (L,) float64 in the unit of `differences`; equal where all differences are; NaN for lesions with
-        fewer than two measured samples or with an infinite difference.
+        low, high: (L,) float64 in the unit of `differences`; NaN for lesions with fewer than two measured samples, with
+        differences that do not vary, which say nothing of how far off their mean is, or with an infinite one. Of two
+        samples: Student's t interval.
 
     Raises:
         InputError: shapes do not fit, or weights are not positive.
 
     Source: B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), section 12.5.
     """
-    _check_level(level)
+    check_level(level)
     differences = np.asarray(differences)
     if differences.ndim != 2 or not differences.shape[1] or resamples < 1:
         raise InputError(
@@ -108,11 +113,16 @@ def bootstrap_interval(
     effect, spread = np.empty((2, len(differences)))
     pivot = np.empty((len(differences), resamples))
     for columns, counts in _resamples(differences.shape[1], resamples, seed):
-        for rows in _spans(len(differences), _ROWS // differences.shape[1]):
+        for rows in spans(*differences.shape):
             effect[rows], spread[rows], pivot[rows, columns] = _studentised(differences[rows], weights, counts)
     tails = np.array([(1 + level) / 2, (1 - level) / 2])
     # With the (R + 1)-quantiles ("weibull") the coverage is exact for an exact pivot, at any R.
     high_t, low_t = np.quantile(pivot, tails, axis=1, method="weibull")
+    two = (~np.isnan(differences)).sum(1) == 2  # they have no other resamples than themselves
+    high_t, low_t = (
+        np.where(two, 2**0.5 * stdtrit(1, tail), t) for tail, t in zip(tails, (high_t, low_t), strict=True)
+    )
+    spread[spread == 0] = nan
     return effect - spread * high_t, effect - spread * low_t
 
 
@@ -124,13 +134,13 @@ def interval_over_repeats(values: ArrayLike, level: float = 0.95) -> tuple[float
         level: coverage, 0 to 1, exclusive.
 
     Returns:
-        low, high in the unit of `values`; NaN with fewer than two repeats, which show no spread.
+        low, high in the unit of `values`; NaN with fewer than two repeats, or equal ones, which show no spread.
     """
-    _check_level(level)
+    check_level(level)
     means = np.asarray(values, dtype=np.float64)
     if means.ndim != 1:
         raise InputError(f"`values` must have one dimension, got shape {means.shape}.")
-    if len(means) < 2:
+    if len(means) < 2 or np.ptp(means) == 0:
         return nan, nan
     reach = float(stdtrit(len(means) - 1, (1 + level) / 2) * means.std(ddof=1)) / sqrt(len(means))
     return float(means.mean()) - reach, float(means.mean()) + reach
@@ -165,7 +175,7 @@ def independent_vote_error(error: float, members: int, classes: int) -> float:
     return min(1.0, float(chance @ lost))
 
 
-def _upper_limit(b: np.ndarray, c: np.ndarray, n: np.ndarray, z: float) -> np.ndarray:
+def _upper_limit(b: np.ndarray, c: np.ndarray, n: np.ndarray, z: np.ndarray) -> np.ndarray:
     # The greatest difference that the score test accepts, by bisection: it is a root of a quartic, whose closed form
     # loses digits where roots coincide, as with b = c = 0.
     low, high = (b - c) / n, np.ones_like(n)
@@ -228,14 +238,19 @@ def _residuals(differences: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray
 def _resamples(samples: int, resamples: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Blocks of resamples: their place among all of them, and how often each holds every sample, (N, block)."""
     generator = np.random.default_rng(seed)
-    for span in _spans(resamples, _BLOCK // samples):
+    for span in _parts(resamples, _BLOCK // samples):
         counts = np.empty((span.stop - span.start, samples))
         for row in counts:
             row[:] = np.bincount(generator.integers(0, samples, samples), minlength=samples)
         yield span, counts.T
 
 
-def _spans(length: int, step: int) -> Iterator[slice]:
+def spans(lesions: int, samples: int) -> Iterator[slice]:
+    """Parts of the lesions that are small in memory."""
+    return _parts(lesions, _ROWS // samples)
+
+
+def _parts(length: int, step: int) -> Iterator[slice]:
     step = max(1, step)
     return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
@@ -286,6 +301,7 @@ def _power(polynomial: np.ndarray, exponent: int, terms: int) -> np.ndarray:
     return result
 
 
-def _check_level(level: float) -> None:
+def check_level(level: float) -> None:
+    """Raise InputError unless a level of coverage is a fraction."""
     if not 0 < level < 1:
         raise InputError(f"`level` must lie between 0 and 1, got {level}.")

@@ -63,8 +63,12 @@ class Draws(Shown):
         return np.concatenate(means), np.concatenate(sizes).astype(float)
 
     def interval(self, values: np.ndarray, level: float, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high), (n+1,) each, of the mean of values (N, R, n+1) over draws; NaN where there is nothing drawn."""
-        return column_intervals(*self.by_draw(values), level, resamples, seed)
+        """(low, high), (n+1,) each, of the mean of values (N, R, n+1) over draws, all of which draw an only path.
+
+        NaN where there is nothing drawn, or all draws are alike.
+        """
+        only = np.array(self.counts.paths) == 1
+        return column_intervals(*self.by_draw(values), level, resamples, seed, exact=only)
 
     def _sentence(self, opening: str, norm: np.ndarray, whose: str, *more: str) -> str:
         """What was drawn, on how many gradients, and how strong the shortest and the longest path are.

@@ -31,7 +31,7 @@ from resect.paths.lanes import widened
 from resect.paths.polynomial import at_target, decompose
 from resect.paths.settings import PathSettings, PathWork, Traces, concatenated, require_accurate
 from resect.paths.trace import Trace, require_finite
-from resect.words import decimal, percent, plural, power_of_ten, two_to
+from resect.words import contribute, decimal, percent, plural, power_of_ten, two_to
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +93,8 @@ class PathSpectrum(Shown):
     ) -> tuple[np.ndarray, np.ndarray]:
         """(low, high), (n+1,) each: studentised bootstrap intervals of the pooled shares over rows; NaN for one row."""
         rows = self.squares > 0
-        return measures.column_intervals(self.shares[rows], self.squares[rows], level, resamples, seed)
+        none = np.array(self.count) == 0
+        return measures.column_intervals(self.shares[rows], self.squares[rows], level, resamples, seed, exact=none)
 
     @property
     def norm(self) -> np.ndarray:
@@ -172,7 +173,7 @@ class PathSpectrum(Shown):
             said.append(f"{apart}, all longer ones together {percent(self.rest_share)}")
         if share > 0:
             size, of_known = self.multiplicity(), "" if known.all() else " of those lengths"
-            few = f"about {two_to(size.log2_effective_paths)} effectively contribute"
+            few = contribute(size.log2_effective_paths)
             depth = f"{decimal(size.effective_depth)} blocks deep on average"
             said.append(f"of {two_to(size.log2_paths)} paths {few}, by the shares{of_known}, {depth}")
         off = f"the sum over all lengths is off autograd's gradient by {power_of_ten(self.sum_error)} of its norm"

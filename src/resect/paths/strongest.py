@@ -1,45 +1,30 @@
-"""The strongest single paths, found by best-first search from the output back.
-
-A node of the search is the part of a path from the output down to some join, with its cotangent. The next to be
-expanded is the one whose cotangent, times the gain that the whole gradient finds on the best edges below, is largest.
-That order is a guess. What is proven rests on a bound: no path that begins with a node can be stronger than the node's
-norm times the product of the operator norms below it, so that a path stronger than the bounds of all nodes left open is
-surely among the strongest.
-"""
+"""The strongest single paths: what a search has found, and what is known about all others."""
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
-from resect.calculus.linear import Lanes
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import DataError, InputError, require_whole
-from resect.graph.routes import Routes
 from resect.measuring.batches import Batch, Batches, batches_of
 from resect.measuring.results import Shown, require_alike
 from resect.network.unraveled import Unraveled
-from resect.paths.lanes import group_size, widened
-from resect.paths.sampler import Edge
+from resect.paths.search import Search
 from resect.paths.settings import PathSettings, PathWork, Traces, passing
-from resect.paths.spectrum import aligned
-from resect.paths.trace import SliceGradient, Trace, require_finite
-from resect.paths.tree import of_source, over_edge
+from resect.words import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_POWER_STEPS = 15
-_FACTS = ("bound", "expanded", "open", "settled", "samples", "squares")
+_FACTS = ("bound", "expanded", "open", "samples", "squares", "total", "total_low", "total_high")
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,23 +37,25 @@ class StrongPaths(Shown):
             gradient), `share` (of the gradient; can be negative).
         bound: no path that was not completed is stronger, as far as the operator norms are right; they come from
             power iteration, which approaches them from below.
-        expanded: nodes of the search that were expanded.
-        open: nodes that were left.
-        settled: whether the search ended because, by its own estimate, nothing left is stronger; else because of its
-            limit.
+        expanded: nodes of the search that were expanded; a node is a part of a path from the output down to a join.
+        open: nodes that were left; 0 if every path was looked at.
         at: where the gradient is measured.
         samples: of the search.
         squares: <g, g>, summed over them.
+        total: the squared norms of all paths, summed over paths and samples; from random signs unless `open` is 0.
+        total_low, total_high: its 95 % interval over signs.
     """
 
     table: pd.DataFrame
     bound: float
     expanded: int
     open: int
-    settled: bool
     at: str
     samples: int
     squares: float
+    total: float
+    total_low: float
+    total_high: float
 
     @classmethod
     def joined(cls, parts: Sequence[StrongPaths]) -> StrongPaths:
@@ -106,10 +93,12 @@ class StrongPaths(Shown):
             bound=max(map(norm_of, [None, *others])),
             expanded=sum(part.expanded for part in parts),
             open=sum(part.open for part in parts) + len(others),
-            settled=all(part.settled for part in parts),
             at=parts[0].at,
             samples=samples,
             squares=squares,
+            total=sum(part.total for part in parts),
+            total_low=sum(part.total_low for part in parts),
+            total_high=sum(part.total_high for part in parts),
         )
 
     @property
@@ -117,20 +106,29 @@ class StrongPaths(Shown):
         """How many of the paths are surely the strongest, in this order: those at least as strong as `bound`."""
         return int((self.table["norm"] >= self.bound).sum())
 
+    @property
+    def held(self) -> tuple[float, float, float]:
+        """The part of the squared norms of all paths that those of the table hold, and its 95 % interval."""
+        own = float(self.table["norm"].pow(2).sum() * self.samples)
+        whole, most, least = self.total, self.total_low, self.total_high
+        part, low, high = (min(1.0, own / total) if total else float("nan") for total in (whole, least, most))
+        return part, low, high
+
     def summary(self) -> str:
-        """What is proven about the paths and what is not."""
+        """What is proven about the paths and what is not, and how much of all paths they are."""
         many, one, best = len(self.table), len(self.table) == 1, self.table["norm"].iloc[0]
+        part, low, high = (percent(value) for value in self.held)
+        hold = f"{'It holds' if one else 'They hold'} {part} of the squared norms of all paths"
         if not self.open:
             which = "this one is" if one else f"these {many} are"
-            return f"Every path was looked at ({self.expanded} nodes): {which} the strongest."
-        ended = "nothing left open seemed stronger" if self.settled else "its limit was reached"
+            return f"Every path was looked at ({self.expanded} nodes): {which} the strongest. {hold}."
         first = "The first is" if self.proven == 1 else f"The first {self.proven} are"
         known = f"{first} proven to be the strongest" if self.proven else "None is proven to be so"
         reach = f"as strong as {self.bound / best:.3g} times the first" if best else "stronger"
         return (
-            f"The {'' if one else f'{many} '}strongest path{'' if one else 's'} found in {self.expanded} nodes; the "
-            f"search ended as {ended}. {known}: paths left open may be {reach}, by the operator norms of the branches "
-            "(power iteration). That all others are weaker is the search's estimate."
+            f"The {'' if one else f'{many} '}strongest path{'' if one else 's'} found in {self.expanded} nodes, with "
+            f"more left. {known}: paths left open may be {reach}, by the operator norms of the branches (power "
+            f"iteration). {hold} ({low} to {high}, by random signs)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -152,11 +150,14 @@ def strongest_paths(
 ) -> StrongPaths:
     """Search for the single paths along which the gradient is largest.
 
+    Where the limit suffices for all nodes, as for a chain of 12 blocks, the result is exact; else the most promising
+    nodes are expanded until the limit is reached.
+
     Args:
         net, settings, progress, engine: as for `path_spectrum`.
         data: as for `path_spectrum`; the first batch is used, cut to what fits into the memory.
         count: paths to find; fewer if there are not so many.
-        limit: nodes to expand at the most.
+        limit: nodes to expand at the most; each passes one join back. A chain of n blocks has 2^n - 1.
 
     Raises:
         InputError, DataError: as for `path_spectrum`; DataError, too, if no path is complete within `limit`.
@@ -164,7 +165,9 @@ def strongest_paths(
     require_whole("count", count)
     require_whole("limit", limit)
     traces = Traces(net, settings)
-    work = PathWork("strongest paths", _find, traces.settings, {"count": count, "limit": limit}, bounded=True)
+    work = PathWork(
+        "strongest paths by the whole limit", _find, traces.settings, {"count": count, "limit": limit}, bounded=True
+    )
     (batch,) = batches_of(islice(data, 1))
     (arrays,) = engine.run(net, [(work, batch)], progress)
     paths = [tuple(int(block) for block in row if block >= 0) for row in arrays["blocks"]]
@@ -184,171 +187,17 @@ def strongest_paths(
 def _find(traces: Traces, batch: Batch, progress: Progress, count: int, limit: int) -> Arrays:
     """One search: of every path its blocks (-1 behind the last), norm and share; and what is left open."""
     trace, _ = next(traces.of(batch, 2, progress))
-    search = _Search(trace, traces.routes, traces.lanes_for(trace))
-    settled = search.run(count, limit, lambda nodes: progress(nodes / limit * passing(traces.net)))
-    if not search.complete:
+    search = Search(trace, traces.routes, traces.lanes_for(trace), count, limit)
+    search.run(lambda part: progress(part * passing(traces.net)))
+    if not search.paths:
         raise DataError(f"`limit` must be larger: no path was complete after {search.expanded} nodes.")
-    blocks, norms, shares = zip(*sorted(search.complete, key=lambda path: path[1], reverse=True), strict=True)
-    longest = max(map(len, blocks))
-    bound = max([search.bound(), *norms[count:]])
-    left = sum(map(len, search.heaps.values())) + search.dropped
-    facts = (bound, search.expanded, left, settled, len(trace.targets), search.squares)
+    paths = sorted(search.paths, key=lambda path: path.norm, reverse=True)
+    best, longest = paths[:count], max(len(path.blocks) for path in paths[:count])
+    bound = max([search.bound, *(path.norm for path in paths[count:])])
+    facts = (bound, search.expanded, search.open, len(trace.targets), search.squares, *search.total())
     return {
-        "blocks": np.array([[*path, *[-1] * (longest - len(path))] for path in blocks[:count]], dtype=int),
-        "norms": np.array(norms[:count]),
-        "shares": np.array(shares[:count]),
+        "blocks": np.array([[*path.blocks, *[-1] * (longest - len(path.blocks))] for path in best], dtype=int),
+        "norms": np.array([path.norm for path in best]),
+        "shares": np.array([path.share for path in best]),
         **{name: np.array(fact) for name, fact in zip(_FACTS, facts, strict=True)},
     }
-
-
-@dataclass(order=True)
-class _Node:
-    """A path from the output down to before some slice. Sorted by its estimate, the largest first."""
-
-    estimate: float  # negative, for the heap
-    number: int
-    norm: float = field(compare=False)
-    station: int = field(compare=False)  # where the path goes on
-    blocks: tuple[int, ...] = field(compare=False)
-    lanes: Lanes = field(compare=False)
-
-
-class _Search:
-    """Open nodes by the slice that is next on their way; the slices of the batch stay linearised."""
-
-    def __init__(self, trace: Trace, routes: Routes, room: int) -> None:
-        self.trace, self.routes, self.room = trace, routes, room
-        self.slices = dict(trace.slices())
-        self.random = torch.Generator().manual_seed(0)  # where power iterations start
-        self.squares = _square(trace.true_gradient)
-        require_finite(np.array([self.squares]), trace.target.name)
-        self.complete: list[tuple[tuple[int, ...], float, float]] = []  # blocks, norm, share
-        self.expanded, self.dropped, self.dropped_bound, self.numbers = 0, 0, 0.0, 0
-        self.heaps: dict[int, list[_Node]] = {}
-        self.gains, self.limits = self._gains()
-        for station in dict.fromkeys(source for _, source in routes.output.edges):
-            self._open(trace.last, of_source(trace.scalar_gradient, station, trace, routes), station, ())
-
-    def run(self, count: int, limit: int, progress: Progress) -> bool:
-        """Expand nodes until `count` paths are complete and nothing left seems stronger; False at the limit."""
-        while any(self.heaps.values()):
-            index = min((heap[0].estimate, i) for i, heap in self.heaps.items() if heap)[1]
-            norms = sorted((norm for _, norm, _ in self.complete), reverse=True)
-            least = norms[count - 1] if len(norms) >= count else 0.0
-            if -self.heaps[index][0].estimate * len(self.trace.targets) ** -0.5 < least:
-                return True
-            if self.expanded >= limit:
-                return False
-            nodes = self._take(index, least * len(self.trace.targets) ** 0.5)
-            self.expanded += len(nodes)
-            self._expand(index, nodes)
-            self._prune()
-            progress(len(nodes))
-        return True
-
-    def bound(self) -> float:
-        """No path that begins with an open node is stronger, root mean square over samples."""
-        norms = [node.norm * self.limits[index] for index, heap in self.heaps.items() for node in heap]
-        return float(max([*norms, self.dropped_bound], default=0.0) / len(self.trace.targets) ** 0.5)
-
-    def _take(self, index: int, least: float) -> list[_Node]:
-        heap = self.heaps[index]
-        most = group_size(value[0] for value in heap[0].lanes.values())
-        nodes = [heapq.heappop(heap)]
-        while heap and len(nodes) < most and -heap[0].estimate >= max(least, -nodes[0].estimate / 2):
-            nodes.append(heapq.heappop(heap))
-        return nodes
-
-    def _expand(self, index: int, nodes: list[_Node]) -> None:
-        if index < self.trace.first:
-            self._finish(nodes)
-            return
-        groups: dict[tuple[int, frozenset[int]], list[_Node]] = {}
-        for node in nodes:
-            groups.setdefault((node.station, frozenset(node.lanes)), []).append(node)
-        for (station, _), group in groups.items():
-            lanes = {key: torch.cat([node.lanes[key] for node in group]) for key in group[0].lanes}
-            edges: Sequence[Edge | None] = self.routes.stations[station].edges if station == index - 1 else [None]
-            for edge in edges:
-                before = over_edge(self.slices[index], edge, lanes, self.trace, self.routes)
-                for i, node in enumerate(group):
-                    own = {key: value[i : i + 1].clone() for key, value in before.items()}
-                    blocks = node.blocks if edge is None or edge[0] is None else (edge[0], *node.blocks)
-                    self._open(index - 1, own, node.station if edge is None else edge[1], blocks)
-
-    def _open(self, index: int, lanes: Lanes, station: int, blocks: tuple[int, ...]) -> None:
-        if not lanes:  # nothing comes this way
-            return
-        norm = _norm(lanes)
-        self.numbers += 1
-        node = _Node(-norm * self.gains[index], self.numbers, norm, station, blocks, lanes)
-        heapq.heappush(self.heaps.setdefault(index, []), node)
-
-    def _finish(self, nodes: list[_Node]) -> None:
-        for node in nodes:
-            lanes, truth = aligned(self.trace.to_target(node.lanes), self.trace.true_gradient)
-            norm = float(lanes.norm()) / len(self.trace.targets) ** 0.5
-            self.complete.append((node.blocks, norm, float((lanes[0] * truth).sum()) / self.squares))
-
-    def _prune(self) -> None:
-        """Forget the least promising nodes where the memory is full."""
-        if sum(map(len, self.heaps.values())) <= self.room:
-            return
-        everything = sorted((node, index) for index, heap in self.heaps.items() for node in heap)
-        for node, index in everything[self.room :]:
-            self.dropped += 1
-            self.dropped_bound = max(self.dropped_bound, node.norm * self.limits[index])
-        self.heaps = {}
-        for node, index in everything[: self.room]:  # sorted, and so a heap
-            self.heaps.setdefault(index, []).append(node)
-
-    def _gains(self) -> tuple[dict[int, float], dict[int, float]]:
-        """Per slice, from behind it to the target: the gain of the gradient itself on its best edges, and a limit."""
-        typical, largest, cotangents = {}, {}, self.trace.scalar_gradient
-        for index, part in self.slices.items():
-            edges = (*self.routes.stations[index - 1].edges, None)
-            best = max(_norm(over_edge(part, edge, cotangents, self.trace, self.routes)) for edge in edges)
-            whole = _norm(cotangents)
-            typical[index] = best / whole if whole else 1.0
-            largest[index] = max(self._edge_limit(part, edge, cotangents) for edge in edges)
-            cotangents, _ = part.backward(cotangents)
-        last = self.trace.first - 1
-        arrived = self.trace.to_target(cotangents)
-        gains = {last: _norm(arrived) / _norm(cotangents) if _norm(cotangents) else 1.0}
-        limits = {last: self._largest_gain(self.trace.to_target, self.trace.from_target, cotangents)}
-        for index in sorted(self.slices):
-            gains[index] = gains[index - 1] * typical[index]
-            limits[index] = limits[index - 1] * largest[index]
-        return gains, limits
-
-    def _edge_limit(self, part: SliceGradient, edge: Edge | None, like: Lanes) -> float:
-        """The largest gain of a slice's cotangents over one edge."""
-        if edge is None:
-            return 1.0 if len(like) > 1 else 0.0
-        end = part.end(edge[0])
-        return self._largest_gain(
-            lambda lanes: over_edge(part, edge, lanes, self.trace, self.routes),
-            lambda tangents: part.push(tangents, only=end),
-            like,
-        )
-
-    def _largest_gain(self, there: Callable[[Lanes], Lanes], back: Callable[[Lanes], Lanes], like: Lanes) -> float:
-        """The norm of the linear map `there`, whose transpose is `back`, by power iteration; from below."""
-        lanes = {key: torch.randn(value.shape, generator=self.random).to(value) for key, value in like.items()}
-        gain = 0.0
-        for _ in range(_POWER_STEPS):
-            norm = _norm(lanes)
-            if not norm:
-                return 0.0
-            image = there({key: value / norm for key, value in lanes.items()})
-            gain, returned = _norm(image), back(image)
-            lanes = {key: returned.get(key, torch.zeros_like(value)) for key, value in like.items()}
-        return gain
-
-
-def _norm(lanes: Lanes) -> float:
-    return math.sqrt(_square(lanes))
-
-
-def _square(lanes: Lanes) -> float:
-    return sum(float(widened(value).square().sum()) for value in lanes.values())

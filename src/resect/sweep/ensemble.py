@@ -22,16 +22,17 @@ from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import InputError, require_whole, settings_or_default
 from resect.graph.outputs import IGNORED, logits_of
 from resect.measuring.batches import Batch, Batches, batches_of
-from resect.measuring.metrics import check_targets
+from resect.measuring.clusters import clustered_rate_interval
+from resect.measuring.metrics import check_targets, positions
 from resect.measuring.results import Shown, require_alike
-from resect.measuring.statistics import bootstrap_interval, independent_vote_error
+from resect.measuring.statistics import independent_vote_error
 from resect.network.unraveled import Unraveled
 from resect.sweep import plans
 from resect.sweep.execution import Execution
 from resect.sweep.outcomes import Sweep
 from resect.sweep.settings import LesionSettings
 from resect.sweep.walk import Tour, walk
-from resect.words import plural
+from resect.words import percent, plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,6 +55,7 @@ class EnsembleResult(Shown):
             members with different predictions (0 for M = 1).
         intact_error, intact_loss: (N,) of the intact network.
         classes: of the outputs.
+        sample: (N,) integers; to which sample each of them belongs: positions of one sequence are not independent.
     """
 
     removed: int
@@ -62,43 +64,55 @@ class EnsembleResult(Shown):
     intact_error: np.ndarray
     intact_loss: np.ndarray
     classes: int
+    sample: np.ndarray
 
     @classmethod
     def joined(cls, parts: Sequence[EnsembleResult]) -> EnsembleResult:
         """The same ensembles on other samples each, as one result; InputError if they differ."""
         require_alike(parts, "removed", "sizes", "classes")
+        before = np.cumsum([0, *(part.sample.max(initial=-1) + 1 for part in parts)])
         return replace(
             parts[0],
             values={name: np.concatenate([part.values[name] for part in parts], axis=1) for name in parts[0].values},
             intact_error=np.concatenate([part.intact_error for part in parts]),
             intact_loss=np.concatenate([part.intact_loss for part in parts]),
+            sample=np.concatenate([part.sample + start for part, start in zip(parts, before, strict=False)]),
         )
 
     @property
     def table(self) -> pd.DataFrame:
         """One row a size: `members`, the measures, `error_low`, `error_high`, and `independent_error`.
 
-        The interval is a bootstrap over samples. `independent_error` is that of a plurality vote of as many voters who
-        err as often as the members, but independently of each other, and whose wrong votes fall on all other classes
-        alike.
+        The score interval takes samples as clusters. `independent_error` is that of a plurality vote of as many voters
+        who err as often as the members, but independently of each other, and whose wrong votes fall on all other
+        classes alike.
         """
         table = pd.DataFrame(
             {"members": self.sizes, **{name: v.mean(1, dtype=float) for name, v in self.values.items()}}
         )
-        table["error_low"], table["error_high"] = bootstrap_interval(self.values["error"].astype(float))
+        table["error_low"], table["error_high"] = self._error_interval()
         alone = float(self.values["member_error"][-1].mean())
         table["independent_error"] = [independent_vote_error(alone, size, self.classes) for size in self.sizes]
         return table
 
+    def _error_interval(self) -> tuple[np.ndarray, np.ndarray]:
+        _, sample, positions = np.unique(self.sample, return_inverse=True, return_counts=True)
+        errors = np.stack([np.bincount(sample, row) for row in self.values["error"]]) / positions
+        ensembles = [len(runs) for runs in subsets(self.sizes[-1], 0).values()]
+        low, high = clustered_rate_interval(errors, np.outer(ensembles, positions))
+        return np.maximum(low, 0), high
+
     def summary(self) -> str:
         """What averaging gains, and what independent members would."""
-        last = self.table.iloc[-1]
-        return (
-            f"Members without {plural(self.removed, 'block')} err on {last['member_error']:.2%}; "
-            f"{last['members']:.0f} of them averaged on {last['error']:.2%}, where as many independent ones would err "
-            f"on {last['independent_error']:.2%}. Two members disagree on {last['disagreement']:.2%} of the samples; "
-            f"the intact network errs on {self.intact_error.mean():.2%}."
-        )
+        last, without = self.table.iloc[-1], plural(self.removed, "block")
+        said = f"Members without {without} err on {percent(last['member_error'], 2)}"
+        if last["members"] > 1:
+            said += (
+                f"; {last['members']:.0f} of them averaged on {percent(last['error'], 2)}, where as many independent "
+                f"ones would err on {percent(last['independent_error'], 2)}. Two members disagree on "
+                f"{percent(last['disagreement'], 2)} of the samples"
+            )
+        return f"{said}; the intact network errs on {percent(self.intact_error.mean(), 2)}."
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw error against the number of members; returns the axes."""
@@ -140,7 +154,8 @@ def ensemble(
     for arrays in engine.run(net, ((work, batch) for batch in batches_of(data)), progress):
         values = {name: arrays[name] for name in MEASURES}
         intact = arrays["intact_error"], arrays["intact_loss"]
-        parts.append(EnsembleResult(removed, (*range(1, members + 1),), values, *intact, int(arrays["classes"])))
+        classes, sample = int(arrays["classes"]), arrays["sample"]
+        parts.append(EnsembleResult(removed, (*range(1, members + 1),), values, *intact, classes, sample))
     return EnsembleResult.joined(parts)
 
 
@@ -157,7 +172,7 @@ class Ensembles:
         """All that decides the measures beside network and batch."""
         settings = self.sweep.settings
         how = {"channels_last": settings.channels_last, "compile": settings.compile, "seed": settings.seed}
-        return {"what": "ensembles", "removed": self.removed, "members": self.members, **how}
+        return {"what": "ensembles by sample", "removed": self.removed, "members": self.members, **how}
 
     def cost(self, net: Unraveled, batch: Batch) -> float:
         """Samples that a network runs on, over members and the intact one."""
@@ -179,6 +194,7 @@ class Ensembles:
             "intact_error": wrong.float().cpu().numpy(),
             "intact_loss": loss.cpu().numpy(),
             "classes": np.array(outputs.shape[-1]),
+            "sample": np.repeat(np.arange(len(batch)), positions(batch.targets).int().cpu()),
         }
 
 

@@ -94,7 +94,7 @@ class _Run:
                 self.progress((len(self.plan) - len(active)) * len(batch))
             if precision is not None and any(part.weights.any() for part in parts):
                 widths = LesionResult.joined(parts).damage_widths() * 100
-                active = [row for row in active if widths[row] > precision]
+                active = [row for row in active if not widths[row] <= precision]
         return LesionResult.joined(parts)
 
     def _batch(self, batch: Batch, active: list[int]) -> LesionResult:

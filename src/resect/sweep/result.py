@@ -12,16 +12,20 @@ import numpy as np
 import pandas as pd
 
 from resect.errors import InputError
-from resect.measuring.chance import no_better_than_chance
+from resect.measuring.chance import chance_error, no_better_than_chance
+from resect.measuring.clusters import clustered_rate_interval
 from resect.measuring.results import Shown, require_alike
 from resect.measuring.statistics import bootstrap_interval, interval_over_repeats, mcnemar, paired_error_interval
 from resect.sweep.plans import Plan
+from resect.words import decimal, percent, plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_RATES = ("error", "agreement")  # of outcomes that are 0 or 1
 # Of metrics that compare with the intact network already: its own value, the least and the largest one.
 _BOUNDED = {"agreement": (1.0, 0.0, 1.0), "kl": (0.0, 0.0, np.inf)}
+_AT_CHANCE = 0.95  # of the way from the intact error to that of chance
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,8 +128,9 @@ class LesionResult(Shown):
         """One row a lesion: the plan's labels, `samples`, and for each metric its mean and 95 % intervals.
 
         Of `error`: `damage` (error minus intact error, paired on the samples that the lesion ran on), `damage_low`,
-        `damage_high`, and `p_value` (exact McNemar test). Of `loss` and of own metrics: `..._change` from the intact
-        network, `..._change_low`, `..._change_high` (bootstrap over samples). Of `agreement` and `kl`: `..._low`,
+        `damage_high` (score interval), and `p_value` (exact McNemar test; not of sequences). Of `loss` and of own
+        metrics: `..._change` from the intact network, `..._change_low`, `..._change_high` (bootstrap over samples; NaN
+        where no sample differs from another). Of `agreement` (score interval) and `kl` (bootstrap): `..._low`,
         `..._high`. For sequences also `perplexity`.
         """
         table = pd.DataFrame(list(self.plan.labels), index=range(len(self.plan)))
@@ -141,32 +146,32 @@ class LesionResult(Shown):
         values = self.values[metric]
         table[metric] = self.means(metric)
         changes = values - self.intact[metric]
+        low, high = self._rate_interval(changes) if metric in _RATES else _interval(changes, self.weights)
         if metric in _BOUNDED:
             own, least, most = _BOUNDED[metric]
-            low, high = _interval(changes, self.weights)
             table[f"{metric}_low"] = np.clip(low + own, least, most)
             table[f"{metric}_high"] = np.clip(high + own, least, most)
             return
         name = "damage" if metric == "error" else f"{metric}_change"
         table[name] = _mean(changes, self.weights)
+        table[f"{name}_low"], table[f"{name}_high"] = low, high
         if metric == "error" and self.targets is not None:
-            broken, repaired = (changes > 0).sum(1), (changes < 0).sum(1)
-            table["damage_low"], table["damage_high"] = paired_error_interval(broken, repaired, table["samples"])
-            table["p_value"] = mcnemar(broken, repaired)
-        else:
-            table[f"{name}_low"], table[f"{name}_high"] = _interval(changes, self.weights)
+            table["p_value"] = mcnemar((changes > 0).sum(1), (changes < 0).sum(1))
 
     def damage_widths(self) -> np.ndarray:
         """(lesions,) half the width of the interval of every lesion's damage, as a fraction."""
-        changes = self.errors - self.intact["error"]
-        counted = (~np.isnan(changes) & (self.weights > 0)).sum(1)
-        if self.targets is None:
-            low, high = _interval(changes, self.weights)
-            # A bootstrap of equal values has no width; that none of N samples differs still leaves 3 / N open.
-            high = np.maximum(high, low + 6 / counted)
-        else:
-            low, high = paired_error_interval((changes > 0).sum(1), (changes < 0).sum(1), counted)
+        low, high = self._rate_interval(self.errors - self.intact["error"])
         return np.asarray(high - low) / 2
+
+    def _rate_interval(self, changes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(low, high), (lesions,) each, of the mean change of a rate; NaN without a target that counts."""
+        some = self.weights > 0
+        if not some.any():
+            return np.full(len(changes), np.nan), np.full(len(changes), np.nan)
+        if self.targets is None:
+            return clustered_rate_interval(changes[:, some], self.weights[some])
+        counted = (~np.isnan(changes) & some).sum(1)
+        return paired_error_interval((changes > 0).sum(1), (changes < 0).sum(1), counted)
 
     def over_repeats(self, metric: str = "error") -> pd.DataFrame:
         """Of a plan with repeats, one row for each value of its first label: mean over repeats and 95 % t interval.
@@ -211,8 +216,7 @@ class LesionResult(Shown):
         independently, above 0 where each makes up for the other, below 0 where they do the same harm. NaN on the
         diagonal.
         """
-        if self.plan.name != "pairs":
-            raise InputError(f"`interaction` is of the plan 'pairs', got {self.plan.name!r}.")
+        self._require_pairs("interaction")
         both, alone = self.means(metric), self.reference_means(metric)
         matrix = np.full((len(alone), len(alone)), np.nan)
         for label, value in zip(self.plan.labels, both, strict=True):
@@ -220,32 +224,51 @@ class LesionResult(Shown):
             matrix[i, j] = matrix[j, i] = value - alone[i] - alone[j] + self.intact_mean(metric)
         return pd.DataFrame(matrix)
 
+    def saturated(self) -> pd.DataFrame:
+        """Of the plan `pairs`: whether each of both blocks alone already brings the error to chance, (n, n) booleans.
+
+        There the error cannot grow much further, so that an `interaction` below 0 says nothing of the two blocks. At
+        chance is an error 95 % of the way from the intact one to that of always naming the commonest class of the
+        samples (for sequences, whose targets are not kept: to 1). The diagonal is False.
+        """
+        self._require_pairs("saturated")
+        chance = 1.0 if self.targets is None else chance_error(self.targets) or 1.0
+        alone = self.reference_means("error") >= self.intact_error + _AT_CHANCE * (chance - self.intact_error)
+        return pd.DataFrame(np.outer(alone, alone) & ~np.eye(len(alone), dtype=bool))
+
+    def _require_pairs(self, what: str) -> None:
+        if self.plan.name != "pairs":
+            raise InputError(f"`{what}` is of the plan 'pairs', got {self.plan.name!r}.")
+
     def summary(self) -> str:
-        """One sentence: how many lesions, the intact error, the median and the largest damage with its interval.
+        """One sentence: how many lesions, the intact error, and the damage: its median, and the largest one.
 
         "(chance)" follows an intact error that is not significantly below that of the commonest class.
         """
-        many, plurals = len(self.plan), ["" if count == 1 else "s" for count in (len(self.plan), self.samples)]
-        ran = f"{many} lesion{plurals[0]} ({self.plan.name}) on {self.samples} sample{plurals[1]}"
+        many, own = len(self.plan), self.plan.name == "explicit"
+        ran = plural(many, "arrangement") if own else f"{plural(many, 'lesion')} ({self.plan.name})"
+        ran += f" on {plural(self.samples, 'sample')}"
         if not many or "error" not in self.values:
             return f"{ran}."
         table = self.table
         row = int(table["damage"].argmax())
-        worst, label = table.iloc[row], ", ".join(f"{key} {value}" for key, value in self.plan.labels[row].items())
+        worst, low, high = (decimal(table[name][row] * 100) for name in ("damage", "damage_low", "damage_high"))
         at_chance = self.targets is not None and no_better_than_chance(self.intact_error, self.targets)
-        intact = f"{self.intact_error:.2%}{' (chance)' if at_chance else ''}"
-        return (
-            f"{ran}: intact error {intact}, median damage {table['damage'].median() * 100:.2f} points, "
-            f"largest {worst['damage'] * 100:.2f} points "
-            f"[{worst['damage_low'] * 100:.2f}, {worst['damage_high'] * 100:.2f}] ({label})."
-        )
+        text = f"{ran}: intact error {percent(self.intact_error, 2)}{' (chance)' if at_chance else ''}, "
+        if many == 1 and own:
+            return f"{text}damage {worst} points [{low}, {high}]."
+        label = ", ".join(f"{key} {value}" for key, value in self.plan.labels[row].items())
+        median = decimal(table["damage"].median() * 100)
+        text += f"median damage {median} points, largest {worst}" if many > 1 else f"damage {worst}"
+        return f"{text} points [{low}, {high}] ({label})."
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the plan in the way that suits it, e.g. `interaction` as a heat map; returns the axes."""
         from resect.figures import lesions
 
         if self.plan.name == "pairs":
-            return lesions.interaction(self.interaction(self.main_metric), self.main_metric, ax)
+            saturated = self.saturated() if "error" in self.values else None
+            return lesions.interaction(self.interaction(self.main_metric), self.main_metric, saturated, ax)
         return lesions.by_plan(self.plan.name, self.table, self.intact_error, ax)
 
 

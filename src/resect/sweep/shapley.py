@@ -14,12 +14,13 @@ from resect.engines.work import Engine, Progress
 from resect.errors import InputError, require_whole, settings_or_default
 from resect.measuring.batches import Batches
 from resect.measuring.results import Shown, require_alike
-from resect.measuring.statistics import interval_over_repeats
+from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
 from resect.sweep import plans
 from resect.sweep.lesion import lesion
 from resect.sweep.result import LesionResult
 from resect.sweep.settings import LesionSettings
+from resect.words import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,27 +63,27 @@ class ShapleyResult(Shown):
     def table(self) -> pd.DataFrame:
         """One row a block: `block`, `name`, and for each metric its Shapley value, `..._low`, `..._high`, `..._alone`.
 
-        The 95 % intervals are over orders.
+        The 95 % intervals are a bootstrap over pairs of orders; NaN from a single pair, and of blocks that cost the
+        same in every pair.
         """
         table = pd.DataFrame({"block": range(len(self.names)), "name": self.names})
         for metric, marginals in self.marginals.items():
             pairs = marginals.reshape(-1, 2, len(self.names)).mean(1)  # the two of a pair are not independent
-            bounds = np.array([interval_over_repeats(column) for column in pairs.T])
             table[metric] = marginals.mean(0)
-            table[f"{metric}_low"], table[f"{metric}_high"] = bounds.T
+            table[f"{metric}_low"], table[f"{metric}_high"] = bootstrap_interval(pairs.T)
             table[f"{metric}_alone"] = self.alone[metric]
         return table
 
     def summary(self) -> str:
-        """One sentence: how many orders, and the block with the largest value of the first metric."""
+        """One sentence: how many orders, and the block with the largest part in the first metric."""
         metric, table = next(iter(self.marginals)), self.table
-        top = table.iloc[int(table[metric].argmax())]
+        top = table.iloc[int(table[metric].abs().argmax())]
         low, high = top[f"{metric}_low"], top[f"{metric}_high"]
-        interval = f" [{low:.4g}, {high:.4g}]" if np.isfinite([low, high]).all() else ""  # none from a single pair
+        interval = f" [{low:.4g}, {high:.4g}]" if np.isfinite([low, high]).all() else ""  # none without spread
         return (
-            f"Shapley values over {len(self.marginals[metric])} orders: of {self.total[metric]:.4g} of {metric}, block "
-            f"{top['block']} ({top['name']}) contributes the most, {top[metric]:.4g}{interval}; deleted alone it costs "
-            f"{top[f'{metric}_alone']:.4g}."
+            f"Shapley values over {plural(len(self.marginals[metric]), 'order')}: without all blocks {metric} changes "
+            f"by {self.total[metric]:.4g}, of which block {top['block']} ({top['name']}) has the largest part, "
+            f"{top[metric]:.4g}{interval}; deleted alone it changes {metric} by {top[f'{metric}_alone']:.4g}."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
