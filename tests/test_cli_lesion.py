@@ -15,7 +15,7 @@ import resect
 from resect.cli import main
 from resect.cli._options import BatchSize, Bytes, Numbers
 from resect.data import load_samples
-from resect.jobs.lesion import PLANS
+from resect.jobs.asked import PLANS
 from resect.models.specs import load_model
 from resect.sweep import outcomes
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from resect.errors import InputError
+from resect.jobs.source import DTYPES
 
 SEED = click.IntRange(0, 2**63 - 1)
-DTYPES = ("float32", "float64", "bfloat16", "float16")
 Decorated = Callable[..., Any]
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -62,6 +63,12 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in the newe
                 )
             numbers += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
         return tuple(numbers)
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a verb's options that the command line names."""
+    source = click.get_current_context().get_parameter_source
+    return {name: value for name, value in options.items() if source(name) is not ParameterSource.DEFAULT}
 
 
 mass_option = click.option(

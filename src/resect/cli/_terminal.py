@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from resect.report.faces import draw, terminal
-from resect.runs.record import Record, finished
+if TYPE_CHECKING:  # help does without, and reading a run without torch
+    from rich.console import Console
 
-if TYPE_CHECKING:  # which loads torch; reading a run does without
     from resect.jobs.job import Advance, Job, Track
+    from resect.runs.record import Record
 
 
 def console(*, stderr: bool = False) -> Console:
     """A console that shows names as they are: `x[b].safetensors` is no markup, and `py:m:net` no emoji."""
+    from rich.console import Console
+
     return Console(stderr=stderr, markup=False, emoji=False)
 
 
@@ -29,6 +29,15 @@ def progress_bars(quiet: bool) -> Iterator[Track]:
     if quiet:
         yield lambda what, total: lambda amount: None
         return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description:<34}", markup=False),
         BarColumn(),
@@ -48,6 +57,9 @@ def progress_bars(quiet: bool) -> Iterator[Track]:
 
 def do(job: Job, out: Path | None, *, output: str, quiet: bool) -> None:
     """Do a job, draw its run into its folder, show it, and say where it lies; what was done before is only shown."""
+    from resect.report.faces import draw
+    from resect.runs.record import finished
+
     before = out is not None and finished(out)
     with progress_bars(quiet) as track:
         record = job.run(out, track)
@@ -63,4 +75,6 @@ def show(record: Record, output: str) -> None:
     if output == "json":
         click.echo(record.json(), nl=False)
     else:
+        from resect.report.faces import terminal
+
         terminal(record, console())

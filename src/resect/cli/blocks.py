@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 
 from resect.cli._options import SEED, format_option, model_options
 from resect.cli._terminal import console
 from resect.errors import InputError
 from resect.jobs.source import Source
-from resect.network.unraveled import Unraveled, no_joins_message, unravel
+
+if TYPE_CHECKING:  # which loads torch; help does without
+    from resect.network.unraveled import Unraveled
 
 
 @click.command()
@@ -25,7 +26,10 @@ from resect.network.unraveled import Unraveled, no_joins_message, unravel
 @model_options
 def blocks(model: str, plain: bool, rejected: bool, output: str, **options: Any) -> None:
     """List the residual blocks of MODEL, e.g. `resect blocks torchvision:resnet50`."""
-    loaded = Source(model, **options).load()
+    source = Source(model, **options)
+    from resect.network.unraveled import no_joins_message, unravel
+
+    loaded = source.load()
     net = unravel(loaded.module, loaded.example, plain=plain)
     if not net.blocks and not plain:
         layers = unravel(loaded.module, loaded.example, plain=True)
@@ -49,6 +53,8 @@ def _numbers(model: str, net: Unraveled) -> dict[str, Any]:
 
 
 def _print(model: str, net: Unraveled, rejected: bool) -> None:
+    from rich.table import Table
+
     unit = "layers that can be deleted" if net.plain else "blocks"
     table = Table(title=f"{model}: {len(net.blocks)} {unit}, {net.layers} layers on their branches")
     for name in ("#", "name", "kind", "span", "layers", "parameters", "entry", "branch"):

@@ -8,8 +8,6 @@ import click
 
 from resect.cli._options import format_option, mass_option
 from resect.cli._terminal import console, show
-from resect.jobs.compare import CompareJob
-from resect.report.faces import draw
 
 
 @click.command()
@@ -29,6 +27,9 @@ def compare(runs: tuple[Path, ...], labels: tuple[str, ...], mass: float, out: P
 
     A RUN is a folder that `resect study` or `resect paths --out` wrote. The first is set against every other.
     """
+    from resect.jobs.compare import CompareJob
+    from resect.report.faces import draw
+
     record = CompareJob(runs, labels, mass).run(out)
     draw(record, out)
     show(record, output)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from resect.cli._options import SEED, Decorated, arguments_option, whole
 from resect.cli._terminal import console
-from resect.jobs.train import TrainJob
 from resect.network import schedules
-from resect.training.loop import Watch
+from resect.training.checkpoint import Kept
 from resect.training.recipe import Border, Decay, Precision
+
+if TYPE_CHECKING:  # which loads torch; help does without
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from resect.training.loop import Watch
 
 
 def recipe_options(function: Decorated) -> Decorated:
@@ -61,7 +64,7 @@ def recipe_options(function: Decorated) -> Decorated:
 @click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="A folder for TensorBoard.")
 @click.option(
     "--save-every",
-    default=TrainJob.save_every,
+    default=Kept.every,
     show_default=True,
     type=click.FloatRange(min=0),
     help="Seconds between two checkpoints within an epoch.",
@@ -77,6 +80,10 @@ def train(recipe: str, out: Path | None, quiet: bool, arguments: dict[str, Any],
     Writes half-precision safetensors and a model card. An interrupted training goes on where it stopped. On several
     GPUs or machines: `accelerate launch -m resect train ... --device cuda`.
     """
+    from rich.progress import Progress
+
+    from resect.jobs.train import TrainJob
+
     job = TrainJob.from_options(recipe, out, {**options, "arguments": arguments})
     terminal = console(stderr=True)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` started
@@ -93,6 +100,8 @@ def train(recipe: str, out: Path | None, quiet: bool, arguments: dict[str, Any],
 
 
 def _columns() -> tuple[TextColumn | BarColumn | TimeElapsedColumn | TimeRemainingColumn, ...]:
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     return (
         TextColumn("training {task.fields[name]}", markup=False),
         BarColumn(),
@@ -105,6 +114,8 @@ def _columns() -> tuple[TextColumn | BarColumn | TimeElapsedColumn | TimeRemaini
 
 def _follow(progress: Progress, name: str) -> Watch:
     """A bar of the images of the whole training."""
+    from resect.training.loop import Watch
+
     task = progress.add_task("", name=name, now="reading the data", total=None)
 
     def begin(total: int, seen: int) -> None:  # those of earlier sittings say nothing about the speed of this one

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import io
 import os
@@ -17,11 +16,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from resect.data.names import require_data_spec
 from resect.data.samples import Samples
 from resect.errors import DataError, SpecError
 
 Split = Literal["train", "test"]
-KINDS = ("digits", "cifar10", "npz", "py")
 DIGITS_TEST = 500
 _CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 _CIFAR_STD = (0.2470, 0.2435, 0.2616)
@@ -44,21 +43,16 @@ def load_samples(spec: str, *, split: Split = "test", limit: int | None = None, 
         SpecError: the spec is unknown or incomplete.
         DataError: the data are missing, damaged, empty or malformed.
     """
+    require_data_spec(spec)
     kind, _, rest = spec.partition(":")
-    if kind == "digits" and not rest:
+    if kind == "digits":
         samples = _digits(split, seed)
     elif kind == "cifar10":
         samples = _cifar10(spec, rest, split, limit)
-    elif kind == "npz" and rest:
+    elif kind == "npz":
         samples = _npz(spec, Path(rest))
-    elif kind == "py" and ":" in rest:
-        samples = _factory(spec, rest)
     else:
-        close = difflib.get_close_matches(kind, KINDS, n=1)
-        hint = f" Did you mean {close[0]}?" if close and close[0] != kind else ""
-        raise SpecError(
-            f"unknown data spec {spec!r}.{hint} Known are digits, cifar10:DIR, npz:FILE and py:pkg.mod:factory."
-        )
+        samples = _factory(spec, rest)
     return samples.limited(limit)
 
 

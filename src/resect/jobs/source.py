@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.utils._pytree as pytree
-
-from resect.data import Samples, load_samples
+from resect.data.names import require_data_spec
 from resect.errors import DataError, InputError
-from resect.jobs.fit import placed
-from resect.models.specs import LoadedModel, Value, load_model
-from resect.network.unraveled import Unraveled, unravel
+from resect.models.names import Value, require_model_spec
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+if TYPE_CHECKING:  # what is asked is checked, and refused, before torch is imported
+    import torch
+
+    from resect.data import Samples
+    from resect.models.specs import LoadedModel
+    from resect.network.unraveled import Unraveled
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class Source:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise InputError(f"`dtype` must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
+        require_model_spec(self.model)
+        if self.data is not None:
+            require_data_spec(self.data)
 
     def samples(self) -> Samples:
         """Load the samples in this dtype.
@@ -55,10 +60,12 @@ class Source:
         """
         if self.data is None:
             raise DataError("`data` must name samples, such as digits; there is none.")
+        from resect.data import load_samples
+
         samples = load_samples(self.data, limit=self.limit)
         if not samples.inputs.is_floating_point():
             return samples
-        return replace(samples, inputs=samples.inputs.to(DTYPES[self.dtype]))
+        return replace(samples, inputs=samples.inputs.to(self._dtype))
 
     def load(self, samples: Samples | None = None) -> LoadedModel:
         """Load the network, on this device and in this dtype.
@@ -69,6 +76,8 @@ class Source:
         Raises:
             DataError: nothing says what its inputs look like.
         """
+        from resect.models.specs import load_model
+
         loaded = load_model(
             self.model, checkpoint=self.checkpoint, arguments=self.model_args, samples=samples, seed=self.seed
         )
@@ -81,19 +90,34 @@ class Source:
 
     def unravel(self, *, plain: bool = False) -> tuple[Unraveled, Samples]:
         """The network, unravelled, and the samples."""
+        from resect.network.unraveled import unravel
+
         samples = self.samples()
         loaded = self.load(samples)
         return unravel(loaded.module, loaded.example, plain=plain), samples
 
     def placed(self, loaded: LoadedModel) -> LoadedModel:
         """A model on this device and in this dtype."""
-        placed(loaded.module, self.device, DTYPES[self.dtype])
+        from torch.utils import _pytree as pytree
+
+        from resect.jobs.fit import placed
+
+        placed(loaded.module, self.device, self._dtype)
         return replace(loaded, example=pytree.tree_map(self._place, loaded.example))
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        import torch
+
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
     def _place(self, leaf: Any) -> Any:
+        import torch
+
         if not isinstance(leaf, torch.Tensor):
             return leaf
-        return leaf.to(self.device, DTYPES[self.dtype] if leaf.is_floating_point() else leaf.dtype)
+        return leaf.to(self.device, self._dtype if leaf.is_floating_point() else leaf.dtype)
 
 
 def split_spec(text: str) -> tuple[str, Path | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 
@@ -12,12 +12,14 @@ from resect.data import Samples
 from resect.digest import key_digest
 from resect.errors import InputError
 from resect.jobs.answers import answer_depth, answer_ensemble, answer_gradient, multiplicity_row
+from resect.jobs.asked import DATA, MODEL, StudyAsked
 from resect.jobs.findings import Answers, PlainControl, Subject
 from resect.jobs.job import Answer, Job, Lab, Track, silent
 from resect.jobs.paths import lengths_table
 from resect.jobs.source import slug, split_spec
 from resect.jobs.train import TrainJob
-from resect.models.specs import SHIPPED, LoadedModel, bare_name, has_weights, load_card, load_model
+from resect.models.names import bare_name, is_shipped
+from resect.models.specs import LoadedModel, load_card, load_model
 from resect.network.blocks import blocks_table
 from resect.network.unraveled import Unraveled, require_blocks, unravel
 from resect.paths.sampled import sample_paths
@@ -33,48 +35,12 @@ from resect.training.recipe import Recipe
 from resect.training.recipes import NAMES, load_recipe_file
 from resect.weights import check_finite
 
-MODEL, DATA = "resect:resnet110-digits", "digits"
 _NO_REORDERINGS = pd.DataFrame(columns=["swaps", "repeat", "kendall_tau", "error", "loss", "damage"])
 
 
 @dataclass(frozen=True)
-class StudyJob(Job):
-    """What a study measures, and how much.
-
-    Attributes:
-        beside: SPEC or SPEC@FILE of networks to set beside it; a resect: network without weights is trained first.
-        control: SPEC or SPEC@FILE of the plain network; by default the VGG-15 shipped for the data.
-        plain: take the network as a plain one, layer by layer.
-        retrain: train the shipped networks anew first.
-        repeats: random deletions for each number of blocks, and reorderings for each number of swaps.
-        gradient_samples: samples for the exact shares, in batches of `gradient_batch`.
-        draws: sampled single paths of each length and batch.
-        sweeps: random signs a batch, for the root mean square over all paths.
-        path_samples: samples for both, in batches of `path_batch`.
-    """
-
-    verb: ClassVar[str] = "study"
-    beside: tuple[str, ...] = ()
-    control: str | None = None
-    plain: bool = False
-    retrain: bool = False
-    repeats: int = 10
-    gradient_samples: int = 64
-    gradient_batch: int = 32
-    draws: int = 20
-    sweeps: int = 8
-    path_samples: int = 32
-    path_batch: int = 16
-    batch_size: int = 500
-
-    def __post_init__(self) -> None:
-        if isinstance(self.beside, str):
-            raise InputError(f"`beside` must be a tuple of networks, got the text {self.beside!r}.")
-        if self.retrain and (self.source.checkpoint or self.source.model_args):
-            raise InputError("`--retrain` trains by the shipped recipe: leave out --checkpoint and --model-arg.")
-        kind = (self.source.data or "").partition(":")[0]
-        if self.control is None and not self.plain and has_weights(f"vgg15-{kind}"):
-            object.__setattr__(self, "control", f"resect:vgg15-{kind}")
+class StudyJob(StudyAsked, Job):
+    """A study of one network."""
 
     def prepare(self, lab: Lab) -> _Networks:
         """Load (and where asked, train) the network under study, its control and those beside it."""
@@ -234,13 +200,13 @@ class _Loader:
         spec, checkpoint = split_spec(text)
         if self._anew(spec):
             return self._shipped_anew(spec)
-        if checkpoint is None and spec.startswith("resect:") and not _shipped(spec):
+        if checkpoint is None and spec.startswith("resect:") and not is_shipped(spec):
             checkpoint = self._trained(spec)
         loaded = load_model(spec, checkpoint=checkpoint, samples=self.samples, seed=self.job.source.seed)
         return self.job.source.placed(replace(loaded, spec=spec))
 
     def _anew(self, spec: str) -> bool:
-        return self.job.retrain and _shipped(spec)
+        return self.job.retrain and is_shipped(spec)
 
     def _shipped_anew(self, spec: str) -> LoadedModel:
         """A shipped network, trained again."""
@@ -261,14 +227,10 @@ class _Loader:
         if not file.exists():
             self.lab.folder.open()
             known = load_recipe_file(kind)
-            settings = load_card(name).asked["recipe"] if _shipped(spec) else known.settings
+            settings = load_card(name).asked["recipe"] if is_shipped(spec) else known.settings
             recipe = Recipe(**settings | {"seed": self.job.source.seed})
             _train(TrainJob(bare, data, file, recipe, device=self.job.source.device, recipe_file=known), self.lab.track)
         return file
-
-
-def _shipped(spec: str) -> bool:
-    return spec.removeprefix("resect:") in SHIPPED
 
 
 def _train(job: TrainJob, track: Track) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from resect.errors import InputError
 
-UserMetric = Callable[[Any, Tensor], Tensor]
+if TYPE_CHECKING:  # the command line shows these settings without torch
+    from torch import Tensor
+
+UserMetric: TypeAlias = "Callable[[Any, Tensor], Tensor]"
 METRICS = ("error", "loss", "agreement", "kl")
 
 
@@ -39,6 +40,8 @@ class LesionSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.metrics, str) or callable(self.metrics):
+            object.__setattr__(self, "metrics", (self.metrics,))
         unknown = [m for m in self.metrics if not callable(m) and m not in METRICS]
         if unknown or not self.metrics or len(set(self.names)) < len(self.names):
             raise InputError(
