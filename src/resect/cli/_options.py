@@ -10,6 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from resect.cli._process import silent_libraries
 from resect.errors import InputError
 from resect.jobs.source import DTYPES
 
@@ -121,8 +122,19 @@ def batch_option(function: Decorated) -> Decorated:
 
 def output_options(function: Decorated) -> Decorated:
     """--format and --quiet."""
-    function = click.option("--quiet", is_flag=True, help="No progress bars.")(function)
-    return format_option(function)
+    return format_option(quiet_option(function))
+
+
+def quiet_option(function: Decorated) -> Decorated:
+    """--quiet; it works before anything slow is imported."""
+
+    def silence(context: click.Context, option: click.Parameter, quiet: bool) -> bool:
+        if quiet:
+            context.with_resource(silent_libraries())
+        return quiet
+
+    said = "No progress bars, and no warnings of the libraries beneath."
+    return click.option("--quiet", is_flag=True, callback=silence, help=said)(function)
 
 
 def format_option(function: Decorated) -> Decorated:

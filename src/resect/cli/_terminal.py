@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from resect.cli._process import when_interrupted
+from resect.words import plural
+
 if TYPE_CHECKING:  # help does without, and reading a run without torch
     from rich.console import Console
 
@@ -61,6 +64,7 @@ def do(job: Job, out: Path | None, *, output: str, quiet: bool) -> None:
     from resect.runs.record import finished
 
     before = out is not None and finished(out)
+    when_interrupted(lambda: _kept(out))
     with progress_bars(quiet) as track:
         record = job.run(out, track)
     place = draw(record, out, again=False) if out else None
@@ -68,6 +72,18 @@ def do(job: Job, out: Path | None, *, output: str, quiet: bool) -> None:
     if out and not quiet:
         done = "Done before, nothing was done again" if before else f"{record.environment['seconds']:.0f} s"
         console(stderr=True).print(f"{done}. See {place or out}", soft_wrap=True)
+
+
+def _kept(out: Path | None) -> str:
+    """What is left of a run that is interrupted."""
+    if out is None:
+        return "Nothing is kept; in a run folder, --out RUN, the same command would go on where it stopped."
+    pieces = [*(out / "parts").glob("*.npz"), *(out / "networks").glob("*.safetensors")]
+    trainings = list((out / "networks").glob("*.checkpoint"))
+    if not pieces and not trainings:
+        return "No piece of work was finished, so nothing is kept: the same command starts anew."
+    kept = plural(len(pieces) + len(trainings), "finished piece")
+    return f"{out} keeps {kept} of work: the same command goes on from there; only the piece at hand is lost."
 
 
 def show(record: Record, output: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resect.cli._options import SEED, format_option, model_options
+from resect.cli._options import SEED, model_options, output_options
 from resect.cli._terminal import console
 from resect.errors import InputError
 from resect.jobs.source import Source
@@ -22,9 +22,9 @@ if TYPE_CHECKING:  # which loads torch; help does without
 @click.option("--plain", is_flag=True, help="List the layers of a plain network instead.")
 @click.option("--rejected", is_flag=True, help="List also the additions that are no blocks, with the reasons.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights.")
-@format_option
+@output_options
 @model_options
-def blocks(model: str, plain: bool, rejected: bool, output: str, **options: Any) -> None:
+def blocks(model: str, plain: bool, rejected: bool, output: str, quiet: bool, **options: Any) -> None:
     """List the residual blocks of MODEL, e.g. `resect blocks torchvision:resnet50`."""
     source = Source(model, **options)
     from resect.network.unraveled import no_joins_message, unravel

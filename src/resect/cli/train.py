@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from resect.cli._options import SEED, Decorated, arguments_option, whole
+from resect.cli._options import SEED, Decorated, arguments_option, quiet_option, whole
+from resect.cli._process import when_interrupted
 from resect.cli._terminal import console
 from resect.network import schedules
 from resect.training.checkpoint import Kept
@@ -70,7 +71,7 @@ def recipe_options(function: Decorated) -> Decorated:
     help="Seconds between two checkpoints within an epoch.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@quiet_option
 @recipe_options
 def train(recipe: str, out: Path | None, quiet: bool, arguments: dict[str, Any], **options: Any) -> None:
     """Train a network by RECIPE: digits, cifar10 or a YAML file. Options that are given go before the recipe's.
@@ -87,6 +88,7 @@ def train(recipe: str, out: Path | None, quiet: bool, arguments: dict[str, Any],
     job = TrainJob.from_options(recipe, out, {**options, "arguments": arguments})
     terminal = console(stderr=True)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` started
+    when_interrupted(lambda: _kept(job.checkpoint))
     before = job.finished
     silent = quiet or bool(before) or not first
     with Progress(*_columns(), console=terminal, disable=silent, transient=True) as progress:
@@ -97,6 +99,13 @@ def train(recipe: str, out: Path | None, quiet: bool, arguments: dict[str, Any],
         )
         error, samples = card.found["test_error"], card.found["test_samples"]
         terminal.print(f"{job.out}: test error {error:.2%} on {samples} samples, {took}.", soft_wrap=True)
+
+
+def _kept(checkpoint: Path) -> str:
+    """What is left of a training that is interrupted."""
+    if checkpoint.exists():
+        return f"{checkpoint} is kept: the same command goes on from there; the steps since it was written are lost."
+    return "No checkpoint was written yet, so nothing is kept: the same command starts anew."
 
 
 def _columns() -> tuple[TextColumn | BarColumn | TimeElapsedColumn | TimeRemainingColumn, ...]:

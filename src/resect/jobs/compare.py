@@ -14,12 +14,13 @@ import pandas as pd
 from resect.errors import InputError, RunError
 from resect.jobs.environment import environment
 from resect.paths.measures import log2_effective, shortest_range
+from resect.runs import lock
 from resect.runs.command import command_line
 from resect.runs.record import Record, finished
 
 MOST = 8  # runs that a reader can tell apart in one figure
 _NEEDED = ("length", "layers", "log2_paths", "share", "norm")
-_OWN = ("record.json", "comparison.parquet", "figures")
+_OWN = ("record.json", "comparison.parquet", "figures", lock.FILE)
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class CompareJob:
         names = self.labels or _names([str(record.asked["model"]) for record in records], self.runs)
         record = self.compared(dict(zip(names, records, strict=True)))
         if out:
-            record.write(Path(out))
+            with lock.locked(Path(out), wait=True):
+                record.write(Path(out))
         return record
 
     def compared(self, records: Mapping[str, Record]) -> Record:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,12 @@ class Job(Asked, ABC):
         Raises:
             ResectError: something that was asked for cannot be done; nothing is lost or half written.
         """
-        lab, started = self.open(out, track), time.perf_counter()
+        lab = self.open(out, track)
+        with lab.folder.locked() if lab.folder else nullcontext():
+            return self._run(lab)
+
+    def _run(self, lab: Lab) -> Record:
+        started = time.perf_counter()
         subject = self.prepare(lab)
         if lab.folder and (record := lab.folder.finished(subject.made_of)):
             return record

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from resect.errors import ResectError, RunError
 from resect.report.parts import say, table_of
+from resect.runs.lock import locked
 from resect.runs.record import FILE, Record
 from resect.words import duration
 
@@ -44,7 +45,10 @@ def draw(record: Record, folder: Path, *, again: bool = True) -> Path | None:
     if record.kind not in _DRAWN:
         return None
     place = folder / _DRAWN[record.kind]
-    return face.draw(record, folder) if again or not place.exists() else place
+    if place.exists() and not again:
+        return place
+    with locked(folder, wait=True):
+        return face.draw(record, folder)
 
 
 def listing(folder: Path, console: Console) -> None:

@@ -36,7 +36,7 @@ def table_of(*headings: str, words: tuple[str, ...] = ()) -> Table:
 def save_figures(figures: Figures, run: Path) -> Path:
     """Draw figures in this look and write figures/NAME.png into a run folder; each appears whole or not at all."""
     folder = run / "figures"
-    place = folder if folder.exists() else run / "figures.tmp"  # all appear at once
+    place = folder if folder.exists() else run / "figures.tmp"  # all appear at once; of one process
     place.mkdir(parents=True, exist_ok=True)
     for name, draw in figures.items():
         with mpl.rc_context(SETTINGS), whole(place / f"{name}.png") as temporary:

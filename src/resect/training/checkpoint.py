@@ -75,8 +75,8 @@ class Checkpoint:
         import torch
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(self.path) as temporary:
-            torch.save(content, temporary)
+        with whole(self.path) as temporary, temporary.open("wb") as file:  # a file says what the disk refuses
+            torch.save(content, file)
 
     def resume(self, parts: dict[str, Stateful]) -> Progress:
         """Take up the file, if there is one.
