@@ -1,4 +1,4 @@
-"""Finished runs in closed form."""
+"""Finished runs in closed form, and studies with random results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
+from resect.graph.routes import Counts
+from resect.jobs.findings import (
+    Answers,
+    DepthAnswer,
+    EnsembleAnswer,
+    GradientAnswer,
+    MultiplicityRow,
+    PlainControl,
+    Study,
+    StudySubject,
+)
+from resect.paths.measures import effective_range
 from resect.runs.record import Record
 
 
@@ -40,3 +53,126 @@ def a_record(lengths: pd.DataFrame, model: str = "resect:resnet20") -> Record:
 def write(folder: Path, lengths: pd.DataFrame, model: str = "resect:resnet20") -> Path:
     a_record(lengths, model).write(folder)
     return folder
+
+
+def random_study(blocks: int, damage: str, unit: str, seed: int) -> Study:
+    """A study with random results, of which every number is worked out from its tables.
+
+    Args:
+        damage: how deletions change the error: "none", "equal", "small", "mixed", "large" or "gain".
+        unit: "layer" for a plain network.
+    """
+    draw = np.random.default_rng(seed)
+    samples = int(draw.choice([1, 10, 500]))
+    intact = float(draw.choice([0, draw.integers(0, samples + 1) / samples]))
+    table = _blocks(blocks, unit, draw)
+    deletions = _deletions(table, damage, intact, samples, draw)
+    random, reorderings = _random(blocks, intact, draw), _reorderings(intact, draw)
+    control = _control(intact, samples, draw) if draw.random() < 0.5 else None
+    means, half, tenth = random.groupby("deleted")["error"].mean(), max(1, blocks // 2), max(1, blocks // 10)
+    if blocks == 1:
+        means[1] = deletions["error"][0]
+    lengths = depth = gradient = None
+    if unit == "block":
+        lengths, depth, gradient = _paths(blocks, draw)
+    distinct = min(reorderings["error"].nunique(), reorderings["kendall_tau"].nunique())
+    tau = float(spearmanr(reorderings["kendall_tau"], reorderings["error"]).statistic) if distinct > 1 else None
+    worst = int(deletions["damage"].argmax())
+    ensemble = EnsembleAnswer(
+        intact, draw.choice([None, 0.9, 0.5, 0.0], p=[0.2, 0.4, 0.3, 0.1]), float(deletions["damage"].median()),
+        float(deletions["damage"][worst]), str(deletions["name"][worst]),
+        control and control.median_damage, control and control.largest_damage,
+        tenth, float(means[tenth]), half, float(means[half]), tau, len(reorderings),
+    )  # fmt: skip
+    rows = tuple(_network(i, blocks, intact, unit, draw) for i in range(draw.integers(1, 5)))
+    subject = StudySubject("resect:it0", "digits", samples, 10, blocks, 1_730_000, unit)
+    found = Answers(ensemble, depth, gradient, rows)
+    return Study(subject, found, table, deletions, random, reorderings, lengths, control, 0.2, {}, 1.0, {}, "resect")
+
+
+def _blocks(n: int, unit: str, draw: np.random.Generator) -> pd.DataFrame:
+    down = (draw.random(n) < draw.choice([0, 0.2, 1])) & (unit == "block")
+    names = [f"layers.{i + draw.integers(2)}.{i}" if draw.random() < 0.5 else f"part{i}.block0" for i in range(n)]
+    kinds = np.where(down, "projection", "identity" if unit == "block" else "layer")
+    numbers = {"block": range(n), "name": names, "kind": kinds, "span": 0, "layers": 2, "parameters": 9}
+    return pd.DataFrame({**numbers, "downsampling": down})
+
+
+def _deletions(blocks: pd.DataFrame, kind: str, intact: float, samples: int, draw: np.random.Generator) -> pd.DataFrame:
+    n = len(blocks)
+    flips = {
+        "none": np.zeros(n),
+        "equal": np.full(n, 0.03),
+        "small": draw.normal(0, 0.01, n),
+        "mixed": draw.choice([0, 0, 0, 0.05, 0.3, -0.01], n),
+        "large": draw.random(n),
+        "gain": -draw.random(n) * 0.1,
+    }[kind]
+    damage = np.round(np.clip(intact + flips, 0, 1) * samples) / samples - intact
+    loss = 0.2 + draw.choice([0, 1], p=[0.2, 0.8]) * np.abs(damage) + draw.choice([0, -1e-4, 1e-4, 1e-3], n)
+    if draw.random() < 0.1:
+        loss[draw.integers(n)] = draw.choice([np.inf, np.nan])
+    width = draw.random(n) * 0.02
+    return blocks[["block", "name", "kind", "downsampling"]].assign(
+        error=intact + damage, loss=loss, damage=damage, damage_low=damage - width, damage_high=damage + width
+    )
+
+
+def _random(blocks: int, intact: float, draw: np.random.Generator) -> pd.DataFrame:
+    most, steep = max(1, blocks // 2), draw.choice([0.001, 1, 30])
+    rows = [
+        (k, r, 1 - np.exp(-steep * k / most * draw.random()))
+        for k in range(1, most + 1)
+        for r in range(draw.integers(1, 4))
+    ]
+    return pd.DataFrame(rows, columns=["deleted", "repeat", "error"]).assign(
+        error=lambda table: intact + (1 - intact) * table["error"]
+    )
+
+
+def _reorderings(intact: float, draw: np.random.Generator) -> pd.DataFrame:
+    count, follows = int(draw.choice([0, 1, 3, 12, 60])), draw.choice([-1, 0, 0, 1])
+    tau = 1 - draw.random(count) * draw.choice([0, 1], p=[0.1, 0.9])
+    error = np.clip(0.5 + 0.4 * follows * (tau - 0.5) + draw.choice([0, 0.1]) * draw.normal(size=count), 0, 1)
+    return pd.DataFrame({"swaps": 1, "repeat": range(count), "kendall_tau": tau, "error": error})
+
+
+def _control(intact: float, samples: int, draw: np.random.Generator) -> PlainControl:
+    kind = str(draw.choice(["none", "mixed", "large", "gain"]))
+    deletions = _deletions(_blocks(int(draw.integers(1, 8)), "layer", draw), kind, intact, samples, draw)
+    damage = deletions["damage"]
+    worst = str(deletions["name"][int(damage.argmax())])
+    own = float(draw.choice([intact, 0.95]))
+    return PlainControl(
+        "plain", own, deletions, int(draw.integers(4)), float(damage.median()), float(damage.max()), worst
+    )
+
+
+def _paths(n: int, draw: np.random.Generator) -> tuple[pd.DataFrame, DepthAnswer, GradientAnswer]:
+    ratio, sign = draw.choice([0.001, 0.1, 0.5, 1, 3, 50]), draw.choice([1, -1], n + 1, p=[0.8, 0.2])
+    counts = np.array([float(comb(n, k)) for k in range(n + 1)])
+    weights = counts * ratio ** np.arange(n + 1.0)
+    weights /= weights.sum()
+    share = weights * (sign if abs((weights * sign).sum()) > 0.2 else 1)
+    norm = float(draw.choice([0.1, 1.0, 1.01, 2])) ** np.arange(n + 1.0) * draw.choice([0, 1], p=[0.02, 0.98])
+    magnitude = counts * norm / max((counts * norm).sum(), 1e-300)
+    if not magnitude.any():
+        magnitude = weights
+    table = chain(n, 1.0).assign(
+        share=share / share.sum(), magnitude=magnitude, magnitude_rms=magnitude, norm=np.abs(share), path_norm=norm,
+        path_norm_rms=norm * draw.choice([1, 2]),
+    )  # fmt: skip
+    of = Counts(tuple(comb(n, k) for k in range(n + 1)), tuple(2 * k * comb(n, k) for k in range(n + 1)))
+    ranges = [effective_range(table[name].to_numpy(), of) for name in ("share", "magnitude", "magnitude_rms")]
+    sums = [float(table[name][: end + 1].sum()) for name in ("share", "magnitude") for end in (n // 10, n // 4)]
+    gradient = GradientAnswer(n // 10, sums[0], n // 4, sums[1], float(table["share"][n]), *sums[2:], 3e-7)
+    return table, DepthAnswer(0.95, *ranges, n, 2.0 * n), gradient
+
+
+def _network(place: int, n: int, intact: float, unit: str, draw: np.random.Generator) -> MultiplicityRow:
+    error = intact if place == 0 else float(draw.choice([intact, 0.5, 0.1 * place, 1 - 0.1 * place]))
+    bits = float(draw.choice([0, 1, n * (place + 1) / 4])) if unit == "block" or place else 0.0
+    paths = 0.0 if unit == "layer" and place == 0 else float(n)
+    return MultiplicityRow(
+        f"resect:it{place}", n, 2 * n, 1000 * int(draw.integers(1, 4)), error, paths, bits, n / 4, n / 2
+    )

@@ -58,6 +58,7 @@ def test_every_plan_writes_its_tables_and_figures(plan: str, tmp_path: Path) -> 
     expected = {plan, *({"flips", "classes"} if names else ())}
     assert {file.stem for file in (out / "figures").iterdir()} == expected
     assert (out / "interaction.parquet").exists() == (plan == "pairs")
+    assert (out / "saturated.parquet").exists() == (plan == "pairs")
     assert (out / "flips.parquet").exists() == (plan not in ("shapley", "ensemble"))
 
 

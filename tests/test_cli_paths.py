@@ -30,8 +30,8 @@ def run(*arguments: object) -> Result:
 def test_the_run_folder_holds_what_the_library_finds_and_is_not_made_twice(tmp_path: Path) -> None:
     command = ["paths", "resect:resnet20", "digits", *SMALL, *FEW, "--pairs", "--out", tmp_path / "run"]
     said = run(*command).stdout
-    assert "Effective lengths (95% of the gradient)" in said
-    assert "Most of the gradient goes through blocks." in said
+    assert "Effective lengths (at least 95 % of the gradient, here 9" in said
+    assert "Shares of the gradient through single blocks, the largest first: blocks." in said
     assert "strongest paths found" in said
     samples = load_samples("digits", limit=20)
     net = resect.unravel(

@@ -106,6 +106,22 @@ def test_pairs_and_their_interaction(net: resect.Unraveled) -> None:
         resect.lesion(net, DATA, plans.single(net)).interaction()
 
 
+def test_pairs_of_blocks_that_alone_bring_chance_are_saturated(net: resect.Unraveled) -> None:
+    with torch.no_grad():
+        targets = net(IMAGES).argmax(1)  # intact error 0
+    targets[0] = -100
+    result = resect.lesion(net, [(IMAGES, targets)], plans.pairs(net))
+    chance = 1 - targets[1:].bincount().max().item() / 6
+    single = resect.lesion(net, [(IMAGES, targets)], plans.single(net)).table["error"]
+    alone = [error >= 0.95 * chance for error in single]
+    assert any(alone)
+    assert not all(alone)
+    expected = [[a and b and i != j for j, b in enumerate(alone)] for i, a in enumerate(alone)]
+    assert result.saturated().to_numpy().tolist() == expected
+    with pytest.raises(resect.InputError, match=r"`saturated` is of the plan 'pairs', got 'single'"):
+        resect.lesion(net, DATA, plans.single(net)).saturated()
+
+
 def test_windows(net: resect.Unraveled) -> None:
     model, plan = net.model, plans.windows(net)
     assert len(plan) == 9 * 10 // 2
@@ -260,7 +276,7 @@ def test_orders_delete_every_block_both_ways(preactivated: resect.Unraveled) -> 
 
 def test_explicit_plans_may_be_empty_and_hold_variants(preactivated: resect.Unraveled) -> None:
     net = preactivated
-    assert resect.lesion(net, DATA, plans.explicit(net, [])).summary() == "0 lesions (explicit) on 7 samples."
+    assert resect.lesion(net, DATA, plans.explicit(net, [])).summary() == "0 arrangements on 7 samples."
     chosen = [net.intact.without(1).repeated(2), (resect.Variant.BRANCH_ONLY, *range(1, 9))]
     result = check(net, plans.explicit(net, chosen), _ways(net.model))
     assert list(result.table["arrangement"]) == [0, 1]

@@ -26,7 +26,7 @@ from resect.jobs.findings import (
     MultiplicityRow,
     PlainControl,
     Study,
-    Subject,
+    StudySubject,
 )
 from resect.paths.measures import Effective
 from resect.report.study import captions
@@ -35,7 +35,7 @@ from resect.report.study.gallery import drawings
 from resect.report.study.page import write_report
 from resect.report.study.table import answers_table
 from resect.report.study.verdicts import verdicts
-from resect.words import count, duration, large, percent, plural, points, power_of_ten, two_to
+from resect.words import count, duration, large, part, percent, plural, points, power_of_ten, two_to
 
 INTACT, CHANCE = 0.061, 0.9
 
@@ -152,7 +152,7 @@ def made_study(n: int = 54, *, unit: str = "block", intact: float = INTACT, cost
     row = made_row("resect:resnet110", n, intact)
     row = row if unit == "block" else replace(row, log2_paths=0.0, log2_effective_paths=0.0)
     others = tuple(made_row(f"resect:resnet{6 * m + 2}", 3 * m, intact + 0.1 / m) for m in (1, 3, 9)[:beside])
-    subject = Subject("resect:resnet110", "cifar10", 10_000, 10, n, 1_730_000, unit)
+    subject = StudySubject("resect:resnet110", "cifar10", 10_000, 10, n, 1_730_000, unit)
     found = Answers(ensemble, depth, gradient, (row, *others))
     environment = {"python": "3.12", "cuda": None, "packages": {"torch": "2.13"}}
     asked = {"seed": 3, "limit": None, "beside": ["a", "b"], "retrain": False}
@@ -266,8 +266,8 @@ def test_verdicts_follow_the_numbers() -> None:
     assert said["fragile"][0].startswith("Not by this test, unlike")
     assert said["plain"][1] == "A plain network has one path, through all 12 layers."
     assert "no multiplicity" in said["plain"][3]
-    assert said["very deep"][1].startswith("Shallow, where the longest path has 200 blocks")
-    assert "not shallow as in the paper" in said["vit"][1]
+    assert said["very deep"][1].startswith("Shallow: the longest path has 200 blocks, and 95.0 % of the gradient")
+    assert said["vit"][1].startswith("At most half as deep as the longest path, but no small part of all paths")
     assert "unlike in the paper" in said["vit"][2]
     assert verdicts(made_study())[0].startswith("For the most part; most blocks can go")
     assert "the error falls as" in verdicts(made_study(beside=3))[3]
@@ -276,7 +276,7 @@ def test_verdicts_follow_the_numbers() -> None:
 
 def test_captions_name_the_extremes_and_contradict_the_paper_where_the_numbers_do(study: Study) -> None:
     worst = study.deletions["name"][int(study.deletions["damage"].argmax())]
-    assert f"the most costly is {worst} with" in captions.deletions_caption(study)[1]
+    assert f"the largest cost is 15.3 points ({worst}, index 18)" in captions.deletions_caption(study)[1]
     assert "here" not in captions.deletions_caption(study)[1]
     assert worst in captions.strip_caption(study)[1]
     costly = study.deletions.assign(damage=study.deletions["damage"].where(study.deletions["block"] != 7, 0.5))
@@ -370,7 +370,8 @@ def test_the_console_table_fits(case: str, width: int) -> None:
 def test_numbers_in_words() -> None:
     assert percent(0.1234) == "12.3 %" and percent(-0.1234) == "−12.3 %"
     assert percent(0.0) == "0.0 %" and percent(None) == percent(float("nan")) == "–"
-    assert percent(1.1e-8) == "1.1 × 10⁻⁶ %" and percent(-5.6e-52) == "−5.6 × 10⁻⁵⁰ %"
+    assert percent(1.1e-8) == percent(-5.6e-52) == "less than 0.01 %"
+    assert part(1.1e-8) == "1.1 × 10⁻⁶ %" and percent(0.00026) == part(0.00026) == "0.026 %"
     assert points(0.094) == "9.4 points" and points(-0.0001) == "0.0 points" and points(0.01) == "1.0 point"
     assert two_to(54) == "2⁵⁴ = 1.8 × 10¹⁶" and two_to(20.5) == "2²⁰·⁵ = 1.5 × 10⁶"
     assert two_to(3) == "8" and two_to(1.5) == "2.8" and two_to(0) == "1" and large(54) == "1.8 × 10¹⁶"
@@ -387,6 +388,6 @@ def test_infinite_numbers_are_written_and_not_raised() -> None:
     deletions = made.deletions.copy()
     deletions.loc[3, "loss"] = np.inf
     blown = replace(made, deletions=deletions)
-    assert "(∞ nats)" in captions.strip_caption(blown)[1]
+    assert "by ∞ nats, without stage0.3" in captions.strip_caption(blown)[1]
     for drawing in drawings(blown):
         drawing.figure().draw_without_rendering()

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 import resect
 from conftest import randomise_norms
 from resect.models.resnet import CifarResNet
+from resect.words import percent
 
 IMAGES = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(7))
 TARGETS = torch.randint(0, 10, (12,), generator=torch.Generator().manual_seed(8))
@@ -114,16 +115,16 @@ def test_summaries_name_their_numbers(results) -> None:
     squares, through = results["PathSquares"], results["Participation"]
     effective = spectrum.effective(0.95)
     said = spectrum.summary()
-    assert f"95 % of the gradient lies on {effective.low} to {effective.high} blocks" in said
+    assert f"{percent(effective.held)} of the gradient lies on {effective.low} to {effective.high} blocks" in said
     assert said.startswith("12 gradients at input by path length") and "of 512 paths about" in said
     assert f"{spectrum.multiplicity().effective_depth:.2f} blocks deep on average" in said
     by = samples.effective(0.95)
     assert samples.summary().startswith("6 sampled paths of each of 10 lengths, of 12 gradients at input")
-    assert f"95 % of count × mean norm lies on {by.low} to {by.high} blocks" in samples.summary()
+    assert f"{percent(by.held)} of count × mean norm lies on {by.low} to {by.high} blocks" in samples.summary()
     assert f"{samples.mean[0]:.2g} at length 0 and" in samples.summary()
     by = squares.effective(0.95)
     assert squares.summary().startswith("6 sweeps of random signs, of 12 gradients at input")
-    assert f"95 % of count × root mean square lies on {by.low} to {by.high} blocks" in squares.summary()
+    assert f"{percent(by.held)} of count × root mean square lies on {by.low} to {by.high} blocks" in squares.summary()
     most, least = int(through.share.argmax()), int(through.share.argmin())
     assert f"{through.share[most]:.1%} goes through blocks.{most}, the most".replace("%", " %") in through.summary()
     assert f"goes through blocks.{least}, the least" in through.summary()
@@ -136,7 +137,7 @@ def test_summaries_are_true_at_the_edges(small, results) -> None:
     said = cut.summary()
     assert f"lengths up to 1 hold {np.nansum(cut.share):.1%}".replace("%", " %") in said
     assert f"all longer ones together {cut.rest_share:.1%}".replace("%", " %") in said
-    assert "95 % of the gradient" not in said and "by the shares of those lengths" in said
+    assert "lies on" not in said and "by the shares of those lengths" in said
     assert curve(cut.plot(), cut.share[:2] * 100)
     samples = results["PathDraws"]
     nothing = replace(samples, norms=np.full_like(samples.norms, np.nan))
@@ -145,7 +146,7 @@ def test_summaries_are_true_at_the_edges(small, results) -> None:
     only[:, :, [0, *range(2, 10)]] = np.nan
     said = replace(samples, norms=only).summary()
     assert "6 sampled paths of each of 1 length," in said
-    assert "95 % of count × mean norm of these lengths lies on 1 block (2 layers)" in said
+    assert "100.0 % of count × mean norm of these lengths lies on 1 block (2 layers)" in said
     assert "is zero" in replace(samples, norms=np.zeros_like(samples.norms)).summary()
     shapley = resect.shapley(small, DATA, orders=1)
     assert "nan" not in shapley.summary() and not shapley.plot().collections

@@ -1,7 +1,9 @@
-"""Numbers in words: how every number is written, on the page, in figures and in the terminal."""
+"""Words: how every number and every name is written, on the page, in figures and in the terminal."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from math import floor, isfinite, log10
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,14 @@ NOTHING = "–"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A fraction as percent: 0.1234 is "12.3 %"; tiny ones keep two significant digits."""
+    """A fraction as percent: 0.1234 is "12.3 %"; small ones keep two significant digits, down to 0.01 %."""
+    if value is not None and 0 < abs(value) < 1e-4:
+        return "less than 0.01 %"
+    return part(value, digits)
+
+
+def part(value: float | None, digits: int = 1) -> str:
+    """The same with two significant digits however small it is, for a table: 1.1e-08 is "1.1 × 10⁻⁶ %"."""
     if value is None or not isfinite(value):
         return NOTHING
     shown = value * 100
@@ -86,17 +95,23 @@ def count(number: int) -> str:
     return str(number)
 
 
-def span(low: int, high: int) -> str:
-    """ "2 to 7", or "2" if it is one number."""
-    return str(low) if low == high else f"{low} to {high}"
+def span(low: int, high: int, unit: str = "") -> str:
+    """ "2 to 7", or "2" if it is one number; of a unit "2 to 7 blocks", "1 block"."""
+    if not unit:
+        return str(low) if low == high else f"{low} to {high}"
+    return plural(low, unit) if low == high else f"{low} to {high} {unit}s"
 
 
 def lengths(effective: Effective) -> str:
     """ "2 to 7 blocks (4 to 14 layers)"."""
-    low, high = effective.low_layers, effective.high_layers
-    if effective.low == effective.high:
-        return f"{plural(effective.low, 'block')} ({_short(low)} layers)"
-    return f"{span(effective.low, effective.high)} blocks ({_short(low)} to {_short(high)} layers)"
+    blocks, low, high = span(effective.low, effective.high, "block"), effective.low_layers, effective.high_layers
+    ends = " to ".join(dict.fromkeys((_short(low), _short(high))))
+    return f"{blocks} ({ends} {'layer' if ends == '1' else 'layers'})"
+
+
+def named(name: str, index: int) -> str:
+    """A block as text names it beside figures that count: "layers.10, index 9", but "blocks.9" if that is its index."""
+    return name if re.findall(r"\d+", name)[-1:] == [str(index)] else f"{name}, index {index}"
 
 
 def duration(seconds: float) -> str:
@@ -107,6 +122,41 @@ def duration(seconds: float) -> str:
     if whole < 5400:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def shortened(names: Sequence[str], width: int) -> list[str]:
+    """Names in at most `width` characters, which stay apart: a long one loses its front, "…layer3.17.conv".
+
+    Where one is too long, all lose as much of what they begin with alike as it takes, in whole parts.
+
+    Args:
+        width: at least 8.
+    """
+    longest, start = max(map(len, names), default=0), 0
+    if longest <= width:
+        return list(names)
+    distinct = list(dict.fromkeys(names))
+    if len(distinct) > 1:
+        ends = [match.end() for match in re.finditer("[./:]", distinct[0])]
+        parts = [end for end in ends if all(name[:end] == distinct[0][:end] != name for name in distinct)]
+        start = next((end for end in parts if longest - end < width), parts[-1] if parts else 0)
+    written: dict[str, str] = {}
+    for name in distinct:
+        number, text = 1, _end_of(name, start, width)
+        while text in written.values():
+            number += 1
+            text = _end_of(name, start, width - len(f" #{number}")) + f" #{number}"
+        written[name] = text
+    return [written[name] for name in names]
+
+
+def _end_of(name: str, start: int, width: int) -> str:
+    """What stands from `start` on, or the last of it that fits, from a whole part on if that is little less."""
+    if not start and len(name) <= width:
+        return name
+    start = max(start, len(name) - width + 1)
+    part = re.compile("[./:]").search(name, start - 1, start + width // 3) if start else None
+    return f"…{name[part.end() if part else start :]}"
 
 
 def _short(value: float) -> str:

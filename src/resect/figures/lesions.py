@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import SymLogNorm
+from matplotlib.colors import ListedColormap, SymLogNorm
 
 from resect.figures.colours import BAR_GREY, BLUE, GREY, INK, ORANGE, PALE_BLUE
 from resect.figures.marks import bar_places, block_axis, block_map, heat_map, reference_line, whole_numbers
@@ -22,6 +22,11 @@ BY_BLOCK = {
     "skips": ("one skip deleted, its branch kept", "block whose skip is deleted (its index)"),
     "repeated": ("one block run twice", "block that is run twice (its index)"),
 }  # plans with one lesion a block: title, and name of the x axis
+_BY_ROW = {
+    "explicit": "arrangements of blocks",
+    "pairs": "two blocks deleted",
+    "orders": "blocks deleted one after another",
+}  # titles of other plans
 
 
 def by_plan(plan: str, table: pd.DataFrame, intact: float, ax: Axes | None = None) -> Axes:
@@ -32,7 +37,13 @@ def by_plan(plan: str, table: pd.DataFrame, intact: float, ax: Axes | None = Non
         return reorderings(table, intact, ax=ax)
     if plan == "windows":
         return windows(table, ax)
-    title, label = BY_BLOCK.get(plan, (f"{plan} lesions", "lesion (row of the table)"))
+    if plan in BY_BLOCK:
+        title, label = BY_BLOCK[plan]
+    else:
+        title, label = (
+            _BY_ROW.get(plan, plan),
+            f"{'arrangement' if plan == 'explicit' else 'lesion'} (row of the table)",
+        )
     return deletions(table, intact, title=title, label=label, ax=ax)
 
 
@@ -190,15 +201,19 @@ def windows(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def interaction(matrix: pd.DataFrame, metric: str = "loss", ax: Axes | None = None) -> Axes:
+def interaction(
+    matrix: pd.DataFrame, metric: str = "loss", saturated: pd.DataFrame | None = None, ax: Axes | None = None
+) -> Axes:
     """How two deletions interact, on a scale that is linear around zero and logarithmic beyond.
 
     Args:
         matrix: (n, n) how much worse deleting both blocks is than the two alone; NaN on the diagonal.
         metric: what is compared.
+        saturated: (n, n) whether either deletion alone brings chance already: the pair is grey, as it tells nothing.
     """
     ax = axes_or_new(ax, height=5.6, width=7.2)
-    values = matrix.to_numpy(float)
+    grey = np.zeros(matrix.shape, dtype=bool) if saturated is None else saturated.to_numpy(bool)
+    values = np.where(grey, np.nan, matrix.to_numpy(float))
     limit = max(float(np.abs(values[np.isfinite(values)]).max(initial=0)), 1e-12)
     # A few pairs interact a thousand times as strongly as most, which a linear scale would leave white.
     norm = SymLogNorm(linthresh=limit / 1000, vmin=-limit, vmax=limit, base=10)
@@ -208,5 +223,9 @@ def interaction(matrix: pd.DataFrame, metric: str = "loss", ax: Axes | None = No
     words = [power_of_ten(tick) for tick in ticks]
     bar.set_ticks([*-ticks, 0, *ticks], labels=[*(f"−{word}" for word in words), "0", *words])
     bar.ax.minorticks_off()
-    head(ax, "how two deletions interact")
+    entries = []
+    if grey.any():
+        ax.imshow(np.where(grey, 1.0, np.nan), cmap=ListedColormap([BAR_GREY]), origin="lower", interpolation="nearest")
+        entries.append(("■ either alone at chance: tells nothing", BAR_GREY))
+    head(ax, "how two deletions interact", entries)
     return ax

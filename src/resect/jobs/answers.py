@@ -32,7 +32,7 @@ def answer_ensemble(
     """Question 1: what deleting and reordering blocks does (paper, sections 4.1 and 4.2)."""
     damage, by_count = singles.table["damage"], random.table.groupby("deleted")["error"].mean()
     blocks = len(singles.plan)
-    tenth, half = max(1, round(blocks / 10)), max(1, blocks // 2)
+    tenth, half = max(1, blocks // 10), max(1, blocks // 2)
     return EnsembleAnswer(
         intact_error=singles.intact_error,
         chance_error=chance_error(targets),

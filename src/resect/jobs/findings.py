@@ -17,7 +17,7 @@ from resect.runs.record import Record
 
 
 @dataclass(frozen=True)
-class Subject:
+class StudySubject:
     """The network under study and the samples it was measured on."""
 
     model: str  # the spec, e.g. "resect:resnet110-digits"
@@ -57,7 +57,7 @@ class EnsembleAnswer:
     largest_damage_block: str
     plain_median_damage: float | None
     plain_largest_damage: float | None
-    tenth: int  # how many blocks a tenth is
+    tenth: int  # how many blocks a tenth is, rounded down, but at least 1
     error_without_tenth: float  # mean over repeats
     half: int
     error_without_half: float
@@ -151,7 +151,7 @@ class Study:
             `..._high` are 95 % intervals. None for a plain network.
     """
 
-    subject: Subject
+    subject: StudySubject
     answers: Answers
     blocks: pd.DataFrame
     deletions: pd.DataFrame
@@ -172,7 +172,7 @@ class Study:
         control = found["control"]
         environment = dict(record.environment)
         return cls(
-            subject=Subject(**found["subject"]),
+            subject=StudySubject(**found["subject"]),
             answers=Answers.of(found["answers"]),
             blocks=tables["blocks"],
             deletions=tables["deletions"],

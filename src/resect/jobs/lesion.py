@@ -148,6 +148,8 @@ def lesion_answer(result: LesionResult) -> Answer:
     tables = {"lesions": result.table}
     if result.plan.name == "pairs":
         tables["interaction"] = result.interaction(result.main_metric).rename(columns=str)
+        if "error" in result.values:
+            tables["saturated"] = result.saturated().rename(columns=str)
     if result.targets is not None and "error" in result.values:
         flips = [result.flips(i).assign(lesion=i) for i in range(len(result.plan))]
         tables["flips"] = pd.concat(flips, ignore_index=True) if flips else pd.DataFrame()

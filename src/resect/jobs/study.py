@@ -13,7 +13,7 @@ from resect.digest import key_digest
 from resect.errors import InputError
 from resect.jobs.answers import answer_depth, answer_ensemble, answer_gradient, multiplicity_row
 from resect.jobs.asked import DATA, MODEL, StudyAsked
-from resect.jobs.findings import Answers, PlainControl, Subject
+from resect.jobs.findings import Answers, PlainControl, StudySubject
 from resect.jobs.job import Answer, Job, Lab, Track, silent
 from resect.jobs.paths import lengths_table
 from resect.jobs.source import slug, split_spec
@@ -84,8 +84,8 @@ class StudyJob(StudyAsked, Job):
         }
         return Answer(found, tables)
 
-    def _subject(self, net: Unraveled, samples: Samples) -> Subject:
-        return Subject(
+    def _subject(self, net: Unraveled, samples: Samples) -> StudySubject:
+        return StudySubject(
             model=self.source.model,
             data=samples.name,
             samples=len(samples),

@@ -11,7 +11,7 @@ import numpy as np
 
 from resect.errors import InputError
 from resect.measuring.statistics import bootstrap_interval
-from resect.words import lengths, percent
+from resect.words import decimal, lengths, percent
 
 if TYPE_CHECKING:
     from resect.graph.routes import Counts
@@ -57,8 +57,9 @@ class Multiplicity:
 
 
 def held(effective: Effective, what: str) -> str:
-    """ "95 % of the gradient lies on 2 to 7 blocks (4 to 14 layers), 0.3 % of all paths"."""
-    return f"{percent(MASS, 0)} of {what} lies on {lengths(effective)}, {percent(effective.path_fraction)} of all paths"
+    """ "96.2 % of the gradient lies on 2 to 7 blocks (4 to 14 layers), 0.3 % of all paths"."""
+    fraction = percent(effective.path_fraction)
+    return f"{percent(effective.held)} of {what} lies on {lengths(effective)}, {fraction} of all paths"
 
 
 def longest_path(counts: Counts) -> int:
@@ -202,5 +203,8 @@ def interaction_of(pairs: np.ndarray, share: np.ndarray) -> np.ndarray:
 def most_tied(names: Sequence[str], interaction: np.ndarray) -> str:
     """The sentence about the pair of blocks whose interaction is the largest."""
     i, j = np.unravel_index(np.abs(interaction).argmax(), interaction.shape)
-    kind = "together" if interaction[i, j] > 0 else "one or the other"
-    return f"The pair most tied: {names[i]} and {names[j]} ({kind}, {interaction[i, j] * 100:+.2f} points)."
+    largest = float(interaction[i, j]) * 100
+    if abs(largest) < 0.005:
+        return "No two blocks are tied: through both goes the product of their shares."
+    kind = "together" if largest > 0 else "one or the other"
+    return f"The pair most tied: {names[i]} and {names[j]} ({kind}, {decimal(largest)} points)."

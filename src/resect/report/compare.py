@@ -83,14 +83,14 @@ def _sentence(first: Summary, other: Summary, gained: float) -> str:
     """The first run against another: what changed."""
     parts = []
     if first.share_range and other.share_range:
-        parts.append(f"effective range {_range(first.share_range)} against {_range(other.share_range)} blocks")
+        parts.append(f"effective range {_range(first.share_range)} against {span(*other.share_range, 'block')}")
     depths = f"{decimal(first.effective_depth, 1)} against {decimal(other.effective_depth, 1)} blocks"
     if first.longest != other.longest:
         here, there = percent(first.relative_depth, 0), percent(other.relative_depth, 0)
         depths += f" ({here} against {there} of the longest path)"
     parts.append(f"effective depth {depths}")
     ratio = large(abs(gained))
-    times = "as many" if ratio == "1" else f"{ratio} times {'more' if gained > 0 else 'fewer'}"
+    times = "as many" if ratio == "1" else f"{'more' if gained > 0 else 'fewer'} by a factor of {ratio}"
     here, there = power_of_two(first.log2_effective_paths), power_of_two(other.log2_effective_paths)
     parts.append(f"effective paths {here} against {there}, {times}")
     return f"{first.run} against {other.run}: {'; '.join(parts)}."

@@ -7,13 +7,14 @@ from rich.console import Console
 from rich.table import Table
 
 from resect.runs.record import Record
-from resect.words import count, decimal, percent
+from resect.words import count, decimal, percent, plural
 
 
 def show(record: Record, console: Console) -> None:
     """Print one row a network."""
     networks = record.tables["networks"]
-    table = Table(title=f"Test error on {networks['samples'][0]} samples of {record.asked['data']}, 95 % intervals")
+    samples = plural(int(networks["samples"][0]), "sample")
+    table = Table(title=f"Test error on {samples} of {record.asked['data']}, 95 % intervals")
     for name in ("model", "parameters", "error", "loss", "to the first, points", "p"):
         table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
     for row in networks.to_dict("records"):

@@ -12,6 +12,7 @@ from rich.console import Console
 from resect.figures import carriers, ensembles, lesions, samples
 from resect.report.parts import Figures, save_figures, say, table_of
 from resect.runs.record import Record
+from resect.words import plural
 
 _SHOWN = 60
 _CLASSES_SHOWN = 50  # in one heat map
@@ -33,15 +34,29 @@ def show(record: Record, console: Console) -> None:
         table.add_row(*(_cell(name, row) for name in columns))
     console.print(table)
     if len(rows) > _SHOWN:
-        say(console, f"{len(rows) - _SHOWN} more rows; --format json or --out DIR gives all.")
-    ran = record.found["ran"]
+        say(console, f"{plural(len(rows) - _SHOWN, 'more row')}; --format json or --out DIR gives all.")
+    say(console, *sentences(record))
+
+
+def sentences(record: Record) -> list[str]:
+    """What was found, and how it was run."""
+    ran, summary = record.found["ran"], record.found["summary"]
+    said = [f"{summary} In brackets: 95 % intervals." if "[" in summary else summary]
+    if "saturated" in record.tables:
+        both = record.tables["saturated"].to_numpy(bool)
+        if count := int(both.sum()) // 2:
+            whole = plural(len(both) * (len(both) - 1) // 2, "pair")
+            said.append(
+                f"{count} of {whole} {'are' if count > 1 else 'is'} saturated: each of both blocks alone already "
+                "brings the error to chance, so that the interaction says nothing of what they do together."
+            )
     memory_format = "channels last" if ran["channels_last"] else "contiguous"
-    say(
-        console,
-        f"{record.found['summary']} In brackets: 95 % intervals.",
-        f"Batches of {ran['batch_size']}, {memory_format}{', compiled' if ran['compile'] else ''}; {ran['slices_run']} "
-        f"slices a batch, at most {ran['states_kept']} states kept.",
+    compiled, slices, states = ", compiled" * ran["compile"], ran["slices_run"], ran["states_kept"]
+    said.append(
+        f"Batches of {ran['batch_size']}, {memory_format}{compiled}; {plural(slices, 'slice')} a batch, at most "
+        f"{plural(states, 'state')} kept."
     )
+    return said
 
 
 def _cell(name: str, row: dict[Any, Any]) -> str:
@@ -76,7 +91,10 @@ def _figures(record: Record) -> Figures:
     plan, figures = record.found["plan"], {}
     if "interaction" in tables:
         metric = "loss" if "loss" in intact else next(iter(intact))
-        figures[plan] = partial(lesions.interaction, tables["interaction"], metric)
+        figures[plan] = partial(lesions.interaction, tables["interaction"], metric, tables.get("saturated"))
+    elif plan == "explicit" and record.asked.get("without") and "error" in intact:
+        title = f"deleted together: {', '.join(map(str, record.asked['without']))}"
+        figures[plan] = partial(lesions.deletions, table, intact["error"], title=title, label="")
     elif "error" in intact:
         figures[plan] = partial(lesions.by_plan, plan, table, intact["error"])
     if plan in lesions.BY_BLOCK and "flips" in tables:

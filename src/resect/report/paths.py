@@ -19,30 +19,33 @@ from resect.figures.style import side_by_side
 from resect.paths.measures import Effective, interaction_of, most_tied
 from resect.report.parts import Figures, save_figures, say
 from resect.runs.record import Record
+from resect.words import decimal, lengths, named, part, percent, plural, power_of_ten, two_to
 
+_NAMED = 5  # blocks, of those that carry most
 _SHOWN = 5e-5  # of the gradient, by any measure: lengths that carry less are left out on the terminal
 
 
 def show(record: Record, console: Console) -> None:
     """Print the table by length, then what each part says in a sentence."""
-    lengths, effective = record.tables["lengths"], record.found["effective"]
-    place, sampled = record.found["at"], "path_norm" in lengths
-    rows = f"{record.found['samples']} {'samples' if place in ('input', 'stem') else 'gradients'}"
+    by_length, effective = record.tables["lengths"], record.found["effective"]
+    place, sampled = record.found["at"], "path_norm" in by_length
+    rows = plural(record.found["samples"], "sample" if place in ("input", "stem") else "gradient")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.title = f"{record.asked['model']}: the gradient at {place} by path length, {rows}"
     names = ["length", "layers", "paths", "share %", "±", "norm"]
     names += ["one path", "count x it %"] if sampled else []
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    measures = [name for name in ("share", "magnitude", "magnitude_rms") if name in lengths]
-    shown = lengths[(lengths[measures].abs() > _SHOWN).any(axis=1)]
+    measures = [name for name in ("share", "magnitude", "magnitude_rms") if name in by_length]
+    known = by_length[by_length["share"].notna()]
+    shown = known[(known[measures].abs() > _SHOWN).any(axis=1)]
     for row in shown.to_dict("records"):
         bold = effective is not None and effective["low"] <= int(row["length"]) <= effective["high"]
         table.add_row(*_cells(row, sampled), style="bold" if bold else "")
     console.print(table)
     say(console, *sentences(record))
-    if len(shown) < len(lengths):
-        say(console, f"Lengths that carry less than {_SHOWN:.3%} are left out; --format json and --out DIR have them.")
+    if len(shown) < len(known):
+        say(console, f"Lengths that carry at most {part(_SHOWN)} are left out; --format json and --out DIR have them.")
 
 
 def _cells(row: dict[Any, Any], sampled: bool) -> list[str]:
@@ -58,44 +61,49 @@ def _cells(row: dict[Any, Any], sampled: bool) -> list[str]:
 
 def sentences(record: Record) -> list[str]:
     """What each part of the answers says."""
-    numbers = record.found
-    mass, size = numbers["mass"], numbers["multiplicity"]
-    said = [f"The lengths told apart hold less than {mass:.0%} of the gradient; a longer --max-length may hold it."]
-    if effective := numbers["effective"]:
+    numbers, whole = record.found, len(record.tables["lengths"]) - 1
+    mass, size, all_known = f"{100 * numbers['mass']:g} %", numbers["multiplicity"], numbers["known"] == whole
+    said = [f"The lengths told apart hold less than {mass} of the gradient; a longer --max-length may hold it."]
+    if numbers["effective"]:
+        effective = Effective(**numbers["effective"])
         said = [
-            f"Effective lengths ({mass:.0%} of the gradient): {effective['low']} to {effective['high']} blocks, "
-            f"{effective['low_layers']:g} to {effective['high_layers']:g} layers, {effective['path_fraction']:.3g} of "
-            "all paths."
+            f"Effective lengths (at least {mass} of the gradient, here {percent(effective.held)}): "
+            f"{lengths(effective)}, {percent(effective.path_fraction)} of all paths."
         ]
-    for name, key in (("count x mean norm of sampled paths", "magnitude"), ("count x rms", "rms")):
+    for name, key in (("count × mean norm of sampled paths", "magnitude"), ("count × root mean square norm", "rms")):
         if by := numbers[f"effective_by_{key}"]:
-            said.append(f"By {name}: {by['low']} to {by['high']} blocks, {by['path_fraction']:.3g} of all paths.")
+            said.append(f"By {name}: {lengths(Effective(**by))}, {percent(by['path_fraction'])} of all paths.")
+    contribute = two_to(size["log2_effective_paths"])
     said.append(
-        f"2^{size['log2_paths']:.1f} paths, of which 2^{size['log2_effective_paths']:.1f} effectively contribute; "
-        f"effective depth {size['effective_depth']:.2f} blocks. Shares and rest sum to "
-        f"{numbers['sum_of_shares'] + numbers['rest']:.9f} (relative error {numbers['sum_error']:.1e})."
+        f"{two_to(size['log2_paths'])} paths, of which about {contribute} effectively contribute"
+        f"{'s' * (contribute == '1')}{'' if all_known else ', by the lengths told apart'}; effective depth "
+        f"{decimal(size['effective_depth'])} blocks. Shares and rest sum to "
+        f"{numbers['sum_of_shares'] + numbers['rest']:.9f} (relative error {power_of_ten(numbers['sum_error'])})."
     )
     if (within := numbers["log2_effective_paths_within"]) is not None:
-        said.append(f"Weighted within a length by the squared norms of the sampled paths, 2^{within:.1f}.")
-    if numbers["known"] < len(record.tables["lengths"]) - 1:
-        said.append(f"All longer paths together: {numbers['rest']:.3%} of the gradient, exactly.")
+        said.append(f"Weighted within a length by the squared norms of the sampled paths, about {two_to(within)}.")
+    if not all_known:
+        said.append(f"All longer paths together: {percent(numbers['rest'])} of the gradient, exactly.")
     return said + _carriers(record)
 
 
 def _carriers(record: Record) -> list[str]:
     """Which blocks, pairs and single paths carry most."""
     tables = record.tables
-    through = tables["blocks"].sort_values("share", ascending=False).head(5)
-    best = ", ".join(f"{name} {share:.1%}" for name, share in zip(through["name"], through["share"], strict=True))
-    said = [f"Most of the gradient goes through {best}."]
-    if "pairs" in tables and len(tables["blocks"]) > 1:
-        said.append(most_tied(list(tables["blocks"]["name"]), interaction(record)))
+    blocks = tables["blocks"]
+    names = [named(name, block) for name, block in zip(blocks["name"], blocks["block"], strict=True)]
+    best = ", ".join(f"{names[i]} ({percent(blocks['share'][i])})" for i in blocks["share"].nlargest(_NAMED).index)
+    none = percent(float(tables["lengths"]["share"][0]))
+    said = [f"Shares of the gradient through single blocks, the largest first: {best}; over the skips alone: {none}."]
+    if "pairs" in tables and len(blocks) > 1:
+        said.append(most_tied(names, interaction(record)))
     if "strongest" in tables:
         first = tables["strongest"].iloc[0]
-        through_blocks = ", ".join(map(str, first["blocks"])) or "none (skips only)"
+        chosen = list(map(str, first["blocks"]))
+        through = f"block{'s' * (len(chosen) > 1)} {', '.join(chosen)}" if chosen else "no block, over the skips alone"
         said.append(
-            f"The strongest path found has the norm of {first['relative']:.1%} of the whole gradient and goes through "
-            f"blocks {through_blocks}. {record.found['strongest']['summary']}"
+            f"The strongest path found has {percent(float(first['relative']))} of the norm of the whole gradient and "
+            f"goes through {through}. {record.found['strongest']['summary']}"
         )
     return said
 

@@ -14,12 +14,14 @@ from resect.errors import InputError
 from resect.measuring.results import Shown, require_alike
 from resect.measuring.statistics import bootstrap_interval, interval_over_repeats, mcnemar, paired_error_interval
 from resect.sweep.plans import Plan
+from resect.words import decimal, percent, plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Of metrics that compare with the intact network already: its own value, the least and the largest one.
 _BOUNDED = {"agreement": (1.0, 0.0, 1.0), "kl": (0.0, 0.0, np.inf)}
+_AT_CHANCE = 0.95  # of the way from the intact error to that of chance
 
 
 @dataclass(frozen=True)
@@ -205,8 +207,7 @@ class LesionResult(Shown):
         independently, above 0 where each makes up for the other, below 0 where they do the same harm. NaN on the
         diagonal.
         """
-        if self.plan.name != "pairs":
-            raise InputError(f"`interaction` is of the plan 'pairs', got {self.plan.name!r}.")
+        self._require_pairs("interaction")
         both, alone = self.means(metric), self.reference_means(metric)
         matrix = np.full((len(alone), len(alone)), np.nan)
         for label, value in zip(self.plan.labels, both, strict=True):
@@ -214,27 +215,50 @@ class LesionResult(Shown):
             matrix[i, j] = matrix[j, i] = value - alone[i] - alone[j] + self.intact_mean(metric)
         return pd.DataFrame(matrix)
 
+    def saturated(self) -> pd.DataFrame:
+        """Of the plan `pairs`: whether each of both blocks alone already brings the error to chance, (n, n) booleans.
+
+        There the error cannot grow much further, so that an `interaction` below 0 says nothing of the two blocks. At
+        chance is an error 95 % of the way from the intact one to that of always naming the commonest class of the
+        samples (for sequences, whose targets are not kept: to 1). The diagonal is False.
+        """
+        self._require_pairs("saturated")
+        chance = 1.0
+        if self.targets is not None:
+            classes = np.unique(self.targets[self.weights > 0], return_counts=True)[1]
+            chance = 1 - classes.max() / classes.sum()
+        alone = self.reference_means("error") >= self.intact_error + _AT_CHANCE * (chance - self.intact_error)
+        return pd.DataFrame(np.outer(alone, alone) & ~np.eye(len(alone), dtype=bool))
+
+    def _require_pairs(self, what: str) -> None:
+        if self.plan.name != "pairs":
+            raise InputError(f"`{what}` is of the plan 'pairs', got {self.plan.name!r}.")
+
     def summary(self) -> str:
-        """One sentence: how many lesions, the intact error, the median and the largest damage with its interval."""
-        many, plurals = len(self.plan), ["" if count == 1 else "s" for count in (len(self.plan), self.samples)]
-        ran = f"{many} lesion{plurals[0]} ({self.plan.name}) on {self.samples} sample{plurals[1]}"
+        """One sentence: how many lesions, the intact error, and the damage: its median, and the largest one."""
+        many, own = len(self.plan), self.plan.name == "explicit"
+        ran = plural(many, "arrangement") if own else f"{plural(many, 'lesion')} ({self.plan.name})"
+        ran += f" on {plural(self.samples, 'sample')}"
         if not many or "error" not in self.values:
             return f"{ran}."
         table = self.table
         row = int(table["damage"].argmax())
-        worst, label = table.iloc[row], ", ".join(f"{key} {value}" for key, value in self.plan.labels[row].items())
-        return (
-            f"{ran}: intact error {self.intact_error:.2%}, median damage {table['damage'].median() * 100:.2f} points, "
-            f"largest {worst['damage'] * 100:.2f} points "
-            f"[{worst['damage_low'] * 100:.2f}, {worst['damage_high'] * 100:.2f}] ({label})."
-        )
+        worst, low, high = (decimal(table[name][row] * 100) for name in ("damage", "damage_low", "damage_high"))
+        text = f"{ran}: intact error {percent(self.intact_error, 2)}, "
+        if many == 1 and own:
+            return f"{text}damage {worst} points [{low}, {high}]."
+        label = ", ".join(f"{key} {value}" for key, value in self.plan.labels[row].items())
+        median = decimal(table["damage"].median() * 100)
+        text += f"median damage {median} points, largest {worst}" if many > 1 else f"damage {worst}"
+        return f"{text} points [{low}, {high}] ({label})."
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the plan in the way that suits it, e.g. `interaction` as a heat map; returns the axes."""
         from resect.figures import lesions
 
         if self.plan.name == "pairs":
-            return lesions.interaction(self.interaction(self.main_metric), self.main_metric, ax)
+            saturated = self.saturated() if "error" in self.values else None
+            return lesions.interaction(self.interaction(self.main_metric), self.main_metric, saturated, ax)
         return lesions.by_plan(self.plan.name, self.table, self.intact_error, ax)
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from resect.jobs import paper
 from resect.jobs.findings import DepthAnswer, GradientAnswer, MultiplicityRow, Study
+from resect.report.study.phrases import largest, no_correlation
 from resect.report.study.verdicts import verdicts
-from resect.words import NOTHING, count, decimal, large, lengths, percent, plural, points, span, two_to
+from resect.words import NOTHING, count, decimal, large, lengths, part, percent, plural, points, span, two_to
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnsweredQuestion:
     """One question with its verdict, the one number that says most, and all numbers."""
 
     number: int
@@ -31,17 +32,17 @@ class Answer:
     paper: str  # what the paper found, in a sentence
 
 
-def answers(study: Study) -> list[Answer]:
+def answers(study: Study) -> list[AnsweredQuestion]:
     """The four questions, answered."""
     depth, gradient = study.answers.depth, study.answers.gradient
     measures = (
         _ensemble(study),
         _depth(depth) if depth else [],
-        _gradient(gradient) if gradient else [],
+        _gradient(gradient, depth) if gradient and depth else [],
         _multiplicity(study.answers.multiplicity[0]),
     )
     columns = (range(1, 5), paper.QUESTIONS, verdicts(study), _headlines(study), measures, paper.FOUND)
-    return [Answer(*parts) for parts in zip(*columns, strict=True)]
+    return [AnsweredQuestion(*parts) for parts in zip(*columns, strict=True)]
 
 
 def _headlines(study: Study) -> tuple[Measure, ...]:
@@ -51,11 +52,13 @@ def _headlines(study: Study) -> tuple[Measure, ...]:
         path = Measure(f"on its only path, through every {unit}", plural(study.subject.blocks, unit))
         return one, path, Measure("of the gradient comes over that path", "100 %"), Measure("path", two_to(0))
     row, low, high = study.answers.multiplicity[0], depth.by_share.low, depth.by_share.high
-    held = f"in the paths with {percent(depth.mass, 0)} of the gradient; the longest has {depth.longest}"
+    held = f"in the paths with {percent(depth.by_share.held)} of the gradient; the longest has {depth.longest}"
     short = f"of the gradient: paths of at most {plural(gradient.tenth, 'block')}"
+    if gradient.tenth == 0:
+        short = "of the gradient: the path without any branch"
     return (
         one,
-        Measure(held, "1 block" if low == high == 1 else f"{span(low, high)} blocks"),
+        Measure(held, span(low, high, "block")),
         Measure(short, percent(gradient.share_to_tenth)),
         Measure(f"effective paths, of {large(row.log2_paths)}", two_to(row.log2_effective_paths).split(" = ")[-1]),
     )
@@ -69,7 +72,7 @@ def _ensemble(study: Study) -> list[Measure]:
         return claim.said if unit == "block" else ""
 
     one = paper.ONE_DELETED.said if unit == "block" else f"{paper.PLAIN_DELETED}, {paper.PLAIN_NETWORK}"
-    worst = f"{points(ensemble.largest_damage)} ({ensemble.largest_damage_block})"
+    worst = f"{points(ensemble.largest_damage)} ({largest(study.deletions, study.deletions['damage'])})"
     rows = [
         Measure("error, intact", percent(ensemble.intact_error), residual(paper.ERROR)),
         Measure("error of the commonest class (chance)", percent(ensemble.chance_error), paper.CHANCE.said),
@@ -82,33 +85,36 @@ def _ensemble(study: Study) -> list[Measure]:
             Measure("plain network: damage of one layer, median", points(ensemble.plain_median_damage), chance),
             Measure("plain network: largest damage", points(ensemble.plain_largest_damage)),
         ]
-    tenth = f"error without {plural(ensemble.tenth, unit)}{' (a tenth)' if study.subject.blocks > 5 else ''}"
-    rows.append(Measure(tenth, percent(ensemble.error_without_tenth), residual(paper.SEVERAL_DELETED)))
+    without = f"error without {ensemble.tenth} of {plural(study.subject.blocks, unit)}, mean"
+    rows.append(Measure(without, percent(ensemble.error_without_tenth), residual(paper.SEVERAL_DELETED)))
     if ensemble.half != ensemble.tenth:
-        half = f"error without {plural(ensemble.half, unit)} (half)"
-        rows.append(Measure(half, percent(ensemble.error_without_half)))
+        without = f"error without {ensemble.half} of {plural(study.subject.blocks, unit)}, mean"
+        rows.append(Measure(without, percent(ensemble.error_without_half)))
     tau = decimal(ensemble.tau_correlation)
     if ensemble.tau_correlation is None:
-        tau = "all errors are equal" if ensemble.reorderings else f"no two {unit}s can trade places"
+        tau = no_correlation(study) if ensemble.reorderings else f"no two {unit}s can trade places"
     return [*rows, Measure("rank correlation of error and Kendall tau", tau, residual(paper.REORDERED))]
 
 
 def _depth(depth: DepthAnswer) -> list[Measure]:
-    mass, longest = percent(depth.mass, 0), f"{plural(depth.longest, 'block')} ({depth.longest_layers:g} layers)"
-    share, magnitude, part = depth.by_share, depth.by_magnitude, "  their part of all paths"
+    longest = f"{plural(depth.longest, 'block')} ({depth.longest_layers:g} layers)"
+    share, magnitude, fraction = depth.by_share, depth.by_magnitude, "  their part of all paths"
     return [
-        Measure(f"lengths with {mass} of the exact share", lengths(share)),
-        Measure(part, percent(share.path_fraction)),
-        Measure(f"lengths with {mass} of count × magnitude", lengths(magnitude), paper.EFFECTIVE.said),
-        Measure(part, percent(magnitude.path_fraction), paper.EFFECTIVE_PART.said),
+        Measure(f"lengths with {percent(share.held)} of the exact share", lengths(share)),
+        Measure(fraction, part(share.path_fraction)),
+        Measure(
+            f"lengths with {percent(magnitude.held)} of count × magnitude", lengths(magnitude), paper.EFFECTIVE.said
+        ),
+        Measure(fraction, part(magnitude.path_fraction), paper.EFFECTIVE_PART.said),
         Measure("  the same with root mean square norms", lengths(depth.by_rms)),
         Measure("longest path", longest, paper.BLOCKS.said),
     ]
 
 
-def _gradient(gradient: GradientAnswer) -> list[Measure]:
-    tenth = f"lengths up to {gradient.tenth} (a tenth)" if gradient.tenth else "length 0 (no branch)"
-    quarter = f"lengths up to {gradient.quarter} (a quarter)"
+def _gradient(gradient: GradientAnswer, depth: DepthAnswer) -> list[Measure]:
+    of = f" of {plural(depth.longest, 'block')}"
+    tenth = f"lengths up to {gradient.tenth}{of}" if gradient.tenth else "length 0 (no branch)"
+    quarter = f"lengths up to {gradient.quarter}{of}"
     rows = []
     for by, to_tenth, to_quarter, said in (
         ("exact share", gradient.share_to_tenth, gradient.share_to_quarter, paper.SHORT_PATHS.said),

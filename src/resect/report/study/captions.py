@@ -8,10 +8,13 @@ from resect.figures.strip import SMALLEST_LOSS
 from resect.jobs import paper
 from resect.jobs.findings import Study
 from resect.paths.measures import Effective
-from resect.report.study.verdicts import near_chance, trend, without_several
-from resect.words import decimal, lengths, percent, plural, points, power_of_ten, two_to
+from resect.report.study.phrases import change, largest, near_chance, no_correlation, of_all, without_several
+from resect.report.study.verdicts import trend
+from resect.words import decimal, lengths, percent, plural, points, power_of_ten, span, two_to
 
 Caption = tuple[str, str]  # what it shows, what it means
+_ENOUGH = 40  # reorderings, of which a rank correlation of 0.3 is no chance
+_SAME = 1.05  # a norm that changes by a smaller factor hardly changes
 
 
 def _at_chance(unit: str) -> str:
@@ -27,66 +30,80 @@ def strip_caption(study: Study) -> Caption:
         f"The network's {plural(count, unit)} in order{kinds}, coloured by how much the mean cross-entropy grows when "
         f"each is deleted. Brackets: spans, within which {unit}s can trade places."
     )
-    grown = study.deletions["loss"] - study.intact_loss
-    worst, nats = study.deletions["name"][int(grown.argmax())], f"{power_of_ten(float(grown.max()))} nats"
+    grown = study.deletions["loss"].fillna(np.inf) - study.intact_loss
+    worst, nats = largest(study.deletions, grown), f"{power_of_ten(float(grown.max()))} nats"
     idle = int((grown < SMALLEST_LOSS).sum())
+    if count == 1:
+        return shows, f"Without {worst} the loss grows by {'less than 0.001 nats, if at all' if idle else nats}."
     if idle == count:
         return shows, f"No single {unit} matters: without any one the loss grows by less than 0.001 nats, if at all."
-    if count == 1:
-        return shows, f"Without {worst} the loss grows by {nats}."
-    which = f"{idle} of {count} could{' each' if idle > 1 else ''}" if idle else "None could"
-    return shows, (
-        f"{which} be deleted alone at a cost below 0.001 nats; the network depends most on {worst} ({nats})."
-    )
+    which = f"{of_all(idle, count, unit)} can be deleted alone at a cost below 0.001 nats"
+    return shows, f"{which[0].upper()}{which[1:]}; the loss grows most, by {nats}, without {worst}."
 
 
 def deletions_caption(study: Study) -> Caption:
     """Of the single deletions (paper, Figure 3)."""
-    ensemble, unit, damage = study.answers.ensemble, study.subject.unit, study.deletions["damage"]
+    ensemble, unit = study.answers.ensemble, study.subject.unit
     shows = f"Error on {plural(study.subject.samples, 'sample')} without each {unit} in turn"
     if study.plain:
         shows += (
             f"; at the right {study.plain.model}, a plain network, without each layer. Mind the scales: the left axis "
-            "ends where its data end, the right one at 100 %, with the range of the left figure as a blue band"
+            "is drawn for its own errors, the right one for 0 to 100 %; the blue band is the range of the left figure"
         )
-    worst, most = ensemble.largest_damage_block, points(ensemble.largest_damage)
-    harmless, helped = int((damage < 0.01).sum()), int((damage < 0).sum())
-    means = f"{harmless} of {plural(study.subject.blocks, unit)} cost less than one point; "
-    means += f"the most costly is {worst} with {most}."
-    if study.subject.blocks == 1:
-        means = f"Without {worst} the error grows by {most}."
+    shows += f". {paper.ONE_DELETED.where} of the paper."
+    if near_chance(ensemble.intact_error, ensemble.chance_error):
+        return shows, _at_chance(unit)
+    return shows, _each(study) + _downsampling(study) + _plain(study)
+
+
+def _each(study: Study) -> str:
+    """How many deletions cost next to nothing, which costs most, and which make the network better beyond doubt."""
+    unit, count, table = study.subject.unit, study.subject.blocks, study.deletions
+    damage, most = table["damage"], float(table["damage"].max())
+    if count == 1:
+        return f"{change(most, f'Deleting {largest(table, damage)}')}."
+    harmless = int((damage < 0.01).sum())
+    means = f"{of_all(harmless, count, unit)} cost{'s' if harmless == 1 else ''} less than one point"
+    means = f"{means[0].upper()}{means[1:]}"
+    if most > 0:
+        means += f"; the largest cost is {points(most)} ({largest(table, damage)})"
+    helped = int((table["damage_high"] < 0).sum()) if "damage_high" in table else 0
     if helped:
-        means += f" Without {'one' if helped == 1 else helped} the error is even lower than intact."
-    means += _downsampling(study) + _plain(study)
-    if near_chance(ensemble):
-        means += f" {_at_chance(unit)}"
-    return f"{shows}. {paper.ONE_DELETED.where} of the paper.", means
+        means += f". Without {'one' if helped == 1 else helped} the error falls by more than its 95 % interval"
+    return f"{means}."
 
 
 def _downsampling(study: Study) -> str:
     """How the downsampling blocks stand beside the others, and whether that is as in the paper."""
     table = study.deletions
-    down, others = table[table["downsampling"]], table[~table["downsampling"]]
+    down, others = (table["damage"][table["downsampling"] == kind] for kind in (True, False))
     if not len(down) or not len(others):
         return ""
-    mean, rest = float(down["damage"].mean()), float(others["damage"].mean())
-    text = f" The downsampling blocks cost {points(mean)} on average, the others {points(rest)}."
+    mean, rest = float(down.mean()), float(others.mean())
+    one, other = len(down) == 1, len(others) == 1
+    text = change(mean, f" The downsampling block{'' if one else 's'}", several=not one)
+    text += (
+        f"{'' if one else ' on average'}, {change(rest, 'the other' if other else 'the others', several=not other)}."
+    )
     if mean <= rest:
-        return f"{text} In the paper's {paper.NETWORK} they stand out; here they do not."
-    if study.answers.ensemble.largest_damage_block not in set(down["name"]):
-        return f"{text} In the paper's {paper.NETWORK} they cost most; here another block does."
+        return f"{text} In the paper's {paper.NETWORK} downsampling blocks stand out; here they do not."
+    if others.max() > down.max():
+        return f"{text} In the paper's {paper.NETWORK} downsampling blocks cost most; here another block does."
     return text
 
 
 def _plain(study: Study) -> str:
     """What deletions do to the plain control, beside the network."""
-    control = study.plain
+    control, ensemble = study.plain, study.answers.ensemble
     if control is None:
         return ""
-    text = f" The plain network loses {points(control.median_damage)} in the median and "
-    text += f"{points(control.largest_damage)} at {control.largest_damage_layer}."
-    if control.median_damage <= study.answers.ensemble.median_damage:
-        text += " Unlike in the paper, that is no worse."
+    typical = change(control.median_damage, "one layer of the plain network")
+    worst = largest(control.deletions, control.deletions["damage"])
+    text = f" Deleting {typical} in the median and at most {points(control.largest_damage)} ({worst})."
+    if near_chance(control.intact_error, ensemble.chance_error):
+        text += f" As it errs on {percent(control.intact_error)} when intact, this says nothing of plain networks."
+    elif control.median_damage <= ensemble.median_damage:
+        text += " Unlike in the paper, that is in the median no more than for the network under study."
     if control.refused:
         verb = "changes the shape of its input and cannot" if control.refused == 1 else "change the shape and cannot"
         text += f" {plural(control.refused, 'layer')} of it {verb} be deleted."
@@ -99,23 +116,23 @@ def random_caption(study: Study) -> Caption:
     groups = study.random.groupby("deleted")["error"]
     most, repeats, means = int(study.random["deleted"].max()), int(groups.size().max()), groups.mean()
     what = f"1 to {plural(most, unit)} are" if most > 1 else f"1 {unit} is"
-    shows = f"Error when {what} deleted at random, {repeats} draws for each number. "
+    shows = f"Error when {what} deleted at random, {plural(repeats, 'draw')} for each number; the line is their mean. "
     shows += f"{paper.SEVERAL_DELETED.where} of the paper."
-    if near_chance(ensemble):
+    if near_chance(ensemble.intact_error, ensemble.chance_error):
         return shows, _at_chance(unit)
-    numbers = without_several(ensemble, str(ensemble.tenth), " on average")
+    numbers = without_several(ensemble, unit)
     rise = float(means.max()) - ensemble.intact_error
     if len(means) < 4:
         return shows, numbers
     if rise < 0.02:
-        return shows, f"Unlike in the paper, the error hardly rises. {numbers}"
+        return shows, f"Unlike in the paper, the mean error hardly rises, if at all. {numbers}"
     reached = (means.to_numpy() - ensemble.intact_error) / rise
     early, late = (int(means.index[int(np.argmax(reached >= part))]) for part in (0.1, 0.9))
     if late - early >= most / 4:
         kind = "The error rises over many numbers of deletions, as the paper found for an ensemble whose members leave"
     else:
         kind = f"The error rises abruptly, unlike in the paper, where it {paper.SEVERAL_DELETED}"
-    where = f"a tenth of the rise is reached at {plural(early, unit)}, nine tenths at {late}"
+    where = f"a tenth of the rise of the mean is reached at {plural(early, unit)}, nine tenths at {late}"
     return shows, f"{kind}: {where}. {numbers}"
 
 
@@ -128,18 +145,22 @@ def reordering_caption(study: Study) -> Caption:
     )
     correlation = ensemble.tau_correlation
     if correlation is None:
-        return shows, "All have the same error, so that there is no correlation to speak of."
-    if near_chance(ensemble):
+        why = no_correlation(study)
+        return shows, f"{why[0].upper()}{why[1:]}, so that there is no correlation to speak of."
+    if near_chance(ensemble.intact_error, ensemble.chance_error):
         return shows, _at_chance(unit)
-    if correlation < -0.3:
+    if abs(correlation) <= max(0.3, 2 / ensemble.reorderings**0.5):  # what chance alone reaches once in 20 times
+        relation = "no clear relation"
+        if ensemble.reorderings >= _ENOUGH:
+            relation = "unlike in the paper, the error does not follow the disorder"
+    elif correlation < 0:
         relation = "the more disorder, the more error, as in the paper"
-    elif correlation > 0.3:
-        relation = "unlike in the paper, the error falls with disorder"
     else:
-        relation = "unlike in the paper, the error does not follow the disorder"
+        relation = "unlike in the paper, the error falls with disorder"
     return shows, (
-        f"The rank correlation of error and Kendall tau is {decimal(correlation)}: {relation}. The worst order errs "
-        f"on {percent(float(study.reorderings['error'].max()))}, the intact one on {percent(ensemble.intact_error)}."
+        f"The rank correlation of error and Kendall tau is {decimal(correlation)}: {relation}. The worst of them errs "
+        f"on {percent(float(study.reorderings['error'].max()))}, the intact network on "
+        f"{percent(ensemble.intact_error)}."
     )
 
 
@@ -149,14 +170,16 @@ def counts_caption(study: Study) -> Caption:
     assert depth is not None and study.lengths is not None
     reached = study.lengths["path_fraction"].cumsum()
     low, high = (int(reached.searchsorted(part)) for part in (0.025, 0.975 - 1e-9))  # the middle 95 % of the paths
-    share = depth.by_share
+    inside, share = float(study.lengths["path_fraction"][low : high + 1].sum()), depth.by_share
     shows = (
-        f"How many of the {two_to(row.log2_paths)} paths have each length, counted exactly. Brackets: the lengths that "
-        f"hold {percent(depth.mass, 0)} of the gradient by either measure. {paper.PATHS.where} of the paper."
+        f"How many of the {two_to(row.log2_paths)} paths have each length, counted exactly. Brackets: the shortest "
+        f"ranges of lengths that hold {percent(depth.mass, 0)} of the gradient, or more, by either measure. "
+        f"{paper.PATHS.where} of the paper."
     )
-    most = f"95 % of the paths have {low} to {high} blocks" if low != high else f"Most paths have {low} blocks"
-    contrast = "but those that carry the gradient have" if share.high < (low + high) / 2 else "and the gradient runs in"
-    return shows, f"{most}, {contrast} {lengths(share)}: {percent(share.path_fraction)} of all paths."
+    return shows, (
+        f"{percent(inside)} of the paths have {span(low, high, 'block')}; {percent(share.held)} of the gradient runs "
+        f"in those of {lengths(share)}, {percent(share.path_fraction)} of all paths."
+    )
 
 
 def share_caption(study: Study) -> Caption:
@@ -166,7 +189,7 @@ def share_caption(study: Study) -> Caption:
     shows = (
         "Blue: the exact part of the gradient that all paths of one length carry together; the parts sum to 100 %. "
         "Orange and green: the paper's measure, the number of paths times the norm of sampled single ones (mean, root "
-        f"mean square), scaled to the same sum. Brackets: {percent(depth.mass, 0)} of each. "
+        f"mean square), scaled to the same sum. Brackets: {percent(depth.mass, 0)} of each, or more. "
         f"{paper.EFFECTIVE.where} of the paper."
     )
     share, cancel = study.lengths["share"], ""
@@ -189,7 +212,7 @@ def _gap(share: Effective, magnitude: Effective) -> str:
         return "The exact range ends earlier: much of what the longer paths carry cancels in their sum."
     if magnitude.high == share.high:
         return "Both ranges end at the same length."
-    return "The exact range reaches further than count × magnitude: long paths pull in one direction."
+    return "The exact range reaches further than count × magnitude: there paths add up rather than cancel."
 
 
 def norm_caption(study: Study) -> Caption:
@@ -207,8 +230,10 @@ def norm_caption(study: Study) -> Caption:
     first, last = table.iloc[0], table.iloc[-1]
     ratio = float(first["path_norm"] / last["path_norm"])
     verb = paper.SINGLE_PATH.said if ratio > 1 else "grows, unlike in the paper,"
-    means = f"The norm of a single path {verb} by a factor of {power_of_ten(max(ratio, 1 / ratio))} from length "
-    means += f"{int(first['length'])} to {int(last['length'])}."
+    verb += f" by a factor of {power_of_ten(max(ratio, 1 / ratio))}"
+    if 1 / _SAME < ratio < _SAME:
+        verb = "hardly changes, unlike in the paper,"
+    means = f"The norm of a single path {verb} from length {int(first['length'])} to {int(last['length'])}."
     spread = float((table["path_norm_rms"] / table["path_norm"]).max())
     if spread > 1.5:
         means += (

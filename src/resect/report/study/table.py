@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resect.jobs.findings import Study
-from resect.report.study.answers import COMPARED, Answer, answers, comparison
+from resect.report.study.answers import COMPARED, AnsweredQuestion, answers, comparison
 from resect.words import plural
 
 _WIDTH = 100
@@ -36,7 +36,7 @@ def _limited(text: Text) -> Table:
     return grid
 
 
-def _table(answer: Answer) -> Table:
+def _table(answer: AnsweredQuestion) -> Table:
     """Measures and values; where columns are few, the names of the measures give way first."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
     table.add_column("measure", max_width=46, overflow="fold")
