@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 import click
 
 from resect.cli._process import when_interrupted
-from resect.words import plural
+from resect.words import duration, plural, shortened
 
 if TYPE_CHECKING:  # help does without, and reading a run without torch
     from rich.console import Console
 
     from resect.jobs.job import Advance, Job, Track
     from resect.runs.record import Record
+
+_TITLE = 30  # characters of what a bar is about
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -40,19 +42,20 @@ def progress_bars(quiet: bool) -> Iterator[Track]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
     columns = (
-        TextColumn("{task.description:<34}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn(f"{{task.description:<{_TITLE}}}", markup=False, table_column=Column(no_wrap=True)),
+        BarColumn(None, table_column=Column(ratio=1, max_width=40)),  # which takes what numbers leave
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TextColumn("left", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
     )
-    with Progress(*columns, console=console(stderr=True)) as progress:
+    with Progress(*columns, console=console(stderr=True), expand=True) as progress:
 
         def track(what: str, total: float) -> Advance:
-            task = progress.add_task(what, total=total)
+            task = progress.add_task(shortened([what], _TITLE)[0], total=total)
             return lambda amount: progress.advance(task, amount)
 
         yield track
@@ -70,8 +73,15 @@ def do(job: Job, out: Path | None, *, output: str, quiet: bool) -> None:
     place = draw(record, out, again=False) if out else None
     show(record, output)
     if out and not quiet:
-        done = "Done before, nothing was done again" if before else f"{record.environment['seconds']:.0f} s"
-        console(stderr=True).print(f"{done}. See {place or out}", soft_wrap=True)
+        if before:
+            wrote(place or out, "before, nothing was done again")
+        else:
+            wrote(place or out, duration(record.environment["seconds"]))
+
+
+def wrote(place: Path, how: str = "") -> None:
+    """Say where the results lie: the last line of every verb that writes some."""
+    console(stderr=True).print(f"Wrote {place}{f' ({how})' if how else ''}.", soft_wrap=True, highlight=False)
 
 
 def _kept(out: Path | None) -> str:

@@ -53,20 +53,19 @@ def _numbers(model: str, net: Unraveled) -> dict[str, Any]:
 
 
 def _print(model: str, net: Unraveled, rejected: bool) -> None:
-    from rich.table import Table
+    from resect.report.layout import print_table
 
     unit = "layers that can be deleted" if net.plain else "blocks"
-    table = Table(title=f"{model}: {len(net.blocks)} {unit}, {net.layers} layers on their branches")
-    for name in ("#", "name", "kind", "span", "layers", "parameters", "entry", "branch"):
-        table.add_column(name, justify="left" if name in ("name", "kind", "entry", "branch") else "right")
+    rows = []
     for block in net.blocks:
         shapes = ["x".join(map(str, shape)) for shape in (block.entry_shape, block.branch_shape)]
         name = block.name if block.parent is None else f"{block.name} (in {block.parent})"
-        table.add_row(
-            str(block.index), name, block.kind, str(block.span), str(block.layers), f"{block.parameters:,}", *shapes
-        )
+        numbers = (str(block.span), str(block.layers), f"{block.parameters:,}")
+        rows.append((str(block.index), name, block.kind, *numbers, *shapes))
+    headings, names = ("#", "name", "kind", "span", "layers", "parameters", "entry", "branch"), ("name", "kind")
     terminal = console()
-    terminal.print(table)
+    title = f"{model}: {len(net.blocks)} {unit}, {net.layers} layers on their branches"
+    print_table(terminal, headings, rows, names=names, title=title)
     what = "layers" if net.plain else "additions"
     if net.rejected and not rejected:
         terminal.print(f"{len(net.rejected)} {what} were considered and are not among them; --rejected lists them.")

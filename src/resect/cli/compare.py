@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from resect.cli._options import format_option, mass_option
-from resect.cli._terminal import console, show
+from resect.cli._terminal import show, wrote
 
 
 @click.command()
@@ -31,7 +31,6 @@ def compare(runs: tuple[Path, ...], labels: tuple[str, ...], mass: float, out: P
     from resect.report.faces import draw
 
     record = CompareJob(runs, labels, mass).run(out)
-    draw(record, out)
+    place = draw(record, out)
     show(record, output)
-    if output != "json":
-        console().print(f"Tables and figures: {out}", soft_wrap=True, highlight=False)
+    wrote(place or out)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from resect.cli._options import format_option
-from resect.cli._terminal import console
+from resect.cli._terminal import console, wrote
 from resect.cli._terminal import show as show_record
 from resect.errors import RunError
 
@@ -23,7 +23,7 @@ def report(run: Path) -> None:
     place = draw(record, run)
     if place is None:
         raise RunError(f"there is nothing to draw of a run of `resect {record.kind}`; `resect show` prints it.")
-    console(stderr=True).print(f"Drawn again: {place}", soft_wrap=True)
+    wrote(place)
 
 
 @click.command()

@@ -98,7 +98,7 @@ def train(recipe: str, out: Path | None, quiet: bool, arguments: dict[str, Any],
             "trained before; nothing was done again" if before else f"{card.environment['seconds']:.0f} s of training"
         )
         error, samples = card.found["test_error"], card.found["test_samples"]
-        terminal.print(f"{job.out}: test error {error:.2%} on {samples} samples, {took}.", soft_wrap=True)
+        terminal.print(f"Wrote {job.out}: test error {error:.2%} on {samples} samples, {took}.", soft_wrap=True)
 
 
 def _kept(checkpoint: Path) -> str:

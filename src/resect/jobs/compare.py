@@ -144,16 +144,14 @@ class CompareJob:
     def _records(self) -> list[Record]:
         folders = self.runs
         if not 2 <= len(folders) <= MOST:
-            raise InputError(
-                f"`RUN` must be given 2 to {MOST} times, got {len(folders)}. Name folders of finished runs."
-            )
+            raise InputError(f"`runs` must name 2 to {MOST} folders of finished runs, got {len(folders)}.")
         places = [folder.resolve() for folder in folders]
         for i, folder in enumerate(folders):
             if places[i] in places[:i]:
-                raise InputError(f"`RUN` must name different folders, got {folder} twice.")
+                raise InputError(f"`runs` must name different folders, got {folder} twice.")
         if self.labels and (len(self.labels) != len(folders) or len({*self.labels, ""}) <= len(self.labels)):
             raise InputError(
-                f"`--label` must be given once a run, {len(folders)} times, with names that differ, got "
+                f"`labels` must be given once a run, {len(folders)} times, with names that differ, got "
                 f"{', '.join(map(repr, self.labels))}."
             )
         return [_with_lengths(folder) for folder in folders]

@@ -90,7 +90,7 @@ class Record:
             return cls(**{name: content[name] for name in _PARTS})
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "does not exist"
-            raise RunError(f"{folder} {what}. Name the folder of a finished run, or a model card.")
+            raise RunError(f"the run must be the folder of a finished run, or a model card, but {folder} {what}.")
         refuse_older(folder)
         file = folder / FILE
         if not file.is_file():
