@@ -328,3 +328,32 @@ def test_options_of_another_plan_are_refused_in_the_library_but_not_their_defaul
         assert again == job
     assert LesionJob(source, metrics="error").metrics == ("error",)
     assert LesionJob(source, plan="random", repeats=5, counts=(1,)).command().endswith("--plan random --counts 1")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("blocks hf:/nosuch", "there is no folder /nosuch. hf:FOLDER needs one that `save_pretrained` wrote."),
+        ("blocks hf:./no/such", "there is no folder ./no/such"),
+        ("blocks M --checkpoint .", ". is a folder. Give the path of a safetensors file"),
+        ("blocks py:bare_factory:build", "Let the factory return (model, example), where example is a batch of its"),
+        ("lesion M D --without 1,99", "each of `without` must be one of the 3 blocks, 0 to 2, got 99."),
+        ("lesion M D --limit 20 --memory 1k --quiet", "`memory` must hold a batch of 8, about "),
+        ("evaluate M D", "evaluate takes the data first and then networks, got resect:resnet8 first."),
+        ("evaluate D M@", "SPEC@FILE must name a file of weights, got 'resect:resnet8@'."),
+        ("train digits --model resnt20", "unknown model spec 'resect:resnt20'. Close: resect:resnet20"),
+        ("train digts", "unknown recipe 'digts'"),
+        ("show nosuch", "the run must be the folder of a finished run, or a model card, but nosuch does not exist."),
+        ("compare nosuch other", "the run must be the folder of a finished run, or a model card, but nosuch does not"),
+        ("compare runs/evaluated runs/other", "holds a run of `resect evaluate`, which measures no paths. Compare"),
+    ],
+)
+def test_errors_name_the_cause(command: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bare_factory.py").write_text("import torch\ndef build(): return torch.nn.Linear(3, 3)\n")
+    monkeypatch.chdir(tmp_path)
+    if "evaluated" in command:
+        assert run("evaluate", "digits", "resect:resnet8", *SMALL[2:], "--out", "runs/evaluated").exit_code == 0
+    names = {"M": "resect:resnet8", "D": "digits", "M@": "resect:resnet8@"}
+    message = refused(*(names.get(word, word) for word in command.split()))
+    assert said in message
+    assert "0 MiB" not in message

@@ -64,7 +64,9 @@ def test_the_wrong_folders_are_refused(pair: tuple[Path, Path], tmp_path: Path) 
     with pytest.raises(RunError, match=r"must hold record\.json, but does not: no run has finished there"):
         runs([a, tmp_path])
     Record("lesion", {}, {}, {}, "", {}).write(tmp_path / "lesion")
-    with pytest.raises(RunError, match=r"must hold lengths\.parquet, but does not\. `resect study`"):
+    with pytest.raises(
+        RunError, match=r"holds a run of `resect lesion`, which measures no paths\. Compare runs of `resect study`"
+    ):
         runs([a, tmp_path / "lesion"])
 
 

@@ -12,9 +12,12 @@ import click
 from resect.cli._options import SEED, Decorated, arguments_option, quiet_option, whole
 from resect.cli._process import when_interrupted
 from resect.cli._terminal import console
+from resect.data.names import require_data_spec
+from resect.models.names import require_model_spec
 from resect.network import schedules
 from resect.training.checkpoint import Kept
 from resect.training.recipe import Border, Decay, Precision
+from resect.training.recipes import load_recipe_file
 
 if TYPE_CHECKING:  # which loads torch; help does without
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -81,6 +84,7 @@ def train(recipe: str, out: Path | None, quiet: bool, arguments: dict[str, Any],
     Writes half-precision safetensors and a model card. An interrupted training goes on where it stopped. On several
     GPUs or machines: `accelerate launch -m resect train ... --device cuda`.
     """
+    _refuse(recipe, options["model"], options["data"], options["test_data"])
     from rich.progress import Progress
 
     from resect.jobs.train import TrainJob
@@ -99,6 +103,15 @@ def train(recipe: str, out: Path | None, quiet: bool, arguments: dict[str, Any],
         )
         error, samples = card.found["test_error"], card.found["test_samples"]
         terminal.print(f"Wrote {job.out}: test error {error:.2%} on {samples} samples, {took}.", soft_wrap=True)
+
+
+def _refuse(recipe: str, model: str | None, *data: str | None) -> None:
+    """Refuse what the text of the command shows, before torch is imported."""
+    load_recipe_file(recipe)
+    if model is not None:
+        require_model_spec(model if ":" in model else f"resect:{model}")
+    for spec in filter(None, data):
+        require_data_spec(spec)
 
 
 def _kept(checkpoint: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from resect.errors import InputError, SpecError
 from resect.graph.decisions import Removal
 from resect.jobs.source import Source, split_spec
-from resect.models.names import has_weights, is_shipped, require_model_spec
+from resect.models.names import SPECIFIC, has_weights, is_shipped, require_model_spec
 from resect.runs.command import command_line
 from resect.sweep.settings import LesionSettings
 
@@ -263,6 +263,8 @@ class EvaluateAsked(Asked):
         if "model_args" in options:
             raise InputError("`model_args` is no option of evaluate: name networks that need none, or py: factories.")
         spec, checkpoint = split_spec(models[0])
+        if data.partition(":")[0] in SPECIFIC:
+            raise SpecError(f"evaluate takes the data first and then networks, got {data} first.")
         return cls.from_options(spec, data, {"checkpoint": checkpoint, "others": tuple(models[1:]), **options})
 
     @property

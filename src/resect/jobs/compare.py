@@ -203,9 +203,11 @@ def _with_lengths(folder: Path) -> Record:
     record = Record.read(folder)
     table = record.tables.get("lengths")
     if table is None:
+        plain = record.kind in ("study", "paths")
+        why = "a plain network, which has one path" if plain else f"`resect {record.kind}`, which measures no paths"
         raise RunError(
-            f"{folder} must hold lengths.parquet, but does not. `resect study` and `resect paths --out` write it, for "
-            "networks with residual joins."
+            f"{folder} holds a run of {why}. Compare runs of `resect study` and `resect paths --out`, of networks with "
+            "residual joins."
         )
     file = folder / "lengths.parquet"
     numbers = table.select_dtypes("number")

@@ -74,6 +74,11 @@ class LesionJob(LesionAsked, Job):
         """
         require_blocks(net)
         if self.without is not None:
+            if beyond := [block for block in self.without if block >= len(net.blocks)]:
+                last = len(net.blocks) - 1
+                raise InputError(
+                    f"each of `without` must be one of the {last + 1} blocks, 0 to {last}, got {beyond[0]}."
+                )
             return plans.explicit(net, [net.intact.without(*self.without)]).removing(self.removal)
         counts, repeats, seed = self.counts, self.repeats, self.source.seed
         makers = {

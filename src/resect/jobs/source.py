@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resect.data.names import require_data_spec
-from resect.errors import DataError, InputError
+from resect.errors import DataError, InputError, SpecError
 from resect.models.names import Value, require_model_spec
 
 if TYPE_CHECKING:  # what is asked is checked, and refused, before torch is imported
@@ -83,8 +83,8 @@ class Source:
         )
         if loaded.example is None:
             raise DataError(
-                f"{self.model} does not say what its inputs look like. Let the factory return (model, example), or "
-                "name data."
+                f"{self.model} does not say what its inputs look like. Let the factory return (model, example), where "
+                "example is a batch of its inputs."
             )
         return self.placed(loaded)
 
@@ -123,6 +123,8 @@ class Source:
 def split_spec(text: str) -> tuple[str, Path | None]:
     """SPEC or SPEC@FILE into the spec and its checkpoint."""
     spec, at, file = text.partition("@")
+    if at and not file:
+        raise SpecError(f"SPEC@FILE must name a file of weights, got {text!r}.")
     return spec, Path(file) if at else None
 
 

@@ -11,7 +11,8 @@ from resect.data.names import LIKE
 from resect.errors import SpecError
 
 Value = str | int | float | bool
-KINDS = ("resect", "torchvision", "timm", "hf", "py")
+SPECIFIC = ("resect", "torchvision", "timm", "hf")  # of models alone
+KINDS = (*SPECIFIC, "py")
 WEIGHTS = resources.files("resect.models") / "weights"
 SHIPPED = tuple(sorted(file.name.removesuffix(".json") for file in WEIGHTS.iterdir() if file.name.endswith(".json")))
 _PARTS = re.compile(

@@ -43,6 +43,8 @@ def load_card(shipped: str) -> Record:
 
 def card_beside(weights: Path) -> Record | None:
     """The model card that `resect train` wrote beside a weights file; None if there is none, or a damaged one."""
+    if not weights.name:  # a folder, such as "."
+        return None
     try:
         return Record.read(weights.with_suffix(".json"))
     except RunError:
@@ -211,6 +213,8 @@ def _timm(spec: str, name: str, arguments: dict[str, Value], samples: Samples | 
 
 
 def _hugging_face(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
+    if name[0] in "/.~" and not Path(name).is_dir():
+        raise SpecError(f"there is no folder {name}. hf:FOLDER needs one that `save_pretrained` wrote.")
     transformers = _optional("transformers", spec, "hf")
 
     def build() -> nn.Module:
