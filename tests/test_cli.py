@@ -153,7 +153,7 @@ def test_beside_trains_what_has_no_weights(tmp_path: Path, monkeypatch: pytest.M
     ]
     rows = json.loads(result.stdout)["found"]["answers"]["multiplicity"]
     assert [row["model"] for row in rows] == ["resect:resnet8", "resect:resnet8-w4"]
-    assert "leave out --checkpoint and --model-arg" in refused("study", *SMALL, "--retrain")
+    assert "leave out --checkpoint, --model-arg and --normalize" in refused("study", *SMALL, "--retrain")
 
 
 def test_beside_loads_weights_that_are_given(tmp_path: Path) -> None:
@@ -198,7 +198,9 @@ def test_bad_input(tmp_path: Path) -> None:
     assert "at least one sample" in refused("lesion", "resect:resnet8", f"npz:{tmp_path}/none.npz")
     np.savez(tmp_path / "wide.npz", inputs=np.zeros((4, 5)), targets=np.zeros(4, dtype=int))
     assert "take images (N, C, H, W)" in refused("lesion", "resect:resnet8", f"npz:{tmp_path}/wide.npz")
-    assert "the model can run, got input 0 (1, 1, 8, 8)" in refused("lesion", "torchvision:resnet18", "digits")
+    assert "digits must fit the network, but on inputs (2, 1, 8, 8)" in refused(
+        "lesion", "torchvision:resnet18", "digits"
+    )
     assert "unknown model spec" in refused("blocks", "resnet110")
     assert "unknown data spec" in refused("paths", "resect:resnet8", "digit")
     assert "one of the 3 blocks, 0 to 2, got 7" in refused("lesion", "resect:resnet8", "digits", "--without", "7")
@@ -219,7 +221,7 @@ def test_json_keeps_small_numbers() -> None:
     lengths = record["tables"]["lengths"]
     table = resect.path_spectrum(
         resect.unravel(
-            load_model("resect:resnet20", arguments={"width": 4}, samples=SAMPLES).module, SAMPLES.inputs[:1]
+            load_model("resect:resnet20", model_args={"width": 4}, samples=SAMPLES).module, SAMPLES.inputs[:1]
         ),
         SAMPLES.limited(40).batches(32),
     ).table

@@ -38,7 +38,7 @@ def refused(*arguments: str | Path) -> str:
 def network() -> resect.Unraveled:
     samples = load_samples("digits", limit=60)
     return resect.unravel(
-        load_model("resect:resnet20", arguments={"width": 4}, samples=samples).module, samples.inputs[:1]
+        load_model("resect:resnet20", model_args={"width": 4}, samples=samples).module, samples.inputs[:1]
     )
 
 

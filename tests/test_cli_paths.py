@@ -35,7 +35,7 @@ def test_the_run_folder_holds_what_the_library_finds_and_is_not_made_twice(tmp_p
     assert "strongest paths found" in said
     samples = load_samples("digits", limit=20)
     net = resect.unravel(
-        load_model("resect:resnet20", arguments={"width": 4}, samples=samples).module, samples.inputs[:1]
+        load_model("resect:resnet20", model_args={"width": 4}, samples=samples).module, samples.inputs[:1]
     )
     spectrum = resect.path_spectrum(net, samples.batches(10))
     lengths = pd.read_parquet(tmp_path / "run" / "lengths.parquet")
@@ -66,7 +66,7 @@ def test_places_scalars_and_lengths_are_passed_on(tmp_path: Path) -> None:
     found, lengths = record["found"], record["tables"]["lengths"]
     samples = load_samples("digits", limit=20)
     net = resect.unravel(
-        load_model("resect:resnet20", arguments={"width": 4}, samples=samples).module, samples.inputs[:1]
+        load_model("resect:resnet20", model_args={"width": 4}, samples=samples).module, samples.inputs[:1]
     )
     spectrum = resect.path_spectrum(net, samples.batches(10), PathSettings(at=3, of="target"), max_length=2)
     assert found["at"] == "state before blocks.3"

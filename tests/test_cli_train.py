@@ -26,7 +26,8 @@ from resect.data import load_samples
 from resect.jobs.evaluate import mean_error_and_loss
 from resect.jobs.source import Source
 from resect.jobs.train import TrainJob
-from resect.models.specs import SHIPPED, load_model
+from resect.models.names import SHIPPED
+from resect.models.specs import load_model
 from resect.runs.record import Record
 from resect.training.recipe import Recipe
 from resect.training.recipes import load_recipe_file
@@ -120,7 +121,7 @@ def test_the_card_holds_the_error_of_the_written_weights(tmp_path: Path) -> None
     assert (card.found["train_samples"], card.found["test_samples"], card.found["precision"]) == (1297, 500, "float16")
     assert {value.dtype for name, value in load_file(out).items() if "tracked" not in name} == {torch.float16}
     test = load_samples("digits")
-    loaded = load_model("resect:resnet8", checkpoint=out, arguments={"width": 4}, samples=test)
+    loaded = load_model("resect:resnet8", checkpoint=out, model_args={"width": 4}, samples=test)
     measured = mean_error_and_loss(loaded.module, test)
     assert measured == (card.found["test_error"], card.found["test_loss"])  # the loss tells half precision from single
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r8.json", "r8.safetensors"]
@@ -200,7 +201,7 @@ def test_every_part_of_the_recipe_is_an_option() -> None:
 def test_a_recipe_file_and_options_that_go_before_it(tmp_path: Path) -> None:
     recipe, out = tmp_path / "own.yaml", tmp_path / "x.safetensors"
     recipe.write_text(
-        "model: resnet8\ndata: digits\narguments: {width: 4}\nepochs: 2\nschedule: fixed-count\nkeep: 2\nflip: true\n"
+        "model: resnet8\ndata: digits\nmodel_args: {width: 4}\nepochs: 2\nschedule: fixed-count\nkeep: 2\nflip: true\n"
     )
     result = run(recipe, "--epochs", "1", "--no-flip", "--quiet", "--out", out)
     assert result.exit_code == 0, result.output
@@ -254,7 +255,7 @@ def test_files_of_ones_own_are_trained_and_tested_on(tmp_path: Path) -> None:
 def test_an_option_for_the_schedule_replaces_the_recipes(tmp_path: Path) -> None:
     recipe, out = tmp_path / "own.yaml", tmp_path / "x.safetensors"
     recipe.write_text(
-        "{model: resnet8, data: digits, arguments: {width: 4}, epochs: 1, schedule: fixed-count, keep: 2}"
+        "{model: resnet8, data: digits, model_args: {width: 4}, epochs: 1, schedule: fixed-count, keep: 2}"
     )
     assert run(recipe, "--schedule", "stochastic-depth", "--quiet", "--out", out).exit_code == 0
     card = Record.read(out.with_suffix(".json"))
@@ -262,7 +263,7 @@ def test_an_option_for_the_schedule_replaces_the_recipes(tmp_path: Path) -> None
     assert card.command == f"resect train {recipe} --schedule stochastic-depth --out x.safetensors"
     file = load_recipe_file(str(recipe))
     progressive = Recipe(epochs=1, schedule="progressive", keep=2)
-    job = TrainJob("resnet8", "digits", out, progressive, file.arguments, recipe_file=file)
+    job = TrainJob("resnet8", "digits", out, progressive, file.model_args, recipe_file=file)
     assert job.command() == f"resect train {recipe} --schedule progressive --keep 2 --out x.safetensors"
 
 
@@ -274,7 +275,8 @@ def test_an_option_for_the_schedule_replaces_the_recipes(tmp_path: Path) -> None
         ("learning_rate: fast", "`learning_rate` of"),
         ("flip: 1", "`flip` of"),
         ("model: 5", "`model` of"),
-        ("arguments: 3", "`arguments` of"),
+        ("model_args: 3", "`model_args` of"),
+        ("arguments: {width: 4}", "is now `model_args`"),
         ("epochs: null", "`epochs` of"),
         ("weight_decay: 5e-4x", "`weight_decay` of"),
         ("{schedule: stochastic-depth, survival: abc}", "`survival` of"),

@@ -81,7 +81,13 @@ def test_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("digit", "Did you mean digits"),
+        ("digit", r"Did you mean digits\?"),
+        ("digits:3", r"Did you mean digits\?"),
+        ("CIFAR-10:some/folder", r"Did you mean cifar10:some/folder\?"),
+        ("some/images.npz", r"Did you mean npz:some/images.npz\?"),
+        ("tests", r"Did you mean cifar10:tests\?"),
+        ("pkg.mod:factory", r"Did you mean py:pkg.mod:factory\?"),
+        ("mnist", "unknown data spec 'mnist'. Known are"),
         ("npz", "unknown data spec 'npz'"),
         ("cifar10", "must name the folder"),
         ("py:nothing", "unknown data spec"),
@@ -89,6 +95,7 @@ def test_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_unknown_specs(spec: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RESECT_CIFAR10", raising=False)
+    monkeypatch.chdir(Path(__file__).parents[1])
     with pytest.raises(resect.SpecError, match=message):
         load_samples(spec)
 
@@ -97,6 +104,20 @@ def test_missing_files(tmp_path: Path) -> None:
     for spec in (f"cifar10:{tmp_path}", f"npz:{tmp_path}/none.npz"):
         with pytest.raises(resect.DataError, match="there is no file"):
             load_samples(spec)
+    with pytest.raises(
+        resect.DataError, match=r"there is no folder .*none\. cifar10:DIR needs a folder with the parquet"
+    ):
+        load_samples(f"cifar10:{tmp_path}/none")
+
+
+def test_what_can_only_be_a_mistake_is_named(tmp_path: Path) -> None:
+    spec = f"npz:{tmp_path}/x.npz"
+    np.savez(tmp_path / "x.npz", inputs=np.zeros((4, 2)), targets=np.full(4, -100))
+    with pytest.raises(resect.DataError, match=r"x\.npz must have a target that counts, but all are -100"):
+        load_samples(spec)
+    np.savez(tmp_path / "x.npz", inputs=np.zeros((4, 8, 8, 3)), targets=np.zeros(4, dtype=int))
+    with pytest.raises(resect.DataError, match=r"\(4, 8, 8, 3\) looks like \(N, H, W, C\)"):
+        load_samples(spec)
 
 
 def test_lengths_and_types_are_checked() -> None:

@@ -177,3 +177,19 @@ def test_no_joins_is_said_and_layers_are_offered() -> None:
 def test_encoder_blocks_are_two_a_layer() -> None:
     net = resect.unravel(Encoder(3), IMAGES)
     assert [block.name for block in net.blocks] == [f"{part}.{i}" for i in range(3) for part in ("attention", "mlp")]
+
+
+def test_data_in_which_no_target_counts_are_refused(net: resect.Unraveled) -> None:
+    images, plan = torch.randn(6, 1, 8, 8), resect.plans.explicit(net, [net.intact.without(1)])
+    ignored = (images, torch.full((6,), -100))
+    for measure in (
+        lambda: resect.lesion(net, [ignored], plan),
+        lambda: resect.lesion(net, [ignored], plan, resect.LesionSettings(precision=0.5)),
+        lambda: resect.path_spectrum(net, [ignored]),
+        lambda: resect.participation(net, [ignored]),
+    ):
+        with pytest.raises(resect.DataError, match="`data` must have a target that counts, but all are -100"):
+            measure()
+    settings, counted = resect.LesionSettings(precision=99), (images, torch.zeros(6, dtype=torch.long))
+    both = resect.lesion(net, [ignored, counted], plan, settings)  # of the first batch, nothing is precise yet
+    assert both.samples == 12 and both.intact_error == resect.lesion(net, [counted], plan).intact_error

@@ -19,8 +19,9 @@ from conftest import randomise_norms
 from resect.data import Samples, load_samples
 from resect.jobs.evaluate import mean_error_and_loss
 from resect.models.highway import CifarHighway
+from resect.models.names import SHIPPED, bare_name
 from resect.models.resnet import CifarResNet
-from resect.models.specs import SHIPPED, bare_name, load_card, load_model
+from resect.models.specs import load_card, load_model
 from resect.models.vgg import Vgg15
 from resect.weights import check_finite, load_checkpoint, save_weights
 
@@ -90,9 +91,9 @@ def test_the_package_stays_below_20_megabytes() -> None:
 
 def test_specs_take_sizes_from_the_data() -> None:
     digits = load_samples("digits", limit=3)
-    model = load_model("resect:resnet8", samples=digits, arguments={"width": 4}).module
+    model = load_model("resect:resnet8", samples=digits, model_args={"width": 4}).module
     assert model.stem.weight.shape == (4, 1, 3, 3)
-    assert load_model("resect:resnet14-original", arguments={"width": 4}).module.preactivation is False
+    assert load_model("resect:resnet14-original", model_args={"width": 4}).module.preactivation is False
     assert load_model("resect:resnet14-w6").module.stem.weight.shape == (6, 3, 3, 3)
 
 
@@ -182,6 +183,18 @@ def test_vgg_takes_square_images() -> None:
         load_model("resect:vgg15", samples=wide)
 
 
+def test_shipped_weights_refuse_images_of_other_data() -> None:
+    images = Samples("images", torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.long), 10)
+    digits = Samples("small", torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long), 10)
+    for name, there, here, samples in (
+        ("resnet110-digits", "1x8x8", "3x32x32", images),
+        ("vgg15-digits", "1x8x8", "3x32x32", images),
+        ("highway12-cifar10", "3x32x32", "1x8x8", digits),
+    ):
+        with pytest.raises(resect.SpecError, match=f"takes images {there} .*, but the samples are {here}: they are of"):
+            load_model(f"resect:{name}", samples=samples)
+
+
 def test_shipped_weights_take_samples_that_lack_some_digits() -> None:
     few = Samples("few", torch.zeros(2, 1, 8, 8), torch.tensor([0, 3]), 4)
     assert load_model("resect:vgg15-digits", samples=few).module.fc.out_features == 10
@@ -197,7 +210,7 @@ def test_auxiliary_heads_are_off_with_and_without_pretrained_weights(
     state = heads.state_dict()  # stands for the download
     monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", lambda *_, **__: state)
     for pretrained in (False, True):
-        module = load_model(f"torchvision:{name}", arguments={"pretrained": pretrained}).module
+        module = load_model(f"torchvision:{name}", model_args={"pretrained": pretrained}).module
         assert not [key for key in module.state_dict() if key.lower().startswith("aux")]
         assert torch.equal(module.fc.weight, heads.fc.weight) is pretrained
         assert isinstance(module.train()(torch.zeros(2, 3, 299, 299)), torch.Tensor)
@@ -205,7 +218,7 @@ def test_auxiliary_heads_are_off_with_and_without_pretrained_weights(
 
 def test_arguments_that_do_not_exist_are_refused() -> None:
     with pytest.raises(resect.SpecError, match="does not take these arguments"):
-        load_model("resect:resnet8", arguments={"depht": 3})
+        load_model("resect:resnet8", model_args={"depht": 3})
 
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,11 +234,11 @@ def test_torchvision_timm_and_factories(tmp_path: Path, monkeypatch: pytest.Monk
         "import torch\ndef build(width=4):\n    return torch.nn.Linear(width, 2), torch.zeros(1, width)\n"
     )
     monkeypatch.chdir(tmp_path)
-    loaded = load_model("py:own_factory:build", arguments={"width": 6})
+    loaded = load_model("py:own_factory:build", model_args={"width": 6})
     assert loaded.example.shape == (1, 6)
     assert not loaded.module.training
     with pytest.raises(resect.SpecError, match=r"does not take these arguments: .*'depth'"):
-        load_model("py:own_factory:build", arguments={"depth": 6})
+        load_model("py:own_factory:build", model_args={"depth": 6})
 
 
 def test_a_hugging_face_folder(tmp_path: Path) -> None:

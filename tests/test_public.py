@@ -59,6 +59,10 @@ def test_help_shows_the_documentation_and_the_signature_of_the_real_function() -
 def test_what_was_renamed_says_its_new_name(net) -> None:
     with pytest.raises(resect.InputError, match="`samples` of sample_paths is now `draws`"):
         resect.sample_paths(net, "digits", samples=3)
+    with pytest.raises(resect.InputError, match="`arguments` of load_model is now `model_args`"):
+        resect.load_model("resect:resnet8", arguments={"width": 4})
+    with pytest.raises(resect.InputError, match="`arguments` of train is now `model_args`"):
+        resect.train("digits", model="resnet8", arguments={"width": 4}, out="x.safetensors")
 
 
 def test_what_the_command_line_does_the_library_does(tmp_path: Path) -> None:
@@ -69,7 +73,7 @@ def test_what_the_command_line_does_the_library_does(tmp_path: Path) -> None:
     )  # fmt: skip
     assert resect.Record.read(tmp_path / "run").found == record.found
     assert record.found["subject"]["blocks"] == 3
-    card = resect.train("digits", model="resnet8", arguments={"width": 4}, epochs=1, out=tmp_path / "w.safetensors")
+    card = resect.train("digits", model="resnet8", model_args={"width": 4}, epochs=1, out=tmp_path / "w.safetensors")
     assert resect.Record.read(tmp_path / "w.json").found == card.found
     networks = resect.evaluate("digits", f"resect:resnet8@{tmp_path / 'w.safetensors'}").tables["networks"]
     assert networks["error"][0] == card.found["test_error"]

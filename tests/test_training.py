@@ -327,7 +327,7 @@ def test_weights_and_card_are_written(tmp_path: Path) -> None:
     from resect.models.specs import load_model
 
     test_set = load_samples("digits")
-    loaded = load_model("resect:resnet8", checkpoint=job.out, arguments={"width": 4}, samples=test_set)
+    loaded = load_model("resect:resnet8", checkpoint=job.out, model_args={"width": 4}, samples=test_set)
     assert mean_error_and_loss(loaded.module, test_set)[0] == card.found["test_error"]
 
 

@@ -86,29 +86,40 @@ def whole(name: str, help: str | None = None, *, least: int = 1, **more: Any) ->
     return click.option(name, help=help, show_default=True, type=click.IntRange(min=least), **more)
 
 
-def arguments_option(into: str, help: str) -> Callable[[Decorated], Decorated]:
-    """--model-arg, for the parameter `into`."""
+def arguments_option(help: str) -> Callable[[Decorated], Decorated]:
+    """--model-arg, for the parameter `model_args`."""
 
     def parsed(context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
         return parse_arguments(pairs)
 
-    return click.option("--model-arg", into, multiple=True, metavar="K=V", callback=parsed, help=help)
+    return click.option("--model-arg", "model_args", multiple=True, metavar="K=V", callback=parsed, help=help)
 
 
 def model_options(function: Decorated) -> Decorated:
     """--checkpoint and --model-arg."""
-    function = arguments_option("model_args", "A keyword argument of the model; repeatable.")(function)
+    function = arguments_option("A keyword argument of the model; repeatable.")(function)
     return click.option(
         "--checkpoint", type=click.Path(path_type=Path), help="Weights: safetensors or a PyTorch state dict."
     )(function)
 
 
+def normalize_option(names: str) -> Callable[[Decorated], Decorated]:
+    """--normalize; None for auto."""
+
+    def given(context: click.Context, option: click.Parameter, text: str) -> str | None:
+        return None if text == "auto" else text
+
+    help = f"Of pixels scaled to [0, 1]: 0.5/0.25, or one number a channel with commas between; {names}"
+    return click.option("--normalize", metavar="MEAN/STD", default="auto", show_default=True, callback=given, help=help)
+
+
 def data_options(function: Decorated) -> Decorated:
-    """--limit, --seed, --device and --dtype."""
+    """--limit, --normalize, --seed, --device and --dtype."""
     for option in (
         click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps."),
         click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights, plans and paths."),
+        normalize_option("none, imagenet, or card, what the model's says. auto: the card, else the data's own."),
         click.option("--limit", type=int, help="Use only the first samples."),
     ):
         function = option(function)

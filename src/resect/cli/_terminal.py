@@ -97,10 +97,12 @@ def _kept(out: Path | None) -> str:
 
 
 def show(record: Record, output: str) -> None:
-    """Print a record as JSON, or as its tables and sentences."""
+    """Print a record as JSON, or as its tables and sentences; then, on standard error, what it warns of."""
     if output == "json":
         click.echo(record.json(), nl=False)
     else:
         from resect.report.faces import terminal
 
         terminal(record, console())
+    for warning in record.warnings:
+        console(stderr=True).print(f"warning: {warning}", style="yellow", soft_wrap=True, highlight=False)

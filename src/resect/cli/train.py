@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from resect.cli._options import SEED, Decorated, arguments_option, quiet_option, whole
+from resect.cli._options import SEED, Decorated, arguments_option, normalize_option, quiet_option, whole
 from resect.cli._process import when_interrupted
 from resect.cli._terminal import console
 from resect.data.names import require_data_spec
@@ -56,9 +56,10 @@ def recipe_options(function: Decorated) -> Decorated:
 @click.command()
 @click.argument("recipe")
 @click.option("--model", metavar="SPEC", help="E.g. resnet110, vgg15 or torchvision:resnet18.")
-@arguments_option("arguments", "E.g. width=32; repeatable.")
+@arguments_option("E.g. width=32; repeatable.")
 @click.option("--data", metavar="SPEC", help="What to train on; the recipe's by default.")
 @click.option("--test-data", metavar="SPEC", help="What to test on, where the data have no test split of their own.")
+@normalize_option("none or imagenet. auto: the data's own.")
 @click.option("--out", type=click.Path(path_type=Path), help="Weights to write; MODEL-DATA.safetensors by default.")
 @click.option(
     "--history",
@@ -76,7 +77,7 @@ def recipe_options(function: Decorated) -> Decorated:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
 @quiet_option
 @recipe_options
-def train(recipe: str, out: Path | None, quiet: bool, arguments: dict[str, Any], **options: Any) -> None:
+def train(recipe: str, out: Path | None, quiet: bool, **options: Any) -> None:
     """Train a network by RECIPE: digits, cifar10 or a YAML file. Options that are given go before the recipe's.
 
     `resect train digits --model resnet110`, `resect train cifar10 --model resnet110 --schedule fixed-count --keep 23`.
@@ -89,7 +90,7 @@ def train(recipe: str, out: Path | None, quiet: bool, arguments: dict[str, Any],
 
     from resect.jobs.train import TrainJob
 
-    job = TrainJob.from_options(recipe, out, {**options, "arguments": arguments})
+    job = TrainJob.from_options(recipe, out, options)
     terminal = console(stderr=True)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` started
     when_interrupted(lambda: _kept(job.checkpoint))

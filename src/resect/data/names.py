@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+from pathlib import Path
 
 from resect.errors import SpecError
 
@@ -15,8 +17,23 @@ def require_data_spec(spec: str) -> None:
     kind, _, rest = spec.partition(":")
     if {"digits": not rest, "cifar10": True, "npz": bool(rest), "py": ":" in rest}.get(kind):
         return
-    close = [] if kind in KINDS else difflib.get_close_matches(kind, KINDS, n=1, cutoff=LIKE)
-    hint = f" Did you mean {close[0]}?" if close else ""
     raise SpecError(
-        f"unknown data spec {spec!r}.{hint} Known are digits, cifar10:DIR, npz:FILE and py:pkg.mod:factory."
+        f"unknown data spec {spec!r}.{_hint(spec)} Known are digits, cifar10:DIR, npz:FILE and py:pkg.mod:factory."
     )
+
+
+def _hint(spec: str) -> str:
+    """What may be meant by a spec that is none."""
+    kind, _, rest = spec.partition(":")
+    if kind == "digits":
+        meant = "digits"
+    elif Path(spec).suffix in (".npz", ".npy"):
+        meant = f"npz:{spec}"
+    elif Path(spec).is_dir():
+        meant = f"cifar10:{spec}"
+    elif re.fullmatch(r"[a-z_][\w.]*:[a-z_]\w*", spec, re.IGNORECASE) and kind not in KINDS:
+        meant = f"py:{spec}"
+    else:
+        close = difflib.get_close_matches(kind.lower().replace("-", ""), KINDS, n=1, cutoff=LIKE)
+        meant = f"{close[0]}:{rest}".removesuffix(":") if close and close[0] != spec else ""
+    return f" Did you mean {meant}?" if meant else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from resect.digest import tensors_digest
 from resect.errors import DataError
 from resect.graph.outputs import IGNORED
+
+if TYPE_CHECKING:
+    from resect.data.normalization import Normalization
 
 
 @dataclass(frozen=True)
@@ -22,16 +26,18 @@ class Samples:
         inputs: (N, ...) what the model takes; images are (N, C, H, W) float32, normalised.
         targets: (N,) or (N, L) int64 classes, or -100 for what is ignored.
         classes: how many classes there are, None if unknown.
+        normalization: what made inputs of their pixels; None if they came as the model takes them.
 
     Raises:
-        DataError: no samples, numbers that differ, classes that are not integers or are negative, or values that are
-            not finite.
+        DataError: no samples, numbers that differ, classes that are not integers or are negative, no target that
+            counts, or values that are not finite.
     """
 
     name: str
     inputs: Tensor
     targets: Tensor
     classes: int | None
+    normalization: Normalization | None = None
 
     def __post_init__(self) -> None:
         for what, tensor in (("inputs", self.inputs), ("targets", self.targets)):
@@ -52,6 +58,8 @@ class Samples:
                 f"the targets of {self.name} must be classes from 0, or {IGNORED} to be ignored, got "
                 f"{int(self.targets[negative].min())}."
             )
+        if bool((self.targets == IGNORED).all()):
+            raise DataError(f"{self.name} must have a target that counts, but all are {IGNORED}, which is ignored.")
         if self.inputs.is_floating_point() and not bool(torch.isfinite(self.inputs).all()):
             raise DataError(f"the inputs of {self.name} must be finite, but hold NaN or infinity.")
 

@@ -8,6 +8,7 @@ import os
 import traceback
 import zipfile
 import zlib
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -17,30 +18,46 @@ import pandas as pd
 import torch
 
 from resect.data.names import require_data_spec
+from resect.data.normalization import Normalization, normalized
 from resect.data.samples import Samples
 from resect.errors import DataError, SpecError
 
 Split = Literal["train", "test"]
 DIGITS_TEST = 500
-_CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
-_CIFAR_STD = (0.2470, 0.2435, 0.2616)
+OWN = {"digits": "0.5/0.5", "cifar10": "0.4914,0.4822,0.4465/0.2470,0.2435,0.2616"}  # how specs normalise pixels
 
 
-def load_samples(spec: str, *, split: Split = "test", limit: int | None = None, seed: int = 0) -> Samples:
+def load_samples(
+    spec: str,
+    *,
+    split: Split = "test",
+    limit: int | None = None,
+    seed: int = 0,
+    normalize: str | None = None,
+    card: Normalization | None = None,
+) -> Samples:
     """Load a data set by its spec.
+
+    Pixels become inputs as (pixel - mean) / std, of pixels scaled to [0, 1] (of digits, 16 is white). By default
+    `digits` takes 0.5/0.5, which gives [-1, 1], and `cifar10` the mean and deviation of its training images,
+    0.4914,0.4822,0.4465/0.2470,0.2435,0.2616. A network that was trained on other inputs errs more: say on which.
 
     Args:
         spec: `digits` (scikit-learn's 1,797 handwritten digits, (N, 1, 8, 8), shipped with it), `cifar10:DIR` (a
             folder with the Hub's parquet files, (N, 3, 32, 32); `cifar10` takes the folder of RESECT_CIFAR10),
             `npz:FILE` (arrays `inputs` and `targets`), or `py:pkg.mod:factory` (a function that returns (inputs,
-            targets) tensors or Samples).
+            targets) tensors or Samples). Floats of these two are left as they are by default; images of bytes (uint8)
+            are scaled to [0, 1].
         split: "test" or "train"; an npz file and a factory have one split.
         limit: only the first samples.
         seed: of the split of `digits`. Weights belong to the seed that they were trained with, shipped ones to 0:
             among the test samples of another seed are some that they have seen.
+        normalize: "MEAN/STD", each one number or one a channel with commas between; "none" (pixels in [0, 1]),
+            "imagenet", "card", or None (or "auto") for the card's if there is one, else the data spec's own.
+        card: how the card of the model says that its training normalised.
 
     Raises:
-        SpecError: the spec is unknown or incomplete.
+        SpecError: the spec, or `normalize`, is unknown or incomplete.
         DataError: the data are missing, damaged, empty or malformed.
     """
     require_data_spec(spec)
@@ -53,7 +70,21 @@ def load_samples(spec: str, *, split: Split = "test", limit: int | None = None, 
         samples = _npz(spec, Path(rest))
     else:
         samples = _factory(spec, rest)
-    return samples.limited(limit)
+    _require_channels_first(samples)
+    samples, own = samples.limited(limit), OWN.get(kind)
+    if samples.inputs.dtype == torch.uint8 and samples.inputs.ndim == 4:
+        samples, own = replace(samples, inputs=samples.inputs.float() / 255), "none"
+    return normalized(samples, own, normalize, card)
+
+
+def _require_channels_first(samples: Samples) -> None:
+    """Raise DataError for what looks like (N, H, W, C), as NumPy's users have images; a network would take it."""
+    shape = tuple(samples.inputs.shape)
+    if len(shape) == 4 and shape[1] == shape[2] > 3 and shape[3] in (1, 3):
+        raise DataError(
+            f"the images of {samples.name} must be (N, C, H, W), but {shape} looks like (N, H, W, C). Transpose them: "
+            "inputs.transpose(0, 3, 1, 2)."
+        )
 
 
 def _digits(split: Split, seed: int) -> Samples:
@@ -63,7 +94,7 @@ def _digits(split: Split, seed: int) -> Samples:
     order = np.random.default_rng(seed).permutation(len(raw.images))
     chosen = order[:DIGITS_TEST] if split == "test" else order[DIGITS_TEST:]
     pixels = torch.from_numpy(raw.images[chosen]).float().unsqueeze(1) / 16  # 17 grey levels, 0 to 16
-    return Samples("digits", (pixels - 0.5) / 0.5, torch.from_numpy(raw.target[chosen]).long(), 10)
+    return Samples("digits", pixels, torch.from_numpy(raw.target[chosen]).long(), 10)
 
 
 def _cifar10(spec: str, folder: str, split: Split, limit: int | None) -> Samples:
@@ -75,7 +106,11 @@ def _cifar10(spec: str, folder: str, split: Split, limit: int | None) -> Samples
         )
     path = Path(folder) / f"{split}-00000-of-00001.parquet"
     if not path.is_file():
-        raise DataError(f"there is no file {path}. cifar10:DIR needs the parquet files of the Hub's cifar10.")
+        missing = f"file {path}" if path.parent.is_dir() else f"folder {path.parent}"
+        raise DataError(
+            f"there is no {missing}. cifar10:DIR needs a folder with the parquet files of the Hub's cifar10, "
+            f"{path.name} among them."
+        )
     try:
         table = pd.read_parquet(path)
         table = table if limit is None else table.head(max(limit, 1))
@@ -84,9 +119,8 @@ def _cifar10(spec: str, folder: str, split: Split, limit: int | None) -> Samples
         raise DataError(
             f"{path} must be whole and have the columns img.bytes and label of the Hub's cifar10: {error}"
         ) from error
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (_CIFAR_MEAN, _CIFAR_STD))
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    return Samples(spec, (pixels - mean) / std, torch.from_numpy(table["label"].to_numpy(np.int64, copy=True)), 10)
+    return Samples(spec, pixels, torch.from_numpy(table["label"].to_numpy(np.int64, copy=True)), 10)
 
 
 def _decode(image: bytes) -> np.ndarray:

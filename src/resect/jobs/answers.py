@@ -14,6 +14,7 @@ from resect.jobs.findings import (
     MultiplicityRow,
     PlainControl,
 )
+from resect.measuring.chance import chance_error
 from resect.network.unraveled import Unraveled
 from resect.paths.measures import MASS
 from resect.paths.sampled import PathDraws
@@ -35,7 +36,7 @@ def answer_ensemble(
     tenth, half = max(1, blocks // 10), max(1, blocks // 2)
     return EnsembleAnswer(
         intact_error=singles.intact_error,
-        chance_error=chance_error(targets),
+        chance_error=chance_error(targets.numpy()),
         median_damage=float(damage.median()),
         largest_damage=float(damage.max()),
         largest_damage_block=str(singles.table["name"][int(damage.argmax())]),
@@ -48,12 +49,6 @@ def answer_ensemble(
         tau_correlation=_rank_correlation(shuffled.table) if shuffled else None,
         reorderings=len(shuffled.plan) if shuffled else 0,
     )
-
-
-def chance_error(targets: Tensor) -> float | None:
-    """The error of always naming the commonest class; None if no target counts."""
-    counted = targets[targets >= 0]
-    return None if not counted.numel() else 1.0 - float(counted.bincount().max()) / counted.numel()
 
 
 def _rank_correlation(table: pd.DataFrame) -> float | None:

@@ -211,8 +211,10 @@ class StudyAsked(Asked):
     def __post_init__(self) -> None:
         if isinstance(self.beside, str):
             raise InputError(f"`beside` must be a tuple of networks, got the text {self.beside!r}.")
-        if self.retrain and (self.source.checkpoint or self.source.model_args):
-            raise InputError("`--retrain` trains by the shipped recipe: leave out --checkpoint and --model-arg.")
+        if self.retrain and (self.source.checkpoint or self.source.model_args or self.source.normalize):
+            raise InputError(
+                "`--retrain` trains by the shipped recipe: leave out --checkpoint, --model-arg and --normalize."
+            )
         kind = (self.source.data or "").partition(":")[0]
         if self.control is None and not self.plain and has_weights(f"vgg15-{kind}"):
             object.__setattr__(self, "control", f"resect:vgg15-{kind}")
@@ -275,7 +277,7 @@ class EvaluateAsked(Asked):
 
     def command(self) -> str:
         """The command that does the same: data first, then the networks."""
-        defaults = {"limit": None, "seed": 0, "device": "cpu", "dtype": "float32", "batch_size": 500}
+        defaults = {"limit": None, "normalize": None, "seed": 0, "device": "cpu", "dtype": "float32", "batch_size": 500}
         given = {name: self.asked()[name] for name, default in defaults.items() if self.asked()[name] != default}
         return command_line(self.verb, [str(self.source.data), self.first, *self.others], given)
 

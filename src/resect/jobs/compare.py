@@ -130,7 +130,8 @@ class CompareJob:
         """The comparison of runs that have been read, by their names."""
         summaries = [Summary.of(name, record, self.mass) for name, record in records.items()]
         changes = [change(summaries[0], other) for other in summaries[1:]]
-        found = {"mass": self.mass, "runs": list(map(asdict, summaries)), "changes": changes}
+        warnings = [f"{name}: {warning}" for name, record in records.items() for warning in record.warnings]
+        found = {"mass": self.mass, "runs": list(map(asdict, summaries)), "changes": changes, "warnings": warnings}
         folders = list(map(str, self.runs))
         asked = {"runs": folders, "labels": list(self.labels), "mass": self.mass}
         options = {"labels": self.labels, "mass": None if self.mass == CompareJob.mass else self.mass}

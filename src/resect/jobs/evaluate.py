@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,15 +19,16 @@ from resect.digest import fingerprint
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine
 from resect.errors import DataError
-from resect.graph.outputs import IGNORED, logits_of
+from resect.graph.outputs import logits_of
 from resect.jobs.asked import EvaluateAsked
 from resect.jobs.fit import require_fit
-from resect.jobs.job import Advance, Answer, Job, Lab, silent
-from resect.jobs.source import split_spec
+from resect.jobs.job import Advance, Answer, Job, Lab, digest_of, silent
+from resect.jobs.source import Source
+from resect.jobs.warn import at_chance, random_weights
 from resect.measuring.batches import Batch, batches_of
 from resect.measuring.metrics import error_and_loss, positions
 from resect.measuring.statistics import mcnemar, paired_error_interval
-from resect.models.specs import LoadedModel, load_model
+from resect.models.specs import LoadedModel
 from resect.runs.record import Record
 
 
@@ -36,39 +37,48 @@ class EvaluateJob(EvaluateAsked, Job):
     """Networks tested on the same samples."""
 
     def prepare(self, lab: Lab) -> _Networks:
-        """Load the samples and all networks."""
-        samples = self.source.samples()
-        first = replace(self.source.load(samples), spec=self.first)
-        return _Networks(samples, [first, *(self._other(text, samples) for text in self.others)])
+        """Load all networks, each with the samples as it takes them."""
+        sources = [self.source, *map(self._other, self.others)]
+        samples: list[Samples] = []
+        for source in sources:
+            samples.append(source.samples(*samples))
+        loaded = [source.load(own) for source, own in zip(sources, samples, strict=True)]
+        warnings = tuple(warning for network in loaded for warning in random_weights(network))
+        names = (self.first, *self.others)
+        networks = [replace(network, spec=name) for network, name in zip(loaded, names, strict=True)]
+        return _Networks(samples, networks, warnings)
 
     def answer(self, subject: _Networks, lab: Lab) -> Answer:
         """Measure them.
 
         Raises:
-            DataError: the samples have more than one target each, none that counts, or do not fit a network.
+            DataError: the samples have more than one target each, or do not fit a network.
         """
-        bar = lab.track("images", len(subject.samples) * len(subject.networks))
+        bar = lab.track("images", sum(map(len, subject.samples)))
         table = evaluate_networks(subject.networks, subject.samples, self.batch_size, bar, lab.engine)
-        return Answer({"samples": int(table["samples"][0])}, {"networks": table})
+        warnings = subject.warnings
+        for network, samples, error in zip(subject.networks, subject.samples, table["error"], strict=True):
+            warnings += at_chance(network.spec, error, samples, random=bool(network.random))
+        return Answer({"samples": int(table["samples"][0])}, {"networks": table}, warnings)
 
-    def _other(self, text: str, samples: Samples) -> LoadedModel:
-        spec, checkpoint = split_spec(text)
-        loaded = load_model(spec, checkpoint=checkpoint, samples=samples, seed=self.source.seed)
-        return replace(self.source.placed(loaded), spec=text)
+    def _other(self, text: str) -> Source:
+        """The source of another network; the normalisation that is asked for is that of all."""
+        return replace(self.source.beside(text), normalize=self.source.normalize)
 
 
 @dataclass(frozen=True)
 class _Networks:
-    """The networks and what they are tested on."""
+    """The networks, what each is tested on, and what to warn of."""
 
-    samples: Samples
+    samples: list[Samples]
     networks: list[LoadedModel]
+    warnings: tuple[str, ...]
 
     @property
     def made_of(self) -> dict[str, Any]:
         """Digests of samples and weights."""
         return {
-            "samples": self.samples.digest(),
+            "samples": digest_of(self.samples),
             "networks": [fingerprint(network.module) for network in self.networks],
         }
 
@@ -92,8 +102,8 @@ def evaluate(data: str, *models: str, out: Path | str | None = None, **options: 
 
 
 def evaluate_networks(
-    networks: Iterable[LoadedModel],
-    samples: Samples,
+    networks: Sequence[LoadedModel],
+    samples: Samples | Sequence[Samples],
     batch_size: int = 500,
     progress: Advance | None = None,
     engine: Engine = LOCAL,
@@ -104,28 +114,31 @@ def evaluate_networks(
 
     Args:
         networks: on the device and in the dtype that they are to be measured in.
+        samples: of all networks; or of each, the same but for how they are normalised.
         progress: called with the number of samples after every batch.
         engine: its store keeps the outcomes of every batch.
 
     Returns:
-        One row a network: `model`, `parameters`, `samples` (those whose target is ignored are left out), `error`
-        (fraction) with the 95 % Wilson interval `error_low` and `error_high`, `loss` (nats), and, but for the first,
-        the `difference` of its error to that of the first with Tango's 95 % interval `difference_low` and
-        `difference_high` and McNemar's `p_value`.
+        One row a network: `model`, `normalization` (of its pixels, if any), `parameters`, `samples` (those whose target
+        is ignored are left out), `error` (fraction) with the 95 % Wilson interval `error_low` and `error_high`, `loss`
+        (nats), and, but for the first, the `difference` of its error to that of the first with Tango's 95 % interval
+        `difference_low` and `difference_high` and McNemar's `p_value`.
 
     Raises:
-        DataError: the samples have more than one target each, none that counts, or do not fit a network.
+        DataError: the samples have more than one target each, or do not fit a network.
     """
-    if samples.targets.ndim != 1:
-        raise DataError(f"{samples.name} must have one target a sample, got {tuple(samples.targets.shape)}.")
+    each = [samples] * len(networks) if isinstance(samples, Samples) else samples
+    if each[0].targets.ndim != 1:
+        raise DataError(f"{each[0].name} must have one target a sample, got {tuple(each[0].targets.shape)}.")
     rows: list[dict[str, object]] = []
     first: np.ndarray | None = None
-    for network in networks:
-        require_fit(network.module, samples)
-        errors, losses = _measure(network, samples, batch_size, progress or silent("", 0), engine)
+    for network, own in zip(networks, each, strict=True):
+        require_fit(network.module, own)
+        errors, losses = _measure(network, own, batch_size, progress or silent("", 0), engine)
         wrong = errors.numpy() > 0
         row = {
             "model": network.spec,
+            "normalization": None if own.normalization is None else str(own.normalization),
             "parameters": sum(parameter.numel() for parameter in network.module.parameters()),
             **_error(wrong),
             "loss": float(losses.mean()),
@@ -180,8 +193,6 @@ def _measure(
         pieces.append(engine.kept(key, partial(_outcomes, module, batch, device)))
         progress(len(batch))
     errors, losses = (torch.from_numpy(np.concatenate([piece[name] for piece in pieces])) for name in ("error", "loss"))
-    if not len(errors):
-        raise DataError(f"{samples.name} must have a target that counts, but all are {IGNORED}, which is ignored.")
     return errors, losses
 
 

@@ -164,13 +164,15 @@ class Study:
     seconds: float
     asked: dict[str, Any]
     command: str
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, record: Record) -> Study:
         """The study that a record holds."""
         found, tables = record.found, record.tables
         control = found["control"]
-        environment = dict(record.environment)
+        environment, used = dict(record.environment), found.get("normalization")
+        normalize = {"normalize": f"{used['mean_std']}, {used['origin']}"} if used else {}
         return cls(
             subject=StudySubject(**found["subject"]),
             answers=Answers.of(found["answers"]),
@@ -183,6 +185,7 @@ class Study:
             intact_loss=found["intact_loss"],
             seconds=environment.pop("seconds"),
             environment=environment,
-            asked=dict(record.asked),
+            asked={**record.asked, **normalize},
             command=record.command,
+            warnings=record.warnings,
         )

@@ -20,10 +20,10 @@ def require_fit(module: nn.Module, samples: Samples) -> None:
         with in_mode(module, "eval"), torch.no_grad():
             outputs = module(samples.inputs[:2].to(device))
     except Exception as error:  # any model raises what it likes on inputs that it was not made for
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()).rstrip(".")
         raise DataError(
             f"{samples.name} must fit the network, but on inputs {tuple(samples.inputs[:2].shape)} "
-            f"{type(module).__name__} says: {said}"
+            f"{type(module).__name__} says: {said}. Name a network for such inputs, or data as it takes them."
         ) from error
     logits = logits_of(outputs)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +32,11 @@ def silent(what: str, total: float) -> Advance:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a job found, before it becomes a record: plain values, and tables by name."""
+    """What a job found, before it becomes a record: plain values, tables by name, and what to warn of."""
 
     found: Mapping[str, Any]
     tables: Mapping[str, pd.DataFrame]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class Job(Asked, ABC):
         answer = self.answer(subject, lab)
         made_with = environment() | {"seconds": time.perf_counter() - started}
         made_of, command = subject.made_of, self.command()
-        record = Record(self.verb, self.asked(), made_of, made_with, command, answer.found, answer.tables)
+        found = {**answer.found, "warnings": answer.warnings}
+        record = Record(self.verb, self.asked(), made_of, made_with, command, found, answer.tables)
         if lab.folder:
             lab.folder.open()
             record.write(lab.folder.path)
@@ -103,13 +105,21 @@ class Job(Asked, ABC):
 
 @dataclass(frozen=True)
 class Subject:
-    """One unravelled network, its samples, and digests of what else the job reads."""
+    """One unravelled network, its samples, what to warn of, and digests of what else the job reads."""
 
     net: Unraveled
     samples: Samples
+    warnings: tuple[str, ...] = ()
     more: Mapping[str, Any] | None = None
 
     @property
     def made_of(self) -> dict[str, Any]:
         """Digests of all."""
-        return {"samples": self.samples.digest(), "networks": [self.net.fingerprint()], **(self.more or {})}
+        return {"samples": digest_of([self.samples]), "networks": [self.net.fingerprint()], **(self.more or {})}
+
+
+def digest_of(loaded: Sequence[Samples]) -> str:
+    """The digest of the samples of several networks: one, unless they are normalised in several ways."""
+    return " ".join(
+        dict.fromkeys(samples.digest() for samples in {id(samples): samples for samples in loaded}.values())
+    )

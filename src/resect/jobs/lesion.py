@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from resect.data import Samples
+from resect.data.normalization import plain_normalization
 from resect.engines.work import Arrays
 from resect.errors import InputError
 from resect.jobs.asked import LesionAsked
 from resect.jobs.job import Answer, Job, Lab, Subject
+from resect.jobs.warn import at_chance
 from resect.measuring.memory import bytes_per_sample
 from resect.network.unraveled import Unraveled, require_blocks
 from resect.sweep import plans
@@ -64,7 +66,10 @@ class LesionJob(LesionAsked, Job):
             advance = lab.track(f"{plan.name} lesions", lesions)
             result = lesion(net, data, plan, settings, progress=advance, engine=lab.engine)
             answer = self._shapley(net, result) if self.plan == "shapley" else lesion_answer(result)
-        return Answer({**answer.found, "ran": ran}, {**answer.tables, "trials": tried})
+        found = {**answer.found, "ran": ran, "normalization": plain_normalization(samples)}
+        intact, random = found["intact"].get("error"), bool(subject.warnings)
+        warnings = (*subject.warnings, *at_chance(self.source.model, intact, samples, random=random))
+        return Answer(found, {**answer.tables, "trials": tried}, warnings)
 
     def make_plan(self, net: Unraveled) -> plans.Plan:
         """The plan that is asked for.

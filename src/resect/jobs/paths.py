@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from resect.data.normalization import plain_normalization
 from resect.errors import DataError, InputError
 from resect.jobs.asked import PathsAsked
 from resect.jobs.job import Answer, Job, Lab, Subject
@@ -82,7 +83,8 @@ class PathsJob(PathsAsked, Job):
             tables["strongest"] = paths.table
         if self.checkpoints:
             tables["training"] = bench.over_training(checkpoints_in(self.checkpoints))
-        return Answer(found, tables)
+        found["normalization"] = plain_normalization(subject.samples)
+        return Answer(found, tables, subject.warnings)
 
     def _numbers(
         self, spectrum: PathSpectrum, through: Participation, draws: PathDraws | None, squares: PathSquares | None

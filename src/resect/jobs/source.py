@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resect.data.names import require_data_spec
+from resect.data.normalization import Normalization
 from resect.errors import DataError, InputError, SpecError
 from resect.models.names import Value, require_model_spec
 
@@ -31,6 +32,8 @@ class Source:
         checkpoint: weights to load.
         model_args: keyword arguments of the model.
         limit: only the first samples.
+        normalize: how pixels become inputs, as in `load_samples`; None for the model's card or configuration, else
+            the data spec's own.
         seed: of random weights, and of everything that a job draws.
         device: "cpu", "cuda" or "mps".
         dtype: of weights and inputs, one of DTYPES.
@@ -41,6 +44,7 @@ class Source:
     checkpoint: Path | None = None
     model_args: Mapping[str, Value] = field(default_factory=dict)
     limit: int | None = None
+    normalize: str | None = None
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
@@ -51,9 +55,23 @@ class Source:
         require_model_spec(self.model)
         if self.data is not None:
             require_data_spec(self.data)
+        if self.normalize not in (None, "auto", "card"):
+            Normalization.parse(str(self.normalize))  # says what is wrong with it
+        elif self.normalize == "auto":
+            object.__setattr__(self, "normalize", None)
 
-    def samples(self) -> Samples:
-        """Load the samples in this dtype.
+    @property
+    def card(self) -> Normalization | None:
+        """How the card or configuration of the network says that its training normalised."""
+        from resect.models.preprocessing import normalization_of
+
+        return normalization_of(self.model, self.checkpoint, self.model_args)
+
+    def samples(self, *like: Samples) -> Samples:
+        """Load the samples in this dtype, normalised as this network takes them.
+
+        Args:
+            like: loaded by sources of the same data; one that is normalised so is taken.
 
         The seed does not move the border between training and test samples: trained weights would be tested on
         what they were trained on.
@@ -62,10 +80,24 @@ class Source:
             raise DataError("`data` must name samples, such as digits; there is none.")
         from resect.data import load_samples
 
-        samples = load_samples(self.data, limit=self.limit)
+        card = self.card
+        for samples in like:
+            if self._takes(samples, card):
+                return samples
+        samples = load_samples(self.data, limit=self.limit, normalize=self.normalize, card=card)
         if not samples.inputs.is_floating_point():
             return samples
         return replace(samples, inputs=samples.inputs.to(self._dtype))
+
+    def _takes(self, samples: Samples, card: Normalization | None) -> bool:
+        """Whether samples of these data are normalised as this network takes them."""
+        there, own = samples.normalization, self.normalize in (None, "card")
+        here = card if own else Normalization.parse(str(self.normalize))
+        if there is None:
+            return own and not (here and here.floats)
+        if here is None:
+            return own and there.origin == "of the data spec"
+        return (there.mean, there.std) == (here.mean, here.std)
 
     def load(self, samples: Samples | None = None) -> LoadedModel:
         """Load the network, on this device and in this dtype.
@@ -79,7 +111,7 @@ class Source:
         from resect.models.specs import load_model
 
         loaded = load_model(
-            self.model, checkpoint=self.checkpoint, arguments=self.model_args, samples=samples, seed=self.seed
+            self.model, checkpoint=self.checkpoint, model_args=self.model_args, samples=samples, seed=self.seed
         )
         if loaded.example is None:
             raise DataError(
@@ -88,13 +120,33 @@ class Source:
             )
         return self.placed(loaded)
 
-    def unravel(self, *, plain: bool = False) -> tuple[Unraveled, Samples]:
-        """The network, unravelled, and the samples."""
+    def beside(self, text: str) -> Source:
+        """SPEC or SPEC@FILE of another network, on the same data; a card of its own goes before `normalize`."""
+        spec, checkpoint = split_spec(text)
+        other = replace(self, model=spec, checkpoint=checkpoint, model_args={})
+        if other.card is not None:
+            return replace(other, normalize=self.normalize and "card")
+        return replace(other, normalize=None if self.normalize == "card" else self.normalize)
+
+    def unravel(self, *like: Samples, plain: bool = False) -> tuple[Unraveled, Samples, tuple[str, ...]]:
+        """The network, unravelled, the samples (of `like` if one is as it takes them), and what to warn of.
+
+        Raises:
+            DataError: the samples do not fit the network.
+            InputError: the network cannot be captured.
+        """
+        from resect.jobs.fit import require_fit
+        from resect.jobs.warn import random_weights
         from resect.network.unraveled import unravel
 
-        samples = self.samples()
+        samples = self.samples(*like)
         loaded = self.load(samples)
-        return unravel(loaded.module, loaded.example, plain=plain), samples
+        try:
+            net = unravel(loaded.module, loaded.example, plain=plain)
+        except InputError:
+            require_fit(loaded.module, samples)  # says so if they are why
+            raise
+        return net, samples, random_weights(loaded)
 
     def placed(self, loaded: LoadedModel) -> LoadedModel:
         """A model on this device and in this dtype."""

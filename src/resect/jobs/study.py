@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,21 @@ from typing import Any
 import pandas as pd
 
 from resect.data import Samples
+from resect.data.normalization import plain_normalization
 from resect.digest import key_digest
 from resect.errors import InputError
 from resect.jobs.answers import answer_depth, answer_ensemble, answer_gradient, multiplicity_row
 from resect.jobs.asked import DATA, MODEL, StudyAsked
 from resect.jobs.findings import Answers, PlainControl, StudySubject
-from resect.jobs.job import Answer, Job, Lab, Track, silent
+from resect.jobs.job import Answer, Job, Lab, Subject, Track, digest_of, silent
 from resect.jobs.paths import lengths_table
-from resect.jobs.source import slug, split_spec
+from resect.jobs.source import Source, slug, split_spec
 from resect.jobs.train import TrainJob
+from resect.jobs.warn import at_chance
 from resect.models.names import bare_name, is_shipped
-from resect.models.specs import LoadedModel, load_card, load_model
+from resect.models.specs import load_card, load_model
 from resect.network.blocks import blocks_table
-from resect.network.unraveled import Unraveled, require_blocks, unravel
+from resect.network.unraveled import Unraveled, require_blocks
 from resect.paths.sampled import sample_paths
 from resect.paths.settings import PathSettings, passing
 from resect.paths.spectrum import PathSpectrum, path_spectrum
@@ -33,7 +36,6 @@ from resect.sweep.result import LesionResult
 from resect.training.loop import Watch
 from resect.training.recipe import Recipe
 from resect.training.recipes import NAMES, load_recipe_file
-from resect.weights import check_finite
 
 _NO_REORDERINGS = pd.DataFrame(columns=["swaps", "repeat", "kendall_tau", "error", "loss", "damage"])
 
@@ -52,25 +54,27 @@ class StudyJob(StudyAsked, Job):
         Raises:
             InputError: the network has no residual joins, or is not finite.
         """
-        bench, net = _Bench(self, subject.samples, lab), subject.main
-        singles = bench.lesion(net, plans.single(net), "single deletions")
+        bench, main = _Bench(self, lab), subject.main
+        net, samples = main.net, main.samples
+        singles = bench.lesion(main, plans.single(net), "single deletions")
         random_plan = plans.random(net, repeats=self.repeats, seed=self.source.seed)
-        random = bench.lesion(net, random_plan, "random deletions")
+        random = bench.lesion(main, random_plan, "random deletions")
         shuffled_plan = plans.shuffled(net, repeats=self.repeats, seed=self.source.seed)
-        shuffled = bench.lesion(net, shuffled_plan, "reorderings") if len(shuffled_plan) else None
+        shuffled = bench.lesion(main, shuffled_plan, "reorderings") if len(shuffled_plan) else None
         control = bench.control(self.control, subject.control) if self.control and subject.control else None
         more = {"control": control.deletions} if control else {}
         spectrum, depth, gradient = None, None, None
         if not net.plain:
-            spectrum, draws, squares = bench.paths(net)
+            spectrum, draws, squares = bench.paths(main)
             more["lengths"] = lengths_table(spectrum, draws, squares)
             depth, gradient = answer_depth(spectrum, draws, squares), answer_gradient(spectrum, draws)
         rows = [multiplicity_row(self.source.model, net, singles.intact_error, spectrum)]
         rows += [bench.beside(text, other) for text, other in zip(self.beside, subject.beside, strict=True)]
-        ensemble = answer_ensemble(singles, random, shuffled, control, subject.samples.targets)
+        ensemble = answer_ensemble(singles, random, shuffled, control, samples.targets)
         blocks = blocks_table(net.blocks)
         found = {
-            "subject": asdict(self._subject(net, subject.samples)),
+            "subject": asdict(self._subject(net, samples)),
+            "normalization": plain_normalization(samples),
             "answers": Answers(ensemble, depth, gradient, tuple(rows)).as_dict(),
             "intact_loss": singles.intact_loss,
             "control": control.numbers() if control else None,
@@ -82,7 +86,8 @@ class StudyJob(StudyAsked, Job):
             "reorderings": shuffled.table if shuffled else _NO_REORDERINGS,
             **more,
         }
-        return Answer(found, tables)
+        errors = [singles.intact_error, *([control.intact_error] if control else []), *(row.error for row in rows[1:])]
+        return Answer(found, tables, subject.warnings(errors))
 
     def _subject(self, net: Unraveled, samples: Samples) -> StudySubject:
         return StudySubject(
@@ -98,53 +103,66 @@ class StudyJob(StudyAsked, Job):
 
 @dataclass(frozen=True)
 class _Networks:
-    """The networks of a study, unravelled: the one under study, the plain control, and those beside it."""
+    """The networks of a study, each with the samples as it takes them."""
 
-    samples: Samples
-    main: Unraveled
-    control: Unraveled | None
-    beside: tuple[Unraveled, ...]
+    main: Subject
+    control: Subject | None
+    beside: tuple[Subject, ...]
+    names: tuple[str, ...]
+
+    @property
+    def all(self) -> list[Subject]:
+        """The network under study, the plain control, and those beside it."""
+        return [self.main, *([self.control] if self.control else []), *self.beside]
 
     @property
     def made_of(self) -> dict[str, Any]:
         """Digests of samples and networks."""
-        networks = [self.main, *([self.control] if self.control else []), *self.beside]
-        return {"samples": self.samples.digest(), "networks": [net.fingerprint() for net in networks]}
+        samples = digest_of([subject.samples for subject in self.all])
+        return {"samples": samples, "networks": [subject.net.fingerprint() for subject in self.all]}
+
+    def warnings(self, errors: Sequence[float]) -> tuple[str, ...]:
+        """What to warn of, given the intact error of each."""
+        warnings: tuple[str, ...] = ()
+        for name, subject, error in zip(self.names, self.all, errors, strict=True):
+            random = bool(subject.warnings)
+            warnings += (*subject.warnings, *at_chance(name, error, subject.samples, random=random))
+        return warnings
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """Measures networks on the samples of a study."""
+    """Measures networks on their samples."""
 
     job: StudyJob
-    samples: Samples
     lab: Lab
 
-    def lesion(self, net: Unraveled, plan: plans.Plan, title: str) -> LesionResult:
+    def lesion(self, subject: Subject, plan: plans.Plan, title: str) -> LesionResult:
         """Outcomes of a plan on all samples."""
-        advance = self.lab.track(title, (len(plan) + len(plan.references) + 1) * len(self.samples))
-        data = self.samples.batches(self.job.batch_size)
-        return lesion(net, data, plan, progress=advance, engine=self.lab.engine)
+        advance = self.lab.track(title, (len(plan) + len(plan.references) + 1) * len(subject.samples))
+        data = subject.samples.batches(self.job.batch_size)
+        return lesion(subject.net, data, plan, progress=advance, engine=self.lab.engine)
 
-    def spectrum(self, net: Unraveled, title: str) -> PathSpectrum:
+    def spectrum(self, subject: Subject, title: str) -> PathSpectrum:
         """The exact shares, on the first samples."""
-        data = list(self.samples.limited(self.job.gradient_samples).batches(self.job.gradient_batch))
-        advance = self.lab.track(title, passing(net) * len(data))
-        return path_spectrum(net, data, progress=advance, engine=self.lab.engine)
+        data = list(subject.samples.limited(self.job.gradient_samples).batches(self.job.gradient_batch))
+        advance = self.lab.track(title, passing(subject.net) * len(data))
+        return path_spectrum(subject.net, data, progress=advance, engine=self.lab.engine)
 
-    def paths(self, net: Unraveled) -> tuple[PathSpectrum, Any, Any]:
+    def paths(self, subject: Subject) -> tuple[PathSpectrum, Any, Any]:
         """The exact shares, sampled single paths, and random signs."""
-        spectrum = self.spectrum(net, "gradient by path length")
-        data = list(self.samples.limited(self.job.path_samples).batches(self.job.path_batch))
+        spectrum, net = self.spectrum(subject, "gradient by path length"), subject.net
+        data = list(subject.samples.limited(self.job.path_samples).batches(self.job.path_batch))
         settings, slices, engine = PathSettings(seed=self.job.source.seed), passing(net) * len(data), self.lab.engine
         bar = self.lab.track("sampled single paths", slices)
         draws = sample_paths(net, data, settings, draws=self.job.draws, progress=bar, engine=engine)
         bar = self.lab.track("random signs", slices * self.job.sweeps)
         return spectrum, draws, path_squares(net, data, settings, sweeps=self.job.sweeps, progress=bar, engine=engine)
 
-    def control(self, spec: str, net: Unraveled) -> PlainControl:
+    def control(self, spec: str, subject: Subject) -> PlainControl:
         """The plain network's deletions (paper, section 4.1)."""
-        result = self.lesion(net, plans.single(net), f"plain control, {spec}")
+        net = subject.net
+        result = self.lesion(subject, plans.single(net), f"plain control, {spec}")
         damage = result.table["damage"]
         return PlainControl(
             model=spec,
@@ -156,11 +174,11 @@ class _Bench:
             largest_damage_layer=str(result.table["name"][int(damage.argmax())]),
         )
 
-    def beside(self, text: str, net: Unraveled) -> Any:
+    def beside(self, text: str, subject: Subject) -> Any:
         """Depth, width and multiplicity of another network."""
-        spec, _ = split_spec(text)
-        intact = self.lesion(net, plans.explicit(net, []), f"{spec}, intact")
-        return multiplicity_row(spec, net, intact.intact_error, self.spectrum(net, f"{spec}, gradient"))
+        spec, net = split_spec(text)[0], subject.net
+        intact = self.lesion(subject, plans.explicit(net, []), f"{spec}, intact")
+        return multiplicity_row(spec, net, intact.intact_error, self.spectrum(subject, f"{spec}, gradient"))
 
 
 def _with_kinds(table: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
@@ -177,42 +195,28 @@ class _Loader:
 
     def networks(self) -> _Networks:
         """All of them."""
-        source, job = self.job.source, self.job
-        main = self._shipped_anew(source.model) if self._anew(source.model) else source.load(self.samples)
-        control = self._other(job.control) if job.control else None
-        beside = [self._other(text) for text in job.beside]
-        return _Networks(
-            self.samples,
-            self._unravel(main, plain=job.plain),
-            self._unravel(control, plain=True) if control else None,
-            tuple(self._unravel(other, plain=False) for other in beside),
-        )
+        job, source = self.job, self.job.source
+        main = self._subject(source, plain=job.plain)
+        control = self._subject(source.beside(job.control), plain=True) if job.control else None
+        beside = tuple(self._subject(source.beside(text), plain=False) for text in job.beside)
+        names = (source.model, *([job.control] if job.control else []), *job.beside)
+        return _Networks(main, control, beside, names)
 
-    def _unravel(self, loaded: LoadedModel, *, plain: bool) -> Unraveled:
-        check_finite(loaded.module)
-        device = next(iter(loaded.module.parameters()), self.samples.inputs).device
-        net = unravel(loaded.module, self.samples.inputs[:1].to(device), plain=plain)
-        require_blocks(net)
-        return net
+    def _subject(self, source: Source, *, plain: bool) -> Subject:
+        source = self._ready(source)
+        subject = Subject(*source.unravel(self.samples, plain=plain))
+        require_blocks(subject.net)
+        return subject
 
-    def _other(self, text: str) -> LoadedModel:
-        """A network to set beside the one under study: SPEC, SPEC@FILE, or a resect: network that is trained."""
-        spec, checkpoint = split_spec(text)
-        if self._anew(spec):
-            return self._shipped_anew(spec)
-        if checkpoint is None and spec.startswith("resect:") and not is_shipped(spec):
-            checkpoint = self._trained(spec)
-        loaded = load_model(spec, checkpoint=checkpoint, samples=self.samples, seed=self.job.source.seed)
-        return self.job.source.placed(replace(loaded, spec=spec))
-
-    def _anew(self, spec: str) -> bool:
-        return self.job.retrain and is_shipped(spec)
-
-    def _shipped_anew(self, spec: str) -> LoadedModel:
-        """A shipped network, trained again."""
-        bare = f"resect:{bare_name(spec.removeprefix('resect:'))}"
-        loaded = load_model(bare, checkpoint=self._trained(spec), samples=self.samples)
-        return self.job.source.placed(replace(loaded, spec=spec))
+    def _ready(self, source: Source) -> Source:
+        """A source with weights: where it has none, or --retrain wants shipped ones anew, they are trained."""
+        spec, checkpoint = source.model, source.checkpoint
+        if self.job.retrain and is_shipped(spec):
+            bare = f"resect:{bare_name(spec.removeprefix('resect:'))}"
+            return replace(source, model=bare, checkpoint=self._trained(spec))
+        if source is self.job.source or checkpoint or not spec.startswith("resect:") or is_shipped(spec):
+            return source
+        return replace(source, checkpoint=self._trained(spec), normalize=None)
 
     def _trained(self, spec: str) -> Path:
         """Weights of a resect: network, trained by the recipe of the data if they are not there yet."""

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from resect.data import Samples, load_samples
+from resect.data.normalization import plain_normalization
 from resect.errors import DataError, InputError, SpecError
 from resect.files import write_text
 from resect.jobs.environment import environment
@@ -39,6 +40,7 @@ class TrainJob:
         data: a data spec; what has no test split of its own (a file, a factory) needs `test_data`.
         out: the safetensors file; the model card is written beside it, with the suffix .json.
         recipe_file: the file that `recipe` comes from, for the card's command.
+        normalize: how pixels become inputs, as in `load_samples`; None for the data spec's own. The card keeps it.
         test_data: the data spec of other samples to test on.
         history: a folder for the weights before training and after every epoch, epoch-0.safetensors and so on.
         logs: a folder for TensorBoard.
@@ -48,9 +50,10 @@ class TrainJob:
     data: str
     out: Path
     recipe: Recipe
-    arguments: dict[str, Value] = field(default_factory=dict)
+    model_args: dict[str, Value] = field(default_factory=dict)
     device: str = "cpu"
     recipe_file: RecipeFile = field(default_factory=RecipeFile)
+    normalize: str | None = None
     test_data: str | None = None
     history: Path | None = None
     logs: Path | None = None
@@ -75,12 +78,14 @@ class TrainJob:
         target = out or Path(
             f"{slug(model.removeprefix('resect:'))}-{data.partition(':')[0]}{_suffix(chosen)}.safetensors"
         )
-        arguments = {**file.arguments, **given.pop("arguments", {})}
+        if "arguments" in given:
+            raise InputError("`arguments` of train is now `model_args`.")
+        model_args = {**file.model_args, **given.pop("model_args", {})}
         known = {field.name for field in fields(cls)} - {"out", "recipe", "recipe_file"}
         if unknown := sorted(set(given) - known):
             options_known = ", ".join(sorted({*known, *Recipe.names()}))
             raise InputError(f"`{unknown[0]}` must be an option of train, one of {options_known}.")
-        return cls(model, data, target, chosen, arguments, recipe_file=file, **given)
+        return cls(model, data, target, chosen, model_args, recipe_file=file, **given)
 
     @property
     def checkpoint(self) -> Path:
@@ -119,9 +124,10 @@ class TrainJob:
         """What decides the weights, as the card has it."""
         return {
             "model": self.spec,
-            "arguments": self.arguments,
+            "arguments": self.model_args,
             "data": self.data,
             "test_data": self.test_data or self.data,
+            "normalize": self.normalize,
             "recipe": self.recipe.as_dict(),
         }
 
@@ -132,8 +138,9 @@ class TrainJob:
 
     @property
     def network(self) -> str:
-        """Spec and arguments in one string."""
-        return f"{self.spec} {json.dumps(self.arguments, sort_keys=True)}"
+        """Spec, arguments and, where it is given, normalisation in one string."""
+        said = f"{self.spec} {json.dumps(self.model_args, sort_keys=True)}"
+        return said if self.normalize is None else f"{said} {self.normalize}"
 
     def command(self, processes: int = 1) -> str:
         """The command that trains the same network in as many processes."""
@@ -145,9 +152,10 @@ class TrainJob:
         words = [*start, "resect", "train", file.name]
         words += ["--data", self.data] if self.data != file.data else []
         words += ["--test-data", self.test_data] if self.test_data else []
+        words += ["--normalize", self.normalize] if self.normalize else []
         words += ["--model", self.spec.removeprefix("resect:")] if self.model != file.model else []
-        for name, value in self.arguments.items():
-            if value != file.arguments.get(name):
+        for name, value in self.model_args.items():
+            if value != file.model_args.get(name):
                 words += ["--model-arg", f"{name}={value}"]
         base = Recipe().as_dict() | file.settings_with(self.recipe.schedule)
         for name, value in self.recipe.as_dict().items():
@@ -182,7 +190,7 @@ class TrainJob:
             raise SpecError(
                 f"{name} must be a network without weights; it is trained already. Name {bare_name(name)} instead."
             )
-        samples, test = _splits(self.data, self.test_data)
+        samples, test = _splits(self.data, self.test_data, self.normalize)
         module = self._module(samples, test)
         _make_folder(self.out)
         watch = replace(watch or Watch(), logs=self.logs)
@@ -199,7 +207,7 @@ class TrainJob:
 
     def _module(self, samples: Samples, test: Samples) -> nn.Module:
         """The network to train, on its device, which fits the samples."""
-        loaded = load_model(self.spec, arguments=self.arguments, samples=samples, seed=self.recipe.seed)
+        loaded = load_model(self.spec, model_args=self.model_args, samples=samples, seed=self.recipe.seed)
         module = placed(loaded.module, self.device)
         if torch.device(self.device).index is not None:
             raise InputError(
@@ -228,6 +236,7 @@ class TrainJob:
             "test_samples": len(test),
             "sample_shape": list(samples.inputs.shape[1:]),
             "classes": samples.classes,
+            "normalization": plain_normalization(samples),
             "test_error": error,
             "test_loss": loss,
             **errors,
@@ -246,8 +255,8 @@ def train(recipe: str = "digits", *, out: Path | str, **options: Any) -> Record:
     Args:
         recipe: "digits", "cifar10" or a YAML file.
         out: the safetensors file; an interrupted training goes on from the checkpoint beside it.
-        options: `model`, `arguments`, `data`, `test_data`, `history`, `logs`, `save_every`, `device`, and any
-            setting of a recipe, e.g. epochs=2; they go before the recipe's.
+        options: `model`, `model_args`, `data`, `normalize`, `test_data`, `history`, `logs`, `save_every`, `device`, and
+            any setting of a recipe, e.g. epochs=2; they go before the recipe's.
 
     Returns:
         The card, as a record.
@@ -274,9 +283,10 @@ class _History:
         save_weights(self.module, self.folder / f"epoch-{epoch}.safetensors", torch.float16)
 
 
-def _splits(data: str, test_data: str | None) -> tuple[Samples, Samples]:
+def _splits(data: str, test_data: str | None, normalize: str | None) -> tuple[Samples, Samples]:
     """The training and the test samples, which must differ."""
-    samples, test = load_samples(data, split="train"), load_samples(test_data or data, split="test")
+    samples = load_samples(data, split="train", normalize=normalize)
+    test = load_samples(test_data or data, split="test", normalize=normalize)
     if samples.digest() == test.digest():
         raise DataError(
             f"{data} must have test samples beside those to train on, but they are the same, and an error on what was "

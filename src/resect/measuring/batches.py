@@ -13,6 +13,7 @@ from torch import Tensor
 
 from resect.digest import tensors_digest
 from resect.errors import DataError
+from resect.graph.outputs import IGNORED
 
 Batches = Iterable[tuple[Any, Tensor]]  # what users give as `data`
 
@@ -45,18 +46,21 @@ def batches_of(data: Batches) -> Iterator[Batch]:
     """The batches of `data`, checked and numbered.
 
     Raises:
-        DataError: one of them is no (inputs, targets) batch, or empty; or there is none at all.
+        DataError: one of them is no (inputs, targets) batch, or empty; or there is none at all, or no target counts.
     """
-    number = -1
+    number, counts = -1, False
     for number, item in enumerate(data):
         if not (isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[1], Tensor)):
             got = f"{type(item).__name__} {tuple(item.shape)}" if isinstance(item, Tensor) else type(item).__name__
             raise DataError(f"`data` must give (inputs, targets) batches whose targets are a tensor, got {got}.")
         if not item[1].ndim or not len(item[1]):
             raise DataError("every batch of `data` must hold at least one sample, got an empty one.")
+        counts = counts or bool((item[1] != IGNORED).any())
         yield Batch(number, *item)
     if number < 0:
         raise DataError("`data` must hold at least one (inputs, targets) batch, got none.")
+    if not counts:
+        raise DataError(f"`data` must have a target that counts, but all are {IGNORED}, which is ignored.")
 
 
 def to_device(inputs: Any, device: torch.device) -> Any:

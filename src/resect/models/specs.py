@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from resect.data.samples import Samples
 from resect.data.specs import call_factory
-from resect.errors import CheckpointError, RunError, SpecError
+from resect.errors import CheckpointError, InputError, RunError, SpecError
 from resect.models.highway import CifarHighway
 from resect.models.names import (
     WEIGHTS,
@@ -60,21 +60,24 @@ class LoadedModel:
         spec: what it was loaded from.
         example: one batch of inputs, or None if the spec cannot know it.
         card: the model card of shipped weights (recipe, test error, command), else None.
+        random: the names of its weights that nobody gave; none of a factory's, which does as it likes.
     """
 
     module: nn.Module
     spec: str
     example: Any
     card: Record | None = None
+    random: tuple[str, ...] = ()
 
 
 def load_model(
     spec: str,
     *,
     checkpoint: Path | None = None,
-    arguments: Mapping[str, Value] | None = None,
+    model_args: Mapping[str, Value] | None = None,
     samples: Samples | None = None,
     seed: int = 0,
+    arguments: None = None,
 ) -> LoadedModel:
     """Build a model by its spec.
 
@@ -85,46 +88,57 @@ def load_model(
             `timm:NAME`, `hf:ID` or `hf:FOLDER`, `py:pkg.mod:factory` (returns a module, or a module and an example).
         checkpoint: weights to load. Without, and without pretrained=true, the weights are random. If a model card of
             `resect train` lies beside them, arguments that are not given are its.
-        arguments: keyword arguments of the model, e.g. {"width": 32}, {"pretrained": True}.
+        model_args: keyword arguments of the model, e.g. {"width": 32}, {"pretrained": True}.
         samples: the data that the model will see; its channels, classes and size are taken over where not given.
+            Without, `resect:` networks take images (N, 3, 32, 32) and have 10 classes.
         seed: of random weights; the global random state is left alone.
+        arguments: the former name of `model_args`.
 
     Raises:
         SpecError: the spec is unknown, cannot be built, or needs a package that is not installed.
         CheckpointError: the weights are missing, damaged, of another network or not finite.
     """
     require_model_spec(spec)
+    if arguments is not None:
+        raise InputError("`arguments` of load_model is now `model_args`.")
     kind, _, rest = spec.partition(":")
     builders = {"resect": _resect, "torchvision": _torchvision, "timm": _timm, "hf": _hugging_face, "py": _factory}
     if checkpoint is not None:
-        arguments, samples = _as_trained(spec, checkpoint, arguments or {}, samples)
+        model_args, samples = _as_trained(spec, checkpoint, model_args or {}, samples)
     with seeded(seed):
-        loaded = builders[kind](spec, rest, dict(arguments or {}), samples)
+        loaded = builders[kind](spec, rest, dict(model_args or {}), samples)
     if checkpoint is not None:
         load_checkpoint(loaded.module, checkpoint)
+        loaded = replace(loaded, random=())
     check_finite(loaded.module)
     loaded.module.eval()
     return loaded
 
 
 def _as_trained(
-    spec: str, checkpoint: Path, arguments: Mapping[str, Value], samples: Samples | None
+    spec: str, checkpoint: Path, model_args: Mapping[str, Value], samples: Samples | None
 ) -> tuple[Mapping[str, Value], Samples | None]:
-    """`arguments` and `samples` with what the card beside the weights knows: arguments, image shape and classes."""
+    """`model_args` and `samples` with what the card beside the weights knows: arguments, image shape and classes."""
     card = card_beside(checkpoint)
     if card is None or card.asked.get("model") != spec:
-        return arguments, samples
+        return model_args, samples
     shape, classes = card.found.get("sample_shape"), card.found.get("classes")
     if spec.startswith("resect:") and shape and classes:
         inputs = torch.zeros(1, *shape) if samples is None else samples.inputs[:1]
         samples = Samples(spec, inputs, torch.tensor([classes - 1]), classes)
-    return {**card.asked.get("arguments", {}), **arguments}, samples
+    return {**card.asked.get("arguments", {}), **model_args}, samples
 
 
 def _resect(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
     parts = parts_of(spec)
     shipped = parts["trained"] is not None
     images = _IMAGES[parts["data"]] if samples is None and shipped else _image_shape(samples)
+    trained_on = _IMAGES.get(parts["data"], images)
+    if images[0] != trained_on[0] or (parts["kind"] is None and images != trained_on):
+        raise SpecError(
+            f"{spec} takes images {'x'.join(map(str, trained_on))} (channels, height, width), but the samples are "
+            f"{'x'.join(map(str, images))}: they are of other data than it was trained on."
+        )
     # a few samples of one's own may lack some of the ten classes
     classes = None if samples is None or shipped else samples.classes
     settings: dict[str, Any] = {"channels": images[0], "classes": classes or 10}
@@ -149,7 +163,8 @@ def _resect(spec: str, name: str, arguments: dict[str, Value], samples: Samples 
     example = _example(samples) if samples else torch.zeros(1, settings["channels"], *images[1:])
     if shipped:
         _load_shipped(module, name)
-    return LoadedModel(module, spec, example, load_card(name) if shipped else None)
+        return LoadedModel(module, spec, example, load_card(name))
+    return LoadedModel(module, spec, example, random=_weights(module))
 
 
 def _load_shipped(module: nn.Module, name: str) -> None:
@@ -198,7 +213,8 @@ def _torchvision(spec: str, name: str, arguments: dict[str, Value], samples: Sam
         module.aux_logits = False
         for head in heads:
             setattr(module, head, None)
-    return LoadedModel(module, spec, torch.zeros(1, 3, size, size) if samples is None else _example(samples))
+    example = torch.zeros(1, 3, size, size) if samples is None else _example(samples)
+    return LoadedModel(module, spec, example, random=() if settings["weights"] else _weights(module))
 
 
 def _timm(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
@@ -208,8 +224,9 @@ def _timm(spec: str, name: str, arguments: dict[str, Value], samples: Samples | 
         raise SpecError(f"timm has no model {name!r}.{closest(name, known)}")
     module = _build(spec, lambda: timm.create_model(name, **arguments))
     configuration: Any = module.default_cfg
-    size = configuration["input_size"]
-    return LoadedModel(module, spec, torch.zeros(1, *size) if samples is None else _example(samples))
+    example = torch.zeros(1, *configuration["input_size"]) if samples is None else _example(samples)
+    given = arguments.get("pretrained") or arguments.get("checkpoint_path")
+    return LoadedModel(module, spec, example, random=() if given else _weights(module))
 
 
 def _hugging_face(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
@@ -217,22 +234,27 @@ def _hugging_face(spec: str, name: str, arguments: dict[str, Value], samples: Sa
         raise SpecError(f"there is no folder {name}. hf:FOLDER needs one that `save_pretrained` wrote.")
     transformers = _optional("transformers", spec, "hf")
 
+    missing: list[str] = []
+
     def build() -> nn.Module:
         config = transformers.AutoConfig.from_pretrained(name)
-        architecture = (config.architectures or ["AutoModel"])[0]
-        module: nn.Module = getattr(transformers, architecture).from_pretrained(name, **arguments)
+        architecture = getattr(transformers, (config.architectures or ["AutoModel"])[0])
+        module: nn.Module
+        module, loading = architecture.from_pretrained(name, output_loading_info=True, **arguments)
+        missing.extend(sorted(loading["missing_keys"]))
         return module
 
     module = _build(spec, build)
+    loaded = LoadedModel(module, spec, _example(samples), random=tuple(missing))
     if samples is not None:
-        return LoadedModel(module, spec, _example(samples))
+        return loaded
     config: Any = module.config
     if hasattr(config, "vocab_size"):
         length = min(16, getattr(config, "max_position_embeddings", 16))
-        return LoadedModel(module, spec, {"input_ids": torch.zeros(1, length, dtype=torch.long)})
+        return replace(loaded, example={"input_ids": torch.zeros(1, length, dtype=torch.long)})
     size, channels = getattr(config, "image_size", 224), getattr(config, "num_channels", 3)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    return LoadedModel(module, spec, {"pixel_values": torch.zeros(1, channels, height, width)})
+    return replace(loaded, example={"pixel_values": torch.zeros(1, channels, height, width)})
 
 
 def _factory(spec: str, target: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
@@ -241,6 +263,10 @@ def _factory(spec: str, target: str, arguments: dict[str, Value], samples: Sampl
     if not isinstance(module, nn.Module):
         raise SpecError(f"{spec} must return a torch.nn.Module, or one and an example, got {type(module).__name__}.")
     return LoadedModel(module, spec, example if example is not None else _example(samples))
+
+
+def _weights(module: nn.Module) -> tuple[str, ...]:
+    return tuple(name for name, _ in module.named_parameters())
 
 
 def _build(spec: str, build: Any) -> nn.Module:

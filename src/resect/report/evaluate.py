@@ -6,6 +6,7 @@ import pandas as pd
 from rich.console import Console
 
 from resect.report.layout import print_table
+from resect.report.parts import say
 from resect.runs.record import Record
 from resect.words import count, decimal, percent, plural
 
@@ -25,3 +26,8 @@ def show(record: Record, console: Console) -> None:
     headings = ("model", "parameters", "error", "loss", "to the first, points", "p")
     title = f"Test error on {samples} of {record.asked['data']}, 95 % intervals"
     print_table(console, headings, rows, names=("model",), title=title)
+    if "normalization" in networks:
+        for how, alike in networks.groupby("normalization", sort=False):
+            say(
+                console, f"Pixels, scaled to [0, 1], were normalised by mean/std {how} for {', '.join(alike['model'])}."
+            )

@@ -36,8 +36,10 @@ def _face(record: Record) -> Face:
 
 
 def terminal(record: Record, console: Console) -> None:
-    """Print the answers of a run."""
+    """Print the answers of a run, and how its inputs were normalised."""
     _face(record).show(record, console)
+    if chosen := record.found.get("normalization"):
+        say(console, f"Pixels, scaled to [0, 1], were normalised by mean/std {chosen['mean_std']}, {chosen['origin']}.")
 
 
 def draw(record: Record, folder: Path, *, again: bool = True) -> Path | None:

@@ -39,7 +39,7 @@ class Record:
         made_of: digests of samples and networks.
         environment: machine, threads, versions, and the seconds it took.
         command: makes the run again.
-        found: the answers.
+        found: the answers, and as "warnings" what makes them doubtful, in sentences.
         tables: frames by name.
     """
 
@@ -56,6 +56,11 @@ class Record:
             object.__setattr__(self, name, plain(getattr(self, name)))
         tables = {name: table.reset_index(drop=True).map(_cell) for name, table in self.tables.items()}
         object.__setattr__(self, "tables", tables)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes the answers doubtful, in sentences: random weights, an error at chance."""
+        return tuple(self.found.get("warnings", ()))
 
     def json(self, *, tables: bool = True) -> str:
         """The record as JSON, its tables as lists of rows."""

@@ -87,7 +87,7 @@ class _Run:
             parts.append(self._batch(batch, active))
             if self.progress:
                 self.progress((len(self.plan) - len(active)) * len(batch))
-            if precision is not None:
+            if precision is not None and any(part.weights.any() for part in parts):
                 widths = LesionResult.joined(parts).damage_widths() * 100
                 active = [row for row in active if widths[row] > precision]
         return LesionResult.joined(parts)

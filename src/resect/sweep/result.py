@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from resect.errors import InputError
+from resect.measuring.chance import no_better_than_chance
 from resect.measuring.results import Shown, require_alike
 from resect.measuring.statistics import bootstrap_interval, interval_over_repeats, mcnemar, paired_error_interval
 from resect.sweep.plans import Plan
@@ -235,7 +236,10 @@ class LesionResult(Shown):
             raise InputError(f"`{what}` is of the plan 'pairs', got {self.plan.name!r}.")
 
     def summary(self) -> str:
-        """One sentence: how many lesions, the intact error, and the damage: its median, and the largest one."""
+        """One sentence: how many lesions, the intact error, and the damage: its median, and the largest one.
+
+        "(chance)" follows an intact error that is not significantly below that of the commonest class.
+        """
         many, own = len(self.plan), self.plan.name == "explicit"
         ran = plural(many, "arrangement") if own else f"{plural(many, 'lesion')} ({self.plan.name})"
         ran += f" on {plural(self.samples, 'sample')}"
@@ -244,7 +248,8 @@ class LesionResult(Shown):
         table = self.table
         row = int(table["damage"].argmax())
         worst, low, high = (decimal(table[name][row] * 100) for name in ("damage", "damage_low", "damage_high"))
-        text = f"{ran}: intact error {percent(self.intact_error, 2)}, "
+        at_chance = self.targets is not None and no_better_than_chance(self.intact_error, self.targets)
+        text = f"{ran}: intact error {percent(self.intact_error, 2)}{' (chance)' if at_chance else ''}, "
         if many == 1 and own:
             return f"{text}damage {worst} points [{low}, {high}]."
         label = ", ".join(f"{key} {value}" for key, value in self.plan.labels[row].items())

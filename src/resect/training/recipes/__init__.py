@@ -25,7 +25,7 @@ class RecipeFile:
     settings: dict[str, Any] = field(default_factory=dict)
     model: str | None = None
     data: str | None = "digits"
-    arguments: dict[str, Any] = field(default_factory=dict)
+    model_args: dict[str, Any] = field(default_factory=dict)
 
     def settings_with(self, schedule: str | None) -> dict[str, Any]:
         """The settings, without those that belong to the file's own schedule where another is asked for."""
@@ -34,7 +34,7 @@ class RecipeFile:
 
 
 def load_recipe_file(name: str) -> RecipeFile:
-    """A recipe by its name ("digits", "cifar10") or from a YAML file of `data`, `model`, `arguments` and the settings
+    """A recipe by its name ("digits", "cifar10") or from a YAML file of `data`, `model`, `model_args` and the settings
     of `Recipe`, all optional.
 
     Raises:
@@ -55,7 +55,9 @@ def load_recipe_file(name: str) -> RecipeFile:
         raise SpecError(f"{name} must be YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise SpecError(f"{name} must hold settings, one a line (epochs: 13), got {type(content).__name__}.")
-    known = {*Recipe.names(), "model", "data", "arguments"}
+    if "arguments" in content:
+        raise SpecError(f"`arguments` of {name} is now `model_args`.")
+    known = {*Recipe.names(), "model", "data", "model_args"}
     unknown = [str(key) for key in content if key not in known]
     if unknown:
         raise SpecError(f"{name} has unknown settings: {', '.join(unknown)}. Known are {', '.join(sorted(known))}.")
@@ -63,10 +65,10 @@ def load_recipe_file(name: str) -> RecipeFile:
     for key in ("model", "data"):
         if not isinstance(content.get(key, ""), str):
             raise SpecError(f"`{key}` of {name} must be a spec, such as resect:resnet110, got {content[key]!r}.")
-    arguments = content.get("arguments", {})
-    if not isinstance(arguments, dict) or not all(isinstance(key, str) for key in arguments):
-        raise SpecError(f"`arguments` of {name} must be names with values, such as {{width: 8}}, got {arguments!r}.")
-    return RecipeFile(name, settings, content.get("model"), content.get("data"), arguments)
+    model_args = content.get("model_args", {})
+    if not isinstance(model_args, dict) or not all(isinstance(key, str) for key in model_args):
+        raise SpecError(f"`model_args` of {name} must be names with values, such as {{width: 8}}, got {model_args!r}.")
+    return RecipeFile(name, settings, content.get("model"), content.get("data"), model_args)
 
 
 def _checked(name: str, key: str, value: Any) -> Any:

@@ -1,0 +1,54 @@
+"""What a run warns of: weights that nobody gave, and a network that does no better than chance."""
+
+from __future__ import annotations
+
+from resect.data import Samples
+from resect.graph.outputs import IGNORED
+from resect.measuring.chance import chance_error, no_better_than_chance
+from resect.models.specs import LoadedModel
+from resect.words import percent, plural
+
+
+def random_weights(loaded: LoadedModel) -> tuple[str, ...]:
+    """One sentence if weights of a network are random, with how to give them; none if they are not."""
+    names, every = loaded.random, sum(1 for _ in loaded.module.parameters())
+    if not names:
+        return ()
+    ways = {
+        "resect": "train some with `resect train`, or name a network that has them, such as resect:resnet110-digits",
+        "hf": "or name a model whose files have them all",
+    }
+    way = ways.get(loaded.spec.partition(":")[0], "or let the library fetch its own, with --model-arg pretrained=true")
+    some = f" in {len(names)} of {every} places ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
+    return (
+        f"{loaded.spec} has random weights{some if len(names) < every else ''}: nobody gave any. Give "
+        f"--checkpoint FILE (or {loaded.spec}@FILE), {way}.",
+    )
+
+
+def at_chance(model: str, error: float | None, samples: Samples, *, random: bool = False) -> tuple[str, ...]:
+    """One sentence if an intact network does no better than always naming the commonest class.
+
+    Args:
+        model: its spec.
+        error: fraction of the counted targets; None where it was not measured.
+        samples: what it was measured on.
+        random: the weights are known to be random, which explains it.
+    """
+    targets = samples.targets.numpy()
+    if error is None or not no_better_than_chance(error, targets):
+        return ()
+    counted = plural(int((targets != IGNORED).sum()), "target" if targets.ndim > 1 else "sample")
+    said = (
+        f"{model} errs on {percent(error)} of {counted} of {samples.name}, no better than always naming the commonest "
+        f"class ({percent(chance_error(targets))}). What is measured on such a network says nothing about trained ones."
+    )
+    if not random:
+        said += " Are these weights for these data"
+        if samples.normalization is not None:
+            said += (
+                f", and were its inputs normalised by {samples.normalization} in training, too (that is "
+                f"{samples.normalization.origin}; --normalize sets it)"
+            )
+        said += "?"
+    return (said,)
