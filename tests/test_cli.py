@@ -15,6 +15,10 @@ from click.testing import CliRunner, Result
 import resect
 from resect.cli import main
 from resect.data import load_samples
+from resect.errors import InputError
+from resect.jobs.asked import PLANS
+from resect.jobs.lesion import LesionJob
+from resect.jobs.source import Source
 from resect.models.resnet import CifarResNet
 from resect.models.specs import load_model
 from resect.weights import save_weights
@@ -234,8 +238,124 @@ def test_bad_options_are_clicks() -> None:
     assert "'pears' is not one of" in result.stderr
 
 
-def test_help_is_quick_and_lists_every_verb() -> None:
-    code = "import sys; from resect.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for verb in ("study", "blocks", "lesion", "paths", "compare", "train", "evaluate", "ls", "show", "report"):
-        assert f"  {verb}" in done.stdout
+VERBS = ("study", "blocks", "lesion", "paths", "compare", "train", "evaluate", "ls", "show", "report")
+
+
+def without_torch(*commands: list[str]) -> str:
+    """What commands print in a process of their own, which must not import torch, nor what is slow beside it."""
+    code = (
+        "import sys\nfrom resect.cli import main\n"
+        f"for command in {commands!r}:\n"
+        "    try: main(command)\n    except SystemExit as ended: print('status', ended.code)\n"
+        "slow = {'torch', 'pandas', 'pyarrow', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "assert not slow, slow"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_no_help_waits_for_torch() -> None:
+    said = without_torch(["--help"], *([verb, "--help"] for verb in VERBS))
+    for verb in VERBS:
+        assert f"  {verb}" in said
+        assert f" {verb} [OPTIONS]" in said
+    assert said.count("status 0") == 1 + len(VERBS)
+
+
+def test_what_the_text_of_a_command_shows_is_refused_without_torch() -> None:
+    said = without_torch(
+        ["blocks", "resct:resnet110"],
+        ["lesion", "resect:resnet110-digit", "digits"],
+        ["paths", "resect:resnet20", "imgs"],
+        ["evaluate", "digits", "resect:resnet20", "tim:resnet18"],
+        ["study", "--beside", "resect:resnet20-cifar10"],
+        ["lesion", "resect:resnet20", "digits", "--counts", "3"],
+    )
+    assert said.count("status 2") == 6
+    for expected in (
+        "unknown model spec 'resct:resnet110'. Did you mean resect:?",
+        "unknown model spec 'resect:resnet110-digit'. Close: resect:resnet110-digits,",
+        "unknown data spec 'imgs'. Known are",  # too far from any to suggest one
+        "unknown model spec 'tim:resnet18'. Did you mean timm:?",
+        "no weights are shipped for resect:resnet20-cifar10",
+        "`counts` is an option of the plans random, windows, shuffled, but here the plan is single. Leave it out.",
+    ):
+        assert expected in said
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("lesion M D --repeats 5", "`repeats` is an option of the plans random, shuffled, but here the plan is single"),
+        (
+            "lesion M D --plan random --orders 3",
+            "`orders` is an option of the plan shapley, but here the plan is random",
+        ),
+        ("lesion M D --plan pairs --removed 2", "`removed` is an option of the plan ensemble, but"),
+        ("lesion M D --plan shapley --members 32", "`members` is an option of the plan ensemble, but"),
+        (
+            "lesion M D --plan skips --removal mean",
+            "`removal` is an option of the plans single, pairs, random, windows",
+        ),
+        ("lesion M D --plan ensemble --removal mean", "but here the plan is ensemble"),
+        ("lesion M D --plan ensemble --precision 1", "`precision` is an option of the plans single, pairs"),
+        ("lesion M D --plan ensemble --metric loss", "`metrics` is an option of the plans single, pairs"),
+        ("lesion M D --without 3 --counts 1", "but here `without` stands in the place of a plan"),
+        ("paths M D --max-length 2 --sweeps 4", "`sweeps` is an option of measuring all lengths"),
+        ("study M D --plain --draws 20", "`draws` is an option of networks with residual joins"),
+        ("study M D --plain --gradient-samples 8", "`gradient_samples` is an option of networks with residual joins"),
+        ("study M npz:x --retrain", "`retrain` is an option for shipped networks, but none is named here"),
+        ("train digits --model resnet20 --keep 3", "`keep` belongs to the schedules fixed-count, progressive, but"),
+        ("train digits --model resnet20 --survival 0.5", "`survival` belongs to the schedule stochastic-depth, but"),
+    ],
+)
+def test_options_that_mean_nothing_here_are_refused(command: str, said: str) -> None:
+    """Those that have the value of their default, too."""
+    names = {"M": "resect:resnet20", "D": "digits"}
+    assert said in refused(*(names.get(word, word) for word in command.split()))
+
+
+def test_options_of_another_plan_are_refused_in_the_library_but_not_their_defaults() -> None:
+    source = Source("resect:resnet20", "digits")
+    with pytest.raises(InputError, match="`counts` is an option of the plans random, windows, shuffled"):
+        LesionJob(source, counts=(3,))
+    with pytest.raises(InputError, match="`repeats` is an option of"):
+        LesionJob.from_options("resect:resnet20", "digits", {"repeats": 5})
+    with pytest.raises(InputError, match="`draws` is an option of networks with residual joins"):
+        resect.study("resect:resnet20", "digits", plain=True, draws=3)
+    for plan in PLANS:
+        job = LesionJob(source, plan=plan)
+        again = LesionJob(source, **{name: value for name, value in job.asked().items() if name not in vars(source)})
+        assert again == job
+    assert LesionJob(source, metrics="error").metrics == ("error",)
+    assert LesionJob(source, plan="random", repeats=5, counts=(1,)).command().endswith("--plan random --counts 1")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("blocks hf:/nosuch", "there is no folder /nosuch. hf:FOLDER needs one that `save_pretrained` wrote."),
+        ("blocks hf:./no/such", "there is no folder ./no/such"),
+        ("blocks M --checkpoint .", ". is a folder. Give the path of a safetensors file"),
+        ("blocks py:bare_factory:build", "Let the factory return (model, example), where example is a batch of its"),
+        ("lesion M D --without 1,99", "each of `without` must be one of the 3 blocks, 0 to 2, got 99."),
+        ("lesion M D --limit 20 --memory 1k --quiet", "`memory` must hold a batch of 8, about "),
+        ("evaluate M D", "evaluate takes the data first and then networks, got resect:resnet8 first."),
+        ("evaluate D M@", "SPEC@FILE must name a file of weights, got 'resect:resnet8@'."),
+        ("train digits --model resnt20", "unknown model spec 'resect:resnt20'. Close: resect:resnet20"),
+        ("train digts", "unknown recipe 'digts'"),
+        ("show nosuch", "the run must be the folder of a finished run, or a model card, but nosuch does not exist."),
+        ("compare nosuch other", "the run must be the folder of a finished run, or a model card, but nosuch does not"),
+        ("compare runs/evaluated runs/other", "holds a run of `resect evaluate`, which measures no paths. Compare"),
+    ],
+)
+def test_errors_name_the_cause(command: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bare_factory.py").write_text("import torch\ndef build(): return torch.nn.Linear(3, 3)\n")
+    monkeypatch.chdir(tmp_path)
+    if "evaluated" in command:
+        assert run("evaluate", "digits", "resect:resnet8", *SMALL[2:], "--out", "runs/evaluated").exit_code == 0
+    names = {"M": "resect:resnet8", "D": "digits", "M@": "resect:resnet8@"}
+    message = refused(*(names.get(word, word) for word in command.split()))
+    assert said in message
+    assert "0 MiB" not in message

@@ -62,7 +62,7 @@ def test_the_run_folder_holds_what_the_library_finds_and_is_not_made_twice(tmp_p
 
 
 def test_places_scalars_and_lengths_are_passed_on(tmp_path: Path) -> None:
-    command = ["paths", "resect:resnet20", "digits", *SMALL, *FEW, "--format", "json"]
+    command = ["paths", "resect:resnet20", "digits", *SMALL, *FEW, "--sweeps", "0", "--format", "json"]
     record = json.loads(run(*command, "--at", "blocks.3", "--of", "target", "--max-length", "2").stdout)
     found, lengths = record["found"], record["tables"]["lengths"]
     samples = load_samples("digits", limit=20)

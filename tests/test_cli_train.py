@@ -26,7 +26,8 @@ from resect.data import load_samples
 from resect.jobs.evaluate import mean_error_and_loss
 from resect.jobs.source import Source
 from resect.jobs.train import TrainJob
-from resect.models.specs import SHIPPED, load_model
+from resect.models.names import SHIPPED
+from resect.models.specs import load_model
 from resect.runs.record import Record
 from resect.training.recipe import Recipe
 from resect.training.recipes import load_recipe_file
@@ -100,7 +101,8 @@ def test_a_training_stopped_twice_goes_on_to_the_same_weights(tmp_path: Path) ->
     assert status == -signal.SIGKILL
     status, said, interrupted_at = stopped(broken, signal.SIGINT)
     assert status == 130
-    assert said.strip() == "Interrupted. In a run folder (--out), or of a training, the same command goes on from here."
+    kept = broken.with_suffix(".checkpoint")
+    assert said.strip().startswith(f"Interrupted. {kept} is kept: the same command goes on from there;")
     assert 1 <= killed_at < interrupted_at < EPOCHS * 21
     assert run(*LONG, "--out", broken).exit_code == 0
     expected, found = load_file(whole), load_file(broken)

@@ -19,8 +19,9 @@ from conftest import randomise_norms
 from resect.data import Samples, load_samples
 from resect.jobs.evaluate import mean_error_and_loss
 from resect.models.highway import CifarHighway
+from resect.models.names import SHIPPED, bare_name
 from resect.models.resnet import CifarResNet
-from resect.models.specs import SHIPPED, bare_name, load_card, load_model
+from resect.models.specs import load_card, load_model
 from resect.models.vgg import Vgg15
 from resect.weights import check_finite, load_checkpoint, save_weights
 

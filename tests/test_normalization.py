@@ -24,8 +24,8 @@ from resect.data import Samples, load_samples
 from resect.data.normalization import Normalization
 from resect.jobs.lesion import LesionJob
 from resect.jobs.source import Source
+from resect.models.names import SHIPPED
 from resect.models.preprocessing import normalization_of
-from resect.models.specs import SHIPPED
 from resect.runs.folder import RunFolder
 
 OWN = ("0.5/0.5", "0.4914,0.4822,0.4465/0.247,0.2435,0.2616")  # of digits and CIFAR-10

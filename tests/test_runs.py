@@ -15,7 +15,7 @@ import yaml
 
 import resect
 from resect.engines import local
-from resect.errors import InputError
+from resect.errors import InputError, ResectWarning
 from resect.jobs.lesion import LesionJob
 from resect.jobs.paths import PathsJob
 from resect.jobs.source import Source
@@ -128,7 +128,8 @@ def test_a_piece_is_kept_once_and_done_again_if_it_is_damaged(tmp_path: Path) ->
     place = whole.index(np.array([1.5]).tobytes())
     for broken in (whole[:20], whole[: len(whole) // 2], whole[:place] + b"\x07" + whole[place + 1 :], b""):
         file.write_bytes(broken)
-        assert folder.get({"k": 1}) is None
+        with pytest.warns(ResectWarning, match=f"{file.name} is damaged"):
+            assert folder.get({"k": 1}) is None
     folder.put({"k": 1}, arrays)
     assert folder.get({"k": 1}) is not None
 

@@ -70,9 +70,9 @@ def test_progressive_grows_to_the_whole_network(blocks: int, steps: int, data: s
         ("fixed", {}, "one of full, fixed-count, stochastic-depth, progressive, got 'fixed'"),
         ("fixed-count", {}, "`keep` must say how many blocks run"),
         ("fixed-count", {"keep": 0}, "`keep` must be a whole number of at least 1, got 0"),
-        ("full", {"keep": 3}, "`keep` must be left out for the schedule full"),
+        ("full", {"keep": 3}, "`keep` belongs to the schedules fixed-count, progressive, but the schedule is full"),
         ("stochastic-depth", {"survival": 1.5}, "above 0 and at most 1, got 1.5"),
-        ("progressive", {"keep": 2, "survival": 0.5}, "`survival` must be left out"),
+        ("progressive", {"keep": 2, "survival": 0.5}, "`survival` belongs to the schedule stochastic-depth"),
     ],
 )
 def test_what_is_no_schedule(name: str, settings: dict[str, float], message: str) -> None:

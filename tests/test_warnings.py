@@ -136,6 +136,6 @@ def test_the_summary_of_a_sweep_says_that_it_is_chance(net: resect.Unraveled) ->
     images = torch.randn(40, 1, 8, 8)
     predicted = net.model(images).argmax(1)
     plan = resect.plans.explicit(net, [net.intact.without(1)])
-    assert "intact error 0.00%, median" in resect.lesion(net, [(images, predicted)], plan).summary()
+    assert "intact error 0.00 %, damage" in resect.lesion(net, [(images, predicted)], plan).summary()
     shifted = (predicted + 1) % 10
-    assert "intact error 100.00% (chance), median" in resect.lesion(net, [(images, shifted)], plan).summary()
+    assert "intact error 100.00 % (chance), damage" in resect.lesion(net, [(images, shifted)], plan).summary()

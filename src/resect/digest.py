@@ -6,14 +6,16 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:  # the keys of run folders do without
+    from torch import Tensor, nn
 
 
 def tensors_digest(*tensors: Tensor) -> str:
     """SHA-256 of the tensors' dtypes, shapes and bytes."""
+    import torch
+
     total = hashlib.sha256()
     for tensor in tensors:
         total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())

@@ -8,7 +8,10 @@ ResectError
     ├── CheckpointError                 weights that do not fit, are damaged or are not finite
     ├── DataError                       samples that are empty, malformed or do not fit the model
     ├── RunError                        a run folder that belongs to another configuration, or is damaged
+    │   └── DamagedError                a file of a finished run is missing or cannot be read
     └── AccuracyError                   a result that its own check refutes
+
+ResectWarning (a UserWarning) says what was mended, and went on.
 """
 
 from __future__ import annotations
@@ -18,6 +21,10 @@ from typing import TypeVar
 
 class ResectError(Exception):
     """Base of all exceptions of resect."""
+
+
+class ResectWarning(UserWarning):
+    """Something was wrong and is mended: a damaged file, whose work is done again."""
 
 
 class InputError(ResectError, ValueError):
@@ -46,6 +53,10 @@ class DataError(InputError):
 
 class RunError(InputError):
     """A run folder belongs to another configuration, or is damaged."""
+
+
+class DamagedError(RunError):
+    """A file of a finished run is missing or cannot be read; the command that made the run makes it anew."""
 
 
 class AccuracyError(InputError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -10,6 +12,7 @@ import click
 
 import resect
 from resect.allocator import keep_freed_memory
+from resect.cli._process import noted_interrupts, warnings_shown, what_is_kept
 from resect.errors import ResectError
 
 _VERBS = {
@@ -45,22 +48,30 @@ class _Verbs(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         keep_freed_memory()
-        try:
-            return super().invoke(context)
-        except ResectError as error:
-            click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
-            sys.exit(2)
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                raise
-            what = f"{error.filename} cannot be used: {error.strerror}" if error.filename else str(error)
-            click.echo(f"{click.style('error:', fg='red', bold=True)} {what}. Choose another path.", err=True)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            click.echo(
-                "Interrupted. In a run folder (--out), or of a training, the same command goes on from here.", err=True
-            )
-            sys.exit(130)
+        with warnings_shown(), noted_interrupts() as interrupts:
+            try:
+                return super().invoke(context)
+            except BaseException as error:
+                if interrupts or isinstance(error, KeyboardInterrupt):
+                    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the impatient, while this is said
+                    click.echo(f"Interrupted. {what_is_kept()}".rstrip(), err=True)
+                    sys.exit(130)
+                if (said := _explained(error)) is None:
+                    raise
+                click.echo(f"{click.style('error:', fg='red', bold=True)} {said}", err=True)
+                sys.exit(2)
+
+
+def _explained(error: BaseException) -> str | None:
+    """One sentence for what users can mend; None for what is a fault of resect."""
+    if isinstance(error, ResectError):
+        return str(error)
+    if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
+        return None
+    what = f"{error.filename} cannot be used: {error.strerror}" if error.filename else str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{what}. Make room, and give the same command again."
+    return f"{what}. Choose another path."
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})

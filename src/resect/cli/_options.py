@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from resect.cli._process import silent_libraries
 from resect.errors import InputError
+from resect.jobs.source import DTYPES
 
 SEED = click.IntRange(0, 2**63 - 1)
-DTYPES = ("float32", "float64", "bfloat16", "float16")
 Decorated = Callable[..., Any]
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -86,6 +88,12 @@ class Blocks(click.ParamType):  # type: ignore[type-arg]  # generic in the newes
         return tuple(blocks)
 
 
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a verb's options that the command line names."""
+    source = click.get_current_context().get_parameter_source
+    return {name: value for name, value in options.items() if source(name) is not ParameterSource.DEFAULT}
+
+
 mass_option = click.option(
     "--mass",
     default=0.95,
@@ -147,8 +155,19 @@ def batch_option(function: Decorated) -> Decorated:
 
 def output_options(function: Decorated) -> Decorated:
     """--format and --quiet."""
-    function = click.option("--quiet", is_flag=True, help="No progress bars.")(function)
-    return format_option(function)
+    return format_option(quiet_option(function))
+
+
+def quiet_option(function: Decorated) -> Decorated:
+    """--quiet; it works before anything slow is imported."""
+
+    def silence(context: click.Context, option: click.Parameter, quiet: bool) -> bool:
+        if quiet:
+            context.with_resource(silent_libraries())
+        return quiet
+
+    said = "No progress bars, and no warnings of the libraries beneath."
+    return click.option("--quiet", is_flag=True, callback=silence, help=said)(function)
 
 
 def format_option(function: Decorated) -> Decorated:

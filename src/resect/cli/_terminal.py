@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from resect.report.faces import draw, terminal
-from resect.runs.record import Record, finished
+from resect.cli._process import when_interrupted
+from resect.words import duration, plural, shortened
 
-if TYPE_CHECKING:  # which loads torch; reading a run does without
+if TYPE_CHECKING:  # help does without, and reading a run without torch
+    from rich.console import Console
+
     from resect.jobs.job import Advance, Job, Track
+    from resect.runs.record import Record
+
+_TITLE = 30  # characters of what a bar is about
 
 
 def console(*, stderr: bool = False) -> Console:
     """A console that shows names as they are: `x[b].safetensors` is no markup, and `py:m:net` no emoji."""
+    from rich.console import Console
+
     return Console(stderr=stderr, markup=False, emoji=False)
 
 
@@ -30,18 +35,28 @@ def progress_bars(quiet: bool) -> Iterator[Track]:
     if quiet:
         yield lambda what, total: lambda amount: None
         return
-    columns = (
-        TextColumn("{task.description:<34}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
     )
-    with Progress(*columns, console=console(stderr=True)) as progress:
+    from rich.table import Column
+
+    columns = (
+        TextColumn(f"{{task.description:<{_TITLE}}}", markup=False, table_column=Column(no_wrap=True)),
+        BarColumn(None, table_column=Column(ratio=1, max_width=40)),  # which takes what numbers leave
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TextColumn("left", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+    )
+    with Progress(*columns, console=console(stderr=True), expand=True) as progress:
 
         def track(what: str, total: float) -> Advance:
-            task, done = progress.add_task(what, total=total), 0.0
+            task, done = progress.add_task(shortened([what], _TITLE)[0], total=total), 0.0
 
             def advance(amount: float) -> None:
                 nonlocal done
@@ -56,14 +71,37 @@ def progress_bars(quiet: bool) -> Iterator[Track]:
 
 def do(job: Job, out: Path | None, *, output: str, quiet: bool) -> None:
     """Do a job, draw its run into its folder, show it, and say where it lies; what was done before is only shown."""
+    from resect.report.faces import draw
+    from resect.runs.record import finished
+
     before = out is not None and finished(out)
+    when_interrupted(lambda: _kept(out))
     with progress_bars(quiet) as track:
         record = job.run(out, track)
     place = draw(record, out, again=False) if out else None
     show(record, output)
     if out and not quiet:
-        done = "Done before, nothing was done again" if before else f"{record.environment['seconds']:.0f} s"
-        console(stderr=True).print(f"{done}. See {place or out}", soft_wrap=True)
+        if before:
+            wrote(place or out, "before, nothing was done again")
+        else:
+            wrote(place or out, duration(record.environment["seconds"]))
+
+
+def wrote(place: Path, how: str = "") -> None:
+    """Say where the results lie: the last line of every verb that writes some."""
+    console(stderr=True).print(f"Wrote {place}{f' ({how})' if how else ''}.", soft_wrap=True, highlight=False)
+
+
+def _kept(out: Path | None) -> str:
+    """What is left of a run that is interrupted."""
+    if out is None:
+        return "Nothing is kept; in a run folder, --out RUN, the same command would go on where it stopped."
+    pieces = [*(out / "parts").glob("*.npz"), *(out / "networks").glob("*.safetensors")]
+    trainings = list((out / "networks").glob("*.checkpoint"))
+    if not pieces and not trainings:
+        return "No piece of work was finished, so nothing is kept: the same command starts anew."
+    kept = plural(len(pieces) + len(trainings), "finished piece")
+    return f"{out} keeps {kept} of work: the same command goes on from there; only the piece at hand is lost."
 
 
 def show(record: Record, output: str) -> None:
@@ -71,6 +109,8 @@ def show(record: Record, output: str) -> None:
     if output == "json":
         click.echo(record.json(), nl=False)
     else:
+        from resect.report.faces import terminal
+
         terminal(record, console())
     for warning in record.warnings:
         console(stderr=True).print(f"warning: {warning}", style="yellow", soft_wrap=True, highlight=False)

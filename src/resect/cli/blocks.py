@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 
-from resect.cli._options import SEED, format_option, model_options
+from resect.cli._options import SEED, model_options, output_options
 from resect.cli._terminal import console
 from resect.errors import InputError
 from resect.jobs.source import Source
-from resect.network.unraveled import Unraveled, no_joins_message, unravel
+
+if TYPE_CHECKING:  # which loads torch; help does without
+    from resect.network.unraveled import Unraveled
 
 
 @click.command()
@@ -21,11 +22,14 @@ from resect.network.unraveled import Unraveled, no_joins_message, unravel
 @click.option("--plain", is_flag=True, help="List the layers of a plain network instead.")
 @click.option("--rejected", is_flag=True, help="List also the additions that are no blocks, with the reasons.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights.")
-@format_option
+@output_options
 @model_options
-def blocks(model: str, plain: bool, rejected: bool, output: str, **options: Any) -> None:
+def blocks(model: str, plain: bool, rejected: bool, output: str, quiet: bool, **options: Any) -> None:
     """List the residual blocks of MODEL, e.g. `resect blocks torchvision:resnet50`."""
-    loaded = Source(model, **options).load()
+    source = Source(model, **options)
+    from resect.network.unraveled import no_joins_message, unravel
+
+    loaded = source.load()
     net = unravel(loaded.module, loaded.example, plain=plain)
     if not net.blocks and not plain:
         layers = unravel(loaded.module, loaded.example, plain=True)
@@ -49,18 +53,19 @@ def _numbers(model: str, net: Unraveled) -> dict[str, Any]:
 
 
 def _print(model: str, net: Unraveled, rejected: bool) -> None:
+    from resect.report.layout import print_table
+
     unit = "layers that can be deleted" if net.plain else "blocks"
-    table = Table(title=f"{model}: {len(net.blocks)} {unit}, {net.layers} layers on their branches")
-    for name in ("#", "name", "kind", "span", "layers", "parameters", "entry", "branch"):
-        table.add_column(name, justify="left" if name in ("name", "kind", "entry", "branch") else "right")
+    rows = []
     for block in net.blocks:
         shapes = ["x".join(map(str, shape)) for shape in (block.entry_shape, block.branch_shape)]
         name = block.name if block.parent is None else f"{block.name} (in {block.parent})"
-        table.add_row(
-            str(block.index), name, block.kind, str(block.span), str(block.layers), f"{block.parameters:,}", *shapes
-        )
+        numbers = (str(block.span), str(block.layers), f"{block.parameters:,}")
+        rows.append((str(block.index), name, block.kind, *numbers, *shapes))
+    headings, names = ("#", "name", "kind", "span", "layers", "parameters", "entry", "branch"), ("name", "kind")
     terminal = console()
-    terminal.print(table)
+    title = f"{model}: {len(net.blocks)} {unit}, {net.layers} layers on their branches"
+    print_table(terminal, headings, rows, names=names, title=title)
     what = "layers" if net.plain else "additions"
     if net.rejected and not rejected:
         terminal.print(f"{len(net.rejected)} {what} were considered and are not among them; --rejected lists them.")

@@ -7,9 +7,7 @@ from pathlib import Path
 import click
 
 from resect.cli._options import format_option, mass_option
-from resect.cli._terminal import console, show
-from resect.jobs.compare import CompareJob
-from resect.report.faces import draw
+from resect.cli._terminal import show, wrote
 
 
 @click.command()
@@ -29,8 +27,10 @@ def compare(runs: tuple[Path, ...], labels: tuple[str, ...], mass: float, out: P
 
     A RUN is a folder that `resect study` or `resect paths --out` wrote. The first is set against every other.
     """
+    from resect.jobs.compare import CompareJob
+    from resect.report.faces import draw
+
     record = CompareJob(runs, labels, mass).run(out)
-    draw(record, out)
+    place = draw(record, out)
     show(record, output)
-    if output != "json":
-        console().print(f"Tables and figures: {out}", soft_wrap=True, highlight=False)
+    wrote(place or out)

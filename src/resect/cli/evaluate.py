@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from resect.cli._options import batch_option, data_options, output_options
+from resect.cli._options import batch_option, data_options, given, output_options
 from resect.cli._terminal import do
-from resect.jobs.evaluate import EvaluateJob
+from resect.jobs.asked import EvaluateAsked
 
 
 @click.command()
@@ -24,4 +24,7 @@ def evaluate(data: str, models: tuple[str, ...], out: Path | None, output: str, 
 
     `resect evaluate cifar10 resect:resnet110-cifar10 resect:resnet110-cifar10-keep23`
     """
-    do(EvaluateJob.of(data, models, options), out, output=output, quiet=quiet)
+    asked = EvaluateAsked.of(data, models, given(options))
+    from resect.jobs.evaluate import EvaluateJob
+
+    do(EvaluateJob(**vars(asked)), out, output=output, quiet=quiet)

@@ -13,6 +13,7 @@ from resect.cli._options import (
     Bytes,
     Numbers,
     data_options,
+    given,
     model_options,
     out_option,
     output_options,
@@ -20,8 +21,8 @@ from resect.cli._options import (
     whole,
 )
 from resect.cli._terminal import do
-from resect.graph.resolve import Removal
-from resect.jobs.lesion import MEMORY_FORMATS, PLANS, LesionJob
+from resect.graph.decisions import Removal
+from resect.jobs.asked import MEMORY_FORMATS, PLANS, LesionAsked
 from resect.sweep.settings import METRICS
 
 
@@ -42,11 +43,16 @@ from resect.sweep.settings import METRICS
     show_default=True,
     help="What stands for a deleted branch.",
 )
-@click.option("--counts", metavar="1-9,12", type=Numbers(), help="Of random: blocks deleted; of windows: lengths.")
-@whole("--repeats", "Of random and shuffled.", default=LesionJob.repeats)
-@whole("--orders", "Of shapley: pairs of orders.", default=LesionJob.orders)
+@click.option(
+    "--counts",
+    metavar="1-9,12",
+    type=Numbers(),
+    help="Of random: blocks deleted; windows: lengths; shuffled: swaps.",
+)
+@whole("--repeats", "Of random and shuffled.", default=LesionAsked.repeats)
+@whole("--orders", "Of shapley: pairs of orders.", default=LesionAsked.orders)
 @whole("--removed", "Of ensemble: blocks missing in a member; a tenth.")
-@whole("--members", "Of ensemble.", least=2, default=LesionJob.members)
+@whole("--members", "Of ensemble.", least=2, default=LesionAsked.members)
 @click.option(
     "--metric", "metrics", multiple=True, type=click.Choice(METRICS), help="Repeatable; all but kl if absent."
 )
@@ -70,5 +76,7 @@ from resect.sweep.settings import METRICS
 @output_options
 def lesion(model: str, data: str, out: Path | None, output: str, quiet: bool, **options: Any) -> None:
     """Delete or reorder blocks of MODEL and measure it on DATA, e.g. `resect lesion resect:resnet110-digits digits`."""
-    options["metrics"] = options["metrics"] or LesionJob.metrics
-    do(LesionJob.from_options(model, data, options), out, output=output, quiet=quiet)
+    asked = LesionAsked.from_options(model, data, given(options))
+    from resect.jobs.lesion import LesionJob
+
+    do(LesionJob(**vars(asked)), out, output=output, quiet=quiet)

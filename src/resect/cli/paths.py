@@ -10,6 +10,7 @@ import click
 from resect.cli._options import (
     Bytes,
     data_options,
+    given,
     mass_option,
     model_options,
     out_option,
@@ -18,16 +19,16 @@ from resect.cli._options import (
     whole,
 )
 from resect.cli._terminal import do
-from resect.jobs.paths import PathsJob
+from resect.jobs.asked import PathsAsked
 
 
 @click.command()
 @click.argument("model")
 @click.argument("data")
-@whole("--draws", "Sampled single paths of each length and batch.", least=0, default=PathsJob.draws)
+@whole("--draws", "Sampled single paths of each length and batch.", least=0, default=PathsAsked.draws)
 @renamed_option("--samples", "--draws")
-@whole("--sweeps", "Random signs a batch.", least=0, default=PathsJob.sweeps)
-@whole("--strongest", "Paths to find.", least=0, default=PathsJob.strongest)
+@whole("--sweeps", "Random signs a batch.", least=0, default=PathsAsked.sweeps)
+@whole("--strongest", "Paths to find.", least=0, default=PathsAsked.strongest)
 @click.option("--pairs", is_flag=True, help="The share through each pair of blocks, too.")
 @whole("--max-length", "Tell apart only paths up to so many blocks.", least=0)
 @click.option(
@@ -50,12 +51,15 @@ from resect.jobs.paths import PathsJob
 @out_option
 @model_options
 @data_options
-@whole("--batch-size", default=PathsJob.batch_size)
+@whole("--batch-size", default=PathsAsked.batch_size)
 @output_options
 def paths(model: str, data: str, out: Path | None, output: str, quiet: bool, **options: Any) -> None:
     """The gradient of MODEL on DATA by path length, e.g. `resect paths resect:resnet110-digits digits --limit 64`."""
     options |= {name: _number_or_name(options[name]) for name in ("at", "of")}
-    do(PathsJob.from_options(model, data, options), out, output=output, quiet=quiet)
+    asked = PathsAsked.from_options(model, data, given(options))
+    from resect.jobs.paths import PathsJob
+
+    do(PathsJob(**vars(asked)), out, output=output, quiet=quiet)
 
 
 def _number_or_name(text: str) -> str | int:

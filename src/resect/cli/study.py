@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from resect.cli._options import batch_option, data_options, model_options, output_options, renamed_option, whole
+from resect.cli._options import batch_option, data_options, given, model_options, output_options, renamed_option, whole
 from resect.cli._terminal import do
-from resect.jobs.study import DATA, MODEL, StudyJob, default_folder
+from resect.jobs.asked import DATA, MODEL, StudyAsked
 
 
 @click.command()
@@ -24,13 +24,13 @@ from resect.jobs.study import DATA, MODEL, StudyJob, default_folder
 )
 @click.option("--control", metavar="SPEC[@FILE]", help="The plain network; by default the VGG-15 shipped for DATA.")
 @click.option("--plain", is_flag=True, help="Take the network as a plain one: lesion its layers.")
-@whole("--repeats", "Random deletions of each number of blocks, and reorderings.", default=StudyJob.repeats)
-@whole("--gradient-samples", "For the exact shares.", default=StudyJob.gradient_samples)
-@whole("--gradient-batch", "So many at a time.", default=StudyJob.gradient_batch)
-@whole("--path-samples", "For sampled paths and random signs.", default=StudyJob.path_samples)
-@whole("--path-batch", "So many at a time.", default=StudyJob.path_batch)
-@whole("--sweeps", "Random signs a batch.", default=StudyJob.sweeps)
-@whole("--draws", "Sampled single paths of each length and batch.", default=StudyJob.draws)
+@whole("--repeats", "Random deletions of each number of blocks, and reorderings.", default=StudyAsked.repeats)
+@whole("--gradient-samples", "For the exact shares.", default=StudyAsked.gradient_samples)
+@whole("--gradient-batch", "So many at a time.", default=StudyAsked.gradient_batch)
+@whole("--path-samples", "For sampled paths and random signs.", default=StudyAsked.path_samples)
+@whole("--path-batch", "So many at a time.", default=StudyAsked.path_batch)
+@whole("--sweeps", "Random signs a batch.", default=StudyAsked.sweeps)
+@whole("--draws", "Sampled single paths of each length and batch.", default=StudyAsked.draws)
 @renamed_option("--paths", "--draws")
 @click.option("--retrain", is_flag=True, help="Train the shipped networks anew first.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; one under runs/ by default.")
@@ -43,5 +43,8 @@ def study(model: str, data: str, out: Path | None, output: str, quiet: bool, **o
 
     MODEL is resect:resnet110-digits and DATA is digits by default. A killed study goes on where it stopped.
     """
-    job = StudyJob.from_options(model, data, options)
+    asked = StudyAsked.from_options(model, data, given(options))
+    from resect.jobs.study import StudyJob, default_folder
+
+    job = StudyJob(**vars(asked))
     do(job, out or default_folder(job), output=output, quiet=quiet)

@@ -5,17 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from resect.cli._options import SEED, Decorated, arguments_option, normalize_option, whole
+from resect.cli._options import SEED, Decorated, arguments_option, normalize_option, quiet_option, whole
+from resect.cli._process import when_interrupted
 from resect.cli._terminal import console
-from resect.jobs.train import TrainJob
+from resect.data.names import require_data_spec
+from resect.models.names import require_model_spec
 from resect.network import schedules
-from resect.training.loop import Watch
+from resect.training.checkpoint import Kept
 from resect.training.recipe import Border, Decay, Precision
+from resect.training.recipes import load_recipe_file
+
+if TYPE_CHECKING:  # which loads torch; help does without
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from resect.training.loop import Watch
 
 
 def recipe_options(function: Decorated) -> Decorated:
@@ -62,13 +69,13 @@ def recipe_options(function: Decorated) -> Decorated:
 @click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="A folder for TensorBoard.")
 @click.option(
     "--save-every",
-    default=TrainJob.save_every,
+    default=Kept.every,
     show_default=True,
     type=click.FloatRange(min=0),
     help="Seconds between two checkpoints within an epoch.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@quiet_option
 @recipe_options
 def train(recipe: str, out: Path | None, quiet: bool, **options: Any) -> None:
     """Train a network by RECIPE: digits, cifar10 or a YAML file. Options that are given go before the recipe's.
@@ -78,9 +85,15 @@ def train(recipe: str, out: Path | None, quiet: bool, **options: Any) -> None:
     Writes half-precision safetensors and a model card. An interrupted training goes on where it stopped. On several
     GPUs or machines: `accelerate launch -m resect train ... --device cuda`.
     """
+    _refuse(recipe, options["model"], options["data"], options["test_data"])
+    from rich.progress import Progress
+
+    from resect.jobs.train import TrainJob
+
     job = TrainJob.from_options(recipe, out, options)
     terminal = console(stderr=True)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` started
+    when_interrupted(lambda: _kept(job.checkpoint))
     before = job.finished
     silent = quiet or bool(before) or not first
     with Progress(*_columns(), console=terminal, disable=silent, transient=True) as progress:
@@ -90,10 +103,28 @@ def train(recipe: str, out: Path | None, quiet: bool, **options: Any) -> None:
             "trained before; nothing was done again" if before else f"{card.environment['seconds']:.0f} s of training"
         )
         error, samples = card.found["test_error"], card.found["test_samples"]
-        terminal.print(f"{job.out}: test error {error:.2%} on {samples} samples, {took}.", soft_wrap=True)
+        terminal.print(f"Wrote {job.out}: test error {error:.2%} on {samples} samples, {took}.", soft_wrap=True)
+
+
+def _refuse(recipe: str, model: str | None, *data: str | None) -> None:
+    """Refuse what the text of the command shows, before torch is imported."""
+    load_recipe_file(recipe)
+    if model is not None:
+        require_model_spec(model if ":" in model else f"resect:{model}")
+    for spec in filter(None, data):
+        require_data_spec(spec)
+
+
+def _kept(checkpoint: Path) -> str:
+    """What is left of a training that is interrupted."""
+    if checkpoint.exists():
+        return f"{checkpoint} is kept: the same command goes on from there; the steps since it was written are lost."
+    return "No checkpoint was written yet, so nothing is kept: the same command starts anew."
 
 
 def _columns() -> tuple[TextColumn | BarColumn | TimeElapsedColumn | TimeRemainingColumn, ...]:
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     return (
         TextColumn("training {task.fields[name]}", markup=False),
         BarColumn(),
@@ -106,6 +137,8 @@ def _columns() -> tuple[TextColumn | BarColumn | TimeElapsedColumn | TimeRemaini
 
 def _follow(progress: Progress, name: str) -> Watch:
     """A bar of the images of the whole training."""
+    from resect.training.loop import Watch
+
     task = progress.add_task("", name=name, now="reading the data", total=None)
 
     def begin(total: int, seen: int) -> None:  # those of earlier sittings say nothing about the speed of this one

@@ -1,6 +1,5 @@
-"""Data sets, held in memory, and the specs by which they are named."""
+"""Data sets, held in memory, and the specs by which they are named; `__init__.pyi` lists what is imported when used."""
 
-from resect.data.samples import Samples
-from resect.data.specs import load_samples
+import lazy_loader
 
-__all__ = ["Samples", "load_samples"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

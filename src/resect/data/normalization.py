@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
-from resect.data.samples import Samples
 from resect.errors import DataError, SpecError
+
+if TYPE_CHECKING:  # what is asked is read without torch
+    from torch import Tensor
+
+    from resect.data.samples import Samples
 
 Origin = Literal["as asked", "of the model's card", "of the data spec"]
 _NAMED = {"none": "0/1", "imagenet": "0.485,0.456,0.406/0.229,0.224,0.225"}
@@ -61,6 +62,8 @@ class Normalization:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Inputs (N, C, H, W) of pixels in [0, 1] of the same shape."""
+        import torch
+
         mean, std = (torch.tensor(side).view(1, -1, 1, 1) for side in (self.mean, self.std))
         return (pixels - mean) / std
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import io
 import os
-import re
 import traceback
 import zipfile
 import zlib
@@ -19,12 +17,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from resect.data.names import require_data_spec
 from resect.data.normalization import Normalization, normalized
 from resect.data.samples import Samples
 from resect.errors import DataError, SpecError
 
 Split = Literal["train", "test"]
-KINDS = ("digits", "cifar10", "npz", "py")
 DIGITS_TEST = 500
 OWN = {"digits": "0.5/0.5", "cifar10": "0.4914,0.4822,0.4465/0.2470,0.2435,0.2616"}  # how specs normalise pixels
 
@@ -67,19 +65,16 @@ def load_samples(
             f"a data spec must be text such as 'digits', got {type(spec).__name__}. Samples of your own are "
             "resect.Samples, or (inputs, targets) batches."
         )
+    require_data_spec(spec)
     kind, _, rest = spec.partition(":")
-    if kind == "digits" and not rest:
+    if kind == "digits":
         samples = _digits(split, seed)
     elif kind == "cifar10":
         samples = _cifar10(spec, rest, split, limit)
-    elif kind == "npz" and rest:
+    elif kind == "npz":
         samples = _npz(spec, Path(rest))
-    elif kind == "py" and ":" in rest:
-        samples = _factory(spec, rest)
     else:
-        raise SpecError(
-            f"unknown data spec {spec!r}.{_hint(spec)} Known are digits, cifar10:DIR, npz:FILE and py:pkg.mod:factory."
-        )
+        samples = _factory(spec, rest)
     _require_channels_first(samples)
     samples, own = samples.limited(limit), OWN.get(kind)
     if samples.inputs.dtype == torch.uint8 and samples.inputs.ndim == 4:
@@ -95,23 +90,6 @@ def _require_channels_first(samples: Samples) -> None:
             f"the images of {samples.name} must be (N, C, H, W), but {shape} looks like (N, H, W, C). Transpose them: "
             "inputs.transpose(0, 3, 1, 2)."
         )
-
-
-def _hint(spec: str) -> str:
-    """What may be meant by a spec that is none."""
-    kind, _, rest = spec.partition(":")
-    if kind == "digits":
-        meant = "digits"
-    elif Path(spec).suffix in (".npz", ".npy"):
-        meant = f"npz:{spec}"
-    elif Path(spec).is_dir():
-        meant = f"cifar10:{spec}"
-    elif re.fullmatch(r"[a-z_][\w.]*:[a-z_]\w*", spec, re.IGNORECASE) and kind not in KINDS:
-        meant = f"py:{spec}"
-    else:
-        close = difflib.get_close_matches(kind.lower().replace("-", ""), KINDS, n=1)
-        meant = f"{close[0]}:{rest}".removesuffix(":") if close and close[0] != spec else ""
-    return f" Did you mean {meant}?" if meant else ""
 
 
 def _digits(split: Split, seed: int) -> Samples:

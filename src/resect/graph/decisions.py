@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Literal
 
 
 class Variant(Enum):
@@ -21,3 +22,6 @@ class Variant(Enum):
 
 Decision = int | None | Variant
 """The block whose branch a slot runs, None where it runs none, or a variant of its own block."""
+
+Removal = Literal["zero", "mean", "other sample"]
+"""What stands for a deleted branch."""

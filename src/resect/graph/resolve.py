@@ -9,21 +9,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from math import prod
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.fx import Node
 
-from resect.graph.decisions import Decision, Variant
+from resect.graph.decisions import Decision, Removal, Variant
 from resect.graph.keys import Keys
 from resect.graph.ops import VIEWS, gate, hint_shape, hints, op_name
 from resect.graph.program import Program, Ref, Step, substitute
 from resect.graph.slices import Sliced
 from resect.graph.slots import Slot
-
-Removal = Literal["zero", "mean", "other sample"]
 
 
 def zeros(reference: Tensor, sizes: Sequence[int | tuple[int]], dtype: torch.dtype) -> Tensor:

@@ -14,12 +14,13 @@ import pandas as pd
 from resect.errors import InputError, RunError
 from resect.jobs.environment import environment
 from resect.paths.measures import log2_effective, shortest_range
+from resect.runs import lock
 from resect.runs.command import command_line
 from resect.runs.record import Record, finished
 
 MOST = 8  # runs that a reader can tell apart in one figure
 _NEEDED = ("length", "layers", "log2_paths", "share", "norm")
-_OWN = ("record.json", "comparison.parquet", "figures")
+_OWN = ("record.json", "comparison.parquet", "figures", lock.FILE)
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class CompareJob:
         names = self.labels or _names([str(record.asked["model"]) for record in records], self.runs)
         record = self.compared(dict(zip(names, records, strict=True)))
         if out:
-            record.write(Path(out))
+            with lock.locked(Path(out), wait=True):
+                record.write(Path(out))
         return record
 
     def compared(self, records: Mapping[str, Record]) -> Record:
@@ -143,16 +145,14 @@ class CompareJob:
     def _records(self) -> list[Record]:
         folders = self.runs
         if not 2 <= len(folders) <= MOST:
-            raise InputError(
-                f"`RUN` must be given 2 to {MOST} times, got {len(folders)}. Name folders of finished runs."
-            )
+            raise InputError(f"`runs` must name 2 to {MOST} folders of finished runs, got {len(folders)}.")
         places = [folder.resolve() for folder in folders]
         for i, folder in enumerate(folders):
             if places[i] in places[:i]:
-                raise InputError(f"`RUN` must name different folders, got {folder} twice.")
+                raise InputError(f"`runs` must name different folders, got {folder} twice.")
         if self.labels and (len(self.labels) != len(folders) or len({*self.labels, ""}) <= len(self.labels)):
             raise InputError(
-                f"`--label` must be given once a run, {len(folders)} times, with names that differ, got "
+                f"`labels` must be given once a run, {len(folders)} times, with names that differ, got "
                 f"{', '.join(map(repr, self.labels))}."
             )
         return [_with_lengths(folder) for folder in folders]
@@ -204,9 +204,11 @@ def _with_lengths(folder: Path) -> Record:
     record = Record.read(folder)
     table = record.tables.get("lengths")
     if table is None:
+        plain = record.kind in ("study", "paths")
+        why = "a plain network, which has one path" if plain else f"`resect {record.kind}`, which measures no paths"
         raise RunError(
-            f"{folder} must hold lengths.parquet, but does not. `resect study` and `resect paths --out` write it, for "
-            "networks with residual joins."
+            f"{folder} holds a run of {why}. Compare runs of `resect study` and `resect paths --out`, of networks with "
+            "residual joins."
         )
     file = folder / "lengths.parquet"
     numbers = table.select_dtypes("number")

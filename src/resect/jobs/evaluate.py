@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,58 +18,23 @@ from resect.data import Samples
 from resect.digest import fingerprint
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine
-from resect.errors import DataError, InputError, SpecError
+from resect.errors import DataError
 from resect.graph.outputs import logits_of
+from resect.jobs.asked import EvaluateAsked
 from resect.jobs.fit import require_fit
 from resect.jobs.job import Advance, Answer, Job, Lab, digest_of, silent
-from resect.jobs.source import Source, split_spec
+from resect.jobs.source import Source
 from resect.jobs.warn import at_chance, random_weights
 from resect.measuring.batches import Batch, batches_of
 from resect.measuring.metrics import error_and_loss, positions
 from resect.measuring.statistics import mcnemar, paired_error_interval
 from resect.models.specs import LoadedModel
-from resect.runs.command import command_line
 from resect.runs.record import Record
 
 
 @dataclass(frozen=True)
-class EvaluateJob(Job):
-    """Networks to test on the same samples; the source is the first.
-
-    Attributes:
-        others: SPEC or SPEC@FILE of the other networks, each set beside the first.
-    """
-
-    verb: ClassVar[str] = "evaluate"
-    others: tuple[str, ...] = ()
-    batch_size: int = 500
-
-    @classmethod
-    def of(cls, data: str, models: Sequence[str], options: Mapping[str, Any]) -> EvaluateJob:
-        """The job for SPEC or SPEC@FILE of one network or more.
-
-        Raises:
-            SpecError: no network is named.
-            InputError: there is no such option.
-        """
-        if not models:
-            raise SpecError("`models` must name at least one network, got none.")
-        if "model_args" in options:
-            raise InputError("`model_args` is no option of evaluate: name networks that need none, or py: factories.")
-        spec, checkpoint = split_spec(models[0])
-        return cls.from_options(spec, data, {"checkpoint": checkpoint, "others": tuple(models[1:]), **options})
-
-    @property
-    def first(self) -> str:
-        """The first network, as it was named."""
-        checkpoint = self.source.checkpoint
-        return self.source.model if checkpoint is None else f"{self.source.model}@{checkpoint}"
-
-    def command(self) -> str:
-        """The command that does the same: data first, then the networks."""
-        defaults = {"limit": None, "normalize": None, "seed": 0, "device": "cpu", "dtype": "float32", "batch_size": 500}
-        given = {name: self.asked()[name] for name, default in defaults.items() if self.asked()[name] != default}
-        return command_line(self.verb, [str(self.source.data), self.first, *self.others], given)
+class EvaluateJob(EvaluateAsked, Job):
+    """Networks tested on the same samples."""
 
     def prepare(self, lab: Lab) -> _Networks:
         """Load all networks, each with the samples as it takes them."""

@@ -5,19 +5,18 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, fields
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import pandas as pd
 
 from resect.data import Samples
 from resect.engines.local import Local
-from resect.errors import InputError
+from resect.jobs.asked import Asked
 from resect.jobs.environment import environment
-from resect.jobs.source import Source
 from resect.network.unraveled import Unraveled
-from resect.runs.command import command_line
 from resect.runs.folder import RunFolder
 from resect.runs.record import Record
 
@@ -59,22 +58,8 @@ class Lab:
 
 
 @dataclass(frozen=True)
-class Job(ABC):
-    """What a verb was asked to do."""
-
-    verb: ClassVar[str]
-    source: Source
-
-    def asked(self) -> dict[str, Any]:
-        """The whole configuration, flat."""
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "source"}
-        return {**asdict(self.source), **own}
-
-    def command(self) -> str:
-        """The command that does the same; what is as by default is left out."""
-        options = {**_given(self.source), **_given(self)}
-        arguments = [self.source.model, *([self.source.data] if self.source.data else [])]
-        return command_line(self.verb, arguments, options)
+class Job(Asked, ABC):
+    """What a verb was asked to do, and how it is done."""
 
     def open(self, out: Path | str | None, track: Track) -> Lab:
         """The lab of a run in `out`, whose folder must be new, or of the same run."""
@@ -90,7 +75,12 @@ class Job(ABC):
         Raises:
             ResectError: something that was asked for cannot be done; nothing is lost or half written.
         """
-        lab, started = self.open(out, track), time.perf_counter()
+        lab = self.open(out, track)
+        with lab.folder.locked() if lab.folder else nullcontext():
+            return self._run(lab)
+
+    def _run(self, lab: Lab) -> Record:
+        started = time.perf_counter()
         subject = self.prepare(lab)
         if lab.folder and (record := lab.folder.finished(subject.made_of)):
             return record
@@ -111,21 +101,6 @@ class Job(ABC):
     @abstractmethod
     def answer(self, subject: Any, lab: Lab) -> Answer:
         """Measure it."""
-
-    @classmethod
-    def from_options(cls, model: str, data: str | None, options: Mapping[str, Any]) -> Self:
-        """A job from a network, data, and options of either the source or the job.
-
-        Raises:
-            InputError: there is no such option.
-        """
-        own, of_source = ({field.name for field in fields(kind)} for kind in (cls, Source))
-        unknown = sorted(set(options) - (own | of_source) | ({"source", "model", "data"} & set(options)))
-        if unknown:
-            known = ", ".join(sorted((own | of_source) - {"source", "model", "data"}))
-            raise InputError(f"`{unknown[0]}` must be an option of {cls.verb}, one of {known}.")
-        source = Source(model, data, **{name: value for name, value in options.items() if name in of_source})
-        return cls(source, **{name: value for name, value in options.items() if name in own})
 
 
 @dataclass(frozen=True)
@@ -148,13 +123,3 @@ def digest_of(loaded: Sequence[Samples]) -> str:
     return " ".join(
         dict.fromkeys(samples.digest() for samples in {id(samples): samples for samples in loaded}.values())
     )
-
-
-def _given(holder: Any) -> dict[str, Any]:
-    """The fields of a source or a job that differ from their defaults."""
-    own = [field for field in fields(holder) if field.name not in ("source", "model", "data")]
-    return {field.name: getattr(holder, field.name) for field in own if getattr(holder, field.name) != _default(field)}
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()

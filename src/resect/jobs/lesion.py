@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from resect.data import Samples
 from resect.data.normalization import plain_normalization
 from resect.engines.work import Arrays
 from resect.errors import InputError
-from resect.graph.resolve import Removal
+from resect.jobs.asked import LesionAsked
 from resect.jobs.job import Answer, Job, Lab, Subject
 from resect.jobs.warn import at_chance
 from resect.measuring.memory import bytes_per_sample
@@ -27,53 +27,11 @@ from resect.sweep.shapley import from_orders
 from resect.sweep.walk import Tour
 
 _TRYING = 0.1  # of the sweep's own work may go into the choice of batch size and memory format
-PLANS = ("single", "pairs", "random", "windows", "shuffled", "skips", "repeated", "shapley", "ensemble")
-MEMORY_FORMATS = ("auto", "contiguous", "channels-last")
 
 
 @dataclass(frozen=True)
-class LesionJob(Job):
-    """What a sweep runs, and in which batches.
-
-    Attributes:
-        plan: one of PLANS.
-        without: delete just these blocks together, by number or name, instead of a plan.
-        removal: what stands for a deleted branch.
-        counts: of random, the numbers of deleted blocks; of windows, their lengths.
-        repeats: of random and shuffled.
-        orders: of shapley, pairs of orders.
-        removed: of ensemble, blocks missing in every member; None for a tenth.
-        members: of ensemble.
-        metrics, precision, compile: as in `LesionSettings`.
-        batch_size: None for the fastest of several.
-        memory: bytes for values; None for half of what is free.
-        memory_format: "auto" for the faster, "contiguous" or "channels-last".
-        plain: lesion the layers of a plain network.
-    """
-
-    verb: ClassVar[str] = "lesion"
-    plan: str = "single"
-    without: tuple[int | str, ...] | None = None
-    removal: Removal = "zero"
-    counts: tuple[int, ...] | None = None
-    repeats: int = 5
-    orders: int = 20
-    removed: int | None = None
-    members: int = 32
-    metrics: tuple[str, ...] = LesionSettings.metrics  # type: ignore[assignment]  # names only
-    precision: float | None = None
-    batch_size: int | None = None
-    memory: int | None = None
-    memory_format: str = "auto"
-    compile: bool = False
-    plain: bool = False
-
-    def __post_init__(self) -> None:
-        self._settings(channels_last=False)  # says what is wrong with metrics and precision
-        if self.without is not None and self.plan != "single":
-            raise InputError(
-                f"`without` stands in the place of a plan, but `plan` is {self.plan!r}. Leave out one of them."
-            )
+class LesionJob(LesionAsked, Job):
+    """A sweep over one network."""
 
     def prepare(self, lab: Lab) -> Subject:
         """Load and unravel the network, and load the samples."""
@@ -88,12 +46,10 @@ class LesionJob(Job):
         """
         net, samples = subject.net, subject.samples
         plan = self.make_plan(net)
-        if self.plan == "ensemble" and self.removal != "zero":
-            raise InputError(f"`removal` of an ensemble must be 'zero', got {self.removal!r}.")
         tour = Tour.of(net.programs, [*plan.arrangements, *plan.references, net.intact])
         tried = self._choose(net, samples, tour, lab)
         size = int(tried["batch_size"][0])
-        settings = self._settings(channels_last=bool(tried["channels_last"][0]))
+        settings = self.settings(channels_last=bool(tried["channels_last"][0]))
         ran = {
             "batch_size": size,
             "channels_last": settings.channels_last,
@@ -136,8 +92,6 @@ class LesionJob(Job):
             "shapley": lambda: plans.orders(net, self.orders, seed),
             "ensemble": lambda: plans.random(net, [self._removed(net)], self.members, seed),
         }
-        if self.plan not in makers:
-            raise InputError(f"`plan` must be one of {', '.join(PLANS)}, got {self.plan!r}.")
         plan = makers[self.plan]()
         if not plan.arrangements:
             why = {
@@ -151,12 +105,6 @@ class LesionJob(Job):
 
     def _removed(self, net: Unraveled) -> int:
         return max(1, round(len(net.blocks) / 10)) if self.removed is None else self.removed
-
-    def _settings(self, *, channels_last: bool) -> LesionSettings:
-        settings = LesionSettings(self.metrics, self.precision, channels_last, self.compile, self.source.seed)
-        if any(callable(metric) for metric in self.metrics):
-            raise InputError("`metrics` of a job must be names; a function of your own goes to resect.lesion.")
-        return settings
 
     def _shapley(self, net: Unraveled, result: LesionResult) -> Answer:
         shapley = from_orders(net, result)

@@ -7,13 +7,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from resect.data.normalization import plain_normalization
 from resect.errors import DataError, InputError
+from resect.jobs.asked import PathsAsked
 from resect.jobs.job import Answer, Job, Lab, Subject
 from resect.network.unraveled import Unraveled
 from resect.paths.measures import Effective, log2_effective
@@ -35,33 +36,8 @@ _RMS_NAMES = {  # the columns of random signs under the names that sampled root 
 
 
 @dataclass(frozen=True)
-class PathsJob(Job):
-    """What to measure.
-
-    Attributes:
-        draws: sampled single paths of each length and batch; 0 for none.
-        sweeps: random signs a batch; 0 for none.
-        strongest: how many of the strongest paths to search for; 0 for none.
-        pairs: the share through each pair of blocks, too.
-        max_length: the longest paths that are told apart.
-        at, of, memory: as in `PathSettings`.
-        mass: of the effective range.
-        checkpoints: a folder of weights of this network, in the order of the numbers in their names.
-        batch_size: samples at a time; the strongest paths are those of the first batch.
-    """
-
-    verb: ClassVar[str] = "paths"
-    draws: int = 10
-    sweeps: int = 4
-    strongest: int = 10
-    pairs: bool = False
-    max_length: int | None = None
-    at: str | int = "auto"
-    of: str | int = "loss"
-    mass: float = 0.95
-    memory: int | None = None
-    checkpoints: Path | None = None
-    batch_size: int = 32
+class PathsJob(PathsAsked, Job):
+    """Measurements along the paths of one network."""
 
     @property
     def settings(self) -> PathSettings:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.utils._pytree as pytree
-
-from resect.data import Samples, load_samples
+from resect.data.names import require_data_spec
 from resect.data.normalization import Normalization
-from resect.errors import DataError, InputError
-from resect.jobs.fit import placed, require_fit
-from resect.jobs.warn import random_weights
-from resect.models.preprocessing import normalization_of
-from resect.models.specs import LoadedModel, Value, load_model
-from resect.network.unraveled import Unraveled, unravel
+from resect.errors import DataError, InputError, SpecError
+from resect.models.names import Value, require_model_spec
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+if TYPE_CHECKING:  # what is asked is checked, and refused, before torch is imported
+    import torch
+
+    from resect.data import Samples
+    from resect.models.specs import LoadedModel
+    from resect.network.unraveled import Unraveled
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ class Source:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise InputError(f"`dtype` must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
+        require_model_spec(self.model)
+        if self.data is not None:
+            require_data_spec(self.data)
         if self.normalize not in (None, "auto", "card"):
             Normalization.parse(str(self.normalize))  # says what is wrong with it
         elif self.normalize == "auto":
@@ -60,6 +63,8 @@ class Source:
     @property
     def card(self) -> Normalization | None:
         """How the card or configuration of the network says that its training normalised."""
+        from resect.models.preprocessing import normalization_of
+
         return normalization_of(self.model, self.checkpoint, self.model_args)
 
     def samples(self, *like: Samples) -> Samples:
@@ -73,6 +78,8 @@ class Source:
         """
         if self.data is None:
             raise DataError("`data` must name samples, such as digits; there is none.")
+        from resect.data import load_samples
+
         card = self.card
         for samples in like:
             if self._takes(samples, card):
@@ -80,7 +87,7 @@ class Source:
         samples = load_samples(self.data, limit=self.limit, normalize=self.normalize, card=card)
         if not samples.inputs.is_floating_point():
             return samples
-        return replace(samples, inputs=samples.inputs.to(DTYPES[self.dtype]))
+        return replace(samples, inputs=samples.inputs.to(self._dtype))
 
     def _takes(self, samples: Samples, card: Normalization | None) -> bool:
         """Whether samples of these data are normalised as this network takes them."""
@@ -101,13 +108,15 @@ class Source:
         Raises:
             DataError: nothing says what its inputs look like.
         """
+        from resect.models.specs import load_model
+
         loaded = load_model(
             self.model, checkpoint=self.checkpoint, model_args=self.model_args, samples=samples, seed=self.seed
         )
         if loaded.example is None:
             raise DataError(
-                f"{self.model} does not say what its inputs look like. Let the factory return (model, example), or "
-                "name data."
+                f"{self.model} does not say what its inputs look like. Let the factory return (model, example), where "
+                "example is a batch of its inputs."
             )
         return self.placed(loaded)
 
@@ -126,6 +135,10 @@ class Source:
             DataError: the samples do not fit the network.
             InputError: the network cannot be captured.
         """
+        from resect.jobs.fit import require_fit
+        from resect.jobs.warn import random_weights
+        from resect.network.unraveled import unravel
+
         samples = self.samples(*like)
         loaded = self.load(samples)
         try:
@@ -137,13 +150,26 @@ class Source:
 
     def placed(self, loaded: LoadedModel) -> LoadedModel:
         """A model on this device and in this dtype."""
-        placed(loaded.module, self.device, DTYPES[self.dtype])
+        from torch.utils import _pytree as pytree
+
+        from resect.jobs.fit import placed
+
+        placed(loaded.module, self.device, self._dtype)
         return replace(loaded, example=pytree.tree_map(self._place, loaded.example))
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        import torch
+
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
     def _place(self, leaf: Any) -> Any:
+        import torch
+
         if not isinstance(leaf, torch.Tensor):
             return leaf
-        return leaf.to(self.device, DTYPES[self.dtype] if leaf.is_floating_point() else leaf.dtype)
+        return leaf.to(self.device, self._dtype if leaf.is_floating_point() else leaf.dtype)
 
 
 def split_spec(text: str) -> tuple[str, Path | None]:
@@ -151,6 +177,8 @@ def split_spec(text: str) -> tuple[str, Path | None]:
     if not isinstance(text, str):
         return text, None  # which is refused where it is loaded
     spec, at, file = text.partition("@")
+    if at and not file:
+        raise SpecError(f"SPEC@FILE must name a file of weights, got {text!r}.")
     return spec, Path(file) if at else None
 
 

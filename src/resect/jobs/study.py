@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 
@@ -14,13 +14,15 @@ from resect.data.normalization import plain_normalization
 from resect.digest import key_digest
 from resect.errors import InputError
 from resect.jobs.answers import answer_depth, answer_ensemble, answer_gradient, multiplicity_row
+from resect.jobs.asked import DATA, MODEL, StudyAsked
 from resect.jobs.findings import Answers, PlainControl, StudySubject
 from resect.jobs.job import Answer, Job, Lab, Subject, Track, digest_of, silent
 from resect.jobs.paths import lengths_table
 from resect.jobs.source import Source, slug, split_spec
 from resect.jobs.train import TrainJob
 from resect.jobs.warn import at_chance
-from resect.models.specs import SHIPPED, bare_name, has_weights, load_card, load_model
+from resect.models.names import bare_name, is_shipped
+from resect.models.specs import load_card, load_model
 from resect.network.unraveled import Unraveled, require_blocks
 from resect.paths.sampled import sample_paths
 from resect.paths.settings import PathSettings, passing
@@ -34,50 +36,12 @@ from resect.training.loop import Watch
 from resect.training.recipe import Recipe
 from resect.training.recipes import NAMES, load_recipe_file
 
-MODEL, DATA = "resect:resnet110-digits", "digits"
 _NO_REORDERINGS = pd.DataFrame(columns=["swaps", "repeat", "kendall_tau", "error", "loss", "damage"])
 
 
 @dataclass(frozen=True)
-class StudyJob(Job):
-    """What a study measures, and how much.
-
-    Attributes:
-        beside: SPEC or SPEC@FILE of networks to set beside it; a resect: network without weights is trained first.
-        control: SPEC or SPEC@FILE of the plain network; by default the VGG-15 shipped for the data.
-        plain: take the network as a plain one, layer by layer.
-        retrain: train the shipped networks anew first.
-        repeats: random deletions for each number of blocks, and reorderings for each number of swaps.
-        gradient_samples: samples for the exact shares, in batches of `gradient_batch`.
-        draws: sampled single paths of each length and batch.
-        sweeps: random signs a batch, for the root mean square over all paths.
-        path_samples: samples for both, in batches of `path_batch`.
-    """
-
-    verb: ClassVar[str] = "study"
-    beside: tuple[str, ...] = ()
-    control: str | None = None
-    plain: bool = False
-    retrain: bool = False
-    repeats: int = 10
-    gradient_samples: int = 64
-    gradient_batch: int = 32
-    draws: int = 20
-    sweeps: int = 8
-    path_samples: int = 32
-    path_batch: int = 16
-    batch_size: int = 500
-
-    def __post_init__(self) -> None:
-        if isinstance(self.beside, str):
-            raise InputError(f"`beside` must be a tuple of networks, got the text {self.beside!r}.")
-        if self.retrain and (self.source.checkpoint or self.source.model_args or self.source.normalize):
-            raise InputError(
-                "`--retrain` trains by the shipped recipe: leave out --checkpoint, --model-arg and --normalize."
-            )
-        kind = (self.source.data or "").partition(":")[0]
-        if self.control is None and not self.plain and has_weights(f"vgg15-{kind}"):
-            object.__setattr__(self, "control", f"resect:vgg15-{kind}")
+class StudyJob(StudyAsked, Job):
+    """A study of one network."""
 
     def prepare(self, lab: Lab) -> _Networks:
         """Load (and where asked, train) the network under study, its control and those beside it."""
@@ -246,10 +210,10 @@ class _Loader:
     def _ready(self, source: Source) -> Source:
         """A source with weights: where it has none, or --retrain wants shipped ones anew, they are trained."""
         spec, checkpoint = source.model, source.checkpoint
-        if self.job.retrain and _shipped(spec):
+        if self.job.retrain and is_shipped(spec):
             bare = f"resect:{bare_name(spec.removeprefix('resect:'))}"
             return replace(source, model=bare, checkpoint=self._trained(spec))
-        if source is self.job.source or checkpoint or not spec.startswith("resect:") or _shipped(spec):
+        if source is self.job.source or checkpoint or not spec.startswith("resect:") or is_shipped(spec):
             return source
         return replace(source, checkpoint=self._trained(spec), normalize=None)
 
@@ -266,14 +230,10 @@ class _Loader:
         if not file.exists():
             self.lab.folder.open()
             known = load_recipe_file(kind)
-            settings = load_card(name).asked["recipe"] if _shipped(spec) else known.settings
+            settings = load_card(name).asked["recipe"] if is_shipped(spec) else known.settings
             recipe = Recipe(**settings | {"seed": self.job.source.seed})
             _train(TrainJob(bare, data, file, recipe, device=self.job.source.device, recipe_file=known), self.lab.track)
         return file
-
-
-def _shipped(spec: str) -> bool:
-    return spec.removeprefix("resect:") in SHIPPED
 
 
 def _train(job: TrainJob, track: Track) -> None:

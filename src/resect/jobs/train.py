@@ -20,7 +20,8 @@ from resect.jobs.environment import environment
 from resect.jobs.evaluate import mean_error_and_loss
 from resect.jobs.fit import placed, require_fit
 from resect.jobs.source import slug
-from resect.models.specs import SHIPPED, Value, bare_name, card_beside, load_model
+from resect.models.names import SHIPPED, Value, bare_name
+from resect.models.specs import card_beside, load_model
 from resect.runs.record import Record, plain
 from resect.training import loop
 from resect.training.checkpoint import Kept

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from resect.data.normalization import Normalization
-from resect.models.specs import SHIPPED, Value, card_beside, load_card
+from resect.models.names import SHIPPED, Value
+from resect.models.specs import card_beside, load_card
 
 
 def normalization_of(

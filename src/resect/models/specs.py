@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module, resources
@@ -17,52 +15,40 @@ from resect.data.samples import Samples
 from resect.data.specs import call_factory
 from resect.errors import CheckpointError, InputError, RunError, SpecError
 from resect.models.highway import CifarHighway
+from resect.models.names import (
+    WEIGHTS,
+    Value,
+    bare_name,
+    closest,
+    has_weights,
+    large_weights,
+    parts_of,
+    require_model_spec,
+)
 from resect.models.resnet import CifarResNet
 from resect.models.vgg import Vgg15
 from resect.runs.record import Record
 from resect.seeds import seeded
 from resect.weights import check_finite, load_checkpoint
 
-Value = str | int | float | bool
-KINDS = ("resect", "torchvision", "timm", "hf", "py")
-_WEIGHTS = resources.files("resect.models") / "weights"
-SHIPPED = tuple(sorted(file.name.removesuffix(".json") for file in _WEIGHTS.iterdir() if file.name.endswith(".json")))
-_PARTS = re.compile(
-    r"(?P<name>(?P<kind>resnet|highway)(?P<depth>\d+)|vgg15)(?:-w(?P<width>\d+))?(?:-x(?P<branches>\d+))?"
-    r"(?P<original>-original)?(?P<trained>-(?P<data>digits|cifar10)(?:-[a-z0-9-]+)?)?"
-)
-_NAMES = ("resnet20", "resnet56", "resnet110", "resnet110-original", "resnet56-x2", "highway27", "vgg15", *SHIPPED)
 _IMAGES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
 _DIGITS_WIDTH = {"vgg15": 16}
 
 
-def bare_name(shipped: str) -> str:
-    """The network of shipped weights: "resnet110" for "resnet110-cifar10-keep23"."""
-    parts = _PARTS.fullmatch(shipped)
-    return shipped.removesuffix(parts["trained"] or "") if parts else shipped
-
-
 def load_card(shipped: str) -> Record:
     """The model card of shipped weights, by their name: the record of their training."""
-    with resources.as_file(_WEIGHTS / f"{shipped}.json") as file:
+    with resources.as_file(WEIGHTS / f"{shipped}.json") as file:
         return Record.read(file)
 
 
 def card_beside(weights: Path) -> Record | None:
     """The model card that `resect train` wrote beside a weights file; None if there is none, or a damaged one."""
+    if not weights.name:  # a folder, such as "."
+        return None
     try:
         return Record.read(weights.with_suffix(".json"))
     except RunError:
         return None
-
-
-def has_weights(shipped: str) -> bool:
-    """Whether the weights of a card are here: in the package or, too large for it, in a clone of the repository."""
-    return (_WEIGHTS / f"{shipped}.safetensors").is_file() or _large(shipped).is_file()
-
-
-def _large(shipped: str) -> Path:
-    return Path(__file__).parents[3] / "weights" / f"{shipped}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -112,6 +98,7 @@ def load_model(
         SpecError: the spec is unknown, cannot be built, or needs a package that is not installed.
         CheckpointError: the weights are missing, damaged, of another network or not finite.
     """
+    require_model_spec(spec)
     if arguments is not None:
         raise InputError("`arguments` of load_model is now `model_args`.")
     if not isinstance(spec, str):
@@ -121,8 +108,6 @@ def load_model(
         )
     kind, _, rest = spec.partition(":")
     builders = {"resect": _resect, "torchvision": _torchvision, "timm": _timm, "hf": _hugging_face, "py": _factory}
-    if kind not in builders or not rest:
-        raise SpecError(f"unknown model spec {spec!r}.{_hint(spec, kind)} {_KNOWN}")
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
         model_args, samples = _as_trained(spec, checkpoint, model_args or {}, samples)
@@ -150,34 +135,9 @@ def _as_trained(
     return {**card.asked.get("arguments", {}), **model_args}, samples
 
 
-_KNOWN = (
-    "Known are resect:resnet110, resect:resnet110-w8 (width 8), resect:resnet110-x2 (two branches a block), "
-    "resect:resnet110-original, resect:highway27, resect:vgg15, those with weights "
-    f"({', '.join(f'resect:{name}' for name in SHIPPED)}), torchvision:NAME, timm:NAME, hf:ID and py:pkg.mod:factory."
-)
-
-
-def _hint(spec: str, kind: str) -> str:
-    if ":" not in spec and _PARTS.fullmatch(spec):
-        return f" Did you mean resect:{spec}?"
-    if kind == "resect":
-        return _closest(spec, [f"resect:{name}" for name in _NAMES])
-    close = [] if kind in KINDS else difflib.get_close_matches(kind, KINDS, n=1)
-    return f" Did you mean {close[0]}:?" if close else ""
-
-
 def _resect(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
-    parts = _PARTS.fullmatch(name)
-    if not parts or (parts["kind"] != "resnet" and (parts["original"] or parts["branches"])):
-        raise SpecError(f"unknown model spec {spec!r}.{_hint(spec, 'resect')} {_KNOWN}")
+    parts = parts_of(spec)
     shipped = parts["trained"] is not None
-    if shipped and name not in SHIPPED:
-        bare = bare_name(name)
-        raise SpecError(
-            f"no weights are shipped for {spec}, only for {', '.join(SHIPPED)}. Train them with "
-            f"`resect train {parts['data']} --model {bare} --out {name}.safetensors`, and load them with "
-            f"`resect:{bare} --checkpoint {name}.safetensors`."
-        )
     images = _IMAGES[parts["data"]] if samples is None and shipped else _image_shape(samples)
     trained_on = _IMAGES.get(parts["data"], images)
     if images[0] != trained_on[0] or (parts["kind"] is None and images != trained_on):
@@ -221,8 +181,8 @@ def _load_shipped(module: nn.Module, name: str) -> None:
             f"the weights {file} are too large for the package. Take weights/{file} from the repository of resect, and "
             f"load them with `resect:{bare_name(name)} --checkpoint {file}`."
         )
-    with resources.as_file(_WEIGHTS / f"{name}.safetensors") as path:
-        load_checkpoint(module, path if path.is_file() else _large(name))
+    with resources.as_file(WEIGHTS / f"{name}.safetensors") as path:
+        load_checkpoint(module, path if path.is_file() else large_weights(name))
 
 
 def _image_shape(samples: Samples | None) -> tuple[int, int, int]:
@@ -244,7 +204,7 @@ def _torchvision(spec: str, name: str, arguments: dict[str, Value], samples: Sam
     models = _optional("torchvision.models", spec, "vision")
     known = models.list_models()
     if name not in known:
-        raise SpecError(f"torchvision has no model {name!r}.{_closest(name, known)}")
+        raise SpecError(f"torchvision has no model {name!r}.{closest(name, known)}")
     settings: dict[str, Any] = dict(arguments)
     settings["weights"] = "DEFAULT" if settings.pop("pretrained", False) else None
     heads = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}.get(name, ())
@@ -267,7 +227,7 @@ def _timm(spec: str, name: str, arguments: dict[str, Value], samples: Samples | 
     timm = _optional("timm", spec, "vision")
     known = timm.list_models()
     if name.split(".")[0] not in known:
-        raise SpecError(f"timm has no model {name!r}.{_closest(name, known)}")
+        raise SpecError(f"timm has no model {name!r}.{closest(name, known)}")
     module = _build(spec, lambda: timm.create_model(name, **arguments))
     configuration: Any = module.default_cfg
     example = torch.zeros(1, *configuration["input_size"]) if samples is None else _example(samples)
@@ -276,6 +236,8 @@ def _timm(spec: str, name: str, arguments: dict[str, Value], samples: Samples | 
 
 
 def _hugging_face(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
+    if name[0] in "/.~" and not Path(name).is_dir():
+        raise SpecError(f"there is no folder {name}. hf:FOLDER needs one that `save_pretrained` wrote.")
     transformers = _optional("transformers", spec, "hf")
 
     missing: list[str] = []
@@ -327,8 +289,3 @@ def _optional(module: str, spec: str, extra: str) -> Any:
     except ImportError as error:
         package = module.split(".")[0]
         raise SpecError(f"{spec} needs {package}, which is not installed: pip install 'resect[{extra}]'.") from error
-
-
-def _closest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3)
-    return f" Close: {', '.join(close)}." if close else ""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from resect.errors import InputError, require_whole
 from resect.network.blocks import BlockLike
+
+if TYPE_CHECKING:  # a recipe names its schedule without torch
+    import torch
 
 
 class Schedule(ABC):
@@ -49,7 +51,7 @@ class FixedCount(Schedule):
     def running(self, blocks: int, step: int, generator: torch.Generator) -> frozenset[int]:
         """The blocks that run in `step`."""
         _require_keepable(self.keep, blocks)
-        return frozenset(torch.randperm(blocks, generator=generator)[: self.keep].tolist())
+        return _drawn(self.keep, blocks, generator)
 
     def survival(self, blocks: int) -> tuple[float, ...]:
         """`keep` / `blocks` for every branch."""
@@ -77,6 +79,8 @@ class StochasticDepth(Schedule):
 
     def running(self, blocks: int, step: int, generator: torch.Generator) -> frozenset[int]:
         """The blocks that run in `step`."""
+        import torch
+
         draws = torch.rand(blocks, generator=generator, dtype=torch.float64).tolist()
         return frozenset(i for i, (draw, p) in enumerate(zip(draws, self.survival(blocks), strict=True)) if draw < p)
 
@@ -107,7 +111,7 @@ class Progressive(Schedule):
         _require_keepable(self.keep, blocks)
         last = self.steps - 1
         count = self.keep + (blocks - self.keep) * step // last if step < last else blocks
-        return frozenset(torch.randperm(blocks, generator=generator)[:count].tolist())
+        return _drawn(count, blocks, generator)
 
 
 _TAKES = {"full": "", "fixed-count": "keep", "stochastic-depth": "survival", "progressive": "keep"}
@@ -130,7 +134,11 @@ def named(name: str, *, keep: int | None = None, survival: float | None = None, 
         raise InputError(f"`schedule` must be one of {', '.join(NAMES)}, got {name!r}.")
     for setting, value in (("keep", keep), ("survival", survival)):
         if value is not None and setting != _TAKES[name]:
-            raise InputError(f"`{setting}` must be left out for the schedule {name}, got {value}.")
+            owners = [other for other, taken in _TAKES.items() if taken == setting]
+            raise InputError(
+                f"`{setting}` belongs to the schedule{'s' if len(owners) > 1 else ''} {', '.join(owners)}, but the "
+                f"schedule is {name}. Leave it out, or choose another schedule."
+            )
     if name == "full":
         return Full()
     if name == "stochastic-depth":
@@ -138,6 +146,13 @@ def named(name: str, *, keep: int | None = None, survival: float | None = None, 
     if keep is None:
         raise InputError(f"`keep` must say how many blocks run, for the schedule {name}; it is missing.")
     return FixedCount(keep) if name == "fixed-count" else Progressive(keep, steps)
+
+
+def _drawn(count: int, blocks: int, generator: torch.Generator) -> frozenset[int]:
+    """So many of the blocks, at random."""
+    import torch
+
+    return frozenset(torch.randperm(blocks, generator=generator)[:count].tolist())
 
 
 def _require_keepable(keep: int, blocks: int) -> None:

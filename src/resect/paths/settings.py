@@ -14,7 +14,7 @@ from resect.errors import AccuracyError, InputError, require_whole, settings_or_
 from resect.graph.capture import cut_samples
 from resect.graph.routes import Routes
 from resect.measuring.batches import Batch
-from resect.measuring.memory import bytes_of_all_values, bytes_per_sample, free_bytes
+from resect.measuring.memory import bytes_of_all_values, bytes_per_sample, free_bytes, in_words
 from resect.network.unraveled import Unraveled, require_blocks
 from resect.paths.target import At, resolve_target
 from resect.paths.trace import Scalar, Trace
@@ -128,8 +128,8 @@ class Traces:
         needed = self._fixed + lanes * self._lane
         if needed > self.memory:
             raise InputError(
-                f"`memory` must hold one sample with {lanes} lanes, about {needed / 2**20:.1f} MiB, got "
-                f"{self.memory / 2**20:.1f} MiB. Give more, or a smaller `max_length`."
+                f"`memory` must hold one sample with {lanes} lanes, about {in_words(needed)}, got "
+                f"{in_words(self.memory)}. Give more, or a smaller `max_length`."
             )
         total, size = len(batch), max(1, self.memory // needed)
         if self.target.kind == "parameter" or self.net.batch_size is not None:  # it cannot be cut

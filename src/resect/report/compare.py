@@ -5,13 +5,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from resect.figures import comparison
 from resect.jobs.compare import Summary
+from resect.report.layout import print_table
 from resect.report.parts import Figures, save_figures, say
 from resect.runs.record import Record
 from resect.words import NOTHING, decimal, large, percent, power_of_two, span
@@ -41,15 +39,11 @@ def show(record: Record, console: Console) -> None:
     """Print a table with one row a run, then one line for the first run against every other."""
     summaries = [Summary(**row) for row in record.found["runs"]]
     sampled = any(summary.magnitude_range for summary in summaries)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    table.add_column("run", overflow="fold")
     held = f"{record.found['mass'] * 100:g} %"
-    ranges = (f"{held} of\nshare", *([f"{held} of\ncount ×\nnorm"] if sampled else []))
-    for heading in ("blocks", "layers", *ranges, "effective\ndepth", "effective\npaths"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for summary in summaries:
-        table.add_row(*map(Text, _cells(summary, sampled)))
-    console.print(table, "")
+    ranges = (f"{held} of share", *([f"{held} of count × norm"] if sampled else []))
+    headings = ("run", "blocks", "layers", *ranges, "effective depth", "effective paths")
+    rows = [_cells(summary, sampled) for summary in summaries]
+    print_table(console, headings, rows, names=("run",))
     for row, other in zip(record.found["changes"], summaries[1:], strict=True):
         say(console, _sentence(summaries[0], other, row["log2_effective_paths"]))
     for summary in summaries:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
+from resect.report.layout import print_table
 from resect.report.parts import say
 from resect.runs.record import Record
 from resect.words import count, decimal, percent, plural
@@ -15,17 +15,19 @@ def show(record: Record, console: Console) -> None:
     """Print one row a network."""
     networks = record.tables["networks"]
     samples = plural(int(networks["samples"][0]), "sample")
-    table = Table(title=f"Test error on {samples} of {record.asked['data']}, 95 % intervals")
-    for name in ("model", "parameters", "error", "loss", "to the first, points", "p"):
-        table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
+    rows = []
     for row in networks.to_dict("records"):
         error = f"{percent(row['error'], 2)}\n{decimal(100 * row['error_low'])} to {decimal(100 * row['error_high'])}"
         cells = [row["model"], count(row["parameters"]), error, decimal(row["loss"], 3), "", ""]
         if pd.notna(row.get("difference")):
             points = [decimal(100 * row[name]) for name in ("difference", "difference_low", "difference_high")]
             cells[-2:] = [f"{points[0]}\n{points[1]} to {points[2]}", f"{row['p_value']:.2g}"]
-        table.add_row(*cells)
-    console.print(table)
+        rows.append(cells)
+    headings = ("model", "parameters", "error", "loss", "to the first, points", "p")
+    title = f"Test error on {samples} of {record.asked['data']}, 95 % intervals"
+    print_table(console, headings, rows, names=("model",), title=title)
     if "normalization" in networks:
-        for how, rows in networks.groupby("normalization", sort=False):
-            say(console, f"Pixels, scaled to [0, 1], were normalised by mean/std {how} for {', '.join(rows['model'])}.")
+        for how, alike in networks.groupby("normalization", sort=False):
+            say(
+                console, f"Pixels, scaled to [0, 1], were normalised by mean/std {how} for {', '.join(alike['model'])}."
+            )

@@ -9,7 +9,9 @@ from typing import Protocol, cast
 from rich.console import Console
 
 from resect.errors import ResectError, RunError
-from resect.report.parts import say, table_of
+from resect.report.layout import print_table
+from resect.report.parts import say
+from resect.runs.lock import locked
 from resect.runs.record import FILE, Record
 from resect.words import duration
 
@@ -46,7 +48,10 @@ def draw(record: Record, folder: Path, *, again: bool = True) -> Path | None:
     if record.kind not in _DRAWN:
         return None
     place = folder / _DRAWN[record.kind]
-    return face.draw(record, folder) if again or not place.exists() else place
+    if place.exists() and not again:
+        return place
+    with locked(folder, wait=True):
+        return face.draw(record, folder)
 
 
 def listing(folder: Path, console: Console) -> None:
@@ -58,8 +63,7 @@ def listing(folder: Path, console: Console) -> None:
     if not folder.is_dir():
         raise RunError(f"`DIR` must be a folder, but {folder} is none.")
     names = ("run", "kind", "model", "data")
-    table = table_of(*names, "took", words=names)
-    broken = []
+    rows, broken = [], []
     files = [file for file in sorted(folder.rglob(FILE)) if file.is_file()]
     for file in files:
         try:
@@ -70,9 +74,9 @@ def listing(folder: Path, console: Console) -> None:
         asked, seconds = record.asked, record.environment.get("seconds")
         what = [str(asked.get(name, "")) for name in ("model", "data")]
         took = "" if seconds is None else duration(seconds)
-        table.add_row(str(file.parent.relative_to(folder)), record.kind, *what, took)
-    if table.row_count:
-        console.print(table)
+        rows.append((str(file.parent.relative_to(folder)), record.kind, *what, took))
+    if rows:
+        print_table(console, (*names, "took"), rows, names=names)
     say(console, *broken)
     if not files:
         say(console, f"There is no finished run in {folder}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from math import isfinite, nan
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import pandas as pd
 from rich.console import Console
 
 from resect.figures import carriers, ensembles, lesions, samples
-from resect.report.parts import Figures, save_figures, say, table_of
+from resect.report.layout import least_width, print_table
+from resect.report.parts import Figures, save_figures, say
 from resect.runs.record import Record
 from resect.words import plural
 
 _SHOWN = 60
 _ROW = "arrangement (row of the table)"
+_HEADINGS = {"disagreement": "disagree"}  # where eight columns of numbers have 80 characters
 _CLASSES_SHOWN = 50  # in one heat map
 _PERCENT = ("error", "damage", "agreement", "vote_error", "member_error", "independent_error", "disagreement")
 
@@ -31,10 +33,15 @@ def show(record: Record, console: Console) -> None:
     rows = main_table(record)
     columns = [str(name) for name in rows.columns if not str(name).endswith(("_low", "_high"))]
     columns = [name for name in columns if name not in ("name", "samples") or rows[name].nunique() > 1]
-    table = table_of(*(name.replace("_", " ") for name in columns), words=("name",))
-    for row in rows.head(_SHOWN).to_dict(orient="records"):
-        table.add_row(*(_cell(name, row) for name in columns))
-    console.print(table)
+    headings, names = [_HEADINGS.get(name, name.replace("_", " ")) for name in columns], {"name"} & set(columns)
+    shown, bracketed, bare = rows.head(_SHOWN).to_dict(orient="records"), _bracketed(columns, rows), []
+    cells = [[_cell(name, row, bracketed) for name in columns] for row in shown]
+    while bracketed and least_width(headings, cells, names) > console.width:
+        bare.append(bracketed.pop().replace("_", " "))
+        cells = [[_cell(name, row, bracketed) for name in columns] for row in shown]
+    print_table(console, headings, cells, names=names)
+    if bare:
+        say(console, f"There is no room for the intervals of: {', '.join(bare)}. --format json and --out DIR have all.")
     if len(rows) > _SHOWN:
         say(console, f"{plural(len(rows) - _SHOWN, 'more row')}; --format json or --out DIR gives all.")
     say(console, *sentences(record))
@@ -61,13 +68,18 @@ def sentences(record: Record) -> list[str]:
     return said
 
 
-def _cell(name: str, row: dict[Any, Any]) -> str:
-    """A value, with its interval where the table has one."""
+def _bracketed(columns: list[str], rows: pd.DataFrame) -> list[str]:
+    """The columns whose intervals the table has, those of the damage first."""
+    return sorted((name for name in columns if f"{name}_low" in rows), key=lambda name: name != "damage")
+
+
+def _cell(name: str, row: dict[Any, Any], bracketed: list[str]) -> str:
+    """A value, with its interval where there is one and room for it."""
     value = row[name]
     if not isinstance(value, float):
         return str(value)
     text = _number(name, value)
-    if isfinite(row.get(f"{name}_low", nan)):
+    if name in bracketed and isfinite(row[f"{name}_low"]):
         text += f" [{_number(name, row[f'{name}_low'])}, {_number(name, row[f'{name}_high'])}]"
     return text
 

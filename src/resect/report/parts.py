@@ -1,4 +1,4 @@
-"""What reports are made of: sentences, tables, files of figures."""
+"""What reports are made of: sentences, files of figures."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from resect.figures.style import SETTINGS, figure_of
@@ -25,18 +23,10 @@ def say(console: Console, *sentences: str) -> None:
         console.print(Text(sentence), soft_wrap=True)
 
 
-def table_of(*headings: str, words: tuple[str, ...] = ()) -> Table:
-    """A table of numbers, set to the right; the columns of `words` are set to the left."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in words else "right", overflow="fold")
-    return table
-
-
 def save_figures(figures: Figures, run: Path) -> Path:
     """Draw figures in this look and write figures/NAME.png into a run folder; each appears whole or not at all."""
     folder = run / "figures"
-    place = folder if folder.exists() else run / "figures.tmp"  # all appear at once
+    place = folder if folder.exists() else run / "figures.tmp"  # all appear at once; of one process
     place.mkdir(parents=True, exist_ok=True)
     for name, draw in figures.items():
         with mpl.rc_context(SETTINGS), whole(place / f"{name}.png") as temporary:

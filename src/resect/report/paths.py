@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from resect.figures import carriers, paths
 from resect.figures.style import side_by_side
 from resect.paths.measures import Effective, interaction_of, most_tied
+from resect.report.layout import print_table
 from resect.report.parts import Figures, save_figures, say
 from resect.runs.record import Record
 from resect.words import contribute, decimal, lengths, named, part, percent, plural, power_of_ten, two_to
@@ -30,19 +29,16 @@ def show(record: Record, console: Console) -> None:
     by_length, effective = record.tables["lengths"], record.found["effective"]
     place, sampled = record.found["at"], "path_norm" in by_length
     rows = plural(record.found["samples"], "sample" if place in ("input", "stem") else "gradient")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.title = f"{record.asked['model']}: the gradient at {place} by path length, {rows}"
-    names = ["length", "layers", "paths", "share %", "±", "norm"]
-    names += ["one path", "count x it %"] if sampled else []
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    title = f"{record.asked['model']}: the gradient at {place} by path length, {rows}"
+    headings = ["length", "layers", "paths", "share %", "±", "norm"]
+    headings += ["one path", "count × it %"] if sampled else []
     measures = [name for name in ("share", "magnitude", "magnitude_rms") if name in by_length]
     known = by_length[by_length["share"].notna()]
     shown = known[(known[measures].abs() > _SHOWN).any(axis=1)]
-    for row in shown.to_dict("records"):
-        bold = effective is not None and effective["low"] <= int(row["length"]) <= effective["high"]
-        table.add_row(*_cells(row, sampled), style="bold" if bold else "")
-    console.print(table)
+    low, high = (effective["low"], effective["high"]) if effective else (0, -1)
+    bold = {number for number, length in enumerate(shown["length"]) if low <= int(length) <= high}
+    cells = [_cells(row, sampled) for row in shown.to_dict("records")]
+    print_table(console, headings, cells, title=title, bold=bold)
     say(console, *sentences(record))
     if len(shown) < len(known):
         say(console, f"Lengths that carry at most {part(_SHOWN)} are left out; --format json and --out DIR have them.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from resect.report.parts import say, table_of
+from resect.report.layout import print_table
+from resect.report.parts import say
 from resect.runs.record import Record
 from resect.words import count, decimal, duration, percent, plural
 
@@ -20,7 +21,8 @@ def show(record: Record, console: Console) -> None:
         f"Made by: {record.command}",
     )
     if curve := trained.get("curve"):
-        table = table_of("epoch", "loss", "error", "seconds")
-        for row in curve:
-            table.add_row(str(row["epoch"]), decimal(row["loss"], 3), percent(row["error"]), f"{row['seconds']:.0f}")
-        console.print(table)
+        rows = [
+            (str(row["epoch"]), decimal(row["loss"], 3), percent(row["error"]), f"{row['seconds']:.0f}")
+            for row in curve
+        ]
+        print_table(console, ("epoch", "loss", "error", "seconds"), rows)

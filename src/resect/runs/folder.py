@@ -7,9 +7,9 @@ again finds the finished pieces and does the rest.
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
+import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import yaml
 
 from resect.digest import key_digest
 from resect.engines.work import Arrays
-from resect.errors import RunError
+from resect.errors import DamagedError, ResectWarning, RunError
 from resect.files import whole, write_text
+from resect.runs import lock
 from resect.runs.older import refuse_older
 from resect.runs.record import SCHEMA, Record, finished, plain
 
@@ -46,11 +47,20 @@ class RunFolder:
             refuse_older(path)
         if file.exists():
             self._check_same(file)
-        elif path.exists() and (not path.is_dir() or any(file.suffix != ".tmp" for file in path.iterdir())):
+        elif path.exists() and not path.is_dir():
+            raise RunError(f"{path} must be a run folder, but is a file. Choose another --out.")
+        elif path.exists() and any(file.suffix not in (".tmp", ".lock") for file in path.iterdir()):
             raise RunError(f"{path} must be a run folder or an empty one, but holds other files. Choose another --out.")
         existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-        if not os.access(existing, os.W_OK):
+        if not existing.is_dir():
+            raise RunError(f"{path} must be a folder that can be made, but {existing} is a file.")
+        if not os.access(existing, os.W_OK) and not finished(path):
             raise RunError(f"{path} must be a folder that can be made, but {existing} cannot be written to.")
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other processes out; a finished run that cannot be written to is only read."""
+        only_read = finished(self.path) and not os.access(self.path, os.W_OK)
+        return nullcontext() if only_read else lock.locked(self.path)
 
     def open(self) -> None:
         """Make the folder and write its configuration, if that is still to be done."""
@@ -69,17 +79,25 @@ class RunFolder:
             raise RunError(f"{file} is damaged. Delete the folder, or choose another --out.")
         there, here = ({**run, **run["asked"], "asked": None} for run in (content, self.configuration))
         names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+        if "kind" in names:  # of which the others follow
+            names = ["kind"]
         if names:
             changes = ", ".join(f"{n}: {there.get(n)!r} there, {here.get(n)!r} here" for n in names[:3])
             raise RunError(f"{file.parent} holds a run with another configuration ({changes}). Choose another --out.")
 
     def get(self, key: Mapping[str, Any]) -> Arrays | None:
         """What was kept under a key; None if there is nothing, or a damaged file, whose piece is done again."""
+        file = self._part(key)
         try:
-            with self._part(key).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)  # reading checks the checksum of every array
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+                kept = dict(arrays)  # reading checks the checksum of every array
+        except FileNotFoundError:
             return None
+        except Exception:  # numpy and zipfile raise nearly anything for bytes that are not theirs
+            kept = {}
+        if not kept:
+            warnings.warn(f"{file} is damaged: its piece of work is done again.", ResectWarning, stacklevel=2)
+        return kept or None
 
     def put(self, key: Mapping[str, Any], arrays: Arrays) -> None:
         """Keep a result; the file appears whole or not at all."""
@@ -98,7 +116,11 @@ class RunFolder:
         """
         if not finished(self.path):
             return None
-        record = Record.read(self.path)
+        try:
+            record = Record.read(self.path)
+        except DamagedError as error:
+            warnings.warn(f"{error} It does so now.", ResectWarning, stacklevel=2)
+            return None
         changed = [what for what in made_of if record.made_of.get(what) != plain(made_of[what])]
         if changed:
             raise RunError(

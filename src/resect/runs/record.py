@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from resect.errors import RunError
+from resect.errors import DamagedError, RunError
 from resect.figures.shown import first_rows
 from resect.files import whole, write_text
 from resect.runs.older import refuse_older
@@ -25,7 +25,7 @@ from resect.words import plural
 
 SCHEMA = 1
 FILE = "record.json"
-_AGAIN = "Delete record.json there and give the same command again."
+_AGAIN = "The command that made the run makes it anew."
 _PARTS = ("kind", "asked", "made_of", "environment", "command", "found")
 
 
@@ -107,7 +107,7 @@ class Record:
             return cls(**{name: content[name] for name in _PARTS})
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "does not exist"
-            raise RunError(f"`RUN` must be the folder of a finished run, or a model card, but {folder} {what}.")
+            raise RunError(f"the run must be the folder of a finished run, or a model card, but {folder} {what}.")
         refuse_older(folder)
         file = folder / FILE
         if not file.is_file():
@@ -131,21 +131,21 @@ def _content(file: Path) -> dict[str, Any]:
         schema = content["schema"]
         missing = [name for name in (*_PARTS, "tables") if name not in content]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file} is damaged. {_AGAIN}") from error
+        raise DamagedError(f"{file} is damaged. {_AGAIN}") from error
     if schema != SCHEMA:
         raise RunError(f"{file} must have the schema {SCHEMA}, got {schema!r}: another version of resect wrote it.")
     if missing:
-        raise RunError(f"{file} is damaged: `{missing[0]}` is missing. {_AGAIN}")
+        raise DamagedError(f"{file} is damaged: `{missing[0]}` is missing. {_AGAIN}")
     return dict(content)
 
 
 def _table(file: Path) -> pd.DataFrame:
     if not file.is_file():
-        raise RunError(f"there is no file {file}, which belongs to the run. {_AGAIN}")
+        raise DamagedError(f"there is no file {file}, which belongs to the run. {_AGAIN}")
     try:
         return pd.read_parquet(file)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise RunError(f"{file} is damaged. {_AGAIN}") from error
+        raise DamagedError(f"{file} is damaged. {_AGAIN}") from error
 
 
 def plain(value: Any) -> Any:

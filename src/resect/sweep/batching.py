@@ -9,7 +9,7 @@ from typing import Any
 
 from resect.errors import InputError
 from resect.graph.capture import cut_samples
-from resect.measuring.memory import bytes_per_sample, free_bytes
+from resect.measuring.memory import bytes_per_sample, free_bytes, in_words
 from resect.measuring.timing import shortest
 from resect.network.unraveled import Unraveled
 from resect.sweep.execution import Execution
@@ -64,8 +64,8 @@ class Choices:
         fitting = tuple(dict.fromkeys(c for c in wanted if c * each <= allowed))
         if not fitting:
             raise InputError(
-                f"`memory` must hold a batch of {min(wanted)}, about {min(wanted) * each / 2**20:.0f} MiB, got "
-                f"{allowed / 2**20:.0f} MiB. Give more, or a smaller batch size."
+                f"`memory` must hold a batch of {min(wanted)}, about {in_words(min(wanted) * each)}, got "
+                f"{in_words(allowed)}. Give more, or a smaller batch size."
             )
         images = any(len(entry.shape) == 4 and entry.dtype.is_floating_point for entry in net.inputs)
         formats = (False, True) if images else (False,)

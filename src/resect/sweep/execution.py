@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from resect.errors import DataError, InputError
+from resect.graph.decisions import Removal
 from resect.graph.program import Environment, Program
-from resect.graph.resolve import Programs, Removal
+from resect.graph.resolve import Programs
 from resect.measuring.batches import Batches, batches_of, channels_last, to_device, widest_float
 from resect.network.unraveled import Unraveled
 from resect.sweep.compiled import Run, compiled

@@ -12,8 +12,8 @@ from torch import Tensor
 from resect.digest import tensors_digest
 from resect.engines.work import Arrays, Progress
 from resect.errors import DataError
+from resect.graph.decisions import Removal
 from resect.graph.outputs import logits_of
-from resect.graph.resolve import Removal
 from resect.measuring.batches import Batch
 from resect.measuring.metrics import agreement, divergence, error_and_loss
 from resect.network.arrangement import Arrangement

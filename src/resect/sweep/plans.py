@@ -13,8 +13,7 @@ from typing import Any, get_args
 from scipy.stats import kendalltau
 
 from resect.errors import InputError, require_whole
-from resect.graph.decisions import Decision, Variant
-from resect.graph.resolve import Removal
+from resect.graph.decisions import Decision, Removal, Variant
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled, require_blocks
 from resect.words import plural

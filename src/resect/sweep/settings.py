@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from resect.errors import InputError
 
-UserMetric = Callable[[Any, Tensor], Tensor]
+if TYPE_CHECKING:  # the command line shows these settings without torch
+    from torch import Tensor
+
+UserMetric: TypeAlias = "Callable[[Any, Tensor], Tensor]"
 METRICS = ("error", "loss", "agreement", "kl")
 
 

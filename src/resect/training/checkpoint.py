@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from resect.errors import RunError
 from resect.files import DAMAGED, whole
 
@@ -74,9 +72,11 @@ class Checkpoint:
         if self.path is None:
             return
         content = {name: part.state_dict() for name, part in parts.items()} | self.made_with | vars(progress)
+        import torch
+
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(self.path) as temporary:
-            torch.save(content, temporary)
+        with whole(self.path) as temporary, temporary.open("wb") as file:  # a file says what the disk refuses
+            torch.save(content, file)
 
     def resume(self, parts: dict[str, Stateful]) -> Progress:
         """Take up the file, if there is one.
@@ -106,6 +106,8 @@ class Checkpoint:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    import torch
+
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:  # of the disk, which may be read again

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from resect.jobs.findings import Study
+from resect.report.layout import table_of
 from resect.report.study.answers import COMPARED, AnsweredQuestion, answers, comparison
 from resect.words import plural
 
@@ -38,7 +38,7 @@ def _limited(text: Text) -> Table:
 
 def _table(answer: AnsweredQuestion) -> Table:
     """Measures and values; where columns are few, the names of the measures give way first."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+    table = table_of()
     table.add_column("measure", max_width=46, overflow="fold")
     longest = max(len(measure.here) for measure in answer.measures)
     table.add_column("this network", style="bold", no_wrap=longest <= 34, max_width=34, overflow="fold")
@@ -49,7 +49,7 @@ def _table(answer: AnsweredQuestion) -> Table:
 
 
 def _comparison(rows: list[tuple[str, ...]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+    table = table_of()
     longest = max(len(row[0]) for row in rows)
     table.add_column(COMPARED[0], no_wrap=longest <= 24, max_width=36, overflow="fold")
     for heading in COMPARED[1:]:

@@ -1,0 +1,2 @@
+from .samples import Samples as Samples
+from .specs import load_samples as load_samples

@@ -1,0 +1,292 @@
+"""What verbs can be asked: options, their defaults, and what does not go together. All of it is known without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from resect.errors import InputError, SpecError
+from resect.graph.decisions import Removal
+from resect.jobs.source import Source, split_spec
+from resect.models.names import SPECIFIC, has_weights, is_shipped, require_model_spec
+from resect.runs.command import command_line
+from resect.sweep.settings import LesionSettings
+
+MODEL, DATA = "resect:resnet110-digits", "digits"  # of a study
+PLANS = ("single", "pairs", "random", "windows", "shuffled", "skips", "repeated", "shapley", "ensemble")
+MEMORY_FORMATS = ("auto", "contiguous", "channels-last")
+_LESIONS = tuple(plan for plan in PLANS if plan != "ensemble")
+_PLANS_OF = {  # options of a sweep that some plans make nothing of
+    "removal": ("single", "pairs", "random", "windows", "shapley"),
+    "counts": ("random", "windows", "shuffled"),
+    "repeats": ("random", "shuffled"),
+    "orders": ("shapley",),
+    "removed": ("ensemble",),
+    "members": ("ensemble",),
+    "metrics": _LESIONS,
+    "precision": _LESIONS,
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a verb is asked to do."""
+
+    verb: ClassVar[str]
+    source: Source
+
+    def __post_init__(self) -> None:
+        self._refuse_idle(_given(self))
+
+    def idle(self) -> dict[str, str]:
+        """The options that mean nothing beside the others, and what they are options of."""
+        return {}
+
+    def _refuse_idle(self, given: Collection[str]) -> None:
+        for name, why in self.idle().items():
+            if name in given:
+                raise InputError(f"`{name}` is an option {why}. Leave it out.")
+
+    def asked(self) -> dict[str, Any]:
+        """The whole configuration, flat."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "source"}
+        return {**asdict(self.source), **own}
+
+    def command(self) -> str:
+        """The command that does the same; what is as by default is left out."""
+        options = {**_given(self.source), **_given(self)}
+        arguments = [self.source.model, *([self.source.data] if self.source.data else [])]
+        return command_line(self.verb, arguments, options)
+
+    @classmethod
+    def from_options(cls, model: str, data: str | None, options: Mapping[str, Any]) -> Self:
+        """A job from a network, data, and options of either the source or the job.
+
+        Raises:
+            InputError: there is no such option, or one is given that means nothing beside the others.
+        """
+        own, of_source = ({field.name for field in fields(kind)} for kind in (cls, Source))
+        unknown = sorted(set(options) - (own | of_source) | ({"source", "model", "data"} & set(options)))
+        if unknown:
+            known = ", ".join(sorted((own | of_source) - {"source", "model", "data"}))
+            raise InputError(f"`{unknown[0]}` must be an option of {cls.verb}, one of {known}.")
+        source = Source(model, data, **{name: value for name, value in options.items() if name in of_source})
+        asked = cls(source, **{name: value for name, value in options.items() if name in own})
+        asked._refuse_idle([name for name, value in options.items() if value is not None])  # as by default, too
+        return asked
+
+
+@dataclass(frozen=True)
+class LesionAsked(Asked):
+    """What a sweep runs, and in which batches.
+
+    Attributes:
+        plan: one of PLANS.
+        without: delete just these blocks together, by number or name, instead of a plan.
+        removal: what stands for a deleted branch.
+        counts: of random, the numbers of deleted blocks; of windows, their lengths; of shuffled, the numbers of swaps.
+        repeats: of random and shuffled.
+        orders: of shapley, pairs of orders.
+        removed: of ensemble, blocks missing in every member; None for a tenth.
+        members: of ensemble.
+        metrics, precision, compile: as in `LesionSettings`.
+        batch_size: None for the fastest of several.
+        memory: bytes for values; None for half of what is free.
+        memory_format: "auto" for the faster, "contiguous" or "channels-last".
+        plain: lesion the layers of a plain network.
+    """
+
+    verb: ClassVar[str] = "lesion"
+    plan: str = "single"
+    without: tuple[int | str, ...] | None = None
+    removal: Removal = "zero"
+    counts: tuple[int, ...] | None = None
+    repeats: int = 5
+    orders: int = 20
+    removed: int | None = None
+    members: int = 32
+    metrics: tuple[str, ...] = LesionSettings.metrics  # type: ignore[assignment]  # names only
+    precision: float | None = None
+    batch_size: int | None = None
+    memory: int | None = None
+    memory_format: str = "auto"
+    compile: bool = False
+    plain: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.metrics, str):
+            object.__setattr__(self, "metrics", (self.metrics,))
+        self.settings(channels_last=False)  # says what is wrong with metrics and precision
+        if self.plan not in PLANS:
+            raise InputError(f"`plan` must be one of {', '.join(PLANS)}, got {self.plan!r}.")
+        if self.without is not None and self.plan != "single":
+            raise InputError(
+                f"`without` stands in the place of a plan, but `plan` is {self.plan!r}. Leave out one of them."
+            )
+        super().__post_init__()
+
+    def idle(self) -> dict[str, str]:
+        """The options that this plan makes nothing of."""
+        here = f"the plan is {self.plan}" if self.without is None else "`without` stands in the place of a plan"
+        return {
+            name: f"of the plan{'s' if len(plans) > 1 else ''} {', '.join(plans)}, but here {here}"
+            for name, plans in _PLANS_OF.items()
+            if self.plan not in plans
+        }
+
+    def settings(self, *, channels_last: bool) -> LesionSettings:
+        """How the sweep runs."""
+        if any(callable(metric) for metric in self.metrics):
+            raise InputError("`metrics` of a job must be names; a function of your own goes to resect.lesion.")
+        return LesionSettings(self.metrics, self.precision, channels_last, self.compile, self.source.seed)
+
+
+@dataclass(frozen=True)
+class PathsAsked(Asked):
+    """What to measure.
+
+    Attributes:
+        draws: sampled single paths of each length and batch; 0 for none.
+        sweeps: random signs a batch; 0 for none.
+        strongest: how many of the strongest paths to search for; 0 for none.
+        pairs: the share through each pair of blocks, too.
+        max_length: the longest paths that are told apart.
+        at, of, memory: as in `PathSettings`.
+        mass: of the effective range.
+        checkpoints: a folder of weights of this network, in the order of the numbers in their names.
+        batch_size: samples at a time; the strongest paths are those of the first batch.
+    """
+
+    verb: ClassVar[str] = "paths"
+    draws: int = 10
+    sweeps: int = 4
+    strongest: int = 10
+    pairs: bool = False
+    max_length: int | None = None
+    at: str | int = "auto"
+    of: str | int = "loss"
+    mass: float = 0.95
+    memory: int | None = None
+    checkpoints: Path | None = None
+    batch_size: int = 32
+
+    def idle(self) -> dict[str, str]:
+        """Random signs serve all lengths at once: where shares stop, there is no room for them."""
+        stops = self.max_length is not None and self.sweeps > 0
+        return {"sweeps": "of measuring all lengths, but `max_length` is given"} if stops else {}
+
+
+@dataclass(frozen=True)
+class StudyAsked(Asked):
+    """What a study measures, and how much.
+
+    Attributes:
+        beside: SPEC or SPEC@FILE of networks to set beside it; a resect: network without weights is trained first.
+        control: SPEC or SPEC@FILE of the plain network; by default the VGG-15 shipped for the data.
+        plain: take the network as a plain one, layer by layer.
+        retrain: train the shipped networks anew first.
+        repeats: random deletions for each number of blocks, and reorderings for each number of swaps.
+        gradient_samples: samples for the exact shares, in batches of `gradient_batch`.
+        draws: sampled single paths of each length and batch.
+        sweeps: random signs a batch, for the root mean square over all paths.
+        path_samples: samples for both, in batches of `path_batch`.
+    """
+
+    verb: ClassVar[str] = "study"
+    beside: tuple[str, ...] = ()
+    control: str | None = None
+    plain: bool = False
+    retrain: bool = False
+    repeats: int = 10
+    gradient_samples: int = 64
+    gradient_batch: int = 32
+    draws: int = 20
+    sweeps: int = 8
+    path_samples: int = 32
+    path_batch: int = 16
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        if isinstance(self.beside, str):
+            raise InputError(f"`beside` must be a tuple of networks, got the text {self.beside!r}.")
+        if self.retrain and (self.source.checkpoint or self.source.model_args or self.source.normalize):
+            raise InputError(
+                "`--retrain` trains by the shipped recipe: leave out --checkpoint, --model-arg and --normalize."
+            )
+        kind = (self.source.data or "").partition(":")[0]
+        if self.control is None and not self.plain and has_weights(f"vgg15-{kind}"):
+            object.__setattr__(self, "control", f"resect:vgg15-{kind}")
+        for text in self._others:
+            require_model_spec(split_spec(text)[0])
+        super().__post_init__()
+
+    @property
+    def _others(self) -> list[str]:
+        return [*self.beside, *([self.control] if self.control else [])]
+
+    def idle(self) -> dict[str, str]:
+        """Measures of paths, where no network has more than one; and training, where no network is shipped."""
+        names = ["draws", "sweeps", "path_samples", "path_batch"] if self.plain else []
+        names += ["gradient_samples", "gradient_batch"] if self.plain and not self.beside else []
+        idle = dict.fromkeys(names, "of networks with residual joins, but `plain` takes this one layer by layer")
+        if not any(is_shipped(split_spec(text)[0]) for text in (self.source.model, *self._others)):
+            idle["retrain"] = "for shipped networks, but none is named here"
+        return idle
+
+
+@dataclass(frozen=True)
+class EvaluateAsked(Asked):
+    """Networks to test on the same samples; the source is the first.
+
+    Attributes:
+        others: SPEC or SPEC@FILE of the other networks, each set beside the first.
+    """
+
+    verb: ClassVar[str] = "evaluate"
+    others: tuple[str, ...] = ()
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        for text in self.others:
+            require_model_spec(split_spec(text)[0])
+
+    @classmethod
+    def of(cls, data: str, models: Sequence[str], options: Mapping[str, Any]) -> Self:
+        """The job for SPEC or SPEC@FILE of one network or more.
+
+        Raises:
+            SpecError: no network is named.
+            InputError: there is no such option.
+        """
+        if not models:
+            raise SpecError("`models` must name at least one network, got none.")
+        if "model_args" in options:
+            raise InputError("`model_args` is no option of evaluate: name networks that need none, or py: factories.")
+        spec, checkpoint = split_spec(models[0])
+        if data.partition(":")[0] in SPECIFIC:
+            raise SpecError(f"evaluate takes the data first and then networks, got {data} first.")
+        return cls.from_options(spec, data, {"checkpoint": checkpoint, "others": tuple(models[1:]), **options})
+
+    @property
+    def first(self) -> str:
+        """The first network, as it was named."""
+        checkpoint = self.source.checkpoint
+        return self.source.model if checkpoint is None else f"{self.source.model}@{checkpoint}"
+
+    def command(self) -> str:
+        """The command that does the same: data first, then the networks."""
+        defaults = {"limit": None, "normalize": None, "seed": 0, "device": "cpu", "dtype": "float32", "batch_size": 500}
+        given = {name: self.asked()[name] for name, default in defaults.items() if self.asked()[name] != default}
+        return command_line(self.verb, [str(self.source.data), self.first, *self.others], given)
+
+
+def _given(holder: Any) -> dict[str, Any]:
+    """The fields of a source or a job that differ from their defaults."""
+    own = [field for field in fields(holder) if field.name not in ("source", "model", "data")]
+    return {field.name: getattr(holder, field.name) for field in own if getattr(holder, field.name) != _default(field)}
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()

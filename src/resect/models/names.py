@@ -1,0 +1,94 @@
+"""What the text of a model spec says, before anything is built; and which weights are shipped."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from importlib import resources
+from pathlib import Path
+
+from resect.data.names import LIKE
+from resect.errors import SpecError
+
+Value = str | int | float | bool
+SPECIFIC = ("resect", "torchvision", "timm", "hf")  # of models alone
+KINDS = (*SPECIFIC, "py")
+WEIGHTS = resources.files("resect.models") / "weights"
+SHIPPED = tuple(sorted(file.name.removesuffix(".json") for file in WEIGHTS.iterdir() if file.name.endswith(".json")))
+_PARTS = re.compile(
+    r"(?P<name>(?P<kind>resnet|highway)(?P<depth>\d+)|vgg15)(?:-w(?P<width>\d+))?(?:-x(?P<branches>\d+))?"
+    r"(?P<original>-original)?(?P<trained>-(?P<data>digits|cifar10)(?:-[a-z0-9-]+)?)?"
+)
+_NAMES = ("resnet20", "resnet56", "resnet110", "resnet110-original", "resnet56-x2", "highway27", "vgg15", *SHIPPED)
+_KNOWN = (
+    "Known are resect:resnet110, resect:resnet110-w8 (width 8), resect:resnet110-x2 (two branches a block), "
+    "resect:resnet110-original, resect:highway27, resect:vgg15, those with weights "
+    f"({', '.join(f'resect:{name}' for name in SHIPPED)}), torchvision:NAME, timm:NAME, hf:ID and py:pkg.mod:factory."
+)
+
+
+def require_model_spec(spec: str) -> None:
+    """Raise SpecError unless the text is that of a model spec; names of other libraries are theirs to judge."""
+    kind, _, rest = spec.partition(":")
+    if kind not in KINDS or not rest:
+        raise _unknown(spec, kind)
+    if kind == "resect":
+        parts_of(spec)
+
+
+def parts_of(spec: str) -> re.Match[str]:
+    """The parts of a `resect:` spec: `kind`, `depth`, `width`, `branches`, `original`, `trained` and `data`.
+
+    Raises:
+        SpecError: there is no such network, or no such weights are shipped.
+    """
+    name = spec.removeprefix("resect:")
+    parts = _PARTS.fullmatch(name)
+    if not parts or (parts["kind"] != "resnet" and (parts["original"] or parts["branches"])):
+        raise _unknown(spec, "resect")
+    if parts["trained"] is not None and name not in SHIPPED:
+        bare = bare_name(name)
+        raise SpecError(
+            f"no weights are shipped for {spec}, only for {', '.join(SHIPPED)}. Train them with "
+            f"`resect train {parts['data']} --model {bare} --out {name}.safetensors`, and load them with "
+            f"`resect:{bare} --checkpoint {name}.safetensors`."
+        )
+    return parts
+
+
+def bare_name(shipped: str) -> str:
+    """The network of shipped weights: "resnet110" for "resnet110-cifar10-keep23"."""
+    parts = _PARTS.fullmatch(shipped)
+    return shipped.removesuffix(parts["trained"] or "") if parts else shipped
+
+
+def is_shipped(spec: str) -> bool:
+    """Whether a spec names a network that is shipped with its weights."""
+    return spec.removeprefix("resect:") in SHIPPED
+
+
+def has_weights(shipped: str) -> bool:
+    """Whether the weights of a card are here: in the package or, too large for it, in a clone of the repository."""
+    return (WEIGHTS / f"{shipped}.safetensors").is_file() or large_weights(shipped).is_file()
+
+
+def large_weights(shipped: str) -> Path:
+    """Where a clone of the repository has the weights that are too large for the package."""
+    return Path(__file__).parents[3] / "weights" / f"{shipped}.safetensors"
+
+
+def closest(name: str, known: list[str]) -> str:
+    """A sentence that names what is nearest, or nothing."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=LIKE)
+    return f" Close: {', '.join(close)}." if close else ""
+
+
+def _unknown(spec: str, kind: str) -> SpecError:
+    hint = ""
+    if ":" not in spec and _PARTS.fullmatch(spec):
+        hint = f" Did you mean resect:{spec}?"
+    elif kind == "resect":
+        hint = closest(spec, [f"resect:{name}" for name in _NAMES])
+    elif kind not in KINDS and (close := difflib.get_close_matches(kind, KINDS, n=1, cutoff=LIKE)):
+        hint = f" Did you mean {close[0]}:?"
+    return SpecError(f"unknown model spec {spec!r}.{hint} {_KNOWN}")
