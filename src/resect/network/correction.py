@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -15,15 +16,25 @@ from resect.graph.tails import tail_parameters
 _ADDED = ("identity", "projection")  # kinds of blocks whose branch is added to the skip as it is
 
 
+class _Copies(WeakSet[nn.Module]):
+    """Copies of a model that were folded."""
+
+    def __reduce__(self) -> Any:
+        return _Copies, ()
+
+
 class Correction:
     """The factors by which the weights at the branches' ends are multiplied.
+
+    Attributes:
+        factors: of the model on the schedule, by the names of its parameters; none once it is folded.
 
     Raises:
         InputError: a branch that is to be scaled ends in no weights of its own.
     """
 
     def __init__(self, sliced: Sliced, survival: Sequence[float]) -> None:
-        self._factors: dict[str, float] = {}
+        self.factors: dict[str, float] = {}
         for slot, factor in zip(sliced.slots, survival, strict=True):
             if factor == 1.0:
                 continue
@@ -36,25 +47,31 @@ class Correction:
                     "it runs. Pass correction=False, or --no-correction."
                 )
             for name in names:
-                self._factors[name] = self._factors.get(name, 1.0) * factor
-        parameters = dict(sliced.captured.model.named_parameters())
-        self._shapes = {name: parameters[name].shape for name in self._factors}
-        self._folded: WeakSet[nn.Module] = WeakSet()
+                self.factors[name] = self.factors.get(name, 1.0) * factor
+        self._model, self._of_copies = sliced.captured.model, self.factors
+        self._copies = _Copies()
 
-    def factors(self, model: nn.Module) -> dict[str, float]:
-        """The factor of every parameter of `model` that is not yet as it should be at test time."""
-        return {} if model in self._folded else self._factors
+    def fold(self) -> None:
+        """Multiply the parameters of the model for good and only once."""
+        _scale(self._model, self.factors)
+        self.factors = {}
 
-    def fold(self, model: nn.Module) -> None:
-        """Multiply the parameters of a model, or of a copy of it, for good and only once."""
-        parameters = dict(model.named_parameters())
-        for name, shape in self._shapes.items():
-            if name not in parameters or parameters[name].shape != shape:
+    def fold_copy(self, model: nn.Module) -> None:
+        """Multiply those of a copy for good and only once."""
+        parameters, own = dict(model.named_parameters()), dict(self._model.named_parameters())
+        for name in self._of_copies:
+            if name not in parameters or parameters[name].shape != own[name].shape:
                 raise InputError(
                     f"`model` must be a copy of the model on the schedule, but {type(model).__name__} has no `{name}` "
-                    f"of shape {tuple(shape)}. What averages weights holds the copy, at `module`."
+                    f"of shape {tuple(own[name].shape)}. What averages weights holds the copy, at `module`."
                 )
-        with torch.no_grad():
-            for name, factor in self.factors(model).items():
-                parameters[name].mul_(factor)
-        self._folded.add(model)
+        if model not in self._copies:
+            _scale(model, self._of_copies)
+            self._copies.add(model)
+
+
+def _scale(model: nn.Module, factors: Mapping[str, float]) -> None:
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, factor in factors.items():
+            parameters[name].mul_(factor)

@@ -22,6 +22,10 @@ class Replays:
         self._kept: WeakKeyDictionary[Any, list[Running]] = WeakKeyDictionary()
         self._places: WeakKeyDictionary[Any, tuple[int, int]] = WeakKeyDictionary()
 
+    def __reduce__(self) -> Any:
+        """Graphs are not copied, and so nothing is to be known of those of a copy."""
+        return Replays, ()
+
     def keep(self, running: Running) -> None:
         """Keep the blocks of the forward that has just run, if it is checkpointed."""
         for region in _regions():

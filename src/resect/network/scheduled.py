@@ -6,18 +6,19 @@ import inspect
 import sys
 from collections.abc import Callable
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from resect.errors import InputError, require_whole
-from resect.graph.slices import Sliced
-from resect.network.arrangement import Arrangement
 from resect.network.calls import Calls
 from resect.network.correction import Correction
 from resect.network.recomputed import Replays, Running
 from resect.network.schedules import Schedule, draw, survival_of
+
+if TYPE_CHECKING:
+    from resect.network.unraveled import Unraveled
 
 
 class Scheduled:
@@ -40,16 +41,8 @@ class Scheduled:
         survival: by which each branch is scaled in eval mode.
     """
 
-    def __init__(
-        self,
-        sliced: Sliced,
-        train_graph: Callable[[], Callable[[Any, Arrangement], Any]],
-        schedule: Schedule,
-        *,
-        seed: int,
-        correction: bool,
-    ) -> None:
-        self._model = model = sliced.captured.model
+    def __init__(self, net: Unraveled, schedule: Schedule, *, seed: int, correction: bool) -> None:
+        self._model = model = net.model
         if model._forward_hooks or model._forward_pre_hooks:
             raise InputError(
                 f"`model` must have no forward hooks of its own to run on a schedule, but {type(model).__name__} "
@@ -58,20 +51,19 @@ class Scheduled:
         if not isinstance(schedule, Schedule):
             raise InputError(f"`schedule` must be one of resect.schedules, such as FixedCount(23), got {schedule!r}.")
         require_whole("seed", seed, 0)
-        blocks = len(sliced.slots)
+        blocks = len(net.blocks)
         if not blocks:
             raise InputError(
                 f"`model` must have blocks to run on a schedule, but {type(model).__name__} has none. Train it in full."
             )
-        self._sliced, self._schedule, self._seed = sliced, schedule, seed
-        self._intact = Arrangement(range(blocks))
+        self._net, self._schedule, self._seed = net, schedule, seed
         self.step = 0
         self.running: Running = ()
         draw(schedule, blocks, 0, seed)  # says if it does not fit the network
-        self._graph = train_graph()  # exported now, while the model still has its own forward
+        self._graph = net.train_graph  # exported now, while the model still has its own forward
         self.survival = survival_of(schedule, blocks) if correction else (1.0,) * blocks
-        self._correction = Correction(sliced, self.survival)
-        self._replays, self._calls = Replays(), Calls(model, sliced.captured.in_spec)
+        self._correction = Correction(net.sliced, self.survival)
+        self._replays = Replays()
         self._open = self._inside = False
         self._before: Any = None
         self._guards: list[Any] = []
@@ -90,12 +82,16 @@ class Scheduled:
         Raises:
             InputError: `model` has other parameters.
         """
-        chosen = self._model if model is None else model
-        self._correction.fold(chosen)
-        return chosen
+        if model is None or model is self._model:
+            self._correction.fold()
+            return self._model
+        self._correction.fold_copy(model)
+        return model
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        raise _copied()
+        if self._open:
+            raise _copied()
+        return super().__reduce_ex__(protocol)
 
     def __enter__(self) -> Scheduled:
         model = self._model
@@ -105,22 +101,24 @@ class Scheduled:
         self._open = True
         if other is not self:  # it may have been left in a wrapper of another library
             self._before = model.__dict__.get("forward")
-            model.forward = MethodType(self._replacement(), model)
+            calls = Calls(model, self._net.sliced.captured.in_spec)
+            model.forward = MethodType(self._replacement(calls), model)
         self._guards = [owner.register_forward_pre_hook(self._guard) for owner in self._owners()]
         return self
 
     def __exit__(self, *error: object) -> None:
         self._open = False
-        for guard in self._guards:
-            guard.remove()
-        if getattr(self._model.forward, "__func__", None) is not self._forward:
+        while self._guards:
+            self._guards.pop().remove()
+        function = getattr(self._model.forward, "__func__", None)
+        if getattr(function, "scheduled", None) is not self or hasattr(function, "__wrapped__"):
             return  # something wraps it that is to stay, as Accelerate does; it passes calls on from now on
         if self._before is None:
             del self._model.forward
         else:
             self._model.forward = self._before
 
-    def _replacement(self) -> Callable[..., Any]:
+    def _replacement(self, calls: Calls) -> Callable[..., Any]:
         """The function in the place of the model's forward. It is a method of the model, as other libraries wrap it."""
         untraced: Any = torch.compiler.disable  # has no annotations
         run = untraced(self._run, reason="a schedule runs another graph in every call")
@@ -130,11 +128,10 @@ class Scheduled:
                 return self._own(model)(*args, **kwargs)
             if model is not self._model:
                 raise _copied()
-            return run(*args, **kwargs)
+            return run(calls, args, kwargs)
 
         forward.scheduled = self  # type: ignore[attr-defined]
-        forward.__signature__ = self._calls.signature  # type: ignore[attr-defined]
-        self._forward = forward
+        forward.__signature__ = calls.signature  # type: ignore[attr-defined]
         return forward
 
     def _own(self, model: nn.Module) -> Callable[..., Any]:
@@ -146,12 +143,12 @@ class Scheduled:
 
     def _owners(self) -> set[nn.Module]:
         """The submodules with parameters of branches, which nobody but the model's own forward may call."""
-        names = {name for slot in self._sliced.slots for name in slot.block.parameters}
+        names = {name for slot in self._net.sliced.slots for name in slot.block.parameters}
         owners = {name.partition(".parametrizations.")[0].rpartition(".")[0] for name in names}
         return {self._model.get_submodule(owner) for owner in owners if owner}
 
     def _guard(self, module: nn.Module, args: Any) -> None:
-        if self._inside or not (module.training or (self._correction.factors(self._model) and self._within_model())):
+        if self._inside or not (module.training or (self._correction.factors and self._within_model())):
             return
         name = next((name for name, part in self._model.named_modules() if part is module), type(module).__name__)
         raise InputError(
@@ -167,7 +164,7 @@ class Scheduled:
             frame = frame.f_back  # type: ignore[assignment]
         return frame is not None
 
-    def _run(self, *args: Any, **kwargs: Any) -> Any:
+    def _run(self, calls: Calls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self._model.training:
             return self._eval(args, kwargs)
         frozen = next((name for name, part in self._model.named_modules() if not part.training), None)
@@ -176,11 +173,11 @@ class Scheduled:
                 f"`model` must be in train mode as a whole to run on a schedule, but `{frozen}` is in eval mode. Call "
                 "model.train(), or give that part no batch norm and no dropout."
             )
-        inputs = self._calls.as_example(args, kwargs)
+        inputs = calls.as_example(args, kwargs)
         again = self._replays.again()
-        blocks = len(self._intact)
+        blocks = len(self._net.blocks)
         running = draw(self._schedule, blocks, self.step, self._seed) if again is None else again
-        outputs = self._graph(inputs, self._intact.without(*(set(range(blocks)) - set(running))))
+        outputs = self._graph(inputs, self._net.intact.without(*(set(range(blocks)) - set(running))))
         if again is None:
             self._replays.keep(running)
             self.running = running
@@ -191,8 +188,7 @@ class Scheduled:
         """The whole network, its branches scaled."""
         holder = _Holder(self._model, self._own(self._model))
         parameters: dict[str, Tensor] = dict(self._model.named_parameters())
-        factors = self._correction.factors(self._model)
-        scaled = {f"model.{name}": parameters[name] * factor for name, factor in factors.items()}
+        scaled = {f"model.{name}": parameters[name] * by for name, by in self._correction.factors.items()}
         self._inside = True
         try:
             return torch.func.functional_call(holder, scaled, args, kwargs)

@@ -139,7 +139,7 @@ class Unraveled:
             ...     for images, classes in loader:
             ...         loss = cross_entropy(model(images), classes)
         """
-        return Scheduled(self.sliced, lambda: self.train_graph, schedule, seed=seed, correction=correction)
+        return Scheduled(self, schedule, seed=seed, correction=correction)
 
     def __call__(self, inputs: Any, arrangement: Sequence[Decision] | None = None) -> Any:
         """Run the network under an arrangement; intact, bit-identical to `model(inputs)` in the captured mode.
