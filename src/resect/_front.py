@@ -9,14 +9,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from resect.data import Samples, load_samples
 from resect.errors import InputError
 from resect.measuring.batches import Batches
-from resect.network import schedules as schedules
 from resect.network.unraveled import Unraveled
 from resect.paths import participation as carriers
 from resect.paths import sampled, spectrum, squares, strongest
 from resect.pruning import scores as importance
 from resect.sweep import ensemble as ensembles
 from resect.sweep import lesion as lesions
-from resect.sweep import plans as plans
 from resect.sweep import shapley as shapley_values
 
 Data = str | Samples | Batches
