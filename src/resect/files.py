@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import secrets
 import struct
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -27,17 +29,31 @@ DAMAGED = (
 )
 
 
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as safetensors says it
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; at the end the file is synced and renamed to `path`, or else removed."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write the same file
+    """Give a temporary name to write to; at the end the file is synced and renamed to `path`, or else removed.
+
+    Raises:
+        OSError: it cannot be written; of `path`, whoever raised it.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")  # nobody else's
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        said = _OS_ERROR.search(str(error))
+        number = int(said[1]) if said else getattr(error, "errno", None)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
