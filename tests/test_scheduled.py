@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from timm.models.vision_transformer import VisionTransformer
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
+from transformers import Trainer, TrainingArguments, default_data_collator
 
 import resect
 from resect.models.resnet import CifarResNet
@@ -255,6 +259,15 @@ def test_compiled_models_run_on_the_schedule(net: Unraveled, resnet: CifarResNet
         require_close(seen, gradients(resnet))
 
 
+@pytest.fixture
+def _own_accelerate() -> Iterator[None]:
+    """Accelerate has one precision a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("_own_accelerate")
 def test_mixed_precision_is_prepared_inside_a_schedule(batch) -> None:
     torch.manual_seed(0)
     model = CifarResNet(8, width=4, channels=1)
@@ -312,3 +325,81 @@ def test_averaged_weights_are_folded_too(net: Unraveled, resnet: CifarResNet, ba
             resect.InputError, match=r"has no `blocks\.0\.c2\.weight` of shape \(4, 4, 3, 3\).*`module`"
         ):
             scheduled.fold(ema)
+
+
+class Classifier(nn.Module):
+    """Four blocks, which return a loss and take what they do not know, as models of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.Tanh()) for _ in range(4))
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        for block in self.blocks:
+            x = x + block(x)
+        return {"loss": F.cross_entropy(x, labels), "logits": x}
+
+
+@pytest.mark.usefixtures("_own_accelerate")
+def test_the_trainer_accumulates_the_gradients_of_the_blocks_it_drew(tmp_path: Path) -> None:
+    model, data = Classifier(), [{"x": torch.randn(8), "labels": i % 8} for i in range(16)]
+    by_hand = copy.deepcopy(model)
+    net = resect.unravel(model, {"x": torch.zeros(2, 8), "labels": torch.tensor([0, 1])})
+    batches: list[dict[str, Tensor]] = []
+
+    def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        batches.append(default_data_collator(samples))
+        return batches[-1]
+
+    def trainer() -> Trainer:
+        arguments = TrainingArguments(
+            str(tmp_path), max_steps=2, per_device_train_batch_size=4, gradient_accumulation_steps=2, max_grad_norm=0,
+            save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, logging_strategy="no",
+        )  # fmt: skip
+        optimizers = torch.optim.SGD(model.parameters(), lr=0.1), None
+        return Trainer(model, arguments, data_collator=collate, train_dataset=data, optimizers=optimizers)
+
+    outside = trainer()
+    with net.schedule(FixedCount(2), seed=6, correction=False) as scheduled:
+        with pytest.raises(
+            resect.InputError, match=r"got `num_items_in_batch` as well.*made while the schedule is open"
+        ):
+            outside.train()
+        assert scheduled.step == 0
+        batches.clear()
+        inside = trainer()
+        inside.lr_scheduler = torch.optim.lr_scheduler.ConstantLR(inside.optimizer, 1.0)
+        inside.train()
+        assert scheduled.step == 4
+    for step, batch in enumerate(batches[:4]):
+        x = batch["x"]
+        for block in sorted(FixedCount(2).running(4, step, resect.seeds.generator_for(6, "blocks", step))):
+            x = x + by_hand.blocks[block](x)
+        (F.cross_entropy(x, batch["labels"]) / 2).backward()
+        if step % 2:
+            with torch.no_grad():
+                for parameter in by_hand.parameters():
+                    if parameter.grad is not None:
+                        parameter -= 0.1 * parameter.grad
+                    parameter.grad = None
+    for found, expected in zip(model.parameters(), by_hand.parameters(), strict=True):
+        assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_inputs_may_be_given_by_place_or_by_name() -> None:
+    model = Classifier()
+    x, labels = torch.randn(3, 8), torch.tensor([0, 1, 2])
+    examples = (x, None, labels), {"x": x, "mask": None, "labels": labels}, {"labels": labels, "x": x}
+    for example in examples:
+        with resect.unravel(model, example).schedule(Full()) as scheduled:
+            model.train()
+            expected = model(x, None, labels)
+            for found in (model(x, labels=labels), model(x=x, labels=labels, mask=None)):
+                assert torch.equal(found["logits"], expected["logits"])
+            with pytest.raises(resect.InputError, match=r"those of the example, .*: `labels` was a tensor, got None"):
+                model(x, None)
+            with pytest.raises(resect.InputError, match=r"got `mask` as well|: `mask` was None, got a tensor"):
+                model(x, torch.ones(3, 8), labels)
+            assert scheduled.step == 3

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 import resect
@@ -155,6 +157,17 @@ def test_what_is_watched_is_what_happened(tmp_path: Path) -> None:
     logged = events.Scalars("train/loss")
     assert [event.step for event in logged] == [3, 6, 9]
     assert logged[-1].value == pytest.approx(trained.progress.curve[-1]["loss"])
+
+
+def test_accelerate_set_up_in_another_way_is_refused() -> None:
+    data = load_samples("digits", split="train", limit=64)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        Accelerator(cpu=True, mixed_precision="bf16")
+        with pytest.raises(resect.InputError, match=r"Accelerate must not be set up in another way .* another process"):
+            train(_network(), data.inputs, data.targets, RECIPE)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_a_small_last_batch_joins_the_one_before() -> None:

@@ -101,7 +101,7 @@ class Scheduled:
         self._open = True
         if other is not self:  # it may have been left in a wrapper of another library
             self._before = model.__dict__.get("forward")
-            calls = Calls(model, self._net.sliced.captured.in_spec)
+            calls = Calls(model, self._net._example)
             model.forward = MethodType(self._replacement(calls), model)
         self._guards = [owner.register_forward_pre_hook(self._guard) for owner in self._owners()]
         return self

@@ -281,13 +281,19 @@ def _accelerator(device: torch.device, unused: bool, logs: Path | None) -> Accel
 
     if logs and not is_tensorboard_available():
         raise InputError("`logs` needs the package tensorboard. Install it with `pip install 'resect[train]'`.")
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="no",  # the recipe says it, not the user's configuration of Accelerate
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
-        log_with="tensorboard" if logs else None,
-        project_dir=logs,
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision="no",  # the recipe says it, not the user's configuration of Accelerate
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
+            log_with="tensorboard" if logs else None,
+            project_dir=logs,
+        )
+    except ValueError as error:  # a process has one precision and one kind of device
+        raise InputError(
+            "Accelerate must not be set up in another way in the same process, but it is: "
+            f"{' '.join(str(error).split())} Start another process."
+        ) from error
     if logs:
         accelerator.init_trackers("")
     return accelerator
