@@ -150,7 +150,7 @@ class Fixed(Schedule):
 
 @pytest.mark.parametrize(
     ("drawn", "shown"),
-    [({99, 3}, "99"), ({-1, 0}, "-1"), ([9, 12], "9, 12"), ({1.5}, r"\{1.5\}"), ({"a"}, r"\{'a'\}"), (None, "None")],
+    [({99, 3}, "99"), ([9, 12], "9"), ({1.5}, r"\{1.5\}"), ({"a"}, r"\{'a'\}"), (None, "None")],
 )
 def test_a_schedule_of_ones_own_that_draws_no_blocks_is_refused(
     net: Unraveled, resnet: CifarResNet, batch, drawn: object, shown: str
@@ -158,7 +158,7 @@ def test_a_schedule_of_ones_own_that_draws_no_blocks_is_refused(
     with net.schedule(Fixed(drawn)) as scheduled:
         resnet.train()
         resnet(batch[0])
-        message = f"draw blocks of this network, whole numbers from 0 to 8, but in step 1 Fixed draws {shown}"
+        message = f"`schedule` must choose blocks of this network, but Fixed does not in step 1: .* {shown}"
         for _ in range(2):
             with pytest.raises(resect.InputError, match=message):
                 resnet(batch[0])

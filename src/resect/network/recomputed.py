@@ -64,9 +64,7 @@ def _regions() -> Iterator[Any]:
         if frame.f_globals is not vars(checkpoint):
             continue
         held = frame.f_locals
-        if (
-            "gen" in held and held["gen"] is not None
-        ):  # the generator that holds the region open during the first forward
+        if held.get("gen") is not None:  # in the first forward a generator, which is no caller, holds the region
             held = held["gen"].gi_frame.f_locals
         for name in ("ctx", "new_frame", "frame"):
             if isinstance(held.get(name), (torch.autograd.function.FunctionCtx, checkpoint._CheckpointFrame)):

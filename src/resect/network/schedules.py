@@ -123,15 +123,16 @@ def draw(schedule: Schedule, blocks: int, step: int, seed: int) -> tuple[int, ..
     """
     drawn: Any = schedule.running(blocks, step, generator_for(seed, "blocks", step))
     try:
-        unknown = sorted(block for block in map(operator.index, drawn) if not 0 <= block < blocks)
+        chosen = {operator.index(block) for block in drawn}
+        unknown = [block for block in chosen if not 0 <= block < blocks]
     except TypeError:
-        unknown = [drawn]
+        chosen, unknown = set(), [drawn]
     if unknown:
         raise InputError(
-            f"`schedule` must draw blocks of this network, whole numbers from 0 to {blocks - 1}, but in step {step} "
-            f"{type(schedule).__name__} draws {', '.join(map(str, unknown))}."
+            f"`schedule` must choose blocks of this network, but {type(schedule).__name__} does not in step {step}: "
+            f"they are whole numbers from 0 to {blocks - 1}, got {', '.join(map(str, unknown))}."
         )
-    return tuple(sorted(set(map(operator.index, drawn))))
+    return tuple(sorted(chosen))
 
 
 def survival_of(schedule: Schedule, blocks: int) -> tuple[float, ...]:
