@@ -150,7 +150,7 @@ class Fixed(Schedule):
 
 @pytest.mark.parametrize(
     ("drawn", "shown"),
-    [({99, 3}, "99"), ([9, 12], "9"), ({1.5}, r"\{1.5\}"), ({"a"}, r"\{'a'\}"), (None, "None")],
+    [({99, 3}, "99"), ([9, 12], "9"), ({1.5}, r"\{?1\.5"), ({"a"}, r"\{?'a'"), (None, "None")],
 )
 def test_a_schedule_of_ones_own_that_draws_no_blocks_is_refused(
     net: Unraveled, resnet: CifarResNet, batch, drawn: object, shown: str
