@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import resect
+from resect.models.resnet import CifarResNet
 
 
 def train(model: nn.Module, loader: DataLoader, epochs: int) -> None:
@@ -29,7 +30,7 @@ def main() -> float:
     """Train a ResNet-14 on scikit-learn's digits."""
     torch.manual_seed(0)
     data = resect.load_samples("digits", split="train")
-    model = resect.load_model("resect:resnet14", arguments={"width": 4}, samples=data).module
+    model = CifarResNet(14, width=4, channels=1)
     train(model, DataLoader(TensorDataset(data.inputs, data.targets), batch_size=64, shuffle=True), 2)
     test = resect.load_samples("digits")
     found = float((model.eval()(test.inputs).argmax(1) != test.targets).float().mean())

@@ -405,7 +405,7 @@ SHORT = [*NETWORK, "--epochs", "3", "--seed", "5"]
 
 def interrupted(out: Path, history: Path | None = None) -> bytes:
     """Begin the training of SHORT, and stop it at the end of its second epoch; return its checkpoint, of the first."""
-    options = {"model": "resnet8", "arguments": {"width": 4}, "epochs": 3, "seed": 5, "history": history}
+    recipe = Recipe(**load_recipe_file("digits").settings_with(None) | {"epochs": 3, "seed": 5})
     seen = 0
 
     def stop(samples: int, loss: float) -> None:
@@ -415,7 +415,7 @@ def interrupted(out: Path, history: Path | None = None) -> bytes:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        TrainJob.from_options("digits", out, options).train(Watch(step=stop))
+        TrainJob("resnet8", "digits", out, recipe, {"width": 4}, history=history).train(Watch(step=stop))
     return out.with_suffix(".checkpoint").read_bytes()
 
 

@@ -45,15 +45,22 @@ def whole(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        said = _OS_ERROR.search(str(error))
-        number = int(said[1]) if said else getattr(error, "errno", None)
-        if number is None:
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if (number := _number(error)) is None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's number of an error; torch raises another one while it closes the file."""
+    if isinstance(error.__context__, OSError):
+        error = error.__context__
+    said = _OS_ERROR.search(str(error))
+    number: int | None = int(said[1]) if said else getattr(error, "errno", None)
+    return number
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from resect.errors import InputError, require_whole
 from resect.network.calls import Calls
 from resect.network.correction import Correction
+from resect.network.drawn import draw, survival_of
 from resect.network.recomputed import Replays, Running
-from resect.network.schedules import Schedule, draw, survival_of
+from resect.network.schedules import Schedule
 
 if TYPE_CHECKING:
     from resect.network.unraveled import Unraveled

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import torch
 
 from resect.errors import InputError, require_whole
-from resect.seeds import generator_for
 
 
 class Schedule(ABC):
@@ -74,7 +70,7 @@ class StochasticDepth(Schedule):
     last: float = 0.5
 
     def __post_init__(self) -> None:
-        if not _is_number(self.last) or not 0 < self.last <= 1:
+        if not is_number(self.last) or not 0 < self.last <= 1:
             raise InputError(
                 "`last` (`survival` of a recipe) must be a probability, a number above 0 and at most 1, got "
                 f"{self.last!r}."
@@ -115,41 +111,6 @@ class Progressive(Schedule):
         return frozenset(torch.randperm(blocks, generator=generator)[:count].tolist())
 
 
-def draw(schedule: Schedule, blocks: int, step: int, seed: int) -> tuple[int, ...]:
-    """The blocks that run in `step`, in order.
-
-    Raises:
-        InputError: the schedule, one of the user's own, draws what is no block of the network.
-    """
-    drawn: Any = schedule.running(blocks, step, generator_for(seed, "blocks", step))
-    try:
-        chosen = {operator.index(block) for block in drawn}
-        unknown = [block for block in chosen if not 0 <= block < blocks]
-    except TypeError:
-        chosen, unknown = set(), [drawn]
-    if unknown:
-        raise InputError(
-            f"`schedule` must choose blocks of this network, but {type(schedule).__name__} does not in step {step}: "
-            f"they are whole numbers from 0 to {blocks - 1}, got {', '.join(map(str, unknown))}."
-        )
-    return tuple(sorted(chosen))
-
-
-def survival_of(schedule: Schedule, blocks: int) -> tuple[float, ...]:
-    """By which the branches are scaled at test time.
-
-    Raises:
-        InputError: the schedule, one of the user's own, says no number above 0 for some of them.
-    """
-    survival: Any = schedule.survival(blocks)
-    if not isinstance(survival, Sequence) or len(survival) != blocks or not all(map(_is_factor, survival)):
-        raise InputError(
-            f"`survival` of {type(schedule).__name__} must give a finite number above 0 for each of the {blocks} "
-            f"blocks, got {survival!r}."
-        )
-    return tuple(map(float, survival))
-
-
 _TAKES = {"full": "", "fixed-count": "keep", "stochastic-depth": "survival", "progressive": "keep"}
 NAMES = tuple(_TAKES)
 
@@ -180,12 +141,9 @@ def named(name: str, *, keep: int | None = None, survival: float | None = None, 
     return FixedCount(keep) if name == "fixed-count" else Progressive(keep, steps)
 
 
-def _is_number(value: object) -> TypeGuard[float]:
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a number, which True is not."""
     return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _is_factor(value: object) -> bool:
-    return _is_number(value) and 0 < value < math.inf
 
 
 def _require_keepable(keep: int, blocks: int) -> None:
