@@ -173,7 +173,7 @@ class TrainJob:
             SpecError: the model is unknown, or one of the shipped weights.
             DataError: the data have no test samples of their own.
             InputError: the device or the file cannot be used, something would be overwritten, or the training diverges.
-            RunError: the checkpoint is damaged or of another training, or the disk is full.
+            RunError: the checkpoint is damaged or of another training, or a file cannot be written.
         """
         if card := self.finished:
             return card
@@ -197,9 +197,11 @@ class TrainJob:
             card = self._written(module, trained, samples, test)
             write_text(self.card, card.json())
         except OSError as error:
+            if error.filename is None:  # no file of the training
+                raise
             raise RunError(
-                f"{error.filename or self.out} cannot be written: {error.strerror or error}. The last checkpoint is as "
-                "it was: make room, and the same command goes on from it."
+                f"{error.filename} cannot be used: {error.strerror}. The last checkpoint is as it was: mend this (make "
+                "room on a full disk), and the same command goes on from there."
             ) from error
         self.checkpoint.unlink(missing_ok=True)
         return card

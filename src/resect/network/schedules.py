@@ -72,8 +72,7 @@ class StochasticDepth(Schedule):
     def __post_init__(self) -> None:
         if not is_number(self.last) or not 0 < self.last <= 1:
             raise InputError(
-                "`last` (`survival` of a recipe) must be a probability, a number above 0 and at most 1, got "
-                f"{self.last!r}."
+                f"`last` (`survival` of a recipe) must be a probability above 0 and at most 1, got {self.last!r}."
             )
 
     def running(self, blocks: int, step: int, generator: torch.Generator) -> frozenset[int]:
