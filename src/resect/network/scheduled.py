@@ -99,12 +99,12 @@ class Scheduled:
         other = getattr(inspect.unwrap(model.forward), "scheduled", None)
         if other is not None and other._open:
             raise InputError("`model` must run on one schedule at a time; leave the other one first.")
-        self._open = True
         if other is not self:  # it may have been left in a wrapper of another library
             self._before = model.__dict__.get("forward")
             calls = Calls(model, self._net._example)
             model.forward = MethodType(self._replacement(calls), model)
         self._guards = [owner.register_forward_pre_hook(self._guard) for owner in self._owners()]
+        self._open = True
         return self
 
     def __exit__(self, *error: object) -> None:
