@@ -29,6 +29,7 @@ from resect.jobs.train import TrainJob
 from resect.models.names import SHIPPED
 from resect.models.specs import load_model
 from resect.runs.record import Record
+from resect.training.loop import Watch
 from resect.training.recipe import Recipe
 from resect.training.recipes import load_recipe_file
 
@@ -172,7 +173,10 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_training(tmp_path:
 def test_a_checkpoint_that_does_not_belong_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "x.safetensors"
     out.with_suffix(".checkpoint").write_bytes(b"not a checkpoint")
-    assert "x.checkpoint must be a checkpoint of a training, but cannot be read: " in refused(*SMALL, "--out", out)
+    said = refused(*SMALL, "--out", out)
+    assert "x.checkpoint must be a checkpoint of a training, but cannot be read: " in said
+    assert said.splitlines() == [said.strip()]
+    assert said.endswith("Delete it to start anew.\n")
 
 
 def test_a_finished_training_is_neither_repeated_nor_overwritten(tmp_path: Path) -> None:
@@ -397,3 +401,70 @@ def test_model_arguments_are_parsed() -> None:
     assert [type(value) for value in found.values()] == [int, float, bool, bool, str, str]
     with pytest.raises(resect.InputError, match="must have the form K=V, got '=3'"):
         parse_arguments(("=3",))
+
+
+SHORT = [*NETWORK, "--epochs", "3", "--seed", "5"]
+
+
+def interrupted(out: Path, history: Path | None = None) -> bytes:
+    """Begin the training of SHORT, and stop it at the end of its second epoch; return its checkpoint, of the first."""
+    recipe = Recipe(**load_recipe_file("digits").settings_with(None) | {"epochs": 3, "seed": 5})
+    seen = 0
+
+    def stop(samples: int, loss: float) -> None:
+        nonlocal seen
+        seen += samples
+        if seen == 2 * 1297:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        TrainJob("resnet8", "digits", out, recipe, {"width": 4}, history=history).train(Watch(step=stop))
+    return out.with_suffix(".checkpoint").read_bytes()
+
+
+def test_a_full_disk_leaves_the_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    out = tmp_path / "x.safetensors"
+    before = interrupted(out)
+    # no file may have more than 10 kB, which the system says as it says that a disk is full
+    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); "
+    code += "from resect.cli import main; main()"
+    command = [sys.executable, "-c", code, "train", *SHORT, "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {out.with_suffix('.checkpoint')} cannot be used: File too large. The last")
+    assert len(done.stderr.splitlines()) == 1
+    assert out.with_suffix(".checkpoint").read_bytes() == before
+    assert list(tmp_path.iterdir()) == [out.with_suffix(".checkpoint")]
+    assert run(*SHORT, "--out", out).exit_code == 0
+
+
+def test_a_training_goes_on_with_the_history_it_began_with(tmp_path: Path) -> None:
+    out, history, other = tmp_path / "x.safetensors", tmp_path / "epochs", tmp_path / "other"
+    assert run(*SHORT, "--epochs", "1", "--out", tmp_path / "y.safetensors", "--history", other).exit_code == 0
+    interrupted(out, history)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
+    for folder in (tmp_path / "new", other):  # that of another training has files of the same names
+        said = refused(*SHORT, "--out", out, "--history", folder)
+        assert f"`history` must be the folder that this training began with, but {folder} has no epoch-0.saf" in said
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*.*")} == before
+    history.rename(tmp_path / "moved")
+    assert run(*SHORT, "--out", out, "--history", tmp_path / "moved").exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "moved").iterdir()) == [f"epoch-{i}.safetensors" for i in range(4)]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_logs_have_the_test_error_and_change_nothing(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    plain, logged = tmp_path / "plain.safetensors", tmp_path / "logged.safetensors"
+    command = [*SHORT, "--schedule", "fixed-count", "--keep", "2"]
+    assert run(*command, "--out", plain).exit_code == 0
+    assert run(*command, "--out", logged, "--logs", tmp_path / "logs").exit_code == 0
+    assert plain.read_bytes() == logged.read_bytes()
+    events = EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    card = Record.read(logged.with_suffix(".json"))
+    for name in ("error", "loss"):
+        values = events.Scalars(f"test/{name}")
+        assert [event.step for event in values] == [21, 42, 63]
+        assert values[-1].value == pytest.approx(card.found[f"test_{name}"], abs=2e-3)  # the card's are half precision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import subprocess
 import sys
@@ -32,10 +33,20 @@ def test_public_names() -> None:
         _ = resect.PathSamples
 
 
-def test_modules_are_there_whatever_was_imported_before() -> None:
-    code = "import resect; print(resect.plans.single.__name__, resect.schedules.FixedCount.__name__)"
+@pytest.mark.parametrize("first", ["import resect", "from resect.schedules import FixedCount; import resect"])
+def test_modules_are_there_whatever_was_imported_before(first: str) -> None:
+    code = f"{first}; print(resect.plans.single.__name__, resect.schedules.FixedCount.__name__)"
+    code += "; from resect.plans import single; from resect.schedules import FixedCount, StochasticDepth"
+    code += "; print(single is resect.plans.single, FixedCount is resect.schedules.FixedCount)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["single", "FixedCount"], done.stderr
+    assert done.stdout.split() == ["single", "FixedCount", "True", "True"], done.stderr
+
+
+def test_public_modules_hold_all_that_is_public() -> None:
+    for public, module in ((resect.plans, "sweep.plans"), (resect.schedules, "network.schedules")):
+        source = importlib.import_module(f"resect.{module}")
+        own = {name for name, value in vars(source).items() if getattr(value, "__module__", None) == source.__name__}
+        assert {name for name in own if name[0] != "_"} - {"is_number"} <= set(vars(public))
 
 
 MEASURES = (

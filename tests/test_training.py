@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 import resect
@@ -98,6 +100,24 @@ def test_a_checkpoint_of_other_data_or_damaged_is_refused(tmp_path: Path) -> Non
         train(_network(), data.inputs, data.targets, one, kept=Kept(tmp_path / "c"))
 
 
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x80garbage", b"text", {"module": torch.zeros(2)}, [1]])
+def test_what_is_no_checkpoint_is_said_in_a_line(tmp_path: Path, content: object) -> None:
+    data = load_samples("digits", split="train", limit=64)
+    path, one = tmp_path / "c", replace(RECIPE, epochs=1)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        train(_network(), data.inputs, data.targets, one, kept=Kept(path))
+        whole = torch.load(path, weights_only=True)
+        torch.save(whole | content if isinstance(content, dict) else content, path)
+    with pytest.raises(
+        resect.RunError, match=r"c must be(long to| a checkpoint).* Delete it to start anew\.$"
+    ) as raised:
+        train(_network(), data.inputs, data.targets, one, kept=Kept(path))
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 250
+
+
 def test_dropout_is_resumed_to_the_bit_and_leaves_the_global_state_alone(tmp_path: Path) -> None:
     data = load_samples("digits", split="train", limit=96)
 
@@ -137,6 +157,17 @@ def test_what_is_watched_is_what_happened(tmp_path: Path) -> None:
     logged = events.Scalars("train/loss")
     assert [event.step for event in logged] == [3, 6, 9]
     assert logged[-1].value == pytest.approx(trained.progress.curve[-1]["loss"])
+
+
+def test_accelerate_set_up_in_another_way_is_refused() -> None:
+    data = load_samples("digits", split="train", limit=64)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        Accelerator(cpu=True, mixed_precision="bf16")
+        with pytest.raises(resect.InputError, match=r"Accelerate must not be set up in another way .* another process"):
+            train(_network(), data.inputs, data.targets, RECIPE)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_a_small_last_batch_joins_the_one_before() -> None:

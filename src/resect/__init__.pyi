@@ -1,13 +1,13 @@
 # The public names and where they live; each is imported when it is first used (see `__init__.py`).
 
+from . import plans as plans
+from . import schedules as schedules
 from ._front import ensemble as ensemble
 from ._front import lesion as lesion
 from ._front import participation as participation
 from ._front import path_spectrum as path_spectrum
 from ._front import path_squares as path_squares
-from ._front import plans as plans
 from ._front import sample_paths as sample_paths
-from ._front import schedules as schedules
 from ._front import scores as scores
 from ._front import shapley as shapley
 from ._front import strongest_paths as strongest_paths

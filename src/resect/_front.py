@@ -10,7 +10,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from resect.data import Samples, load_samples
 from resect.errors import DataError, InputError
 from resect.measuring.batches import Batches
-from resect.network import schedules as schedules
 from resect.network.unraveled import Unraveled, require_unraveled
 from resect.paths import participation as carriers
 from resect.paths import sampled, spectrum, squares, strongest
@@ -18,7 +17,6 @@ from resect.paths.settings import PathSettings
 from resect.pruning import scores as importance
 from resect.sweep import ensemble as ensembles
 from resect.sweep import lesion as lesions
-from resect.sweep import plans as plans
 from resect.sweep import shapley as shapley_values
 from resect.sweep.settings import LesionSettings
 

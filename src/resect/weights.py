@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -81,12 +82,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         else:
             return load_file(path)
     except DAMAGED as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # what torch says fills a page and advises to read it unsafely
+        reason = f": {error}" if isinstance(error, SafetensorError) else ""
         raise CheckpointError(
             f"{path} must be a safetensors file or a state dict that torch can read safely, but it is damaged, "
-            f"truncated or of another kind: {reason}"
+            f"truncated or of another kind{reason}. Save model.state_dict() again."
         ) from error
     return _state_dict(content, path)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What was written beside the tensors of a safetensors file; nothing if it is missing or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except DAMAGED:
+        return {}
 
 
 def check_finite(module: nn.Module) -> None:

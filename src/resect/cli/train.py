@@ -66,7 +66,9 @@ def recipe_options(function: Decorated) -> Decorated:
     type=click.Path(file_okay=False, path_type=Path),
     help="A folder for the weights before and after every epoch, for `resect paths --checkpoints`.",
 )
-@click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="A folder for TensorBoard.")
+@click.option(
+    "--logs", type=click.Path(file_okay=False, path_type=Path), help="A folder for TensorBoard, with the test error."
+)
 @click.option(
     "--save-every",
     default=Kept.every,

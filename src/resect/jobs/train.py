@@ -14,7 +14,7 @@ from torch import nn
 
 from resect.data import Samples, load_samples
 from resect.data.normalization import plain_normalization
-from resect.errors import DataError, InputError, SpecError
+from resect.errors import DataError, InputError, RunError, SpecError
 from resect.files import write_text
 from resect.jobs.environment import environment
 from resect.jobs.evaluate import mean_error_and_loss
@@ -28,7 +28,7 @@ from resect.training.checkpoint import Kept
 from resect.training.loop import Trained, Watch
 from resect.training.recipe import Recipe
 from resect.training.recipes import RecipeFile, load_recipe_file
-from resect.weights import load_checkpoint, save_weights
+from resect.weights import load_checkpoint, read_metadata, save_weights
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,7 @@ class TrainJob:
             SpecError: the model is unknown, or one of the shipped weights.
             DataError: the data have no test samples of their own.
             InputError: the device or the file cannot be used, something would be overwritten, or the training diverges.
+            RunError: the checkpoint is damaged or of another training, or a file cannot be written.
         """
         if card := self.finished:
             return card
@@ -193,15 +194,24 @@ class TrainJob:
         samples, test = _splits(self.data, self.test_data, self.normalize)
         module = self._module(samples, test)
         _make_folder(self.out)
-        watch = replace(watch or Watch(), logs=self.logs)
+        watch = replace(watch or Watch(), logs=self.logs, test=lambda: _tested(module, test))
         if self.history:
-            watch = replace(watch, epoch=_History(module, self.history))
+            history = _History(module, self.history, json.dumps(plain(self.asked), sort_keys=True))
+            watch = replace(watch, epoch=history.keep, resume=history.require)
         kept = Kept(self.checkpoint, self.save_every, self.network)
-        trained = loop.train(module, samples.inputs, samples.targets, self.recipe, kept=kept, watch=watch)
-        if not trained.main:
-            return None
-        card = self._written(module, trained, samples, test)
-        write_text(self.card, card.json())
+        try:
+            trained = loop.train(module, samples.inputs, samples.targets, self.recipe, kept=kept, watch=watch)
+            if not trained.main:
+                return None
+            card = self._written(module, trained, samples, test)
+            write_text(self.card, card.json())
+        except OSError as error:
+            if error.filename is None:  # no file of the training
+                raise
+            raise RunError(
+                f"{error.filename} cannot be used: {error.strerror}. The last checkpoint is as it was: mend this (make "
+                "room on a full disk), and the same command goes on from there."
+            ) from error
         self.checkpoint.unlink(missing_ok=True)
         return card
 
@@ -274,13 +284,36 @@ def train(recipe: str = "digits", *, out: Path | str, **options: Any) -> Record:
 
 @dataclass(frozen=True)
 class _History:
-    """Keeps the weights after every epoch."""
+    """Keeps the weights after every epoch.
+
+    Attributes:
+        training: what decides the weights, which the files say of themselves.
+    """
 
     module: nn.Module
     folder: Path
+    training: str
 
-    def __call__(self, epoch: int) -> None:
-        save_weights(self.module, self.folder / f"epoch-{epoch}.safetensors", torch.float16)
+    def keep(self, epoch: int) -> None:
+        save_weights(self.module, self._file(epoch), torch.float16, {"training": self.training})
+
+    def require(self, epochs: int) -> None:
+        """Raise InputError unless the folder has the epochs of earlier sittings."""
+        missing = [i for i in range(epochs + 1) if read_metadata(self._file(i)).get("training") != self.training]
+        if missing:
+            raise InputError(
+                f"`history` must be the folder that this training began with, but {self.folder} has no "
+                f"{self._file(missing[0]).name} of it. Give that folder, go on without --history, or delete the "
+                "checkpoint to start anew."
+            )
+
+    def _file(self, epoch: int) -> Path:
+        return self.folder / f"epoch-{epoch}.safetensors"
+
+
+def _tested(module: nn.Module, test: Samples) -> dict[str, float]:
+    error, loss = mean_error_and_loss(module, test)
+    return {"error": error, "loss": loss}
 
 
 def _splits(data: str, test_data: str | None, normalize: str | None) -> tuple[Samples, Samples]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from numbers import Real
+from typing import TYPE_CHECKING, TypeGuard
 
 from resect.errors import InputError, require_whole
 from resect.network.blocks import BlockLike
@@ -72,9 +73,9 @@ class StochasticDepth(Schedule):
     last: float = 0.5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.last, (int, float)) or not 0 < self.last <= 1:
+        if not is_number(self.last) or not 0 < self.last <= 1:
             raise InputError(
-                f"the `survival` of the last block must be a probability above 0 and at most 1, got {self.last!r}."
+                f"`last` (`survival` of a recipe) must be a probability above 0 and at most 1, got {self.last!r}."
             )
 
     def running(self, blocks: int, step: int, generator: torch.Generator) -> frozenset[int]:
@@ -153,6 +154,11 @@ def _drawn(count: int, blocks: int, generator: torch.Generator) -> frozenset[int
     import torch
 
     return frozenset(torch.randperm(blocks, generator=generator)[:count].tolist())
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a number, which True is not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _require_keepable(keep: int, blocks: int) -> None:

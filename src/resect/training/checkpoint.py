@@ -99,7 +99,7 @@ class Checkpoint:
             for name, part in parts.items():
                 part.load_state_dict(content[name])
             return Progress(**{name: content[name] for name in vars(Progress())})
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(
                 f"{self.path} must belong to this network; it does not fit. Delete it to start anew."
             ) from error
@@ -113,9 +113,9 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError:  # of the disk, which may be read again
         raise
     except DAMAGED as error:
-        said = " ".join(str(error).split()) or type(error).__name__
         raise RunError(
-            f"{path} must be a checkpoint of a training, but cannot be read: {said}. Delete it to start anew."
+            f"{path} must be a checkpoint of a training, but cannot be read: it is cut short, damaged or of another "
+            "kind. Delete it to start anew."
         ) from error
     if not isinstance(content, dict):
         raise RunError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +58,16 @@ class Watch:
         begin: called first, with (samples of the whole training, those of earlier sittings).
         step: called every few steps with (samples seen since the last call, their mean loss).
         epoch: called with the number of epochs done, 0 before the first.
+        resume: called in the place of the first `epoch`, with the number of epochs that earlier sittings did.
+        test: called after every epoch, for what `logs` are to have of samples that are not trained on, by name.
         logs: a folder for TensorBoard.
     """
 
     begin: Callable[[int, int], None] = lambda total, seen: None
     step: Callable[[int, float], None] = lambda seen, loss: None
     epoch: Callable[[int], None] = lambda done: None
+    resume: Callable[[int], None] = lambda done: None
+    test: Callable[[], Mapping[str, float]] = dict
     logs: Path | None = None
 
 
@@ -170,6 +174,8 @@ class _Training:
                 meter.zero_()
                 if over:
                     self._close_epoch(progress)
+                if main and over and self.watch.logs:
+                    started += self._log_test(progress.step)
                 if main and over:  # before the checkpoint: what a kill in between loses is told again
                     self.watch.epoch(len(progress.curve))
                 if main and (over or now - saved >= kept.every):
@@ -198,7 +204,9 @@ class _Training:
         epoch, within = divmod(progress.step, len(self.batches))
         seen = epoch * len(self.inputs) + sum(len(batch) for batch in self.batches[:within])
         self.watch.begin(len(self.inputs) * self.recipe.epochs, seen)
-        if not progress.step:
+        if progress.step:
+            self.watch.resume(epoch)
+        else:
             self.watch.epoch(0)
 
     def _step(self, step: int) -> Tensor:
@@ -249,6 +257,15 @@ class _Training:
             values["blocks"] = len(self.scheduled.running)
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, progress.step)
 
+    def _log_test(self, step: int) -> float:
+        """Log what the network does on samples that are not trained on; return the seconds that it took."""
+        started = time.perf_counter()
+        self.module.eval()
+        values = {f"test/{name}": value for name, value in self.watch.test().items()}
+        self.module.train()
+        self.accelerator.log(values, step)
+        return time.perf_counter() - started
+
     def _close_epoch(self, progress: Progress) -> None:
         loss, wrong, counted = progress.totals
         earlier = sum(epoch["seconds"] for epoch in progress.curve)
@@ -264,13 +281,19 @@ def _accelerator(device: torch.device, unused: bool, logs: Path | None) -> Accel
 
     if logs and not is_tensorboard_available():
         raise InputError("`logs` needs the package tensorboard. Install it with `pip install 'resect[train]'`.")
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="no",  # the recipe says it, not the user's configuration of Accelerate
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
-        log_with="tensorboard" if logs else None,
-        project_dir=logs,
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision="no",  # the recipe says it, not the user's configuration of Accelerate
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
+            log_with="tensorboard" if logs else None,
+            project_dir=logs,
+        )
+    except ValueError as error:  # a process has one precision and one kind of device
+        raise InputError(
+            "Accelerate must not be set up in another way in the same process, but it is: "
+            f"{' '.join(str(error).split())} Start another process."
+        ) from error
     if logs:
         accelerator.init_trackers("")
     return accelerator
