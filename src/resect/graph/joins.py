@@ -16,6 +16,7 @@ from torch.fx import Node
 from resect.graph.capture import Capture
 from resect.graph.ops import LINEAR, VIEWS, hint_shape, is_float, module_of, op_name
 from resect.graph.reach import Reach, union
+from resect.graph.sums import why_no_addition
 
 Kind = Literal["identity", "projection", "gated", "layer"]
 
@@ -64,6 +65,8 @@ def find_joins(captured: Capture, reach: Reach) -> tuple[list[Join], list[Reject
     for node in captured.nodes:
         operands = _operands(node, reach)
         if operands is None:
+            if reason := why_no_addition(node, reach):
+                reasons[node] = reason
             continue
         verdict = _judge(node, *operands, reach, joins)
         if isinstance(verdict, Join):
