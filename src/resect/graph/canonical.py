@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, Node
+from torch._higher_order_ops.wrap import wrap_with_set_grad_enabled
+from torch.fx import Graph, GraphModule, Node
 
 from resect.graph.ops import ATTENTION, WEIGHT_MIXING, op_name
 
@@ -23,6 +24,23 @@ def canonical(graph: Graph) -> None:
             if node.target in _RESHAPES:  # a view fits the strides of the example's batch size only
                 node.target = torch.ops.aten.reshape.default
     _merge_equal(graph)
+
+
+def keep_stopped_gradients(module: GraphModule) -> None:
+    """Detach what a `no_grad` region hands on, in an exported graph: without the region, gradients would flow on."""
+    for node in list(module.graph.nodes):
+        if node.target is not wrap_with_set_grad_enabled:
+            continue
+        enabled, region = node.args[0], getattr(module, str(node.args[1].target))
+        keep_stopped_gradients(region)
+        (output,) = region.graph.find_nodes(op="output")
+        for value in output.all_input_nodes if not enabled else ():
+            if isinstance(value.meta.get("val"), Tensor) and value.meta["val"].is_floating_point():
+                with region.graph.inserting_before(output):
+                    stopped = region.graph.call_function(torch.ops.aten.detach.default, (value,))
+                stopped.meta = dict(value.meta)
+                output.replace_input_with(value, stopped)
+        region.recompile()
 
 
 def _drop_identity(node: Node) -> None:

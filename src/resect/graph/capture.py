@@ -6,7 +6,7 @@ import io
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from operator import attrgetter
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Node
+from torch.utils.checkpoint import CheckpointFunction
 
 from resect.errors import ExportError, InputError
-from resect.graph.canonical import canonical
+from resect.graph.canonical import canonical, keep_stopped_gradients
 from resect.graph.differences import largest_difference
 from resect.graph.randomness import drawn_since, generator_states, kept_generators
 from resect.graph.untouched import Mode, untouched
@@ -215,7 +216,7 @@ def _export(model: nn.Module, call: Call, mode: Mode) -> ExportedProgram:
     for leaf in shaped:
         if leaf.shape[0] == shaped[0].shape[0]:
             dynamic[leaf] = {0: Dim.AUTO}
-    with warnings.catch_warnings(), _quiet_export():
+    with warnings.catch_warnings(), _quiet_export(), _without_checkpoints():
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(
@@ -225,6 +226,7 @@ def _export(model: nn.Module, call: Call, mode: Mode) -> ExportedProgram:
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
+            keep_stopped_gradients(exported.graph_module)
             functional: ExportedProgram = exported.run_decompositions({})
         except Exception as error:  # torch.export raises dozens of kinds, and lets the model's own through
             advice = (
@@ -251,6 +253,20 @@ def _quiet_export() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
+
+
+@contextmanager
+def _without_checkpoints() -> Iterator[None]:
+    """Let reentrant activation checkpoints, which stop gradients in a graph, be plain calls: both compute the same."""
+
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        return function(*args)
+
+    CheckpointFunction.apply = apply  # until it is taken away again
+    try:
+        yield
+    finally:
+        del CheckpointFunction.apply
 
 
 def _labels(call: Call) -> list[tuple[str, Any]]:

@@ -26,7 +26,7 @@ def kept_generators() -> Iterator[None]:
 def generator_states() -> dict[str, Any]:
     """The states of the global generators by the name a user knows them by."""
     numpy = np.random.get_state(legacy=False)
-    devices = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+    devices = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
     return {
         "torch": [state.numpy().tobytes() for state in devices],
         "random": random.getstate(),

@@ -64,9 +64,10 @@ class Standalone(nn.Module):
         before = dict(zip(code.names, arguments, strict=True))
         for path, captured in self._momenta.items():
             norm = self.get_submodule(path)
+            assert isinstance(norm, _BatchNorm)
             if norm.momentum == captured:
                 continue
-            factor = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+            factor = 1 / int(norm.num_batches_tracked or 1) if norm.momentum is None else norm.momentum
             for name in (f"{path}.running_mean", f"{path}.running_var"):
                 if name in code.updates:
                     self.get_buffer(name).lerp_(before[name], 1 - factor / captured)

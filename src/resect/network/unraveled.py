@@ -34,6 +34,7 @@ from resect.graph.untouched import Mode, untouched
 from resect.network.arrangement import Arrangement, validate
 from resect.network.blocks import Block
 from resect.network.check import Check
+from resect.network.gradients import require_own_gradient
 from resect.network.scheduled import Scheduled
 from resect.network.schedules import Schedule
 from resect.network.standalone import Standalone
@@ -57,6 +58,7 @@ class Unraveled:
         self.model = model
         self._example = example
         self.plain = plain
+        self._own_gradient = False
         self.sliced = sliced = cut(capture(model, example, mode), plain=plain)
         self.programs = Programs(sliced)
         self.rejected = sliced.rejected
@@ -96,6 +98,12 @@ class Unraveled:
         """The same network in train mode (batch statistics, dropout), exported when first asked for."""
         return Unraveled(self.model, self._example, plain=self.plain, mode="train")
 
+    def require_own_gradient(self) -> None:
+        """Raise ExportError if the graph has another gradient than the model (custom backwards); looked at once."""
+        if not self._own_gradient:
+            require_own_gradient(self, self._example)
+            self._own_gradient = True
+
     def arrangement(self, decisions: Sequence[Decision]) -> Arrangement:
         """The arrangement of decisions, one a slot, that this network can run.
 
@@ -132,14 +140,19 @@ class Unraveled:
 
         Raises:
             InputError: `correction` is asked for and a branch ends in no weights of its own.
-            ExportError: in train mode, `torch.export` cannot capture the model.
+            ExportError: in train mode, `torch.export` cannot capture the model, or the graph has another gradient.
 
         Example:
             >>> with net.schedule(resect.schedules.FixedCount(23)):
             ...     for images, classes in loader:
             ...         loss = cross_entropy(model(images), classes)
         """
-        return Scheduled(self.sliced, lambda: self.train_graph, schedule, seed=seed, correction=correction)
+
+        def train_graph() -> Unraveled:
+            self.train_graph.require_own_gradient()
+            return self.train_graph
+
+        return Scheduled(self.sliced, train_graph, schedule, seed=seed, correction=correction)
 
     def __call__(self, inputs: Any, arrangement: Sequence[Decision] | None = None) -> Any:
         """Run the network under an arrangement; intact, bit-identical to `model(inputs)` in the captured mode.
