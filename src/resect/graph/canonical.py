@@ -21,6 +21,7 @@ def canonical(graph: Graph) -> None:
     for node in list(graph.nodes):
         if node.op == "call_function":
             _drop_identity(node)
+            _copy_as_its_source(node)
             if node.target in _RESHAPES:  # a view fits the strides of the example's batch size only
                 node.target = torch.ops.aten.reshape.default
     _merge_equal(graph)
@@ -54,6 +55,23 @@ def _drop_identity(node: Node) -> None:
         whole = op_name(node) == "add" and rest in ([0], [0.0]) and value.meta["val"].dtype == node.meta["val"].dtype
     if whole:
         node.replace_all_uses_with(value)
+
+
+def _copy_as_its_source(node: Node) -> None:
+    """Replace copy(y, x), all of whose values are those of x, and which has no derivative."""
+    if op_name(node) != "copy":
+        return
+    target, source = node.args[:2]
+    value, given = node.meta["val"], source.meta["val"]
+    with node.graph.inserting_before(node):
+        if given.dtype != value.dtype or given.device != value.device:
+            kind = {"dtype": value.dtype, "device": value.device}
+            source = node.graph.call_function(torch.ops.aten._to_copy.default, (source,), kind)
+            source.meta = {**node.meta, "val": given.to(value.device, value.dtype)}
+        if given.shape != value.shape:
+            source = node.graph.call_function(torch.ops.aten.expand_as.default, (source, target))
+            source.meta = dict(node.meta)
+    node.replace_all_uses_with(source)
 
 
 def _merge_equal(graph: Graph) -> None:

@@ -27,6 +27,8 @@ VIEWS = frozenset(
     "slice select split split_with_sizes chunk unbind getitem alias detach _to_copy to type_as repeat roll "
     "movedim pixel_shuffle pixel_unshuffle neg dropout lift_fresh native_dropout unfold tile flip swapaxes".split()
 )
+# Of them, those that hand on a part only.
+PARTS = frozenset("slice select split split_with_sizes chunk unbind narrow".split())
 NORMS = frozenset(
     "batch_norm _native_batch_norm_legit_no_training _native_batch_norm_legit native_batch_norm "
     "_native_batch_norm_legit_functional layer_norm native_layer_norm group_norm native_group_norm rms_norm "

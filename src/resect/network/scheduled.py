@@ -15,7 +15,7 @@ from resect.network.arrangement import Arrangement
 from resect.network.schedules import Schedule
 from resect.seeds import generator_for
 
-_ADDED = ("identity", "projection")  # kinds of blocks whose branch is added to the skip as it is
+_ADDED = ("identity", "scaled", "projection")  # kinds of blocks whose branch is added to the skip as it is
 
 
 class Scheduled:
