@@ -147,7 +147,7 @@ def test_partial_sums_of_res2net_are_listed_under_their_block() -> None:
     model = timm.create_model("res2net50_26w_4s", layers=[1, 2, 2, 1])
     net = _counted(model, torch.randn(2, 3, 64, 64), 6)
     assert Counter(entry.reason for entry in net.rejected) == {
-        "part of the branch of a block: it stands in that block's own module": 4  # 2 blocks of 2 sums
+        "part of the branch of a block: it adds other channels than its own branch reads": 4  # 2 blocks of 2 sums
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from resect.errors import CheckpointError
 from resect.files import DAMAGED, whole
 
-_NESTED = ("state_dict", "model", "model_state_dict", "module")
+_NESTED = ("state_dict", "model", "model_state_dict", "module", "model_ema", "state_dict_ema", "ema")
 _SHOWN = 3
 
 
@@ -24,15 +25,15 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
     """Load weights into `module`, which is unchanged if they do not fit.
 
     Args:
-        path: a safetensors file, or a state dict saved by torch; it may be nested under "state_dict", "model" or
-            "module" (a training's .checkpoint) and carry the prefix "module." or "_orig_mod.". Half precision is cast
-            to the module's dtypes.
+        path: a safetensors file, or a state dict saved by torch; it may be nested under "state_dict", "model",
+            "module" (a training's .checkpoint) or "model_ema", and carry the prefixes "module." and "_orig_mod." in
+            any order. Half precision is cast to the module's dtypes.
 
     Raises:
         CheckpointError: the file is missing or damaged, belongs to another network, or holds NaN or infinity.
     """
-    given = {_bare(name): value for name, value in read_tensors(path).items()}
     expected = dict(module.state_dict().items())
+    given = _bare(read_tensors(path), expected)
     given |= {name: given[other] for name, other in _tied(expected, given).items()}
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
     missing = [name for name in expected if name not in given and name not in counters]
@@ -56,9 +57,13 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
     module.load_state_dict({name: value.to(expected[name].dtype) for name, value in given.items()}, strict=False)
 
 
-def _bare(name: str) -> str:
-    """A parameter's name without what DataParallel and torch.compile put before it."""
-    return name.removeprefix("module.").removeprefix("_orig_mod.")
+def _bare(given: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without what DataParallel, averaging and torch.compile put into names; the form that fits best."""
+    given = {name: value for name, value in given.items() if name != "n_averaged" or name in expected}
+    forms = [given, {re.sub(r"(^|\.)_orig_mod\.", r"\1", name): value for name, value in given.items()}]
+    while forms[-1] and all(name.startswith("module.") for name in forms[-1]):
+        forms.append({name.removeprefix("module."): value for name, value in forms[-1].items()})
+    return max(reversed(forms), key=lambda form: len(form.keys() & expected.keys()))
 
 
 def _tied(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, str]:

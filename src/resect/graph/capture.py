@@ -6,24 +6,27 @@ import io
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.fx import Graph, Node
+from torch.fx import Node
+from torch.utils.checkpoint import CheckpointFunction
 
 from resect.errors import ExportError, InputError
-from resect.graph.ops import op_name
+from resect.graph.canonical import canonical, keep_stopped_gradients
+from resect.graph.differences import largest_difference
+from resect.graph.randomness import drawn_since, generator_states, kept_generators
+from resect.graph.untouched import Mode, untouched
 
-Mode = Literal["eval", "train"]
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -120,18 +123,6 @@ def cut_samples(inputs: Any, which: slice, total: int) -> Any:
 
 
 @contextmanager
-def in_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
-    """Put every submodule in `mode` and give each its own flag back afterwards."""
-    before = {module: module.training for module in model.modules()}
-    try:
-        model.train(mode == "train")
-        yield
-    finally:
-        for module, training in before.items():
-            module.training = training
-
-
-@contextmanager
 def without_fused_attention() -> Iterator[None]:
     """Let `nn.MultiheadAttention` run its own operators, as it does in an exported graph and with gradients."""
     before = torch.backends.mha.get_fastpath_enabled()
@@ -151,8 +142,8 @@ def capture(model: nn.Module, example: Any, mode: Mode = "eval") -> Capture:
             f"`example` must hold at least one tensor, got none in {type(example).__name__}. Pass one batch of the "
             "model's inputs."
         )
-    with in_mode(model, mode):
-        _try_forward(model, call, mode)
+    with untouched(model, mode), kept_generators():
+        _refuse_coins(model, call, mode)
         # A batch of 0 or 1 is burnt into an exported graph, so it is widened to 2 first.
         batch = leaves[0].shape[0] if leaves[0].ndim else 0
         try:
@@ -166,6 +157,27 @@ def capture(model: nn.Module, example: Any, mode: Mode = "eval") -> Capture:
     return captured
 
 
+def _refuse_coins(model: nn.Module, call: Call, mode: Mode) -> None:
+    """Run the model; ExportError if it is random in eval mode, or in a way that a graph would freeze."""
+    before = generator_states()
+    outputs = _try_forward(model, call)
+    drawn = drawn_since(before)
+    if mode == "train":
+        frozen = [name for name in drawn if name != "torch"]
+        if frozen:
+            raise ExportError(
+                f"`model` must draw with torch alone in train mode, but {type(model).__name__} draws from "
+                f"{frozen[0]} in forward() (LayerDrop, mixup), and a captured graph repeats one draw for ever. "
+                "Switch that off (layerdrop=0), or draw outside of forward(); net.schedule skips layers at random."
+            )
+    elif drawn and any(largest_difference(outputs, _try_forward(model, call)) for _ in range(3)):
+        raise ExportError(
+            f"`model` must give the same outputs each time in eval mode, but {type(model).__name__} is random then: "
+            f"it draws from {drawn[0]} in forward() (e.g. dropout without training=self.training, noise, a random "
+            "mask). Make it deterministic, e.g. pass the noise or the mask as an input."
+        )
+
+
 def _widen(call: Call, batch: int) -> Call:
     def widen(leaf: Any) -> Any:
         if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == batch == 1:
@@ -175,12 +187,10 @@ def _widen(call: Call, batch: int) -> Call:
     return pytree.tree_map(widen, call)  # type: ignore[no-any-return]  # tree_map keeps the structure it is given
 
 
-def _try_forward(model: nn.Module, call: Call, mode: Mode) -> None:
-    buffers = {name: value.clone() for name, value in model.named_buffers()} if mode == "train" else {}
-    args, kwargs = call
+def _try_forward(model: nn.Module, call: Call) -> Any:
     try:
         with torch.no_grad():
-            model(*args, **kwargs)
+            return outputs_of(model, call)
     except Exception as error:  # any model raises what it likes on inputs that it was not made for
         named = [(label, leaf) for label, leaf in _labels(call) if isinstance(leaf, Tensor)]
         shapes = ", ".join(f"{label} {tuple(leaf.shape)} {dtype_name(leaf.dtype)}" for label, leaf in named)
@@ -188,10 +198,6 @@ def _try_forward(model: nn.Module, call: Call, mode: Mode) -> None:
             f"`example` must be a batch that the model can run, got {shapes}: {_cause(model, error)}. "
             "Pass one batch with the shape and dtype the model was made for."
         ) from error
-    finally:
-        with torch.no_grad():
-            for name, value in buffers.items():
-                model.get_buffer(name).copy_(value)
 
 
 def outputs_of(model: nn.Module, call: Call) -> Any:
@@ -216,7 +222,7 @@ def _export(model: nn.Module, call: Call, mode: Mode) -> ExportedProgram:
     for leaf in shaped:
         if leaf.shape[0] == shaped[0].shape[0]:
             dynamic[leaf] = {0: Dim.AUTO}
-    with warnings.catch_warnings(), _quiet_export():
+    with warnings.catch_warnings(), _quiet_export(), _without_checkpoints():
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(
@@ -226,13 +232,18 @@ def _export(model: nn.Module, call: Call, mode: Mode) -> ExportedProgram:
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
+            keep_stopped_gradients(exported.graph_module)
             functional: ExportedProgram = exported.run_decompositions({})
         except Exception as error:  # torch.export raises dozens of kinds, and lets the model's own through
+            advice = (
+                "Change that line so that it does not turn tensor values into Python values (no .item(), no `if` on a "
+                "tensor, no numpy): use torch.where or torch.cond, or move the step out of forward()."
+            )
+            if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
+                advice = "It is (or holds) TorchScript, which hides its operators: pass the module it was made from."
             raise ExportError(
                 f"`model` must be one that torch.export can capture in {mode} mode, but {type(model).__name__} is "
-                f"not: {_cause(model, error)}. Change that line so that it does not turn tensor values into "
-                "Python values (no .item(), no `if` on a tensor, no numpy): use torch.where or torch.cond, or move "
-                "the step out of forward()."
+                f"not: {_cause(model, error)}. {advice}"
             ) from error
     return functional
 
@@ -248,6 +259,20 @@ def _quiet_export() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
+
+
+@contextmanager
+def _without_checkpoints() -> Iterator[None]:
+    """Let reentrant activation checkpoints, which stop gradients in a graph, be plain calls: both compute the same."""
+
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        return function(*args)
+
+    CheckpointFunction.apply = apply  # until it is taken away again
+    try:
+        yield
+    finally:
+        del CheckpointFunction.apply
 
 
 def _labels(call: Call) -> list[tuple[str, Any]]:
@@ -274,7 +299,7 @@ def _cause(model: nn.Module, error: Exception) -> str:
 
 def _read(model: nn.Module, call: Call, mode: Mode) -> Capture:
     exported = _export(model, call, mode)
-    _drop_added_zeros(exported.graph)
+    canonical(exported.graph)
     signature, labels = exported.graph_signature, _labels(call)
     placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
     inputs: list[Input | None] = []
@@ -316,17 +341,6 @@ def _read(model: nn.Module, call: Call, mode: Mode) -> Capture:
         out_spec=exported.call_spec.out_spec,
         batch_size=None if None in batches or not batches else batches[0],
     )
-
-
-def _drop_added_zeros(graph: Graph) -> None:
-    """Replace x + 0 by x, with which Python's sum([x, f(x), g(x)]) begins."""
-    for node in graph.nodes:
-        if op_name(node) != "add" or len(node.args) != 2 or node.kwargs:
-            continue
-        value, other = node.args
-        zero = isinstance(other, (int, float)) and other == 0
-        if zero and isinstance(value, Node) and value.meta["val"].dtype == node.meta["val"].dtype:
-            node.replace_all_uses_with(value)
 
 
 def _input(node: Node, label: str, ranges: Mapping[Any, Any]) -> Input | None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Literal
+from typing import Any, Literal
 
 from torch.fx import Node
 
 from resect.graph.capture import Capture
-from resect.graph.ops import LINEAR, VIEWS, hint_shape, is_float, module_of, op_name
+from resect.graph.ops import LINEAR, PARTS, POINTWISE, VIEWS, hint_shape, is_float, module_of, op_name
 from resect.graph.reach import Reach, union
+from resect.graph.sums import why_no_addition
 
-Kind = Literal["identity", "projection", "gated", "layer"]
+Kind = Literal["identity", "scaled", "projection", "gated", "layer"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Join:
 
     Attributes:
         node: the addition; of a plain layer, the layer's output.
-        kind: "identity", "projection", "gated" (highway: the skip is scaled by a gate), or "layer" in a plain network.
+        kind: "identity", "scaled" (by a number or learned factors), "projection", "gated" (highway: the skip is scaled
+            by a gate), or "layer" in a plain network.
         skip: the operand that stays when the branch is deleted.
         branch: the operand (or, split, the term of the operand) that the branch computes.
         consumer: the node that reads `branch` as the branch: the addition, or a sum inside the operand.
@@ -64,6 +66,8 @@ def find_joins(captured: Capture, reach: Reach) -> tuple[list[Join], list[Reject
     for node in captured.nodes:
         operands = _operands(node, reach)
         if operands is None:
+            if reason := why_no_addition(node, reach):
+                reasons[node] = reason
             continue
         verdict = _judge(node, *operands, reach, joins)
         if isinstance(verdict, Join):
@@ -86,14 +90,23 @@ def _operands(node: Node, reach: Reach) -> tuple[Node, Node] | None:
     else:
         return None
     first, second = pair
-    if not (_signal(first, reach) and _signal(second, reach)) or first is second:
+    if not (isinstance(first, Node) and isinstance(second, Node)) or first is second:
         return None
-    assert isinstance(first, Node) and isinstance(second, Node)
+    if not (_signal(first, reach) or _signal(second, reach)):
+        return None
+    for one, other in ((first, second), (second, first)):
+        if not _signal(one, reach) and not (_weights(one, reach) and reach.is_ancestor(one, other)):
+            return None
     return first, second
 
 
 def _signal(value: object, reach: Reach) -> bool:
     return isinstance(value, Node) and value in reach.index and is_float(value) and reach.is_dependent(value)
+
+
+def _weights(value: object, reach: Reach) -> bool:
+    """Whether a value is made of parameters alone, as the class token that attention then adds to."""
+    return isinstance(value, Node) and value in reach.index and is_float(value) and reach.is_weighted(value)
 
 
 def _judge(node: Node, first: Node, second: Node, reach: Reach, joins: dict[Node, Join]) -> Join | str:
@@ -116,19 +129,22 @@ _NOT_RELATED = "neither operand flows into the other and they have no signal in 
 _ONE_OPERATOR = "both operands come over ways with a non-linearity: a sum of two branches, without a skip"
 _ALL_LINEAR = "neither way has a non-linearity: a sum of linear maps, without a branch"
 _NO_PARAMETERS = "no parameters lie on the way from one operand to the other"
+_OTHER_PARTS = "the operands come from other parts of one value, each over weights: a sum of two heads"
 _SUBTRACTED = "the skip would be subtracted or scaled"
 _NO_WEIGHTS_NESTED = "part of the branch of a block: it holds no weights that mix"
-_SAME_MODULE_NESTED = "part of the branch of a block: it stands in that block's own module"
-_REASONS = [_NOT_RELATED, _ONE_OPERATOR, _ALL_LINEAR, _NO_PARAMETERS, _SUBTRACTED]
+_PARTIAL_NESTED = "part of the branch of a block: it adds other channels than its own branch reads"
+_OPEN_NESTED = "part of the branch of a block: what it adds is made of other values than the one it is added to"
+_REASONS = [_NOT_RELATED, _ONE_OPERATOR, _OTHER_PARTS, _ALL_LINEAR, _NO_PARAMETERS, _SUBTRACTED]
 
 
 def _judge_ordered(node: Node, skip: Node, branch: Node, reach: Reach, joins: dict[Node, Join]) -> Join | str:
     """The same for `node` = `skip` + `branch`."""
     root = _skip_root(skip, joins)
-    if reach.is_ancestor(root, branch):
-        if not reach.has_weights(reach.between(root, branch)):
+    base = root if reach.is_ancestor(root, branch) else _unscaled(root, reach)
+    if reach.is_ancestor(base, branch):
+        if not reach.has_weights(reach.between(base, branch)):
             return _NO_PARAMETERS
-        return Join(node, "identity", skip, branch, node, (root,), skip)
+        return Join(node, "identity" if base is root else "scaled", skip, branch, node, (base,), skip)
     gated = _gated_skip(skip, branch, reach)
     if gated is not None:
         return Join(node, "gated", skip, branch, node, (gated,), gated)
@@ -142,6 +158,14 @@ def _skip_root(skip: Node, joins: dict[Node, Join]) -> Node:
     return skip
 
 
+def _unscaled(skip: Node, reach: Reach) -> Node:
+    """The signal x if `skip` is x * a with a number or learned factors, not a signal; else `skip`."""
+    if op_name(skip) not in ("mul", "div") or not isinstance(skip.args[0], Node):
+        return skip
+    signals = reach.dependents(skip)
+    return signals[0] if len(signals) == 1 and hint_shape(signals[0]) == hint_shape(skip) else skip
+
+
 def _judge_projection(node: Node, skip: Node, root: Node, branch: Node, reach: Reach) -> Join | str:
     common = reach.ancestors[reach.index[root]] & reach.ancestors[reach.index[branch]] & reach.dependent
     common = sum(reach.bit(n) for n in reach.nodes(common) if is_float(n))
@@ -151,8 +175,10 @@ def _judge_projection(node: Node, skip: Node, root: Node, branch: Node, reach: R
         return _NOT_RELATED
     on_skip = union(reach.between(start, root) for start in nearest)
     on_branch = union(reach.between(start, branch) for start in nearest)
-    if not _linear(on_skip, reach):
+    if not _linear(on_skip, reach) and not _is_preactivated(on_skip, on_branch, nearest, reach):
         return _ONE_OPERATOR
+    if reach.has_weights(on_skip) and _parts(on_skip, reach) and _parts(on_branch, reach) != _parts(on_skip, reach):
+        return _OTHER_PARTS
     if _linear(on_branch, reach):
         return _ALL_LINEAR
     if not reach.has_weights(on_branch):
@@ -160,6 +186,21 @@ def _judge_projection(node: Node, skip: Node, root: Node, branch: Node, reach: R
     only_views = all(op_name(n) in VIEWS for n in reach.nodes(on_skip))
     kind: Kind = "identity" if only_views and not reach.has_weights(on_skip) else "projection"
     return Join(node, kind, skip, branch, node, tuple(nearest), skip)
+
+
+def _is_preactivated(on_skip: int, on_branch: int, nearest: list[Node], reach: Reach) -> bool:
+    """Whether the skip is one layer behind an activation of its own, the branch a chain of more (DPN)."""
+    layers = [node for node in reach.nodes(on_skip) if reach.mixes_with_weights(node)]
+    if len(nearest) != 1 or len(layers) != 1 or reach.depth_in_layers(on_branch) < 2:
+        return False
+    after = reach.descendants[reach.index[layers[0]]] & on_skip
+    before = [node for node in reach.nodes(on_skip & ~after) if node is not layers[0]]
+    return _linear(after, reach) and all(op_name(node) in LINEAR | POINTWISE for node in before)
+
+
+def _parts(bits: int, reach: Reach) -> list[tuple[Any, ...]]:
+    """Which parts of the value that a set starts from its first nodes read."""
+    return [n.args[1:] for n in reach.nodes(bits) if op_name(n) in PARTS and not bits & reach.ancestors[reach.index[n]]]
 
 
 def _linear(bits: int, reach: Reach) -> bool:
@@ -196,7 +237,7 @@ def _parent(node: Node, regions: dict[Node, int], reach: Reach) -> Node | None:
 
 
 def _drop_nested(joins: dict[Node, Join], reasons: dict[Node, str], reach: Reach) -> None:
-    """Keep a join inside another's branch only if it mixes with weights and stands in another module."""
+    """Keep a join inside another's branch only if its branch mixes with weights and reads the skip's value alone."""
     regions = {node: branch_region(join, reach) for node, join in joins.items()}
     for node in list(joins):
         parent = _parent(node, regions, reach)
@@ -204,16 +245,37 @@ def _drop_nested(joins: dict[Node, Join], reasons: dict[Node, str], reach: Reach
             continue
         if not reach.mixing(regions[node]):
             reasons[node] = _NO_WEIGHTS_NESTED
-        elif module_of(parent) == module_of(node):
-            reasons[node] = _SAME_MODULE_NESTED
+        elif _is_partial(joins[node], reach):
+            reasons[node] = _PARTIAL_NESTED
+        elif _is_open(joins[node], regions[node], reach):
+            reasons[node] = _OPEN_NESTED
         else:
             continue
         del joins[node]
 
 
+def _is_partial(join: Join, reach: Reach) -> bool:
+    """Whether the skip is a part of the value that the branch starts from."""
+    on_skip = union(reach.between(entry, join.skip) for entry in join.entries)
+    return bool(_parts(on_skip, reach))
+
+
+def _is_open(join: Join, region: int, reach: Reach) -> bool:
+    """Whether the branch reads signals beside its entries."""
+    given = {*join.entries}
+    inside = region | union(reach.between(entry, join.skip) for entry in join.entries)
+    for node in reach.nodes(region):
+        for operand in reach.dependents(node):
+            if operand not in given and not inside & reach.bit(operand) and is_float(operand):
+                return True
+    return False
+
+
 def _split(join: Join, reasons: dict[Node, str], reach: Reach) -> list[Join]:
     """One block a term where the branch is a sum of independent branches, x + (attn(x) + mlp(x)); else the join."""
     total = join.branch
+    while op_name(total) in VIEWS and len(total.users) == 1 and isinstance(total.args[0], Node):
+        total = total.args[0]
     if total not in reasons or len(total.users) > 1 or op_name(total) != "add" or join.kind != "identity":
         return [join]
     terms = [operand for operand in total.args[:2] if isinstance(operand, Node)]

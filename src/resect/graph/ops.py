@@ -27,6 +27,8 @@ VIEWS = frozenset(
     "slice select split split_with_sizes chunk unbind getitem alias detach _to_copy to type_as repeat roll "
     "movedim pixel_shuffle pixel_unshuffle neg dropout lift_fresh native_dropout unfold tile flip swapaxes".split()
 )
+# Of them, those that hand on a part only.
+PARTS = frozenset("slice select split split_with_sizes chunk unbind narrow".split())
 NORMS = frozenset(
     "batch_norm _native_batch_norm_legit_no_training _native_batch_norm_legit native_batch_norm "
     "_native_batch_norm_legit_functional layer_norm native_layer_norm group_norm native_group_norm rms_norm "
@@ -42,8 +44,13 @@ RESHAPERS = frozenset(
     "cat stack pad constant_pad_nd reflection_pad2d replication_pad2d index index_select gather copy "
     "slice_scatter select_scatter im2col col2im add sub rsub cumsum".split()
 )
+FOURIER = frozenset(
+    "_fft_r2c _fft_c2r _fft_c2c fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn "
+    "fft_ifftn fft_rfftn fft_irfftn fft_fftshift fft_ifftshift stft istft view_as_real view_as_complex real imag "
+    "_conj conj resolve_conj _conj_physical complex".split()
+)
 # Batch and layer normalisation count as linear: they stand on projection skips and leave no path of their own.
-LINEAR = VIEWS | NORMS | POOLS | RESHAPERS | WEIGHT_MIXING | {"mul", "div", "addcmul"}
+LINEAR = VIEWS | NORMS | POOLS | RESHAPERS | WEIGHT_MIXING | FOURIER | {"mul", "div", "addcmul"}
 
 POINTWISE = frozenset(
     "relu relu6 hardtanh gelu silu sigmoid tanh leaky_relu elu selu celu hardswish hardsigmoid mish softplus "

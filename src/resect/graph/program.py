@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from resect.errors import InputError
 
 Environment = dict[int, Any]
 
@@ -52,8 +55,21 @@ class Program:
     live_before: frozenset[int]
 
     def run(self, base: Mapping[int, Any], state: Mapping[int, Any]) -> Environment:
-        """Execute the steps on parameters, constants and inputs (`base`) and the state; return the new state."""
-        return self._function(base, state)
+        """Execute the steps on parameters, constants and inputs (`base`) and the state; return the new state.
+
+        Raises:
+            InputError: an operator cannot take the shapes that it gets, e.g. clips that lack some of their frames.
+        """
+        try:
+            return self._function(base, state)
+        except (RuntimeError, IndexError) as error:
+            said = str(error).partition("\n")[0]
+            if not re.search(r"\b(shape|size|dimension|out of (range|bounds))", said):
+                raise
+            raise InputError(
+                f"`inputs` must be a batch that the network can run, but one of its operators says: {said} Its number "
+                "of samples may have to be a multiple of that of the example, or its samples belong together."
+            ) from error
 
     @cached_property
     def _function(self) -> Callable[[Mapping[int, Any], Mapping[int, Any]], Environment]:

@@ -68,6 +68,10 @@ class Reach:
         """Whether the value of `node` depends on the model's inputs."""
         return bool(self.dependent >> self.index[node] & 1)
 
+    def is_weighted(self, node: Node) -> bool:
+        """Whether the value of `node` is made of parameters, and of no input."""
+        return bool(self.weighted >> self.index[node] & 1)
+
     def is_ancestor(self, node: Node, other: Node) -> bool:
         """Whether the value of `node` flows into `other`."""
         return bool(self.ancestors[self.index[other]] >> self.index[node] & 1)

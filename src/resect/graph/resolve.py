@@ -175,9 +175,9 @@ class _Resolution:
             self._value[key] = _ZERO
         elif zero and name in ("add", "sub", "addcmul"):
             first, *others = (n for n in node.args if isinstance(n, Node))
-            if any(self._resolved(n) is _ZERO for n in others):
+            if any(self._resolved(n) is _ZERO for n in others) and _is_like(first, node):
                 self._value[key] = self._resolved(first)
-            elif _is_plain_sum(node):
+            elif _is_plain_sum(node) and self._resolved(first) is _ZERO and _is_like(others[0], node):
                 self._value[key] = self._resolved(others[0])
             else:
                 self._step(key, node)
@@ -205,9 +205,9 @@ class _Resolution:
     def _without_skip(self, node: Node, skip: Node, entering: int) -> None:
         """Execute a join with a zero, under the key `entering`, in the place of its skip."""
         key = self.keys.of(node)
-        if _is_plain_sum(node):
-            (branch,) = (operand for operand in node.all_input_nodes if operand is not skip)
-            self._value[key] = self._resolved(branch)
+        others = [operand for operand in node.all_input_nodes if operand is not skip]
+        if _is_plain_sum(node) and _is_like(others[0], node):
+            self._value[key] = self._resolved(others[0])
         else:
             self._zeros(skip, entering)
             self._step(key, node, {self.keys.of(skip): entering})
@@ -301,6 +301,12 @@ class _Resolution:
         args = tuple(substitute(value, Node, read) for value in node.args)
         kwargs = {name: substitute(value, Node, read) for name, value in node.kwargs.items()}
         self.steps.append(Step(key, node.target, args, kwargs, tuple(reads)))
+
+
+def _is_like(operand: Node, node: Node) -> bool:
+    """Whether an operand has the dtype and the shape of the sum, which a sum with zero then leaves as it is."""
+    value, total = operand.meta["val"], node.meta["val"]
+    return bool(value.dtype == total.dtype) and hint_shape(operand) == hint_shape(node)
 
 
 def _is_plain_sum(node: Node) -> bool:

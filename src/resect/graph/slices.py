@@ -52,7 +52,7 @@ def cut(captured: Capture, *, plain: bool = False) -> Sliced:
         key=lambda pair: (reach.index[pair[0].node], reach.index[pair[0].branch]),
     )
     joins = [join for join, _ in named]
-    roots = [_root(join.branch) for join in joins]
+    roots = [_parts(join.branch)[-1] for join in joins]
     shared = {root for root in roots if roots.count(root) > 1}
     gates = [join.node if plain else _insert_gate(join, shared) for join in joins]
     slices = _slice(captured, reach, joins, gates)
@@ -78,18 +78,18 @@ def _stem(captured: Capture, reach: Reach, prelude: tuple[Node, ...]) -> tuple[N
     )
 
 
-def _root(branch: Node) -> Node:
-    """The value of which the branch operand is only a part (ReXNet adds to the first channels), or itself."""
-    node = branch
-    while op_name(node) in _PART_OF_ROOT and isinstance(node.args[0], Node):
-        node = node.args[0]
-    return node
+def _parts(branch: Node) -> list[Node]:
+    """The branch operand, and the values of which it is only a part (ReXNet adds to the first channels)."""
+    nodes = [branch]
+    while op_name(nodes[-1]) in _PART_OF_ROOT and isinstance(nodes[-1].args[0], Node):
+        nodes.append(nodes[-1].args[0])
+    return nodes
 
 
 def _insert_gate(join: Join, shared: set[Node]) -> Node:
     """Put a gate on a branch. Branches that are parts of one `shared` root have theirs on their own edges."""
-    root = _root(join.branch)
-    whole = root is not join.branch and root not in shared and len([u for u in root.users if not is_check(u)]) > 1
+    *_, root = wholes = _parts(join.branch)
+    whole = root not in shared and any(len([u for u in w.users if not is_check(u)]) > 1 for w in wholes[1:])
     graph, source = join.node.graph, root if whole else join.branch
     with graph.inserting_after(root) if whole else graph.inserting_before(join.consumer):
         node = graph.call_function(gate, (source,))

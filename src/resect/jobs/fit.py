@@ -7,8 +7,8 @@ from torch import nn
 
 from resect.data import Samples
 from resect.errors import DataError, InputError
-from resect.graph.capture import in_mode
 from resect.graph.outputs import logits_of
+from resect.graph.untouched import untouched
 from resect.measuring.metrics import check_classes, check_targets
 
 
@@ -17,7 +17,7 @@ def require_fit(module: nn.Module, samples: Samples) -> None:
     parameter = next(iter(module.parameters()), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     try:
-        with in_mode(module, "eval"), torch.no_grad():
+        with untouched(module, "eval"), torch.no_grad():
             outputs = module(samples.inputs[:2].to(device))
     except Exception as error:  # any model raises what it likes on inputs that it was not made for
         said = " ".join(str(error).split()).rstrip(".")

@@ -62,6 +62,7 @@ class Scheduled:
         self.running: Running = ()
         draw(schedule, net.blocks, 0, seed)  # says if it does not fit the network
         self._graph = net.train_graph  # exported now, while the model still has its own forward
+        self._graph.require_own_gradient()
         self.survival = survival_of(schedule, blocks) if correction else (1.0,) * blocks
         self._correction = Correction(net.sliced, self.survival)
         self._replays = Replays()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from resect.errors import ExportError, InputError
 from resect.graph.capture import flat_inputs
@@ -39,6 +40,8 @@ class Standalone(nn.Module):
         for code in (self._eval_code, self._train_code):
             if code:
                 _copy_tensors(programs.sliced.captured.model, self, code)
+        norms = {path: part for path, part in self.named_modules() if isinstance(part, _BatchNorm)}
+        self._momenta = {path: norm.momentum for path, norm in norms.items() if norm.momentum}
         super().train(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -53,7 +56,21 @@ class Standalone(nn.Module):
         with torch.no_grad():
             for name, value in zip(code.updates, results[outputs:], strict=True):
                 tensors[name].copy_(value)
+            self._follow_momentum(code, arguments)
         return pytree.tree_unflatten(results[:outputs], code.out_spec)
+
+    def _follow_momentum(self, code: _Code, arguments: Sequence[Any]) -> None:
+        """Average batch statistics as the batch norms say now (`update_bn` changes it), not as the graph does."""
+        before = dict(zip(code.names, arguments, strict=True))
+        for path, captured in self._momenta.items():
+            norm = self.get_submodule(path)
+            assert isinstance(norm, _BatchNorm)
+            if norm.momentum == captured:
+                continue
+            factor = 1 / int(norm.num_batches_tracked or 1) if norm.momentum is None else norm.momentum
+            for name in (f"{path}.running_mean", f"{path}.running_var"):
+                if name in code.updates:
+                    self.get_buffer(name).lerp_(before[name], 1 - factor / captured)
 
     def train(self, mode: bool = True) -> Standalone:
         """Switch to train (or eval) mode; ExportError if the network could not be exported in train mode."""
@@ -103,8 +120,8 @@ def _copy_tensors(model: nn.Module, target: nn.Module, code: _Code) -> None:
     persistent = set(model.state_dict())
     for name in code.parameters:
         path, _, leaf = name.rpartition(".")
-        home, old = _home(target, path), attrgetter(name)(model)
-        if leaf in home._parameters or leaf in home._buffers:
+        home, old = _home(target, path, model), attrgetter(name)(model)
+        if home._parameters.get(leaf) is not None or home._buffers.get(leaf) is not None:
             continue
         if isinstance(old, nn.Parameter):
             home.register_parameter(leaf, nn.Parameter(old.detach().clone(), requires_grad=old.requires_grad))
@@ -114,9 +131,19 @@ def _copy_tensors(model: nn.Module, target: nn.Module, code: _Code) -> None:
         target.register_buffer(name, value.clone(), persistent=False)
 
 
-def _home(root: nn.Module, path: str) -> nn.Module:
+def _home(root: nn.Module, path: str, model: nn.Module) -> nn.Module:
     for part in path.split(".") if path else []:
+        model = getattr(model, part)
         if part not in root._modules:
-            root.add_module(part, nn.Module())
+            root.add_module(part, _holder(model))
         root = root.get_submodule(part)
     return root
+
+
+def _holder(old: nn.Module) -> nn.Module:
+    """A module that only holds tensors; a batch norm's is one that `torch.optim.swa_utils.update_bn` knows."""
+    if not isinstance(old, _BatchNorm):
+        return nn.Module()
+    holder = nn.BatchNorm1d(old.num_features, old.eps, old.momentum, affine=False, track_running_stats=False)
+    holder.affine, holder.track_running_stats = old.affine, old.track_running_stats
+    return holder

@@ -20,23 +20,24 @@ from resect.digest import fingerprint, tensors_digest
 from resect.errors import ExportError, InputError
 from resect.graph.capture import (
     Input,
-    Mode,
     as_call,
     capture,
     cut_samples,
     dtype_name,
     flat_inputs,
-    in_mode,
     outputs_of,
     without_fused_attention,
 )
 from resect.graph.decisions import Decision, Variant
+from resect.graph.differences import close, largest_difference
 from resect.graph.resolve import Programs
 from resect.graph.routes import Routes, Start
 from resect.graph.slices import Sliced, cut
+from resect.graph.untouched import Mode, untouched
 from resect.network.arrangement import Arrangement, validate
 from resect.network.blocks import Block, BlockLike, Blocks
-from resect.network.check import Check, close, largest_difference
+from resect.network.check import Check
+from resect.network.gradients import require_own_gradient
 from resect.network.scheduled import Scheduled
 from resect.network.schedules import Schedule
 from resect.network.standalone import Standalone
@@ -60,6 +61,7 @@ class Unraveled:
         self.model = sliced.captured.model
         self._example = example
         self.plain = plain
+        self._own_gradient = False
         self.sliced = sliced
         self.programs = Programs(sliced)
         self.rejected = sliced.rejected
@@ -99,6 +101,12 @@ class Unraveled:
         """The same network in train mode (batch statistics, dropout), exported when first asked for."""
         return _unraveled(self.model, self._example, self.plain, "train")
 
+    def require_own_gradient(self) -> None:
+        """Raise ExportError if the graph has another gradient than the model (custom backwards); looked at once."""
+        if not self._own_gradient:
+            require_own_gradient(self, self._example)
+            self._own_gradient = True
+
     def arrangement(self, decisions: Sequence[Decision] | str) -> Arrangement:
         """The arrangement of decisions, one a slot, or of the text of one, that this network can run.
 
@@ -135,7 +143,7 @@ class Unraveled:
 
         Raises:
             InputError: `correction` is asked for and a branch ends in no weights of its own.
-            ExportError: in train mode, `torch.export` cannot capture the model.
+            ExportError: in train mode, `torch.export` cannot capture the model, or the graph has another gradient.
 
         Example:
             >>> with net.schedule(resect.schedules.FixedCount(23)):
@@ -219,14 +227,21 @@ class Unraveled:
         hold it, and it differs from the module's own operators in the last bits.
 
         Args:
-            batch: inputs as the example; `sizes` beyond its batch size are left out, its own size is added.
+            batch: inputs as the example; `sizes` beyond its batch size, and those that the model cannot run, are left
+                out, its own size is added.
         """
         full, fixed = self.samples_of(batch), self.batch_size
         differences: dict[int, float] = {}
-        with in_mode(self.model, self.sliced.captured.mode), without_fused_attention(), torch.no_grad():
+        with untouched(self.model, self.sliced.captured.mode), without_fused_attention(), torch.no_grad():
             for size in sorted({size for size in (*sizes, full) if size <= full}) if fixed is None else [fixed]:
                 part = cut_samples(batch, slice(size), full)
-                differences[size] = largest_difference(outputs_of(self.model, as_call(part)), self(part))
+                try:
+                    expected = outputs_of(self.model, as_call(part))
+                except Exception:  # graphs without some of their nodes, clips without some of their frames
+                    if size == full:
+                        raise
+                    continue
+                differences[size] = largest_difference(expected, self(part))
         return Check(differences)
 
     def without(self, *blocks: BlockLike | Iterable[BlockLike]) -> Standalone:
@@ -356,7 +371,7 @@ def _check_one_sample(net: Unraveled, example: Any) -> None:
     if net.batch_size is not None:
         return
     one = cut_samples(example, slice(1), net.samples_of(example))
-    with in_mode(net.model, "eval"), torch.no_grad():
+    with untouched(net.model, "eval"), torch.no_grad():
         try:
             expected = outputs_of(net.model, as_call(one))
         except Exception:  # a model that cannot run a single sample does not differ on it

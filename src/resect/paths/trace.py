@@ -107,6 +107,7 @@ class Trace:
     def __init__(
         self, net: Unraveled, inputs: Any, targets: Tensor, target: Target, of: Scalar = "loss", truth: bool = True
     ) -> None:
+        net.require_own_gradient()
         self.net, self.target, self.of = net, target, of
         self.programs = Programs(net.sliced, edges=True)
         inputs = channels_last(to_device(inputs, net.device))

@@ -1,0 +1,60 @@
+"""Residual sums in other words than an addition: no joins, but never passed over without a reason."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.fx import Node
+
+from resect.graph.ops import VIEWS, hint_shape, op_name
+from resect.graph.reach import Reach
+
+_INTERPOLATED = "the skip would be scaled: it is interpolated with the branch"
+_PICKED = "each of its values is the skip's or the branch's: neither is added to the other"
+_MATMUL = "the branch is added inside a matrix product, whose weights have no addition of their own"
+_STACKED = "the branch is added by a sum over stacked values"
+_SCATTERED = "the branch is added at chosen places only"
+_COMPLEX = "the operands are complex numbers, for which no gradient of paths is defined"
+_INSIDE = "a cell or control flow whose additions stand inside one operator"
+_WRITE_SUM = "; write it as skip + branch, and it is a block"
+
+_REASONS = {
+    **dict.fromkeys(("add", "sub", "rsub"), _COMPLEX),
+    **dict.fromkeys(("lerp", "logaddexp", "logaddexp2", "hypot"), _INTERPOLATED),
+    **dict.fromkeys(("where", "maximum", "minimum"), _PICKED),
+    **dict.fromkeys(("addmm", "baddbmm", "addbmm", "addmv", "addr", "addcdiv"), _MATMUL + _WRITE_SUM),
+    **dict.fromkeys(("sum", "mean", "logsumexp"), _STACKED + _WRITE_SUM),
+    **dict.fromkeys(("index_add", "scatter_add", "scatter_reduce", "index_put", "index_reduce"), _SCATTERED),
+    **dict.fromkeys(("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell", "cond", "while_loop"), _INSIDE),
+}
+
+
+def why_no_addition(node: Node, reach: Reach) -> str | None:
+    """Why a node that sums a branch with its skip, but is no addition of two signals, is no block; None for others."""
+    name = op_name(node)
+    if name not in _REASONS:
+        return None
+    source = node.args[0] if name in ("sum", "mean", "logsumexp") else node
+    if source is not node and not (isinstance(source, Node) and op_name(source) in ("stack", "cat")):
+        return None
+    assert isinstance(source, Node)
+    signals = [operand for operand in reach.dependents(source) if _is_signal(operand)]
+    if name in ("add", "sub", "rsub") and not any(operand.meta["val"].is_complex() for operand in signals):
+        return None
+    if name in ("cond", "while_loop"):
+        return _INSIDE if signals and reach.reads_weights(node) else None
+    related = any(_is_skip_of(skip, branch, node, reach) for skip in signals for branch in signals)
+    return _REASONS[name] if related else None
+
+
+def _is_signal(node: Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def _is_skip_of(skip: Node, branch: Node, node: Node, reach: Reach) -> bool:
+    """Whether weights turn one operand into the other, and the sum has the shape of that one."""
+    if hint_shape(skip) != hint_shape(node) and op_name(node) not in ("sum", "mean"):
+        return False
+    while op_name(skip) in VIEWS and len(reach.dependents(skip)) == 1:
+        skip = reach.dependents(skip)[0]
+    return reach.is_ancestor(skip, branch) and reach.has_weights(reach.between(skip, branch))

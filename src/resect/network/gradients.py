@@ -1,0 +1,86 @@
+"""Whether a captured graph has the gradient of its model: custom backwards and hooks do not get into a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from resect.errors import ExportError
+from resect.graph.capture import as_call, outputs_of, without_fused_attention
+from resect.graph.differences import close
+from resect.graph.randomness import kept_generators
+from resect.graph.untouched import untouched
+
+if TYPE_CHECKING:
+    from resect.network.unraveled import Unraveled
+
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}  # of rounding; 0.1 in half precision
+Gradients = dict[str, Tensor | None]
+
+
+def require_own_gradient(net: Unraveled, example: Any) -> None:
+    """Compare the gradients of the graph with autograd's on the model, on the example.
+
+    Raises:
+        ExportError: they differ, so that paths or a schedule would follow another gradient than the model's.
+    """
+    model, mode = net.model, net.sliced.captured.mode
+    with untouched(model, mode), kept_generators(), without_fused_attention(), _all_require_gradients(model):
+        own, outputs = _gradients(model, lambda inputs: outputs_of(model, as_call(inputs)), example)
+        captured, others = _gradients(model, net, example)
+    if not all(close(one, other) for one, other in zip(outputs, others, strict=True)):
+        return  # dropout draws in another order
+    norm = max((float(g.norm()) for g in own.values() if g is not None), default=0.0)
+    for name, gradient in own.items():
+        other = captured[name]
+        if gradient is None and other is None:
+            continue
+        one = torch.zeros_like(other) if gradient is None else gradient  # type: ignore[arg-type]  # one of them is there
+        apart = float((one - (0 if other is None else other)).norm())
+        if apart > _TOLERANCE.get(one.dtype, 0.1) * max(norm * 1e-2, float(one.norm())):
+            raise ExportError(
+                f"`model` must have the gradient of the operators in its forward(), but that of `{name}` differs from "
+                f"the captured graph's in {mode} mode: a custom autograd function, a hook that changes gradients, or "
+                "the like stands behind it. Take it out of forward() to look at gradients; lesions work as it is."
+            )
+
+
+def _gradients(model: nn.Module, run: Callable[[Any], Any], example: Any) -> tuple[Gradients, list[Tensor]]:
+    """The gradients of a fixed weighted sum of all outputs by every parameter, and the outputs."""
+    torch.manual_seed(0)
+    parameters = dict(model.named_parameters())
+    before = {name: parameter.grad for name, parameter in parameters.items()}
+    for parameter in parameters.values():
+        parameter.grad = None
+    try:
+        with torch.enable_grad():
+            outputs = [leaf for leaf in pytree.tree_leaves(run(example)) if _differentiable(leaf)]
+            if outputs:
+                generator = torch.Generator().manual_seed(0)
+                weights = [torch.rand(leaf.shape, generator=generator).to(leaf) for leaf in outputs]
+                sum((leaf * weight).sum() for leaf, weight in zip(outputs, weights, strict=True)).backward()
+        return {name: parameter.grad for name, parameter in parameters.items()}, [leaf.detach() for leaf in outputs]
+    finally:
+        for name, parameter in parameters.items():
+            parameter.grad = before[name]
+
+
+def _differentiable(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.requires_grad
+
+
+@contextmanager
+def _all_require_gradients(model: nn.Module) -> Iterator[None]:
+    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
