@@ -1,4 +1,4 @@
-"""Where gradients are measured: the inputs, the stem's output, the state before a block, or a parameter."""
+"""Where gradients are measured: the inputs, the stem's output, the state where a block starts, or a parameter."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch.fx import Node
 
 from resect.errors import InputError
 from resect.graph.routes import Start
+from resect.graph.slots import Slot
 from resect.network.unraveled import Unraveled
 
 At = str | int
@@ -23,12 +24,14 @@ class Target:
         name: what the user asked for, resolved: "input", "stem", "state before blocks.3", or a parameter's name.
         first_slice: the slice that ends in the first join of the paths to it.
         parameters: the nodes of the parameter; several where it is tied.
+        slot: of the block at whose start the state is.
     """
 
     name: str
     kind: Literal["input", "stem", "state", "parameter"]
     first_slice: int = 1
     parameters: tuple[Node, ...] = ()
+    slot: Slot | None = None
 
     @property
     def start(self) -> Start:
@@ -55,7 +58,8 @@ def resolve_target(net: Unraveled, at: At) -> Target:
     names = {block.name: block.index for block in net.blocks}
     index = names.get(at) if isinstance(at, str) else at
     if index is not None and not isinstance(index, bool) and 0 <= index < len(net.blocks):
-        return Target(f"state before {net.blocks[index].name}", "state", net.sliced.slots[index].place.slice)
+        slot = net.sliced.slots[index]
+        return Target(f"state before {net.blocks[index].name}", "state", slot.place.slice, slot=slot)
     parameters = dict(net.model.named_parameters(remove_duplicate=False))
     if isinstance(at, str) and at in parameters:
         nodes = net.parameter_nodes(at)
