@@ -149,8 +149,8 @@ def strongest_paths(
 ) -> StrongPaths:
     """Search for the single paths along which the gradient is largest.
 
-    Where the limit suffices for all nodes, as for a chain of 12 blocks, the result is exact; else the most promising
-    nodes are expanded until the limit is reached.
+    Where limit and memory suffice for all nodes, as for a chain of 12 blocks, the result is exact; else the most
+    promising nodes are expanded until the limit is reached.
 
     Args:
         net, settings, progress, engine: as for `path_spectrum`.
