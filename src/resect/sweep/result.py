@@ -226,7 +226,7 @@ class LesionResult(Shown):
         """
         self._require_pairs("saturated")
         chance = 1.0
-        if self.targets is not None:
+        if self.targets is not None and self.weights.any():
             classes = np.unique(self.targets[self.weights > 0], return_counts=True)[1]
             chance = 1 - classes.max() / classes.sum()
         alone = self.reference_means("error") >= self.intact_error + _AT_CHANCE * (chance - self.intact_error)
