@@ -80,6 +80,12 @@ def test_every_plan_writes_its_tables_and_figures(plan: str, tmp_path: Path) -> 
     assert (out / "flips.parquet").exists() == (plan not in ("shapley", "ensemble"))
 
 
+def test_what_has_no_interval_is_shown_without_one() -> None:
+    result = run("--plan", "shapley", *FAST, "--orders", "1", "--memory-format", "contiguous")
+    assert result.exit_code == 0
+    assert "nan" not in result.stdout and "[" not in result.stdout.split("In brackets")[0]
+
+
 def test_the_numbers_are_those_of_the_library(network: resect.Unraveled) -> None:
     options = ["--plan", "pairs", "--removal", "mean", "--metric", "loss", "--metric", "kl", "--batch-size", "30"]
     record = json.loads(run(*options, "--memory-format", "contiguous", "--format", "json").stdout)

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from finished import a_record, chain, sampled
 from resect.errors import InputError
-from resect.jobs.compare import CompareJob, Summary, change, effective_range
+from resect.jobs.compare import CompareJob, Summary, change
+from resect.paths.measures import shortest_range
 from resect.report.compare import _figures
 from resect.runs.record import Record, plain
 
@@ -50,7 +51,7 @@ def test_numbers_of_a_chain_in_closed_form(n: int, r: float) -> None:
     [(246 / 512, (4, 5)), (252 / 512, (4, 5)), (253 / 512, (3, 5)), (492 / 512, (2, 7)), (493 / 512, (1, 7))],
 )
 def test_ranges_of_nine_fair_coins_are_exact(mass: float, expected: tuple[int, int]) -> None:
-    assert effective_range(chain(9, 1.0), "share", mass) == expected  # 1 9 36 84 126 126 84 36 9 1, of 512
+    assert shortest_range(chain(9, 1.0)["share"], mass) == expected  # 1 9 36 84 126 126 84 36 9 1, of 512
 
 
 def test_measures_agree_with_those_of_exact_counts() -> None:

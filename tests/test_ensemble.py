@@ -213,6 +213,9 @@ def test_blocks_that_cost_nothing_in_any_order_have_no_interval() -> None:
     ).table
     assert table[["loss_low", "loss_high"]].isna().all(axis=None)  # every pair has the same mean
     assert (table["kl_low"] < table["kl"]).all()
+    marginals = {"error": np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])}  # two pairs: Student's t is wide
+    table = resect.ShapleyResult(("a", "b"), marginals, {"error": np.zeros(2)}, {"error": 1.0}).table
+    assert (table["error_low"].tolist(), table["error_high"].tolist()) == ([-1, -1], [1, 1])
 
 
 def test_shapley_intervals_cover_the_exact_values(small) -> None:

@@ -20,7 +20,7 @@ from resect.graph.routes import Routes
 from resect.paths.polynomial import at_target, decompose
 from resect.paths.sampled import path_norms
 from resect.paths.sampler import PathDraw
-from resect.paths.settings import passing
+from resect.paths.settings import PathSettings, Traces, passing
 from resect.paths.squares import path_squares
 from resect.paths.strongest import strongest_paths
 from resect.paths.target import resolve_target
@@ -182,6 +182,16 @@ def test_a_route_keeps_to_one_of_the_states_that_a_branch_reads() -> None:
         loss = nn.functional.cross_entropy(model(given, route), TARGETS, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, given)
         np.testing.assert_allclose(found, gradient.flatten(1).norm(dim=1), rtol=1e-9, err_msg=route)
+
+
+def test_little_memory_is_enough_for_every_path_and_less_is_no_error(net, batch) -> None:
+    full, traces = strongest_paths(net, [batch]), Traces(net, None)
+    for lanes, left in ((10, False), (4, True)):  # one more than joins, or fewer
+        memory = 6 * (traces._fixed + lanes * traces._lane)
+        some = strongest_paths(net, [batch], PathSettings(memory=memory))
+        assert (some.samples, some.open > 0) == (6, left)
+        assert (some.table["blocks"].tolist() == full.table["blocks"].tolist()) or left
+        assert some.bound >= full.table["norm"][20 - 1] * (1 - 1e-5) or not left
 
 
 @pytest.mark.parametrize("limit", [100, 5000])

@@ -92,6 +92,62 @@ def test_gradients_at_other_places_and_of_other_scalars_by_brute_force(at, first
     assert depth == pytest.approx((spectrum.share * np.arange(n + 1)).sum(), rel=1e-8, abs=1e-10)
 
 
+@pytest.mark.parametrize("name", ["original form", "CNN of 6 blocks"])
+def test_at_a_block_is_its_input_whatever_follows_the_addition(name: str) -> None:
+    made = chain(name)
+    model, n, images = made.model, made.blocks, IMAGES.double()
+    for at in range(n):
+        entered: list[Tensor] = []
+        hook = model.blocks[at].register_forward_pre_hook(lambda _, inputs, kept=entered: kept.append(inputs[0]))
+        loss = nn.functional.cross_entropy(model(images), TARGETS, reduction="sum")
+        hook.remove()
+        whole = torch.autograd.grad(loss, entered[0])[0]
+        by_length = [torch.zeros_like(whole) for _ in range(n + 1)]
+        for behind in product([False, True], repeat=n - at):
+            states: list[Tensor] = []
+            logits = made.forward(model, images, (False,) * at + behind, states)
+            along = nn.functional.cross_entropy(logits, TARGETS, reduction="sum")
+            by_length[sum(behind)] += torch.autograd.grad(along, states[at])[0]
+        where = PathSettings(at=at)
+        spectrum = resect.path_spectrum(made.net, [(images, TARGETS)], where)
+        np.testing.assert_allclose(spectrum.squares, whole.flatten(1).square().sum(1), rtol=1e-9)
+        for k, total in enumerate(by_length):
+            np.testing.assert_allclose(spectrum.norms[:, k], total.flatten(1).norm(dim=1), rtol=1e-8, atol=1e-13)
+        strong = resect.strongest_paths(made.net, [(images, TARGETS)], where, count=2**n)
+        assert (len(strong.table), strong.open) == (2 ** (n - at), 0)
+        assert strong.table["share"].sum() == pytest.approx(1, abs=1e-9)
+
+
+class PostNorm(nn.Module):
+    """x = norm(x + f(x)), three times: every block starts behind a norm, the first one, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.out = nn.Linear(64, 8), nn.Linear(8, 10)
+        self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+        self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norms[3](self.stem(x.flatten(1)))
+        for block, norm in zip(self.blocks, self.norms, strict=False):
+            x = norm(x + torch.tanh(block(x)))
+        return self.out(x)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_at_a_block_is_behind_the_norm_before_it(at: int) -> None:
+    model = PostNorm().double()
+    entered: list[Tensor] = []
+    hook = model.blocks[at].register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+    loss = nn.functional.cross_entropy(model(IMAGES.double()), TARGETS, reduction="sum")
+    hook.remove()
+    (gradient,) = torch.autograd.grad(loss, entered[0])
+    net = resect.unravel(model, IMAGES.double())
+    spectrum = resect.path_spectrum(net, [(IMAGES.double(), TARGETS)], PathSettings(at=at))
+    np.testing.assert_allclose(spectrum.squares, gradient.square().sum(1), rtol=1e-9)
+    assert spectrum.count == tuple(comb(3 - at, k) for k in range(4))
+
+
 def test_bad_places_and_scalars_are_named(net, batch) -> None:
     for own, message in [
         (PathSettings(at="blocks.1.c7.weight"), "`at` must be .* got 'blocks.1.c7.weight'. Close to it: blocks.1.c"),

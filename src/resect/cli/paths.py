@@ -36,7 +36,7 @@ from resect.jobs.asked import PathsAsked
     default="auto",
     show_default=True,
     metavar="PLACE",
-    help="Where gradients are measured: input, stem, a block (number or name: the state before it), or a parameter.",
+    help="Where gradients are measured: input, stem, a block (number or name: its input), or a parameter.",
 )
 @click.option(
     "--of", default="loss", show_default=True, metavar="WHAT", help="loss, target (its logit), or a class (its logit)."

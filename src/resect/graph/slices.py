@@ -8,7 +8,7 @@ lesion can change (the stem, masks, position tables); what follows the last join
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.fx import Node
 
@@ -38,6 +38,23 @@ class Sliced:
     slices: tuple[tuple[Node, ...], ...]
     slots_of: tuple[tuple[int, ...], ...]
     stem: tuple[Node, ...]
+
+    def cut_at_input(self, slot: Slot) -> Sliced:
+        """The same, but cut where a block starts: what its slice does on the way there moves to the slice before.
+
+        Behind the addition of an original ResNet block stands a ReLU, and the next block starts behind it.
+        """
+        index = slot.place.slice
+        part = self.slices[index]
+        moved, pending = set[Node](), list(slot.join.entries)
+        while pending:
+            node = pending.pop()
+            if node in part and node not in moved:
+                moved.add(node)
+                pending.extend(node.all_input_nodes)
+        before = (*self.slices[index - 1], *(node for node in part if node in moved))
+        own = tuple(node for node in part if node not in moved)
+        return replace(self, slices=(*self.slices[: index - 1], before, own, *self.slices[index + 1 :]))
 
 
 def cut(captured: Capture, *, plain: bool = False) -> Sliced:

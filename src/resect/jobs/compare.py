@@ -63,6 +63,8 @@ class Summary:
         """The numbers of one run; `mass`, 0 to 1 exclusive, is what its effective ranges hold."""
         table = record.tables["lengths"]
         share, log2_paths = table["share"].fillna(0).to_numpy(float), table["log2_paths"].to_numpy(float)
+        parts = [name for name in ("share", "magnitude") if name in table]
+        known = {name: np.where(log2_paths > -np.inf, table[name], 0.0) for name in parts}  # NaN where it is not
         longest = int(table["length"][log2_paths > -np.inf].max())
         depth = float(share @ np.arange(len(share)) / share.sum())
         return cls(
@@ -74,8 +76,8 @@ class Summary:
             layers=float(table["layers"][longest]),
             known=min(int(np.flatnonzero(np.isfinite(table["share"]))[-1]), longest),
             known_share=float(share.sum()),
-            share_range=effective_range(table, "share", mass),
-            magnitude_range=effective_range(table, "magnitude", mass) if "magnitude" in table else None,
+            share_range=shortest_range(known["share"], mass, total=1.0),
+            magnitude_range=shortest_range(known["magnitude"], mass, total=1.0) if "magnitude" in known else None,
             effective_depth=depth,
             relative_depth=depth / max(1, longest),
             log2_paths=float(np.logaddexp2.reduce(log2_paths)),
@@ -156,23 +158,6 @@ class CompareJob:
                 f"{', '.join(map(repr, self.labels))}."
             )
         return [_with_lengths(folder) for folder in folders]
-
-
-def effective_range(table: pd.DataFrame, column: str, mass: float) -> tuple[int, int] | None:
-    """The shortest range of lengths (low, high, inclusive) that holds `mass` by a column; of several, the fullest.
-
-    Args:
-        table: one row a length, with `log2_paths`.
-        column: parts of 1; negative ones are allowed.
-
-    Returns:
-        None if some lengths are NaN and the others do not hold that much.
-    """
-    weight = table[column].fillna(0).to_numpy(float)
-    low, high = shortest_range(weight, mass, total=1.0)
-    if weight[low : high + 1].sum() < mass and table[column][table["log2_paths"] > -np.inf].isna().any():
-        return None
-    return low, high
 
 
 def require_own_folder(folder: Path) -> None:

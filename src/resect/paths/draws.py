@@ -63,9 +63,10 @@ class Draws(Shown):
         return np.concatenate(means), np.concatenate(sizes).astype(float)
 
     def interval(self, values: np.ndarray, level: float, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high), (n+1,) each, of the mean of values (N, R, n+1) over draws, all of which draw an only path.
+        """(low, high), (n+1,) each, of the mean of values (N, R, n+1) over draws.
 
-        NaN where there is nothing drawn, or all draws are alike.
+        NaN where there is nothing drawn, or all draws are alike; of a length with one path, which every draw finds,
+        both ends are the mean.
         """
         only = np.array(self.counts.paths) == 1
         return column_intervals(*self.by_draw(values), level, resamples, seed, exact=only)

@@ -84,34 +84,49 @@ def path_fractions(counts: Counts) -> np.ndarray:
     return np.array([count / total for count in counts.paths])
 
 
-def shortest_range(weight: np.ndarray, mass: float, total: float | None = None) -> tuple[int, int]:
+def shortest_range(weight: np.ndarray, mass: float, total: float | None = None) -> tuple[int, int] | None:
     """The first and the last length of the range of `effective_range`; all lengths, if no range holds so much.
+
+    Args:
+        weight: NaN where it is not known.
+
+    Returns:
+        None if some lengths are not known and the others do not hold so much.
 
     Raises:
         InputError: the mass is not between 0 and 1.
     """
     if not 0 < mass < 1:
         raise InputError(f"`mass` must lie between 0 and 1, got {mass}.")
-    portion = np.asarray(weight, dtype=np.float64) / (np.sum(weight) if total is None else total)
+    portion = np.nan_to_num(np.asarray(weight, dtype=np.float64) / (np.nansum(weight) if total is None else total))
     before = np.concatenate([[0.0], np.cumsum(portion)])
     for width in range(1, len(before)):
         held = before[width:] - before[:-width]
         if held.max() >= mass:
             low = int(held.argmax())
             return low, low + width - 1
-    return 0, len(portion) - 1
+    return None if np.isnan(weight).any() else (0, len(portion) - 1)
 
 
 def effective_range(weight: np.ndarray, counts: Counts, mass: float = 0.95, total: float | None = None) -> Effective:
     """The shortest range of lengths whose weights sum to `mass` of the whole; of several, the one that holds most.
 
     Args:
-        weight: (n+1,) weights of the lengths, negative ones allowed.
+        weight: (n+1,) weights of the lengths, negative ones allowed; NaN where it is not known.
         mass: 0 to 1, exclusive.
         total: what counts as the whole; the sum of the weights by default.
+
+    Raises:
+        InputError: the lengths that are known do not hold so much.
     """
-    low, high = shortest_range(weight, mass, total)
-    portion = np.asarray(weight, dtype=np.float64) / (np.sum(weight) if total is None else total)
+    ends = shortest_range(weight, mass, total)
+    if ends is None:
+        raise InputError(
+            f"`max_length` must be longer for a range that holds {mass:.0%} of the gradient, got "
+            f"{int(np.isfinite(weight).sum()) - 1}, up to which {np.nansum(weight):.2%} is held."
+        )
+    low, high = ends
+    portion = np.asarray(weight, dtype=np.float64) / (np.nansum(weight) if total is None else total)
     layers, within = mean_layers(counts), slice(low, high + 1)
     mass_held, fraction = float(portion[within].sum()), float(path_fractions(counts)[within].sum())
     return Effective(low, high, float(layers[low]), float(layers[high]), mass_held, fraction)

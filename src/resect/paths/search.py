@@ -71,8 +71,11 @@ class Search:
     def __init__(self, trace: Trace, routes: Routes, room: int, count: int, limit: int) -> None:
         self.trace, self.routes, self.room, self.count = trace, routes, room, count
         self.slices = dict(trace.slices())
+        self.starts = tuple(dict.fromkeys(source for _, source in routes.output.edges))  # stations
         self.size = self._tree_size()
-        self.whole = self.size <= limit
+        # Nodes that are open at once where one is taken at a time, the deepest first: at each join all edges but one.
+        self.depth_first = len(self.starts) + sum(len(routes.stations[index - 1].edges) - 1 for index in self.slices)
+        self.whole = self.size <= limit and self.depth_first <= room
         self.most = min(self.size, limit)
         self.squares = square(trace.true_gradient)
         require_finite(np.array([self.squares]), trace.target.name)
@@ -83,7 +86,7 @@ class Search:
 
     def run(self, progress: Progress) -> None:
         """Expand all nodes, or as many as the limit allows; progress is told the part that is done."""
-        for station in dict.fromkeys(source for _, source in self.routes.output.edges):
+        for station in self.starts:
             lanes = of_source(self.trace.scalar_gradient, station, self.trace, self.routes)
             self._open(self.trace.last, lanes, station, [()])
         while self.expanded < self.most and any(self.heaps.values()):
@@ -125,7 +128,7 @@ class Search:
             joined = sum(below[source] for _, source in self.routes.stations[index - 1].edges)
             below = {station: 1 + nodes for station, nodes in below.items()}
             below[index - 1] = 1 + joined
-        return sum(below[station] for station in dict.fromkeys(source for _, source in self.routes.output.edges))
+        return sum(below[station] for station in self.starts)
 
     def _take(self) -> list[_Node]:
         """Expand some nodes before one slice."""
@@ -133,8 +136,8 @@ class Search:
         index = min(some) if self.whole else min((self.heaps[index][0].estimate, index) for index in some)[1]
         heap = self.heaps[index]
         most = min(group_size(value[0] for value in heap[0].lanes.values()), self.most - self.expanded)
-        if self.whole:  # every slice on the way down leaves two nodes or more for each that is taken
-            most = max(1, min(most, self.room // (4 * len(self.slices))))
+        if self.whole:
+            most = min(most, self.room // self.depth_first)
         nodes = [heapq.heappop(heap)]
         while heap and len(nodes) < most and (self.whole or -heap[0].estimate >= -nodes[0].estimate / 2):
             nodes.append(heapq.heappop(heap))

@@ -28,8 +28,9 @@ class PathSettings:
 
     Attributes:
         at: where gradients are measured: "input", "stem" (the values that enter the first block), the index or name of
-            a block (the state before it), the name of a parameter, or "auto": the input, but the stem for networks
-            that read tokens. A parameter has one gradient a batch, so a row of its results is a batch: give batches of
+            a block (where it starts: its input, behind the ReLU or norm that may follow the addition before it, and all
+            else that lives on there), the name of a parameter, or "auto": the input, but the stem for networks that
+            read tokens. A parameter has one gradient a batch, so a row of its results is a batch: give batches of
             one sample to have it sample by sample.
         of: what is differentiated: "loss" (cross-entropy), "target" (the logit of the target class), the number of a
             class (its logit), or a function (outputs, targets) -> (B,); of sequences, the mean over positions.

@@ -127,13 +127,7 @@ class PathSpectrum(Shown):
         Raises:
             InputError: the lengths up to `max_length` do not hold that much.
         """
-        share = np.nan_to_num(self.share)
-        if np.isnan(self.share).any() and np.maximum.accumulate(np.cumsum(share)).max() < mass:
-            raise InputError(
-                f"`max_length` must be longer for a range that holds {mass:.0%} of the gradient, got "
-                f"{int(np.isfinite(self.share).sum()) - 1}, up to which {share.sum():.2%} is held."
-            )
-        return measures.effective_range(share, self.counts, mass, total=1.0)
+        return measures.effective_range(self.share, self.counts, mass, total=1.0)
 
     def multiplicity(self) -> measures.Multiplicity:
         """How many paths there are, and how many effectively contribute; of those up to `max_length`."""

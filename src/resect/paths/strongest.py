@@ -108,17 +108,21 @@ class StrongPaths(Shown):
 
     @property
     def held(self) -> tuple[float, float, float]:
-        """The part of the squared norms of all paths that those of the table hold, and its 95 % interval."""
+        """The part of the squared norms of all paths that those of the table hold, and its 95 % interval.
+
+        NaN where the gradients are zero, and as the interval where all signs gave the same.
+        """
         own = float(self.table["norm"].pow(2).sum() * self.samples)
         whole, most, least = self.total, self.total_low, self.total_high
-        part, low, high = (min(1.0, own / total) if total else float("nan") for total in (whole, least, most))
+        part, low, high = (float(np.minimum(1.0, own / total)) if total else math.nan for total in (whole, least, most))
         return part, low, high
 
     def summary(self) -> str:
         """What is proven about the paths and what is not, and how much of all paths they are."""
         many, one, best = len(self.table), len(self.table) == 1, self.table["norm"].iloc[0]
-        part, low, high = (percent(value) for value in self.held)
-        hold = f"{'It holds' if one else 'They hold'} {part} of the squared norms of all paths"
+        part, low, high = self.held
+        hold = f"{'It holds' if one else 'They hold'} {percent(part)} of the squared norms of all paths"
+        ends = f"{percent(low)} to {percent(high)}, " if math.isfinite(low + high) else ""
         if not self.open:
             which = "this one is" if one else f"these {many} are"
             return f"Every path was looked at ({self.expanded} nodes): {which} the strongest. {hold}."
@@ -128,7 +132,7 @@ class StrongPaths(Shown):
         return (
             f"The {'' if one else f'{many} '}strongest path{'' if one else 's'} found in {self.expanded} nodes, with "
             f"more left. {known}: paths left open may be {reach}, by the operator norms of the branches (power "
-            f"iteration). {hold} ({low} to {high}, by random signs)."
+            f"iteration). {hold} ({ends}by random signs)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -150,8 +154,8 @@ def strongest_paths(
 ) -> StrongPaths:
     """Search for the single paths along which the gradient is largest.
 
-    Where the limit suffices for all nodes, as for a chain of 12 blocks, the result is exact; else the most promising
-    nodes are expanded until the limit is reached.
+    Where limit and memory suffice for all nodes, as for a chain of 12 blocks, the result is exact; else the most
+    promising nodes are expanded until the limit is reached.
 
     Args:
         net, settings, progress, engine: as for `path_spectrum`.

@@ -1,4 +1,4 @@
-"""Where gradients are measured: the inputs, the stem's output, the state before a block, or a parameter."""
+"""Where gradients are measured: the inputs, the stem's output, the state where a block starts, or a parameter."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from resect.errors import ArrangementError, InputError
 from resect.graph.routes import Start
+from resect.graph.slots import Slot
 from resect.network.blocks import block_index
 from resect.network.unraveled import Unraveled
 
@@ -25,12 +26,14 @@ class Target:
         name: what the user asked for, resolved: "input", "stem", "state before blocks.3", or a parameter's name.
         first_slice: the slice that ends in the first join of the paths to it.
         parameters: the nodes of the parameter; several where it is tied.
+        slot: of the block at whose start the state is.
     """
 
     name: str
     kind: Literal["input", "stem", "state", "parameter"]
     first_slice: int = 1
     parameters: tuple[Node, ...] = ()
+    slot: Slot | None = None
 
     @property
     def start(self) -> Start:
@@ -57,7 +60,8 @@ def resolve_target(net: Unraveled, at: At) -> Target:
     names = net.blocks.names
     with suppress(ArrangementError):
         index = block_index(at, len(names), names)
-        return Target(f"state before {names[index]}", "state", net.sliced.slots[index].place.slice)
+        slot = net.sliced.slots[index]
+        return Target(f"state before {names[index]}", "state", slot.place.slice, slot=slot)
     parameters = dict(net.model.named_parameters(remove_duplicate=False))
     if isinstance(at, str) and at in parameters:
         nodes = net.parameter_nodes(at)

@@ -109,7 +109,8 @@ class Trace:
     ) -> None:
         net.require_own_gradient()
         self.net, self.target, self.of = net, target, of
-        self.programs = Programs(net.sliced, edges=True)
+        sliced = net.sliced if target.slot is None else net.sliced.cut_at_input(target.slot)
+        self.programs = Programs(sliced, edges=True)
         inputs = channels_last(to_device(inputs, net.device))
         self.targets = targets.to(net.device)
         self.base = {

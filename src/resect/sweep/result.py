@@ -22,7 +22,7 @@ from resect.words import decimal, percent, plural
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_RATES = ("error", "agreement")  # of outcomes that are 0 or 1
+RATES = ("error", "agreement")  # of outcomes that are 0 or 1
 # Of metrics that compare with the intact network already: its own value, the least and the largest one.
 _BOUNDED = {"agreement": (1.0, 0.0, 1.0), "kl": (0.0, 0.0, np.inf)}
 _AT_CHANCE = 0.95  # of the way from the intact error to that of chance
@@ -146,7 +146,7 @@ class LesionResult(Shown):
         values = self.values[metric]
         table[metric] = self.means(metric)
         changes = values - self.intact[metric]
-        low, high = self._rate_interval(changes) if metric in _RATES else _interval(changes, self.weights)
+        low, high = self._rate_interval(changes) if metric in RATES else _interval(changes, self.weights)
         if metric in _BOUNDED:
             own, least, most = _BOUNDED[metric]
             table[f"{metric}_low"] = np.clip(low + own, least, most)

@@ -18,7 +18,7 @@ from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
 from resect.sweep import plans
 from resect.sweep.lesion import lesion
-from resect.sweep.result import LesionResult
+from resect.sweep.result import RATES, LesionResult
 from resect.sweep.settings import LesionSettings
 from resect.words import plural
 
@@ -69,8 +69,9 @@ class ShapleyResult(Shown):
         table = pd.DataFrame({"block": range(len(self.names)), "name": self.names})
         for metric, marginals in self.marginals.items():
             pairs = marginals.reshape(-1, 2, len(self.names)).mean(1)  # the two of a pair are not independent
+            most = 1.0 if metric in RATES else np.inf
             table[metric] = marginals.mean(0)
-            table[f"{metric}_low"], table[f"{metric}_high"] = bootstrap_interval(pairs.T)
+            table[f"{metric}_low"], table[f"{metric}_high"] = np.clip(bootstrap_interval(pairs.T), -most, most)
             table[f"{metric}_alone"] = self.alone[metric]
         return table
 
