@@ -16,11 +16,11 @@ import resect
 from resect.cli import main
 from resect.data import load_samples
 from resect.errors import InputError
-from resect.jobs.asked import PLANS
 from resect.jobs.lesion import LesionJob
 from resect.jobs.source import Source
 from resect.models.resnet import CifarResNet
 from resect.models.specs import load_model
+from resect.sweep.settings import PLANS
 from resect.weights import save_weights
 
 SAMPLES = load_samples("digits")

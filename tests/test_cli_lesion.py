@@ -15,9 +15,9 @@ import resect
 from resect.cli import main
 from resect.cli._options import BatchSize, Bytes, Numbers
 from resect.data import load_samples
-from resect.jobs.asked import PLANS
 from resect.models.specs import load_model
 from resect.sweep import outcomes
+from resect.sweep.settings import PLANS
 
 COMMON = ["resect:resnet20", "digits", "--model-arg", "width=4", "--limit", "60", "--quiet"]
 FAST = {

@@ -113,6 +113,14 @@ def test_folders_of_the_older_layout_are_refused_with_the_command(
         RunFolder(tmp_path, "lesion", asked)
 
 
+def test_the_command_for_an_older_sweep_has_no_options_of_other_plans(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+    asked = {"model": "resect:resnet20", "data": "digits", "plan": "random", "repeats": 5, "orders": 20, "members": 32}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(asked))
+    with pytest.raises(resect.RunError, match="resect lesion resect:resnet20 digits --plan random --repeats 5 --out"):
+        Record.read(tmp_path)
+
+
 def test_a_piece_is_kept_once_and_done_again_if_it_is_damaged(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run", "lesion", {"model": "x"})
     arrays = {"a": np.array([1.5, np.nan]), "n": np.array(3)}

@@ -22,8 +22,8 @@ from resect.cli._options import (
 )
 from resect.cli._terminal import do
 from resect.graph.decisions import Removal
-from resect.jobs.asked import MEMORY_FORMATS, PLANS, LesionAsked
-from resect.sweep.settings import METRICS
+from resect.jobs.asked import MEMORY_FORMATS, LesionAsked
+from resect.sweep.settings import METRICS, PLANS
 
 
 @click.command()

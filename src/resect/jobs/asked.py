@@ -12,22 +12,10 @@ from resect.graph.decisions import Removal
 from resect.jobs.source import Source, split_spec
 from resect.models.names import SPECIFIC, has_weights, is_shipped, require_model_spec
 from resect.runs.command import command_line
-from resect.sweep.settings import LesionSettings
+from resect.sweep.settings import PLANS, PLANS_OF, LesionSettings
 
 MODEL, DATA = "resect:resnet110-digits", "digits"  # of a study
-PLANS = ("single", "pairs", "random", "windows", "shuffled", "skips", "repeated", "shapley", "ensemble")
 MEMORY_FORMATS = ("auto", "contiguous", "channels-last")
-_LESIONS = tuple(plan for plan in PLANS if plan != "ensemble")
-_PLANS_OF = {  # options of a sweep that some plans make nothing of
-    "removal": ("single", "pairs", "random", "windows", "shapley"),
-    "counts": ("random", "windows", "shuffled"),
-    "repeats": ("random", "shuffled"),
-    "orders": ("shapley",),
-    "removed": ("ensemble",),
-    "members": ("ensemble",),
-    "metrics": _LESIONS,
-    "precision": _LESIONS,
-}
 
 
 @dataclass(frozen=True)
@@ -74,7 +62,9 @@ class Asked:
             raise InputError(f"`{unknown[0]}` must be an option of {cls.verb}, one of {known}.")
         source = Source(model, data, **{name: value for name, value in options.items() if name in of_source})
         asked = cls(source, **{name: value for name, value in options.items() if name in own})
-        asked._refuse_idle([name for name, value in options.items() if value is not None])  # as by default, too
+        asked._refuse_idle(
+            [name for name, value in options.items() if value is not None and value is not False]
+        )  # as by default, too
         return asked
 
 
@@ -132,7 +122,7 @@ class LesionAsked(Asked):
         here = f"the plan is {self.plan}" if self.without is None else "`without` stands in the place of a plan"
         return {
             name: f"of the plan{'s' if len(plans) > 1 else ''} {', '.join(plans)}, but here {here}"
-            for name, plans in _PLANS_OF.items()
+            for name, plans in PLANS_OF.items()
             if self.plan not in plans
         }
 

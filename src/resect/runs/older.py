@@ -10,6 +10,7 @@ import yaml
 
 from resect.errors import RunError
 from resect.runs.command import command_line
+from resect.sweep.settings import PLANS_OF
 
 # What each verb wrote last, and the verb.
 _MARKS = {"answers.json": "study", "comparison.json": "compare", "summary.json": "lesion"}
@@ -40,6 +41,9 @@ def _configuration(folder: Path) -> Mapping[str, Any]:
 
 def _command(verb: str, asked: Mapping[str, Any], folder: Path) -> str:
     options = {_RENAMED.get(name, name): value for name, value in asked.items() if name not in ("model", "data")}
+    if verb == "lesion":  # it kept the defaults of other plans, too
+        plan = asked.get("plan", "single")
+        options = {name: value for name, value in options.items() if plan in PLANS_OF.get(name, (plan,))}
     if verb == "study":  # these were no options
         options = {
             n: v for n, v in options.items() if n not in ("gradient_batch", "sweeps", "path_samples", "path_batch")
