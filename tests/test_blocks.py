@@ -114,7 +114,7 @@ def test_every_name_is_that_of_its_own_block(names: list[str], data: st.DataObje
 
 def test_places_of_gradients_are_blocks_by_any_of_their_names(net, batch) -> None:
     shares = [resect.path_spectrum(net, [batch], resect.PathSettings(at=at)) for at in (6, -3, "blocks.6")]
-    assert {spectrum.at for spectrum in shares} == {"state before blocks.6"}
+    assert {spectrum.at for spectrum in shares} == {"input of blocks.6"}
     assert all(np.array_equal(spectrum.share, shares[0].share) for spectrum in shares)
     with pytest.raises(resect.InputError, match=r"`at` must be .* got -10"):
         resect.path_spectrum(net, [batch], resect.PathSettings(at=-10))

@@ -70,7 +70,7 @@ def test_places_scalars_and_lengths_are_passed_on(tmp_path: Path) -> None:
         load_model("resect:resnet20", model_args={"width": 4}, samples=samples).module, samples.inputs[:1]
     )
     spectrum = resect.path_spectrum(net, samples.batches(10), PathSettings(at=3, of="target"), max_length=2)
-    assert found["at"] == "state before blocks.3"
+    assert found["at"] == "input of blocks.3"
     assert [row["share"] for row in lengths][:3] == spectrum.share[:3].tolist()
     assert lengths[3]["share"] is None
     assert found["rest"] == spectrum.rest_share

@@ -52,7 +52,7 @@ class PathSpectrum(Shown):
         remainder: (N,) float64; |sum of C_k and rest - g|^2 of every row.
         rest: (N,) float64; <R, g>, where R is the sum of all C_k beyond `max_length`; 0 without.
         rest_norms: (N,) float64; |R|.
-        at: where the gradient is measured: "input", "stem", "state before blocks.3" or a parameter.
+        at: where the gradient is measured: "input", "stem", "input of blocks.3" or a parameter.
     """
 
     counts: Counts

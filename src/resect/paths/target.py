@@ -23,7 +23,7 @@ class Target:
     """A place in a network.
 
     Attributes:
-        name: what the user asked for, resolved: "input", "stem", "state before blocks.3", or a parameter's name.
+        name: what the user asked for, resolved: "input", "stem", "input of blocks.3", or a parameter's name.
         first_slice: the slice that ends in the first join of the paths to it.
         parameters: the nodes of the parameter; several where it is tied.
         slot: of the block at whose start the state is.
@@ -61,7 +61,7 @@ def resolve_target(net: Unraveled, at: At) -> Target:
     with suppress(ArrangementError):
         index = block_index(at, len(names), names)
         slot = net.sliced.slots[index]
-        return Target(f"state before {names[index]}", "state", slot.place.slice, slot=slot)
+        return Target(f"input of {names[index]}", "state", slot.place.slice, slot=slot)
     parameters = dict(net.model.named_parameters(remove_duplicate=False))
     if isinstance(at, str) and at in parameters:
         nodes = net.parameter_nodes(at)
