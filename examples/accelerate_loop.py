@@ -14,11 +14,11 @@ from resect.models.resnet import CifarResNet
 
 
 def train(model: nn.Module, loader: DataLoader, epochs: int) -> nn.Module:
-    """Train a model on 4 random blocks a step."""
+    """Train a model on 2 random blocks a step."""
     net = resect.unravel(model, next(iter(loader))[0][:2])
     accelerator = Accelerator(mixed_precision="bf16", cpu=True)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    with net.schedule(resect.schedules.FixedCount(4)) as scheduled:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with net.schedule(resect.schedules.FixedCount(2)) as scheduled:
         model, optimizer, loader = accelerator.prepare(model, optimizer, loader)  # what wraps forward() goes inside
         model.train()
         for _ in range(epochs):
@@ -32,10 +32,10 @@ def train(model: nn.Module, loader: DataLoader, epochs: int) -> nn.Module:
 
 
 def main() -> float:
-    """Train a ResNet-14 on scikit-learn's digits."""
+    """Train a ResNet-8 on scikit-learn's digits."""
     torch.manual_seed(0)
     data = resect.load_samples("digits", split="train")
-    model = CifarResNet(14, width=4, channels=1)
+    model = CifarResNet(8, width=4, channels=1)
     trained = train(model, DataLoader(TensorDataset(data.inputs, data.targets), batch_size=64, shuffle=True), 2)
     test = resect.load_samples("digits")
     found = float((trained(test.inputs).argmax(1) != test.targets).float().mean())

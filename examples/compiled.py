@@ -12,11 +12,11 @@ from resect.models.resnet import CifarResNet
 
 
 def train(model: nn.Module, loader: DataLoader, epochs: int) -> None:
-    """Train a model, at first on 3 random blocks a step, in the end on all."""
+    """Train a model, at first on 1 random block a step, in the end on all."""
     net = resect.unravel(model, next(iter(loader))[0][:2])
     compiled = torch.compile(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    with net.schedule(resect.schedules.Progressive(3, epochs * len(loader))):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with net.schedule(resect.schedules.Progressive(1, epochs * len(loader))):
         compiled.train()
         for _ in range(epochs):
             for images, classes in loader:
@@ -27,10 +27,10 @@ def train(model: nn.Module, loader: DataLoader, epochs: int) -> None:
 
 
 def main() -> float:
-    """Train a ResNet-14 on scikit-learn's digits."""
+    """Train a ResNet-8 on scikit-learn's digits."""
     torch.manual_seed(0)
     data = resect.load_samples("digits", split="train")
-    model = CifarResNet(14, width=4, channels=1)
+    model = CifarResNet(8, width=4, channels=1)
     train(model, DataLoader(TensorDataset(data.inputs, data.targets), batch_size=64, shuffle=True), 2)
     test = resect.load_samples("digits")
     found = float((model.eval()(test.inputs).argmax(1) != test.targets).float().mean())

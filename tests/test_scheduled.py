@@ -391,7 +391,7 @@ def test_the_trainer_accumulates_the_gradients_of_the_blocks_it_drew(tmp_path: P
 def test_inputs_may_be_given_by_place_or_by_name() -> None:
     model = Classifier()
     x, labels = torch.randn(3, 8), torch.tensor([0, 1, 2])
-    examples = (x, None, labels), {"x": x, "mask": None, "labels": labels}, {"labels": labels, "x": x}
+    examples = (x, None, labels), {"labels": labels, "x": x}
     for example in examples:
         with resect.unravel(model, example).schedule(Full()) as scheduled:
             model.train()
