@@ -339,7 +339,7 @@ def test_options_of_another_plan_are_refused_in_the_library_but_not_their_defaul
         ("blocks hf:./no/such", "there is no folder ./no/such"),
         ("blocks M --checkpoint .", ". is a folder. Give the path of a safetensors file"),
         ("blocks py:bare_factory:build", "Let the factory return (model, example), where example is a batch of its"),
-        ("lesion M D --without 1,99", "each of `without` must be one of the 3 blocks, 0 to 2, got 99."),
+        ("lesion M D --without 1,99", "`block` must be one of the 3 blocks, 0 to 2, got 99."),
         ("lesion M D --limit 20 --memory 1k --quiet", "`memory` must hold a batch of 8, about "),
         ("evaluate M D", "evaluate takes the data first and then networks, got resect:resnet8 first."),
         ("evaluate D M@", "SPEC@FILE must name a file of weights, got 'resect:resnet8@'."),

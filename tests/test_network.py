@@ -328,7 +328,7 @@ def test_a_batch_of_one_must_be_like_any_other() -> None:
 
 
 class Nested(nn.Module):
-    """x + g(f(x) + h(f(x))), all in one module, with batch norms: one block in either mode."""
+    """x + g(f(x) + h(f(x))), all in one module, with batch norms: two blocks in either mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -350,7 +350,7 @@ class Shared(nn.Module):
         return torch.relu(self.tower(x)) * torch.sigmoid(self.tower(x.flip(-1)))
 
 
-@pytest.mark.parametrize(("body", "blocks"), [(Nested, 1), (Shared, 4)])
+@pytest.mark.parametrize(("body", "blocks"), [(Nested, 2), (Shared, 4)])
 def test_the_train_graph_has_the_same_blocks(body, blocks: int) -> None:
     images = torch.randn(4, 1, 8, 8)
     net = resect.unravel(Frame(body()).eval(), images)

@@ -170,7 +170,7 @@ def test_one_stands_for_a_list_of_one(small) -> None:
 
 
 def test_what_load_model_returns_is_unravelled_on_its_example() -> None:
-    loaded = resect.load_model("resect:resnet8", arguments={"width": 4}, checkpoint=None)
+    loaded = resect.load_model("resect:resnet8", model_args={"width": 4}, checkpoint=None)
     net = resect.unravel(loaded)
     assert net.model is loaded.module and net.inputs[0].shape == (None, 3, 32, 32)
     assert resect.unravel(loaded, torch.zeros(1, 3, 16, 16)).inputs[0].shape == (None, 3, 16, 16)

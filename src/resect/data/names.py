@@ -14,6 +14,11 @@ LIKE = 0.7  # how alike two names must be for one to be suggested in the place o
 
 def require_data_spec(spec: str) -> None:
     """Raise SpecError unless the text is that of a data spec."""
+    if not isinstance(spec, str):
+        raise SpecError(
+            f"a data spec must be text such as 'digits', got {type(spec).__name__}. Samples of your own are "
+            "resect.Samples, or (inputs, targets) batches."
+        )
     kind, _, rest = spec.partition(":")
     if {"digits": not rest, "cifar10": True, "npz": bool(rest), "py": ":" in rest}.get(kind):
         return

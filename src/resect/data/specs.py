@@ -60,11 +60,6 @@ def load_samples(
         SpecError: the spec, or `normalize`, is unknown or incomplete.
         DataError: the data are missing, damaged, empty or malformed.
     """
-    if not isinstance(spec, str):
-        raise SpecError(
-            f"a data spec must be text such as 'digits', got {type(spec).__name__}. Samples of your own are "
-            "resect.Samples, or (inputs, targets) batches."
-        )
     require_data_spec(spec)
     kind, _, rest = spec.partition(":")
     if kind == "digits":

@@ -222,7 +222,7 @@ def _export(model: nn.Module, call: Call, mode: Mode) -> ExportedProgram:
     for leaf in shaped:
         if leaf.shape[0] == shaped[0].shape[0]:
             dynamic[leaf] = {0: Dim.AUTO}
-    with warnings.catch_warnings(), _quiet_export(), _without_checkpoints():
+    with warnings.catch_warnings(), _quiet_export(), without_checkpoints():
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(
@@ -262,7 +262,7 @@ def _quiet_export() -> Iterator[None]:
 
 
 @contextmanager
-def _without_checkpoints() -> Iterator[None]:
+def without_checkpoints() -> Iterator[None]:
     """Let reentrant activation checkpoints, which stop gradients in a graph, be plain calls: both compute the same."""
 
     def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:

@@ -29,6 +29,11 @@ _KNOWN = (
 
 def require_model_spec(spec: str) -> None:
     """Raise SpecError unless the text is that of a model spec; names of other libraries are theirs to judge."""
+    if not isinstance(spec, str):
+        raise SpecError(
+            f"a model spec must be text such as 'resect:resnet110', got {type(spec).__name__}. A module of your own "
+            "goes to resect.unravel; where a spec is needed, write a function that returns it: 'py:pkg.mod:function'."
+        )
     kind, _, rest = spec.partition(":")
     if kind not in KINDS or not rest:
         raise _unknown(spec, kind)

@@ -98,14 +98,9 @@ def load_model(
         SpecError: the spec is unknown, cannot be built, or needs a package that is not installed.
         CheckpointError: the weights are missing, damaged, of another network or not finite.
     """
-    require_model_spec(spec)
     if arguments is not None:
         raise InputError("`arguments` of load_model is now `model_args`.")
-    if not isinstance(spec, str):
-        raise SpecError(
-            f"a model spec must be text such as 'resect:resnet110', got {type(spec).__name__}. A module of your own "
-            "goes to resect.unravel; where a spec is needed, write a function that returns it: 'py:pkg.mod:function'."
-        )
+    require_model_spec(spec)
     kind, _, rest = spec.partition(":")
     builders = {"resect": _resect, "torchvision": _torchvision, "timm": _timm, "hf": _hugging_face, "py": _factory}
     if checkpoint is not None:

@@ -11,7 +11,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import ExportError
-from resect.graph.capture import as_call, outputs_of, without_fused_attention
+from resect.graph.capture import as_call, outputs_of, without_checkpoints, without_fused_attention
 from resect.graph.differences import close
 from resect.graph.randomness import kept_generators
 from resect.graph.untouched import untouched
@@ -30,8 +30,17 @@ def require_own_gradient(net: Unraveled, example: Any) -> None:
         ExportError: they differ, so that paths or a schedule would follow another gradient than the model's.
     """
     model, mode = net.model, net.sliced.captured.mode
-    with untouched(model, mode), kept_generators(), without_fused_attention(), _all_require_gradients(model):
-        own, outputs = _gradients(model, lambda inputs: outputs_of(model, as_call(inputs)), example)
+    with (
+        untouched(model, mode),
+        kept_generators(),
+        without_fused_attention(),
+        without_checkpoints(),
+        _all_require_gradients(model),
+    ):
+        try:
+            own, outputs = _gradients(model, lambda inputs: outputs_of(model, as_call(inputs)), example)
+        except RuntimeError:  # it has no gradient of its own, as operators in place overwrite what that needs
+            return
         captured, others = _gradients(model, net, example)
     if not all(close(one, other) for one, other in zip(outputs, others, strict=True)):
         return  # dropout draws in another order
@@ -53,21 +62,16 @@ def require_own_gradient(net: Unraveled, example: Any) -> None:
 def _gradients(model: nn.Module, run: Callable[[Any], Any], example: Any) -> tuple[Gradients, list[Tensor]]:
     """The gradients of a fixed weighted sum of all outputs by every parameter, and the outputs."""
     torch.manual_seed(0)
-    parameters = dict(model.named_parameters())
-    before = {name: parameter.grad for name, parameter in parameters.items()}
-    for parameter in parameters.values():
-        parameter.grad = None
-    try:
-        with torch.enable_grad():
-            outputs = [leaf for leaf in pytree.tree_leaves(run(example)) if _differentiable(leaf)]
-            if outputs:
-                generator = torch.Generator().manual_seed(0)
-                weights = [torch.rand(leaf.shape, generator=generator).to(leaf) for leaf in outputs]
-                sum((leaf * weight).sum() for leaf, weight in zip(outputs, weights, strict=True)).backward()
-        return {name: parameter.grad for name, parameter in parameters.items()}, [leaf.detach() for leaf in outputs]
-    finally:
-        for name, parameter in parameters.items():
-            parameter.grad = before[name]
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    with torch.enable_grad():
+        outputs = [leaf for leaf in pytree.tree_leaves(run(example)) if _differentiable(leaf)]
+    if not outputs or not parameters:
+        return dict.fromkeys(parameters), outputs
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.rand(leaf.shape, generator=generator).to(leaf) for leaf in outputs]
+    # Not backward(): that would fill `grad`, and reach those who wait for it, as DistributedDataParallel does.
+    gradients = torch.autograd.grad(outputs, list(parameters.values()), weights, allow_unused=True)
+    return dict(zip(parameters, gradients, strict=True)), [leaf.detach() for leaf in outputs]
 
 
 def _differentiable(leaf: Any) -> bool:

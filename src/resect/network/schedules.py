@@ -9,10 +9,11 @@ from numbers import Real
 from typing import TYPE_CHECKING, TypeGuard
 
 from resect.errors import InputError, require_whole
-from resect.network.blocks import BlockLike
 
 if TYPE_CHECKING:  # a recipe names its schedule without torch
     import torch
+
+    from resect.network.blocks import BlockLike
 
 
 class Schedule(ABC):
