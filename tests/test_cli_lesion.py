@@ -83,7 +83,7 @@ def test_every_plan_writes_its_tables_and_figures(plan: str, tmp_path: Path) -> 
 def test_what_has_no_interval_is_shown_without_one() -> None:
     result = run("--plan", "shapley", "--orders", "1", "--memory-format", "contiguous")
     assert result.exit_code == 0
-    assert "nan" not in result.stdout and "[" not in result.stdout.split("In brackets")[0]
+    assert "nan" not in result.stdout and "[" not in result.stdout.split("Shapley values")[0]
 
 
 def test_the_numbers_are_those_of_the_library(network: resect.Unraveled) -> None:

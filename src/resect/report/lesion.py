@@ -86,7 +86,7 @@ def _cell(name: str, row: dict[Any, Any], bracketed: list[str]) -> str:
 
 def _number(name: str, value: float) -> str:
     if name.startswith(_PERCENT):
-        return f"{value * 100:.1f}"
+        return f"{round(value * 100, 1) + 0.0:.1f}"  # not -0.0
     return f"{value:.1e}" if name == "p_value" and value < 0.001 else f"{value:.3f}"
 
 
