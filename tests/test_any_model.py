@@ -416,6 +416,19 @@ def test_batches_that_do_not_divide_are_refused_and_left_out_of_a_check() -> Non
         net(torch.randn(6, 8))
 
 
+def test_what_the_graph_holds_is_not_given_anew() -> None:
+    class Optional(Net):
+        def forward(self, x: Tensor, mask: Tensor | None = None, scale: float = 1.0) -> Tensor:
+            return super().forward(x if mask is None else x * mask) * scale
+
+    net = resect.unravel(Optional(Block(plain)).eval(), {"x": X, "mask": None, "scale": 2.0})
+    assert torch.equal(net({"x": X, "mask": None, "scale": 2.0}), net.model(X, scale=2.0))
+    with pytest.raises(resect.InputError, match=r"must have None where the example has it.*got a tensor"):
+        net({"x": X, "mask": torch.ones_like(X), "scale": 2.0})
+    with pytest.raises(resect.InputError, match=r"must have 2\.0 where the example has it.*got 3\.0"):
+        net({"x": X, "mask": None, "scale": 3.0})
+
+
 def test_views_do_not_depend_on_the_strides_of_the_example() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:

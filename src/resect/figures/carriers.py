@@ -37,7 +37,7 @@ def shapley(table: pd.DataFrame, metric: str = "error", ax: Axes | None = None) 
     ax.axhline(0, color=INK, linewidth=0.8)
     block_axis(ax, table["block"].tolist())
     ax.set(xlabel="block (its index)", ylabel=f"contribution ({unit})")
-    head(ax, f"contributions; together {value.sum():.1f} {unit}".replace("-", "−"), words)
+    head(ax, f"contributions: {value.sum():.1f} {unit} in all".replace("-", "−"), words)
     return ax
 
 

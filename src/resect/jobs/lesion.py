@@ -63,7 +63,7 @@ class LesionJob(LesionAsked, Job):
             answer = self._ensemble(net, samples, data, settings, lab)
         else:
             lesions = (len(plan) + len(plan.references) + 1) * len(samples)
-            advance = lab.track(f"{plan.name} lesions", lesions)
+            advance = lab.track("arrangements" if plan.name == "explicit" else f"{plan.name} lesions", lesions)
             result = lesion(net, data, plan, settings, progress=advance, engine=lab.engine)
             answer = self._shapley(net, result) if self.plan == "shapley" else lesion_answer(result)
         found = {**answer.found, "ran": ran, "normalization": plain_normalization(samples)}
@@ -104,7 +104,7 @@ class LesionJob(LesionAsked, Job):
         return plan.removing(self.removal)
 
     def _removed(self, net: Unraveled) -> int:
-        return max(1, round(len(net.blocks) / 10)) if self.removed is None else self.removed
+        return max(1, len(net.blocks) // 10) if self.removed is None else self.removed
 
     def _shapley(self, net: Unraveled, result: LesionResult) -> Answer:
         shapley = from_orders(net, result)

@@ -204,9 +204,18 @@ class Unraveled:
     def _leaves(self, inputs: Any) -> list[tuple[Input, Any]]:
         captured = self.sliced.captured
         leaves = flat_inputs(as_call(inputs), captured.in_spec)
-        pairs = [(entry, leaf) for entry, leaf in zip(captured.inputs, leaves, strict=True) if entry]
-        for entry, leaf in pairs:
-            _check_leaf(entry, leaf)
+        constants = flat_inputs(as_call(self._example), captured.in_spec)
+        pairs = []
+        for entry, leaf, constant in zip(captured.inputs, leaves, constants, strict=True):
+            if entry:
+                _check_leaf(entry, leaf)
+                pairs.append((entry, leaf))
+            elif leaf is not constant and (isinstance(leaf, Tensor) or leaf != constant):
+                got = "a tensor" if isinstance(leaf, Tensor) else repr(leaf)
+                raise InputError(
+                    f"`inputs` must have {constant!r} where the example has it, as the graph holds that, got {got}. "
+                    "Unravel the model with an example that has what you want to give."
+                )
         return pairs
 
     def outputs(self, base: dict[int, Any], state: dict[int, Any]) -> Any:
