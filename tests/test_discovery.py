@@ -67,7 +67,11 @@ def _blocks_of(entry: Entry) -> None:
     _counted(entry.build(), torch.randn(2, 3, entry.size, entry.size), entry.blocks)
 
 
-@pytest.mark.parametrize("name", SHALLOW)
+# Even a shallow one of these takes five seconds, and is of a kind with others; their whole networks are slow tests, too.
+_LONG = {"levit_128s", "twins_svt_small", "focalnet_tiny_srf", "maxvit_t"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in _LONG else n for n in SHALLOW])
 def test_networks_of_torchvision_and_timm(name: str) -> None:
     _blocks_of(SHALLOW[name])
 

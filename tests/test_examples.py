@@ -22,7 +22,13 @@ def _own_accelerate() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def _each() -> list[object]:
+    """All examples, one of them in every run of the tests: test_scheduled checks what the others show."""
+    quick = "timm_loop"
+    return [pytest.param(path, id=path.stem, marks=() if path.stem == quick else pytest.mark.slow) for path in EXAMPLES]
+
+
+@pytest.mark.parametrize("path", _each())
 def test_examples_run_and_learn(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
