@@ -67,7 +67,7 @@ def _blocks_of(entry: Entry) -> None:
     _counted(entry.build(), torch.randn(2, 3, entry.size, entry.size), entry.blocks)
 
 
-# Even a shallow one of these takes five seconds, and is of a kind with others; their whole networks are slow tests, too.
+# Even a shallow one of these takes five seconds, and is of a kind with others; their whole networks are slow, too.
 _LONG = {"levit_128s", "twins_svt_small", "focalnet_tiny_srf", "maxvit_t"}
 
 
