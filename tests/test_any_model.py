@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import random
+import subprocess
+import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -327,6 +330,17 @@ def test_a_gradient_that_no_graph_holds_is_refused(name: str) -> None:
 RECORDED: list[Tensor] = []
 
 
+def test_a_model_that_was_cast_since_is_not_taken_for_compared() -> None:
+    model = two(lambda b, x: x + Reversed.apply(b.f(x)))
+    net = resect.unravel(model, X)
+    model.double()
+    with pytest.raises(resect.ExportError, match="cast or changed since it was unravelled"):
+        resect.path_spectrum(net, [(X, TARGETS)])
+    model.float()
+    with pytest.raises(resect.ExportError, match="must have the gradient"):
+        resect.path_spectrum(net, [(X, TARGETS)])
+
+
 def test_nothing_is_left_behind() -> None:
     class Busy(Net):
         """Caches, counts, keeps what it computed, and says so in train()."""
@@ -359,6 +373,65 @@ def test_nothing_is_left_behind() -> None:
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     assert (np.random.get_state()[1] == before[2]).all()
+
+
+def test_objects_of_a_script_are_put_back_and_loggers_left_alone() -> None:
+    code = """
+import logging, sys, torch, resect
+from torch import nn
+class Recorder:
+    def __init__(self): self.items = []
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.f, self.recorder = nn.Linear(4, 4), nn.Linear(4, 4), Recorder()
+        self.log = logging.getLogger("mine")
+    def forward(self, x):
+        x = self.stem(x)
+        self.recorder.items.append(x)
+        return x + self.f(x).relu()
+net = Net().eval()
+before = set(logging.root.manager.loggerDict)
+assert len(resect.unravel(net, torch.randn(2, 4)).blocks) == 1
+assert net.recorder.items == [], net.recorder.items
+assert before <= set(logging.root.manager.loggerDict)
+for name, module in list(sys.modules.items()):
+    log = getattr(module, "log", None)
+    if isinstance(log, logging.Logger) and log.name.startswith("torch."):
+        assert logging.getLogger(log.name) is log, log.name
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_awkward_to_put_back_hides_nothing() -> None:
+    class Fixed(OrderedDict):
+        def update(self, *args: object, **kwargs: object) -> None:
+            raise TypeError("not this way")
+
+    class Awkward(Net):
+        def __init__(self) -> None:
+            super().__init__(Block(plain))
+            self.kept = Fixed(out=1)
+            self.register_buffer("last", torch.tensor([float("nan"), 1.0]))
+            self.fails = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.kept["out"] = x
+            self.last.zero_()
+            return super().forward(x) + (float(x.sum()) if self.fails else 0)
+
+    model = Awkward().eval()
+    assert len(resect.unravel(model, X).blocks) == 1
+    assert dict(model.kept) == {"out": 1}
+    assert torch.equal(model.last.isnan(), torch.tensor([True, False]))
+    model.fails = True
+    with pytest.raises(resect.ExportError, match=r"float\(x.sum"):
+        resect.unravel(model, X)
+    model.fails = False
+    model.register_buffer("edges", torch.eye(8).to_sparse())
+    with pytest.raises(resect.ExportError, match="Sparse"):  # which torch.export cannot hold
+        resect.unravel(model, X)
 
 
 def test_weights_that_eval_changes_are_refused_and_restored() -> None:
@@ -412,7 +485,7 @@ def test_batches_that_do_not_divide_are_refused_and_left_out_of_a_check() -> Non
 
     net = resect.unravel(Clips(Block(plain)).eval(), torch.randn(8, 8))
     assert set(net.check(torch.randn(12, 8), sizes=(1, 4, 5)).differences) == {4, 12}
-    with pytest.raises(resect.InputError, match="multiple of that of the example"):
+    with pytest.raises(resect.InputError, match="a multiple of the example's"):
         net(torch.randn(6, 8))
 
 

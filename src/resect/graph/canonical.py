@@ -1,4 +1,7 @@
-"""One spelling for what a captured graph computes, without a change of its bits: discovery sees data flow alone."""
+"""One spelling for what a captured graph computes: discovery sees data flow alone.
+
+No bit changes, but for the sign of a zero to which 0 is added.
+"""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def capture(model: nn.Module, example: Any, mode: Mode = "eval") -> Capture:
             f"`example` must hold at least one tensor, got none in {type(example).__name__}. Pass one batch of the "
             "model's inputs."
         )
-    with untouched(model, mode), kept_generators():
+    with untouched(model, mode), kept_generators(model):
         _refuse_coins(model, call, mode)
         # A batch of 0 or 1 is burnt into an exported graph, so it is widened to 2 first.
         batch = leaves[0].shape[0] if leaves[0].ndim else 0
@@ -159,9 +159,9 @@ def capture(model: nn.Module, example: Any, mode: Mode = "eval") -> Capture:
 
 def _refuse_coins(model: nn.Module, call: Call, mode: Mode) -> None:
     """Run the model; ExportError if it is random in eval mode, or in a way that a graph would freeze."""
-    before = generator_states()
+    before = generator_states(model)
     outputs = _try_forward(model, call)
-    drawn = drawn_since(before)
+    drawn = drawn_since(before, model)
     if mode == "train":
         frozen = [name for name in drawn if name != "torch"]
         if frozen:
@@ -195,7 +195,7 @@ def _try_forward(model: nn.Module, call: Call) -> Any:
         named = [(label, leaf) for label, leaf in _labels(call) if isinstance(leaf, Tensor)]
         shapes = ", ".join(f"{label} {tuple(leaf.shape)} {dtype_name(leaf.dtype)}" for label, leaf in named)
         raise InputError(
-            f"`example` must be a batch that the model can run, got {shapes}: {_cause(model, error)}. "
+            f"`example` must be a batch that the model can run, got {shapes}: {cause(model, error)}. "
             "Pass one batch with the shape and dtype the model was made for."
         ) from error
 
@@ -243,7 +243,7 @@ def _export(model: nn.Module, call: Call, mode: Mode) -> ExportedProgram:
                 advice = "It is (or holds) TorchScript, which hides its operators: pass the module it was made from."
             raise ExportError(
                 f"`model` must be one that torch.export can capture in {mode} mode, but {type(model).__name__} is "
-                f"not: {_cause(model, error)}. {advice}"
+                f"not: {cause(model, error)}. {advice}"
             ) from error
     return functional
 
@@ -268,11 +268,15 @@ def without_checkpoints() -> Iterator[None]:
     def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
         return function(*args)
 
-    CheckpointFunction.apply = apply  # until it is taken away again
+    before = vars(CheckpointFunction).get("apply")
+    CheckpointFunction.apply = apply
     try:
         yield
     finally:
-        del CheckpointFunction.apply
+        if before is None:
+            del CheckpointFunction.apply
+        else:
+            CheckpointFunction.apply = before
 
 
 def _labels(call: Call) -> list[tuple[str, Any]]:
@@ -284,7 +288,7 @@ def _labels(call: Call) -> list[tuple[str, Any]]:
     return named
 
 
-def _cause(model: nn.Module, error: Exception) -> str:
+def cause(model: nn.Module, error: Exception) -> str:
     """An error and the submodule that it comes from: "module `a.b` (file.py:12: `source`) says: its first line"."""
     names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
     place, trace = "", error.__traceback__

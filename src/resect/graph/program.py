@@ -64,11 +64,11 @@ class Program:
             return self._function(base, state)
         except (RuntimeError, IndexError) as error:
             said = str(error).partition("\n")[0]
-            if not re.search(r"\b(shape|size|dimension|out of (range|bounds))", said):
+            if not re.search(r"invalid for input of size|size of tensor|must match|out of bounds", said):
                 raise
             raise InputError(
-                f"`inputs` must be a batch that the network can run, but one of its operators says: {said} Its number "
-                "of samples may have to be a multiple of that of the example, or its samples belong together."
+                f"`inputs` must be a batch that the network can run, but one of its operators says: {said} Where "
+                "samples belong together (clips, graphs), their number may have to be a multiple of the example's."
             ) from error
 
     @cached_property

@@ -1,15 +1,16 @@
-"""A model as it was: whatever `forward()`, `train()` and `eval()` do beside computing is undone.
+"""A model as it was: what `forward()`, `train()` and `eval()` do beside computing is undone.
 
-Models cache, count, log and record activations in hooks. Under an export that would leave fake tensors behind, so all
-that can be reached from the model is remembered before, shallowly, and given its old contents afterwards.
+Models cache, count, log and record activations in hooks; under an export that would leave fake tensors behind. So the
+attributes of all submodules are remembered before, with the containers, small objects and tensors in them and what
+hooks and `forward()` can reach by name, and get their old contents afterwards. Class attributes, `__slots__`, arrays of
+numpy, and what lies deeper, as a trainer or a data set does, stay as they are.
 """
 
 from __future__ import annotations
 
-import copy
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from inspect import getattr_static
 from types import FunctionType, MethodType
@@ -17,11 +18,16 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from resect.errors import ExportError
 
 Mode = Literal["eval", "train"]
-_CONTAINERS = (list, dict, set, deque)
+_CONTAINERS = (dict, list, set, deque)
+_OTHERS = {"torch", "builtins", "logging", "threading", "multiprocessing", "concurrent", "asyncio", "_thread", "_io"}
+_DEPTH = 4  # steps from a submodule to what it holds
+_LONGEST = 10_000  # entries of a container, beyond which it is data
+_LARGEST = 50_000_000  # bytes of a tensor that is no buffer
 
 
 @contextmanager
@@ -62,25 +68,27 @@ def _set_mode(model: nn.Module, mode: Mode) -> None:
 
 
 class _Memory:
-    """The contents of all containers, objects and tensors (but parameters) that can be reached from a model."""
+    """The contents of the containers and tensors (but parameters) that are found in a model."""
 
     def __init__(self, model: nn.Module) -> None:
         self.contents: list[tuple[Any, Any]] = []
         self.values: list[tuple[Tensor, Tensor]] = []
-        seen = {id(parameter) for parameter in model.parameters()}
-        pending: list[Any] = [model]
-        while pending:
-            value = pending.pop()
-            if id(value) in seen or isinstance(value, (str, bytes, int, float, type(None), type)):
-                continue
-            seen.add(id(value))
-            if isinstance(value, Tensor):
-                self.values.append((value, value.detach().clone()))
-            else:
-                pending += self._remembered(value)
+        self._buffers = {id(buffer) for buffer in model.buffers()}
+        self._seen: set[int] = set()
+        found: list[Any] = list(model.modules())
+        for _ in range(_DEPTH):
+            found = [inner for value in found for inner in self._remembered(value)]
 
     def _remembered(self, value: Any) -> Iterable[Any]:
-        """Remember the contents of one value; returns them."""
+        """Remember one value; returns what it holds."""
+        if value is None or isinstance(value, (str, bytes, int, float, type)) or id(value) in self._seen:
+            return ()
+        self._seen.add(id(value))
+        if isinstance(value, Tensor):
+            small = id(value) in self._buffers or value.nbytes <= _LARGEST
+            if small and not isinstance(value, nn.Parameter) and value.layout is torch.strided:
+                self.values.append((value, value.detach().clone()))
+            return ()
         if isinstance(value, FunctionType):
             return _named(value)
         if isinstance(value, MethodType):
@@ -88,59 +96,97 @@ class _Memory:
         if isinstance(value, partial):
             return (value.func, *value.args, *value.keywords.values())
         if isinstance(value, tuple):
-            return value
-        inside = _inside(value)
-        if inside is None:
-            return ()
-        self.contents.append((inside, copy.copy(inside)))
-        own = (getattr_static(type(value), "forward", None),) if isinstance(value, nn.Module) else ()
-        return (*_items(inside), *own)
+            return value if len(value) <= _LONGEST else ()
+        return self._inside(value)
+
+    def _inside(self, value: Any) -> list[Any]:
+        containers = [value] if isinstance(value, _CONTAINERS) else []
+        held = getattr(value, "__dict__", None)
+        if type(held) is dict and not _is_foreign(value):
+            containers.append(held)
+        inner: list[Any] = []
+        for container in containers:
+            if len(container) <= _LONGEST:
+                self.contents.append((container, _copied(container)))
+                inner += _items(container)
+        if isinstance(value, nn.Module):
+            inner.append(getattr_static(type(value), "forward", None))
+        return inner
 
     def restore(self) -> None:
-        """Give everything its old contents, in place."""
+        """Give everything its old contents, in place; what cannot be given back keeps nothing else from it."""
         for container, old in self.contents:
-            items, before = _items(container), _items(old)
-            if len(items) != len(before) or any(a is not b for a, b in zip(items, before, strict=True)):
-                container.clear()
-                (container.update if isinstance(container, (dict, set)) else container.extend)(old)
+            with suppress(Exception):
+                _refill(container, old)
         for tensor, values in self.values:
-            _restored(tensor, values)
+            with suppress(Exception):
+                _restored(tensor, values)
 
 
-def _inside(value: Any) -> Any:
-    """The container whose contents make up a value; None where there is none, or where it is torch's own affair."""
-    if type(value) in _CONTAINERS or isinstance(value, dict):
-        return value
-    if isinstance(value, nn.Module) or not type(value).__module__.startswith(("torch", "builtins", "_")):
-        attributes = getattr(value, "__dict__", None)
-        return attributes if type(attributes) is dict else None
-    return None
+def _is_foreign(value: Any) -> bool:
+    """Whether an object is no part of a model: a library's own affair, or data."""
+    if isinstance(value, nn.Module):
+        return False
+    return type(value).__module__.partition(".")[0] in _OTHERS or isinstance(value, (Dataset, DataLoader))
 
 
 def _named(function: FunctionType) -> list[Any]:
     """What a function can reach by name: what it encloses, and containers of its file."""
-    if function.__module__ and function.__module__.startswith("torch"):
+    if (function.__module__ or "").partition(".")[0] in _OTHERS:
         return []
-    globals_ = [function.__globals__.get(name) for name in function.__code__.co_names]
-    return [*_enclosed(function), *(value for value in globals_ if type(value) in _CONTAINERS)]
+    named = [function.__globals__.get(name) for name in function.__code__.co_names]
+    return [*_enclosed(function), *(value for value in named if type(value) in _CONTAINERS)]
 
 
 def _enclosed(function: FunctionType) -> Iterator[Any]:
     for cell in function.__closure__ or ():
-        try:
+        with suppress(ValueError):  # a name that is bound later
             yield cell.cell_contents
-        except ValueError:  # a name that is bound later
-            continue
 
 
 def _items(container: Any) -> list[Any]:
-    return [*container, *container.values()] if isinstance(container, dict) else list(container)
+    return [*container.values()] if isinstance(container, dict) else list(container)
+
+
+def _copied(container: Any) -> Any:
+    return dict(container) if isinstance(container, dict) else list(container)
+
+
+def _refill(container: Any, old: Any) -> None:
+    """Give a container its old contents, by the methods of its kind: those of a subclass may refuse or do more."""
+    now = _copied(container)
+    if _same_items(now, old):
+        return
+    if isinstance(container, dict):
+        kind: Any = OrderedDict if isinstance(container, OrderedDict) else dict
+        kind.clear(container)
+        for key, value in old.items():
+            kind.__setitem__(container, key, value)
+    elif isinstance(container, list):
+        list.__setitem__(container, slice(None), old)
+    elif isinstance(container, set):
+        set.clear(container)
+        set.update(container, old)
+    else:
+        deque.clear(container)
+        deque.extend(container, old)
+
+
+def _same_items(now: Any, old: Any) -> bool:
+    """Whether two copies hold the very same objects, under the same keys."""
+    pairs = zip(_items(now), _items(old), strict=False)
+    same_keys = not isinstance(now, dict) or list(now) == list(old)
+    return len(now) == len(old) and same_keys and all(a is b for a, b in pairs)
 
 
 def _restored(tensor: Tensor, old: Tensor) -> bool:
     """Give a tensor its old values; whether they were others."""
-    if tensor.is_meta or torch.equal(tensor, old) or torch.equal(tensor.nan_to_num(), old.nan_to_num()):
+    if tensor.is_meta or (tensor.shape == old.shape and _same_values(tensor, old)):
         return False
     with torch.no_grad():
-        tensor.copy_(old)
+        (tensor if tensor.shape == old.shape else tensor.resize_(old.shape)).copy_(old)
     return True
+
+
+def _same_values(tensor: Tensor, old: Tensor) -> bool:
+    return torch.equal(tensor, old) or bool(((tensor == old) | ((tensor != tensor) & (old != old))).all())

@@ -1,3 +1,3 @@
-"""Where weights used to be loaded; they are in `resect.weights`, below the layer of models, now."""
+"""`load_checkpoint` of `resect.weights`, beside the models whose weights it loads."""
 
 from resect.weights import load_checkpoint as load_checkpoint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,8 +12,8 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import ExportError
-from resect.graph.capture import as_call, outputs_of, without_checkpoints, without_fused_attention
-from resect.graph.differences import close
+from resect.graph.capture import as_call, cause, outputs_of, without_checkpoints, without_fused_attention
+from resect.graph.differences import alike
 from resect.graph.randomness import kept_generators
 from resect.graph.untouched import untouched
 
@@ -24,39 +25,65 @@ Gradients = dict[str, Tensor | None]
 
 
 def require_own_gradient(net: Unraveled, example: Any) -> None:
-    """Compare the gradients of the graph with autograd's on the model, on the example.
+    """Compare the gradients of the graph with autograd's on the model, on two samples of the example.
 
     Raises:
         ExportError: they differ, so that paths or a schedule would follow another gradient than the model's.
     """
     model, mode = net.model, net.sliced.captured.mode
+    on_device = pytree.tree_map(lambda leaf: leaf.to(net.device) if isinstance(leaf, Tensor) else leaf, example)
     with (
         untouched(model, mode),
-        kept_generators(),
+        kept_generators(model),
         without_fused_attention(),
         without_checkpoints(),
         _all_require_gradients(model),
     ):
-        try:
-            own, outputs = _gradients(model, lambda inputs: outputs_of(model, as_call(inputs)), example)
-        except RuntimeError:  # it has no gradient of its own, as operators in place overwrite what that needs
-            return
-        captured, others = _gradients(model, net, example)
-    if not all(close(one, other) for one, other in zip(outputs, others, strict=True)):
+        for inputs in (_two_samples(net, on_device), on_device):
+            try:
+                own, outputs = _gradients(model, lambda inputs: outputs_of(model, as_call(inputs)), inputs)
+                break
+            except Exception as error:
+                if "modified by an inplace operation" in str(error):  # it has no gradient itself, but the graph has
+                    return
+                if inputs is on_device:  # two samples alone may be too few
+                    raise ExportError(
+                        f"`model` must be differentiable on the example, but {type(model).__name__} says: "
+                        f"{cause(model, error)}. Was it cast or changed since it was unravelled?"
+                    ) from error
+        captured, others = _gradients(model, net, inputs)
+    if not all(alike(one, other) for one, other in zip(outputs, others, strict=True)):
         return  # dropout draws in another order
-    norm = max((float(g.norm()) for g in own.values() if g is not None), default=0.0)
+    norms = {name: _norm(gradient) for name, gradient in own.items() if gradient is not None}
+    whole = max(norms.values(), default=0.0)
     for name, gradient in own.items():
         other = captured[name]
         if gradient is None and other is None:
             continue
         one = torch.zeros_like(other) if gradient is None else gradient  # type: ignore[arg-type]  # one of them is there
-        apart = float((one - (0 if other is None else other)).norm())
-        if apart > _TOLERANCE.get(one.dtype, 0.1) * max(norm * 1e-2, float(one.norm())):
+        norm, apart = norms.get(name, 0.0), _norm(one if other is None else one - other)
+        tolerance = _TOLERANCE.get(one.dtype, 0.1) * max(whole * 1e-2, norm)
+        if isfinite(norm) and isfinite(whole) and not apart <= tolerance:
             raise ExportError(
                 f"`model` must have the gradient of the operators in its forward(), but that of `{name}` differs from "
                 f"the captured graph's in {mode} mode: a custom autograd function, a hook that changes gradients, or "
                 "the like stands behind it. Take it out of forward() to look at gradients; lesions work as it is."
             )
+
+
+def _two_samples(net: Unraveled, example: Any) -> Any:
+    """Two samples of the example where the batch is free; a single one is varied."""
+    total = net.samples_of(example)
+
+    def leaf_of(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or net.batch_size is not None or not leaf.ndim or leaf.shape[0] != total:
+            return leaf
+        if total > 1:
+            return leaf[:2]
+        noise = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(0)).to(leaf.device)
+        return torch.cat([leaf, (leaf + 0.1 * noise).to(leaf.dtype) if leaf.is_floating_point() else leaf])
+
+    return pytree.tree_map(leaf_of, example)
 
 
 def _gradients(model: nn.Module, run: Callable[[Any], Any], example: Any) -> tuple[Gradients, list[Tensor]]:
@@ -72,6 +99,10 @@ def _gradients(model: nn.Module, run: Callable[[Any], Any], example: Any) -> tup
     # Not backward(): that would fill `grad`, and reach those who wait for it, as DistributedDataParallel does.
     gradients = torch.autograd.grad(outputs, list(parameters.values()), weights, allow_unused=True)
     return dict(zip(parameters, gradients, strict=True)), [leaf.detach() for leaf in outputs]
+
+
+def _norm(gradient: Tensor) -> float:
+    return float(torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32)))
 
 
 def _differentiable(leaf: Any) -> bool:

@@ -29,7 +29,7 @@ from resect.graph.capture import (
     without_fused_attention,
 )
 from resect.graph.decisions import Decision, Variant
-from resect.graph.differences import close, largest_difference
+from resect.graph.differences import alike, largest_difference
 from resect.graph.resolve import Programs
 from resect.graph.routes import Routes, Start
 from resect.graph.slices import Sliced, cut
@@ -387,7 +387,7 @@ def _check_one_sample(net: Unraveled, example: Any) -> None:
             return
         got = net(one)
     for want, value in zip(pytree.tree_leaves(expected), pytree.tree_leaves(got), strict=True):
-        if isinstance(want, Tensor) and not close(want, value):
+        if isinstance(want, Tensor) and not alike(want, value):
             raise ExportError(
                 f"`model` must compute every sample alike, but {type(net.model).__name__} treats a batch of one in "
                 "another way than larger ones. Let its forward() not depend on the number of samples."
