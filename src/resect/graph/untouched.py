@@ -27,6 +27,7 @@ _CONTAINERS = (dict, list, set, deque)
 _OTHERS = {"torch", "builtins", "logging", "threading", "multiprocessing", "concurrent", "asyncio", "_thread", "_io"}
 _DEPTH = 4  # steps from a submodule to what it holds
 _LONGEST = 10_000  # entries of a container, beyond which it is data
+_MOST = 100_000  # containers in all
 _LARGEST = 50_000_000  # bytes of a tensor that is no buffer
 
 
@@ -106,7 +107,7 @@ class _Memory:
             containers.append(held)
         inner: list[Any] = []
         for container in containers:
-            if len(container) <= _LONGEST:
+            if len(container) <= _LONGEST and len(self.contents) < _MOST:
                 self.contents.append((container, _copied(container)))
                 inner += _items(container)
         if isinstance(value, nn.Module):
