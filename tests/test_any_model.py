@@ -75,6 +75,8 @@ SPELLINGS: dict[str, tuple[Way, int]] = {
     "relu(x) + f(relu(x))": (lambda b, x: F.relu(x) + b.f(F.relu(x)), 2),
     "copies into slices": (copied, 2),
     "a scaled skip": (lambda b, x: 0.5 * x + b.f(x), 2),
+    "x + (f - g)": (lambda b, x: x + (b.f(x) - b.g(x)), 4),
+    "x + half of (f + g)": (lambda b, x: x + 0.5 * (b.f(x) + b.g(x)), 4),
     "x - f, spelt with alpha": (lambda b, x: torch.sub(x, b.f(x), alpha=-1), 2),
 }
 
@@ -84,7 +86,7 @@ def test_a_block_is_found_however_it_is_written(name: str) -> None:
     way, blocks = SPELLINGS[name]
     net = resect.unravel(two(way), X)
     assert len(net.blocks) == blocks
-    assert {b.kind for b in net.blocks} == {"scaled" if "scaled" in name else "identity"}
+    assert {b.kind for b in net.blocks} == {"scaled" if name == "a scaled skip" else "identity"}
     assert net.check(X).identical
     assert resect.path_spectrum(net, [(X, TARGETS)]).sum_error < 1e-5
 
@@ -226,6 +228,43 @@ def test_a_class_token_is_a_skip_and_a_second_head_is_no_branch() -> None:
     bare = torch.cat([token + net.model.f(token), tokens], 1)
     expected = net.model.head(bare[:, 0]) + 0.5 * net.model.extra(bare[:, 1:]).max(1)[0]
     assert torch.equal(net(tokens, net.intact.without(0)), expected)
+
+
+class Timed(Net):
+    """A float for every sample, and a factor without dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__(Block(plain))
+        self.alpha = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return self.head(self.blocks(self.alpha * self.stem(x) + time[:, None]))
+
+
+@pytest.mark.parametrize("at", ["input", "alpha", "stem"])
+def test_inputs_and_parameters_may_be_single_numbers(at: str) -> None:
+    net = resect.unravel(Timed().eval(), (X, X[:, 0]))
+    data, settings = [((X, X[:, 0]), TARGETS)], resect.PathSettings(at=at)
+    spectrum = resect.path_spectrum(net, data, settings)
+    assert spectrum.sum_error < 1e-5
+    table = resect.participation(net, data, settings).table
+    assert table["share"].sum() == pytest.approx(float(spectrum.share[1]), abs=1e-5)
+    strongest = resect.strongest_paths(net, data, settings=settings)
+    assert sorted(strongest.table["share"]) == pytest.approx(sorted(spectrum.share), abs=1e-5)
+    assert len(resect.sample_paths(net, data, settings, draws=2).table) == 2
+    assert np.isfinite(resect.path_squares(net, data, settings, sweeps=2).rms).all()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_measured_whatever_is_switched_off_around(mode: Callable[[], torch.no_grad]) -> None:
+    net = resect.unravel(two(), X)
+    expected = resect.path_spectrum(net, [(X, TARGETS)])
+    with mode():
+        measured = resect.path_spectrum(net, [(X.clone(), TARGETS)])
+        assert len(resect.strongest_paths(net, [(X.clone(), TARGETS)]).table) == 4
+    assert (measured.share == expected.share).all()
+    with pytest.raises(resect.InputError, match="`of` must be differentiable"):
+        resect.path_spectrum(net, [(X, TARGETS)], resect.PathSettings(of=lambda out, targets: out.argmax(1).float()))
 
 
 def test_half_precision_streams_with_float32_branches_keep_the_types_of_the_addition() -> None:
@@ -470,10 +509,19 @@ def test_a_coin_is_refused_in_training() -> None:
 
 
 def test_models_without_values_or_modules() -> None:
-    assert len(resect.unravel(two().to("meta"), X.to("meta")).blocks) == 2
+    meta = resect.unravel(two().to("meta"), X.to("meta"))
+    assert len(meta.blocks) == 2
+    for use in (lambda: meta(X.to("meta")), meta.fingerprint, lambda: resect.path_spectrum(meta, [(X, TARGETS)])):
+        with pytest.raises(resect.InputError, match="meta device, where its blocks can be counted only"):
+            use()
     assert len(resect.unravel(torch.compile(two()), X).blocks) == 2
-    with pytest.raises(resect.ExportError, match="TorchScript"):
-        resect.unravel(torch.jit.script(nn.Sequential(nn.Linear(8, 8))), X)
+    for scripted in (torch.jit.script(nn.Sequential(nn.Linear(8, 8))), torch.jit.trace(two(), X)):
+        with pytest.raises(resect.ExportError, match="is or holds TorchScript"):
+            resect.unravel(scripted, X)
+    with pytest.raises(resect.InputError, match="at least one sample"):
+        resect.unravel(two(), X[:0])
+    with pytest.raises(resect.InputError, match=r"must be a torch.nn.Module, got ExportedProgram"):
+        resect.unravel(torch.export.export(two(), (X,)), X)
     with pytest.raises(resect.ExportError, match="exported program"):
         resect.unravel(torch.export.export(two(), (X,)).module(), X)
 

@@ -65,6 +65,7 @@ def test_the_text_of_an_arrangement_runs(net, batch) -> None:
 
 def test_blocks_are_found_by_name(net, nested) -> None:
     assert net.blocks["blocks.3"] is net.blocks[3]
+    assert "blocks.3" in net.blocks and net.blocks[3] in net.blocks and "blocks.9" not in net.blocks
     assert net.blocks[-1].name == net.blocks.names[-1] == "blocks.8"
     assert net.blocks[1:3] == tuple(net.blocks)[1:3]
     assert [nested.blocks[name].index for name in nested.blocks.names] == [0, 1, 2, 3]

@@ -14,6 +14,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
+from resect.errors import InputError
 from resect.figures.colours import GREY, INK, ORANGE
 from resect.figures.style import SMALL, Entry, axes_or_new, figure_of, head
 from resect.words import count
@@ -50,6 +51,8 @@ def by_size(blocks: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Args:
         blocks: as of `strip`, with `parameters`.
     """
+    if not len(blocks):
+        raise InputError("`blocks` must hold at least one block to be drawn, got none.")
     sizes = blocks["parameters"].clip(lower=1)
     least, most = int(sizes.min()), int(max(sizes.max(), sizes.min() * 10))
     shades = ScalarMappable(LogNorm(least, most), "viridis_r")

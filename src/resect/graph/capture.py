@@ -142,6 +142,13 @@ def capture(model: nn.Module, example: Any, mode: Mode = "eval") -> Capture:
             f"`example` must hold at least one tensor, got none in {type(example).__name__}. Pass one batch of the "
             "model's inputs."
         )
+    if any(leaf.ndim and not leaf.shape[0] for leaf in leaves[:1]):
+        raise InputError(f"`example` must hold at least one sample, got an input of shape {tuple(leaves[0].shape)}.")
+    if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
+        raise ExportError(
+            f"`model` must be a module of Python code, but {type(model).__name__} is or holds TorchScript, which hides "
+            "operators and names. Pass the module that it was made from."
+        )
     with untouched(model, mode), kept_generators(model):
         _refuse_coins(model, call, mode)
         # A batch of 0 or 1 is burnt into an exported graph, so it is widened to 2 first.
@@ -167,8 +174,9 @@ def _refuse_coins(model: nn.Module, call: Call, mode: Mode) -> None:
         if frozen:
             raise ExportError(
                 f"`model` must draw with torch alone in train mode, but {type(model).__name__} draws from "
-                f"{frozen[0]} in forward() (LayerDrop, mixup), and a captured graph repeats one draw for ever. "
-                "Switch that off (layerdrop=0), or draw outside of forward(); net.schedule skips layers at random."
+                f"{frozen[0]} in forward() (LayerDrop, mixup, masks as of SpecAugment), and a captured graph repeats "
+                "one draw for ever. Switch that off in its configuration, or draw outside of forward(); net.schedule "
+                "skips layers at random."
             )
     elif drawn and any(largest_difference(outputs, _try_forward(model, call)) for _ in range(3)):
         raise ExportError(
@@ -239,8 +247,6 @@ def _export(model: nn.Module, call: Call, mode: Mode) -> ExportedProgram:
                 "Change that line so that it does not turn tensor values into Python values (no .item(), no `if` on a "
                 "tensor, no numpy): use torch.where or torch.cond, or move the step out of forward()."
             )
-            if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
-                advice = "It is (or holds) TorchScript, which hides its operators: pass the module it was made from."
             raise ExportError(
                 f"`model` must be one that torch.export can capture in {mode} mode, but {type(model).__name__} is "
                 f"not: {cause(model, error)}. {advice}"

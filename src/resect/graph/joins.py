@@ -274,9 +274,11 @@ def _is_open(join: Join, region: int, reach: Reach) -> bool:
 def _split(join: Join, reasons: dict[Node, str], reach: Reach) -> list[Join]:
     """One block a term where the branch is a sum of independent branches, x + (attn(x) + mlp(x)); else the join."""
     total = join.branch
-    while op_name(total) in VIEWS and len(total.users) == 1 and isinstance(total.args[0], Node):
-        total = total.args[0]
-    if total not in reasons or len(total.users) > 1 or op_name(total) != "add" or join.kind != "identity":
+    while len(total.users) == 1 and (op_name(total) in VIEWS or _unscaled(total, reach) is not total):
+        total = reach.dependents(total)[0]
+    if total not in reasons or len(total.users) > 1 or op_name(total) not in ("add", "sub"):
+        return [join]
+    if join.kind not in ("identity", "scaled"):
         return [join]
     terms = [operand for operand in total.args[:2] if isinstance(operand, Node)]
     regions = [sum(reach.bit(n) for n in reach.nodes(reach.between(join.entries[0], term))) for term in terms]

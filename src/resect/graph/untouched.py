@@ -27,7 +27,7 @@ _CONTAINERS = (dict, list, set, deque)
 _OTHERS = {"torch", "builtins", "logging", "threading", "multiprocessing", "concurrent", "asyncio", "_thread", "_io"}
 _DEPTH = 4  # steps from a submodule to what it holds
 _LONGEST = 10_000  # entries of a container, beyond which it is data
-_MOST = 100_000  # containers in all
+_MOST = 200_000  # things in all
 _LARGEST = 50_000_000  # bytes of a tensor that is no buffer
 
 
@@ -82,7 +82,8 @@ class _Memory:
 
     def _remembered(self, value: Any) -> Iterable[Any]:
         """Remember one value; returns what it holds."""
-        if value is None or isinstance(value, (str, bytes, int, float, type)) or id(value) in self._seen:
+        plain = value is None or isinstance(value, (str, bytes, int, float, type))
+        if plain or id(value) in self._seen or len(self._seen) > _MOST:
             return ()
         self._seen.add(id(value))
         if isinstance(value, Tensor):
@@ -107,7 +108,7 @@ class _Memory:
             containers.append(held)
         inner: list[Any] = []
         for container in containers:
-            if len(container) <= _LONGEST and len(self.contents) < _MOST:
+            if len(container) <= _LONGEST:
                 self.contents.append((container, _copied(container)))
                 inner += _items(container)
         if isinstance(value, nn.Module):

@@ -85,6 +85,9 @@ class Blocks(Shown, tuple[Block, ...]):
 
         return by_size(self.table, ax)
 
+    def __contains__(self, block: object) -> bool:
+        return block in self.names if isinstance(block, str) else super().__contains__(block)
+
     @overload
     def __getitem__(self, block: SupportsIndex | str) -> Block: ...
     @overload

@@ -84,6 +84,8 @@ class Scheduled:
         Raises:
             InputError: `model` has other parameters.
         """
+        if model is not None and not isinstance(model, nn.Module):
+            raise InputError(f"`model` must be a copy of the model on the schedule, got {type(model).__name__}.")
         if model is None or model is self._model:
             self._correction.fold()
             return self._model

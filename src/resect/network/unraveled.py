@@ -41,6 +41,7 @@ from resect.network.gradients import require_own_gradient
 from resect.network.scheduled import Scheduled
 from resect.network.schedules import Schedule
 from resect.network.standalone import Standalone
+from resect.words import plural
 
 
 class Unraveled:
@@ -180,11 +181,18 @@ class Unraveled:
 
     def bind(self, inputs: Any) -> dict[int, Any]:
         """The values that every slice may read: parameters, constants and the given inputs, by key."""
+        self._require_values()
         captured, key_of = self.sliced.captured, self.programs.keys.of
         tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
         tensors.update(self.model.named_buffers(remove_duplicate=False))
         for _, name in captured.mutations:  # autograd keeps the old values, which are overwritten after the run
             tensors[name] = tensors[name].clone()
+        gone = [name for name in captured.parameters.values() if name not in tensors]
+        if gone:
+            raise InputError(
+                f"`model` must have the parameters and buffers that it was unravelled with, but `{gone[0]}` is gone. "
+                "Unravel it again."
+            )
         base: dict[int, Any] = {key_of(node): tensors[name] for node, name in captured.parameters.items()}
         base |= {key_of(node): value for node, value in captured.constants.items()}
         batches: dict[int, str] = {}
@@ -195,6 +203,13 @@ class Unraveled:
         if len(batches) > 1:
             raise InputError(f"`inputs` must all have one batch size, got {', '.join(batches.values())}.")
         return base
+
+    def _require_values(self) -> None:
+        if self.device.type == "meta":
+            raise InputError(
+                f"`net` must hold values to be run, but {type(self.model).__name__} was unravelled on the meta device, "
+                "where its blocks can be counted only. Load its weights and unravel it again."
+            )
 
     def samples_of(self, inputs: Any) -> int:
         """The number of samples in a batch of inputs; 1 where the graph has no free batch dimension."""
@@ -270,6 +285,7 @@ class Unraveled:
 
     def fingerprint(self) -> str:
         """A hash of the graph, and of weights, buffers and constants as they are now, 32 hexadecimal digits."""
+        self._require_values()
         graph = "".join(str(node.format_node()) for node in chain(*self.sliced.slices))
         constants = [value for value in self.sliced.captured.constants.values() if isinstance(value, Tensor)]
         content = f"{graph}{fingerprint(self.model)}{tensors_digest(*constants)}"
@@ -290,9 +306,9 @@ class Unraveled:
         return _unraveled, (self.model, self._example, self.plain, self.sliced.captured.mode)
 
     def __repr__(self) -> str:
-        unit = "layer" if self.plain else "block"
-        many = "" if len(self.blocks) == 1 else "s"
-        return f"<Unraveled {type(self.model).__name__}: {len(self.blocks)} {unit}{many}, {self.layers} layers>"
+        units = plural(len(self.blocks), "layer" if self.plain else "block")
+        deep = "" if self.plain else f", {plural(self.layers, 'layer')}"
+        return f"<Unraveled {type(self.model).__name__}: {units}{deep}>"
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(type(self.model).__name__)}</p>{self.blocks._repr_html_()}"
@@ -331,7 +347,7 @@ def unravel(model: nn.Module | WithExample, example: Any = None, *, plain: bool 
         >>> len(net.blocks)
         8
     """
-    if not isinstance(model, nn.Module) and hasattr(model, "module"):
+    if not isinstance(model, nn.Module) and isinstance(getattr(model, "module", None), nn.Module):
         example = model.example if example is None else example
         model = model.module
     if not isinstance(model, nn.Module):
@@ -377,7 +393,7 @@ def no_joins_message(net: Unraveled) -> str:
 
 def _check_one_sample(net: Unraveled, example: Any) -> None:
     """Raise ExportError if the graph, which is made with two samples or more, is not that of a single one."""
-    if net.batch_size is not None:
+    if net.batch_size is not None or net.device.type == "meta":
         return
     one = cut_samples(example, slice(1), net.samples_of(example))
     with untouched(net.model, "eval"), torch.no_grad():

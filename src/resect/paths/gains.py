@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resect.calculus.linear import Lanes
 from resect.graph.routes import Routes
-from resect.paths.lanes import widened
+from resect.paths.lanes import per_lane, widened
 from resect.paths.sampler import Edge
 from resect.paths.trace import Trace
 from resect.paths.tree import over_edge
@@ -46,7 +46,7 @@ def square(lanes: Lanes) -> float:
 
 def each_square(lanes: Lanes) -> Tensor:
     """(L,) the squared norm of every lane, widened."""
-    return torch.stack([widened(value).square().flatten(1).sum(1) for value in lanes.values()]).sum(0)
+    return torch.stack([widened(per_lane(value)).square().sum(1) for value in lanes.values()]).sum(0)
 
 
 def _gradients(trace: Trace) -> Iterator[tuple[int, Lanes]]:

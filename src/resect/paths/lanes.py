@@ -61,6 +61,16 @@ def scaled(lanes: Tensor, exponents: np.ndarray, owned: bool = False) -> Tensor:
     return scale(lanes if owned else lanes.clone(), np.clip(exponents, lowest, 0))
 
 
+def per_lane(value: Tensor) -> Tensor:
+    """(L, D) of lanes (L, ...), whose values may be single numbers."""
+    return value.reshape(len(value), -1)
+
+
+def per_row(value: Tensor) -> Tensor:
+    """(L, rows, D) of lanes (L, rows, ...), whose values may be single numbers."""
+    return value.reshape(*value.shape[:2], -1)
+
+
 class Watch:
     """Brings lanes near 1 where they have strayed far; asks the device once for all of them, not group by group."""
 
@@ -70,7 +80,7 @@ class Watch:
 
     def note(self, lanes: Sequence[int] | np.ndarray, values: Iterable[Tensor]) -> None:
         """Remember how large some lanes have become; `values` (L, ...) are all of them."""
-        norms = [torch.linalg.vector_norm(value, dim=tuple(range(1, value.ndim))) for value in values]
+        norms = [torch.linalg.vector_norm(per_lane(value), dim=1) for value in values]
         if norms:
             self._lanes.append(np.asarray(lanes))
             self._norms.append(torch.stack(norms).amax(0))
@@ -84,7 +94,7 @@ class Watch:
         if beyond.any():
             which = torch.from_numpy(lanes[beyond])
             parts = [bank[which.to(bank.device)] for bank in banks.values()]
-            largest = [part.abs().amax(tuple(range(1, part.ndim))).cpu().double() for part in parts]
+            largest = [per_lane(part).abs().amax(1).cpu().double() for part in parts]
             sizes[beyond] = torch.stack(largest).amax(0).numpy()
         strayed = (sizes > 0) & np.isfinite(sizes)
         shift = np.floor(np.log2(np.where(strayed, sizes, 1.0))).astype(np.int64)

@@ -24,7 +24,7 @@ from resect.measuring.batches import Batch, Batches, batches_of, widest_float
 from resect.measuring.results import Shown, require_alike
 from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
-from resect.paths.lanes import apart, buffer, group_size
+from resect.paths.lanes import apart, buffer, group_size, per_lane, per_row
 from resect.paths.measures import interaction_of, most_tied
 from resect.paths.settings import PathSettings, PathWork, Traces, concatenated, require_accurate
 from resect.paths.trace import SliceGradient, Trace, require_finite
@@ -176,13 +176,13 @@ class _Pass:
             self.at_gates |= {slot: ends[gate][0] for slot, gate in part.branches.items() if gate in ends}
             self.progress(1)
         gradient = trace.to_target(cotangents)
-        squares = sum((_sum(value.square().flatten(2))[0] for value in gradient.values()), np.zeros(trace.rows))
+        squares = sum((_sum(per_row(value.square()))[0] for value in gradient.values()), np.zeros(trace.rows))
         tangents = trace.from_target(gradient)
         fixed = {key: tangents[key] for key in trace.parameters & tangents.keys()}
         for part in trace.parts.values():
             tangents = self._forward(part, tangents) | fixed
             self.progress(1)
-        arrived = sum(_sum((tangents[key] * value).flatten(1)) for key, value in top.items() if key in tangents)
+        arrived = sum(_sum(per_lane(tangents[key] * value)) for key, value in top.items() if key in tangents)
         both = np.zeros((1, 0, 0)) if self.pairs is None else self.pairs.products[None]
         return self.products, squares, both, np.broadcast_to(arrived, (1,))
 
@@ -235,7 +235,7 @@ class _Pairs:
             earlier = self.started[some]
             for slot, gate in part.branches.items():
                 if gate in pushed and slot in at_gates:
-                    met = _sum((pushed[gate] * at_gates[slot]).flatten(1))
+                    met = _sum(per_lane(pushed[gate] * at_gates[slot]))
                     self.products[earlier, slot] = self.products[slot, earlier] = met
             behind = {key: apart(value, ending.values()) for key, value in pushed.items() if key in part.source}
             self._write(some, behind, reusable)

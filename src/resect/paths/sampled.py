@@ -21,7 +21,7 @@ from resect.graph.routes import Routes
 from resect.measuring.batches import Batch, Batches, batches_of
 from resect.network.unraveled import Unraveled
 from resect.paths.draws import Draws
-from resect.paths.lanes import widened
+from resect.paths.lanes import per_row, widened
 from resect.paths.measures import MASS, Effective, effective_range, entropy_within, held, weighted_by_count
 from resect.paths.polynomial import at_target
 from resect.paths.sampler import PathDraw, Route
@@ -183,6 +183,6 @@ def path_norms(
 
 def row_norms(lanes: Lanes, exponents: np.ndarray) -> np.ndarray:
     """(L, rows) float64 norms over all of a target's values (L, rows, ...), times 2**exponents (L,)."""
-    squares = [widened(value.flatten(2)).square().sum(2) for value in lanes.values()]
+    squares = [widened(per_row(value)).square().sum(2) for value in lanes.values()]
     powers = np.clip(exponents, -5000, 5000).astype(np.int32)[:, None]
     return np.asarray(np.ldexp(np.sqrt(sum(each.cpu().double().numpy() for each in squares)), powers))

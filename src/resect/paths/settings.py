@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from resect.engines.work import Arrays, Progress
 from resect.errors import AccuracyError, InputError, require_whole, settings_or_default
@@ -83,7 +84,8 @@ class PathWork:
 
     def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
         """Compute it."""
-        return self.compute(Traces(net, self.settings), batch, progress, **self.own)
+        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
+            return self.compute(Traces(net, self.settings), batch, progress, **self.own)
 
 
 def passing(net: Unraveled) -> int:

@@ -27,7 +27,7 @@ from resect.measuring.batches import Batch, Batches, batches_of
 from resect.measuring.results import Shown, require_alike
 from resect.network.unraveled import Unraveled
 from resect.paths import measures
-from resect.paths.lanes import widened
+from resect.paths.lanes import per_row, widened
 from resect.paths.polynomial import at_target, decompose
 from resect.paths.settings import PathSettings, PathWork, Traces, concatenated, require_accurate
 from resect.paths.trace import Trace, require_finite
@@ -266,6 +266,6 @@ def aligned(lanes: Lanes, truth: Lanes) -> tuple[Tensor, Tensor]:
     def flat(values: Lanes, count: int) -> Tensor:
         zeros = {key: like[key].new_zeros(count, *like[key].shape[1:]) for key in like.keys() - values.keys()}
         every = {**zeros, **values}
-        return torch.cat([widened(every[key].flatten(2)) for key in sorted(every)], dim=2)
+        return torch.cat([widened(per_row(every[key])) for key in sorted(every)], dim=2)
 
     return flat(lanes, len(next(iter(lanes.values())))), flat(truth, 1)[0]

@@ -114,7 +114,7 @@ class Trace:
         inputs = channels_last(to_device(inputs, net.device))
         self.targets = targets.to(net.device)
         self.base = {
-            key: value.detach() if isinstance(value, Tensor) else value for key, value in net.bind(inputs).items()
+            key: _plain(value) if isinstance(value, Tensor) else value for key, value in net.bind(inputs).items()
         }
         self.folded = self.programs.fold(net.intact)
         self.first = target.first_slice
@@ -159,6 +159,11 @@ class Trace:
             base = {**self.base, **live}
             results = self.folded[-1].run(base, {**state, **live})
             scalar = scalar_of(self.of, self.net.outputs(base, results), self.targets)
+        if not scalar.requires_grad:
+            raise InputError(
+                "`of` must be differentiable, but what it returns has no gradient with respect to the outputs (argmax, "
+                "a comparison, detach). Return a smooth function of the outputs."
+            )
         gradients = torch.autograd.grad(scalar.sum(), [*live.values(), *leaves.values()], allow_unused=True)
         lanes = [None if value is None else value[None] for value in gradients]
         top = {key: value for key, value in zip(live, lanes, strict=False) if value is not None}
@@ -212,6 +217,11 @@ class Trace:
         if self.target.kind == "state":
             return sorted(self.signal(index, state))
         return sorted(key for key, value in state.items() if differentiable(value))
+
+
+def _plain(value: Tensor) -> Tensor:
+    """A tensor without a history, and that autograd may keep, which one made in inference mode may not be."""
+    return value.clone() if value.is_inference() else value.detach()
 
 
 def scalar_of(of: Scalar, outputs: Any, targets: Tensor) -> Tensor:
