@@ -36,25 +36,34 @@ def what_is_kept() -> str:
     return said
 
 
+_noted: list[int] = []
+
+
+def stop_if_interrupted() -> None:
+    """Raise KeyboardInterrupt if Ctrl-C was pressed, and Python has lost its first one in a callback of its own."""
+    if _noted:
+        raise KeyboardInterrupt
+
+
 @contextmanager
 def noted_interrupts() -> Iterator[list[int]]:
     """Give a list that holds an entry once Ctrl-C was pressed.
 
     Code that is interrupted while it imports may turn KeyboardInterrupt into any other error, or a RecursionError.
     """
-    noted: list[int] = []
+    _noted.clear()
 
     def note(number: int, frame: FrameType | None) -> None:
-        noted.append(number)
+        _noted.append(number)
         raise KeyboardInterrupt
 
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield noted
+        yield _noted
         return
     signal.signal(signal.SIGINT, note)
     try:
-        yield noted
+        yield _noted
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

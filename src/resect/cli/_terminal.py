@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resect.cli._process import when_interrupted
+from resect.cli._process import stop_if_interrupted, when_interrupted
 from resect.words import duration, plural, shortened
 
 if TYPE_CHECKING:  # help does without, and reading a run without torch
@@ -33,7 +33,7 @@ def console(*, stderr: bool = False) -> Console:
 def progress_bars(quiet: bool) -> Iterator[Track]:
     """Give a function `track(what, total)` that opens a bar and returns the function that advances it."""
     if quiet:
-        yield lambda what, total: lambda amount: None
+        yield lambda what, total: lambda amount: stop_if_interrupted()
         return
     from rich.progress import (
         BarColumn,
@@ -60,6 +60,7 @@ def progress_bars(quiet: bool) -> Iterator[Track]:
 
             def advance(amount: float) -> None:
                 nonlocal done
+                stop_if_interrupted()
                 done += amount
                 # Floats that sum to just less than a whole number would be shown as the one below.
                 progress.update(task, completed=total if isclose(done, total) else done)

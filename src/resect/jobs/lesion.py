@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,9 @@ class LesionJob(LesionAsked, Job):
         """
         require_blocks(net)
         if self.without is not None:
-            return plans.explicit(net, [net.intact.without(self.without)]).removing(self.removal)
+            plan = plans.explicit(net, [net.intact.without(self.without)]).removing(self.removal)
+            names = [name for name, run in zip(net.blocks.names, plan.arrangements[0], strict=True) if run is None]
+            return replace(plan, labels=({**plan.labels[0], "without": ", ".join(names)},))
         counts, repeats, seed = self.counts, self.repeats, self.source.seed
         makers = {
             "single": lambda: plans.single(net),

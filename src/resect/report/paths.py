@@ -69,11 +69,11 @@ def sentences(record: Record) -> list[str]:
     for name, key in (("count × mean norm of sampled paths", "magnitude"), ("count × root mean square norm", "rms")):
         if by := numbers[f"effective_by_{key}"]:
             said.append(f"By {name}: {lengths(Effective(**by))}, {percent(by['path_fraction'])} of all paths.")
+    of, deep = ("", "effective depth") if all_known else (", by the lengths told apart", "their mean length")
     said.append(
-        f"{two_to(size['log2_paths'])} paths, of which {contribute(size['log2_effective_paths'])}"
-        f"{'' if all_known else ', by the lengths told apart'}; effective depth {decimal(size['effective_depth'])} "
-        f"blocks. Shares and rest sum to {numbers['sum_of_shares'] + numbers['rest']:.9f} "
-        f"(relative error {power_of_ten(numbers['sum_error'])})."
+        f"{two_to(size['log2_paths'])} paths, of which {contribute(size['log2_effective_paths'])}{of}; {deep} "
+        f"{decimal(size['effective_depth'])} blocks. Shares and rest sum to "
+        f"{numbers['sum_of_shares'] + numbers['rest']:.9f} (relative error {power_of_ten(numbers['sum_error'])})."
     )
     if (within := numbers["log2_effective_paths_within"]) is not None:
         said.append(f"Weighted within a length by the squared norms of the sampled paths, about {two_to(within)}.")

@@ -256,8 +256,10 @@ class LesionResult(Shown):
         at_chance = self.targets is not None and no_better_than_chance(self.intact_error, self.targets)
         text = f"{ran}: intact error {percent(self.intact_error, 2)}{' (chance)' if at_chance else ''}, "
         if many == 1 and own:
-            return f"{text}damage {worst} points [{low}, {high}]."
-        label = ", ".join(f"{key} {value}" for key, value in self.plan.labels[row].items())
+            without = self.plan.labels[0].get("without")
+            return f"{text}damage {worst} points [{low}, {high}]{f' without {without}' if without else ''}."
+        shown = {k: decimal(v) if isinstance(v, float) else v for k, v in self.plan.labels[row].items()}
+        label = ", ".join(f"{key} {value}" for key, value in shown.items())
         median = decimal(table["damage"].median() * 100)
         text += f"median damage {median} points, largest {worst}" if many > 1 else f"damage {worst}"
         return f"{text} points [{low}, {high}] ({label})."

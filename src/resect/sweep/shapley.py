@@ -20,7 +20,7 @@ from resect.sweep import plans
 from resect.sweep.lesion import lesion
 from resect.sweep.result import RATES, LesionResult
 from resect.sweep.settings import LesionSettings
-from resect.words import plural
+from resect.words import decimal, plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,12 +79,17 @@ class ShapleyResult(Shown):
         """One sentence: how many orders, and the block with the largest part in the first metric."""
         metric, table = next(iter(self.marginals)), self.table
         top = table.iloc[int(table[metric].abs().argmax())]
-        low, high = top[f"{metric}_low"], top[f"{metric}_high"]
-        interval = f" [{low:.4g}, {high:.4g}]" if np.isfinite([low, high]).all() else ""  # none without spread
+        rate = metric in ("error", "agreement")  # told in points, as everywhere
+        whole, part, low, high, alone = (
+            decimal(value * 100) if rate else f"{value:.4g}"
+            for value in (self.total[metric], *(top[f"{metric}{end}"] for end in ("", "_low", "_high", "_alone")))
+        )
+        interval = f" [{low}, {high}]" if np.isfinite(top[f"{metric}_low"]) else ""  # none without spread
+        unit = " points" if rate else ""
         return (
             f"Shapley values over {plural(len(self.marginals[metric]), 'order')}: without all blocks {metric} changes "
-            f"by {self.total[metric]:.4g}, of which block {top['block']} ({top['name']}) has the largest part, "
-            f"{top[metric]:.4g}{interval}; deleted alone it changes {metric} by {top[f'{metric}_alone']:.4g}."
+            f"by {whole}{unit}, of which block {top['block']} ({top['name']}) has the largest part, {part}{interval}; "
+            f"deleted alone it changes {metric} by {alone}."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

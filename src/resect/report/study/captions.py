@@ -13,6 +13,7 @@ from resect.report.study.verdicts import trend
 from resect.words import decimal, lengths, percent, plural, points, power_of_ten, span, two_to
 
 Caption = tuple[str, str]  # what it shows, what it means
+_MANY = 8  # numbers of deletions, of which a quarter is more than one
 _ENOUGH = 40  # reorderings, of which a rank correlation of 0.3 is no chance
 _SAME = 1.05  # a norm that changes by a smaller factor hardly changes
 
@@ -122,7 +123,7 @@ def random_caption(study: Study) -> Caption:
         return shows, _at_chance(unit)
     numbers = without_several(ensemble, unit)
     rise = float(means.max()) - ensemble.intact_error
-    if len(means) < 4:
+    if len(means) < _MANY:
         return shows, numbers
     beside = unit == "block"  # the paper deletes several blocks of residual networks only
     if rise < 0.02:
@@ -141,9 +142,11 @@ def random_caption(study: Study) -> Caption:
 def reordering_caption(study: Study) -> Caption:
     """Of the reorderings (paper, Figure 5b)."""
     ensemble, unit = study.answers.ensemble, study.subject.unit
+    intact = int((study.reorderings["kendall_tau"] == 1).sum())
+    traded_back = f" ({intact} of them back to the intact order)" if intact else ""
     shows = (
         f"Error of {plural(ensemble.reorderings, 'network')} in which random pairs of {unit}s of one span have traded "
-        f"places, by how much of the order is left. {paper.REORDERED.where} of the paper."
+        f"places{traded_back}, by how much of the order is left. {paper.REORDERED.where} of the paper."
     )
     correlation = ensemble.tau_correlation
     if correlation is None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from resect.figures.style import SETTINGS
@@ -76,13 +77,13 @@ def _html(study: Study, figures: list[dict[str, str]]) -> str:
     )
 
 
-def _bound(text: str) -> str:
-    """The text with units, signs and short parentheses bound together, so that no line breaks within them."""
+def _bound(text: str) -> Markup:
+    """The text with units, signs, options and short parentheses bound together, so that no line breaks within them."""
     text = re.sub(r"\(([^)]{1,24})\)", lambda match: match[0].replace(" ", "\u00a0"), text)
-    text = text.replace("--", "\u2060-\u2060-\u2060")
     for mark in ("%", "×", "=", "points", "point", "blocks", "layers"):
         text = text.replace(f" {mark}", f"\u00a0{mark}")
-    return text.replace("×\u0020", "×\u00a0").replace("=\u0020", "=\u00a0")
+    text = text.replace("×\u0020", "×\u00a0").replace("=\u0020", "=\u00a0")
+    return Markup(re.sub(r"(--[a-z][a-z-]*)", r'<span class="option">\1</span>', str(escape(text))))
 
 
 def _plainly(value: Any) -> str:
