@@ -526,6 +526,25 @@ def test_models_without_values_or_modules() -> None:
         resect.unravel(torch.export.export(two(), (X,)).module(), X)
 
 
+def test_a_sequence_is_not_taken_for_the_batch() -> None:
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=False)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    with pytest.raises(resect.InputError, match=r"batch_first=False and takes dimension 0 \(7\) for the sequence"):
+        resect.unravel(model, torch.randn(7, 2, 16))
+
+    class Transposed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x.transpose(0, 1)).transpose(0, 1)
+
+    net = resect.unravel(Transposed().eval(), torch.randn(2, 7, 16))
+    assert len(net.blocks) == 4
+    assert net.check(torch.randn(3, 7, 16)).identical
+
+
 def test_batches_that_do_not_divide_are_refused_and_left_out_of_a_check() -> None:
     class Clips(Net):
         def forward(self, x: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from resect.errors import ExportError, InputError
 from resect.graph.canonical import canonical, keep_stopped_gradients
 from resect.graph.differences import largest_difference
 from resect.graph.randomness import drawn_since, generator_states, kept_generators
+from resect.graph.sequences import batch_comes_first
 from resect.graph.untouched import Mode, untouched
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -167,7 +168,8 @@ def capture(model: nn.Module, example: Any, mode: Mode = "eval") -> Capture:
 def _refuse_coins(model: nn.Module, call: Call, mode: Mode) -> None:
     """Run the model; ExportError if it is random in eval mode, or in a way that a graph would freeze."""
     before = generator_states(model)
-    outputs = _try_forward(model, call)
+    with batch_comes_first(model, call):
+        outputs = _try_forward(model, call)
     drawn = drawn_since(before, model)
     if mode == "train":
         frozen = [name for name in drawn if name != "torch"]
@@ -199,6 +201,8 @@ def _try_forward(model: nn.Module, call: Call) -> Any:
     try:
         with torch.no_grad():
             return outputs_of(model, call)
+    except InputError:  # of ours
+        raise
     except Exception as error:  # any model raises what it likes on inputs that it was not made for
         named = [(label, leaf) for label, leaf in _labels(call) if isinstance(leaf, Tensor)]
         shapes = ", ".join(f"{label} {tuple(leaf.shape)} {dtype_name(leaf.dtype)}" for label, leaf in named)
