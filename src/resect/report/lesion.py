@@ -57,7 +57,7 @@ def sentences(record: Record) -> list[str]:
             whole = plural(len(both) * (len(both) - 1) // 2, "pair")
             said.append(
                 f"{count} of {whole} {'are' if count > 1 else 'is'} saturated: each of both blocks alone already "
-                "brings the error to chance, so that the interaction says nothing of what they do together."
+                "brings the error nearly to chance, so that the interaction says nothing of what they do together."
             )
     memory_format = "channels last" if ran["channels_last"] else "contiguous"
     compiled, slices, states = ", compiled" * ran["compile"], ran["slices_run"], ran["states_kept"]
