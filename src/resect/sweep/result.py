@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from resect.errors import InputError
+from resect.errors import InputError, whole_number
 from resect.measuring.chance import no_better_than_chance
 from resect.measuring.clusters import clustered_rate_interval
 from resect.measuring.metrics import chance_error
@@ -203,7 +202,7 @@ class LesionResult(Shown):
         """
         if self.targets is None:
             raise InputError("`flips` needs one target a sample, but the targets are sequences.")
-        if not isinstance(lesion, Integral) or not -len(self.plan) <= lesion < len(self.plan):
+        if whole_number(lesion) is None or not -len(self.plan) <= lesion < len(self.plan):
             raise InputError(f"`lesion` must be a row of the table, 0 to {len(self.plan) - 1}, got {lesion!r}.")
         change = self.errors[lesion] - self.intact["error"]
         samples = np.flatnonzero(np.abs(change) > 0.5)
