@@ -36,7 +36,7 @@ studies = st.builds(
     seed=st.integers(0, 10**6),
 )
 Check = Callable[..., bool]
-P = r"(less than 0\.01 %|–|−?[\d.]+ %)"  # a percentage
+P = r"(less than 0\.01 %|above −0\.01 %|–|−?[\d.]+ %)"  # a percentage
 D = r"(−?[\d.]+) points?"
 N = r"([\d,]+)"
 NAME = r"(\S+(?:, index \d+)?)((?:, and \d+ more)?)"
@@ -47,7 +47,9 @@ def is_percent(text: str, value: float | None, slack: float = 0.0501) -> bool:
         return value is None
     assert value is not None
     if text == "less than 0.01 %":
-        return 0 < abs(value) < 1e-4
+        return 0 < value < 1e-4
+    if text == "above −0.01 %":
+        return -1e-4 < value < 0
     shown = float(text.removesuffix(" %").replace("−", "-"))
     return abs(shown - 100 * value) <= (slack if abs(value) >= 1e-3 else 0.006)
 
