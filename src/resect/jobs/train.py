@@ -100,7 +100,6 @@ class TrainJob:
         """The file of the model card."""
         return self.out.with_suffix(".json")
 
-    @property
     def finished(self) -> Record | None:
         """The card of this very training if it is over.
 
@@ -188,7 +187,7 @@ class TrainJob:
             RunError: the checkpoint is damaged or of another training, another process trains to the same file, or a
                 file cannot be written.
         """
-        if card := self.finished:
+        if card := self.finished():
             return card
         name = self.spec.removeprefix("resect:")
         if name in SHIPPED:
