@@ -146,6 +146,7 @@ WRONG: dict[str, tuple[Callable[[resect.Unraveled], Any], str]] = {
     "not a spec": (lambda net: resect.load_model(net.model), "must be text such as 'resect:resnet110', got Ci"),
     "a study": (lambda net: resect.study(net.model, "digits"), "must be text .*'py:pkg.mod:function'"),
     "an evaluation": (lambda net: resect.evaluate("digits", net.model), "must be text such as 'resect:resnet110'"),
+    "a tensor's evaluation": (lambda net: resect.evaluate(IMAGES, "resect:resnet20"), "'digits', got Tensor"),
     "data": (lambda net: resect.load_samples(DATA), "must be text such as 'digits', got list"),
     "arrays": (lambda net: resect.Samples("some", IMAGES.numpy(), TARGETS, 10), "inputs of some must be a torch"),
     "a probability": (lambda net: resect.schedules.StochasticDepth("0.5"), "must be a probability .* got '0.5'"),

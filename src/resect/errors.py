@@ -76,6 +76,16 @@ def settings_or_default(settings: Settings | None, kind: type[Settings]) -> Sett
     return settings
 
 
+def require_text(what: str, value: object, example: str, own: str) -> None:
+    """Raise SpecError unless a spec is text.
+
+    Args:
+        own: what to do with an object of one's own.
+    """
+    if not isinstance(value, str):
+        raise SpecError(f"{what} must be text such as {example!r}, got {type(value).__name__}. {own}")
+
+
 def whole_number(value: object) -> int | None:
     """A whole number of any kind, NumPy's or a tensor's, too; None for what is none, as True."""
     try:
