@@ -127,8 +127,8 @@ class Source:
             return replace(other, normalize=self.normalize and "card")
         return replace(other, normalize=None if self.normalize == "card" else self.normalize)
 
-    def unravel(self, *like: Samples, plain: bool = False) -> tuple[Unraveled, Samples, tuple[str, ...]]:
-        """The network, unravelled, the samples (of `like` if one is as it takes them), and what to warn of.
+    def unravel(self, *like: Samples, plain: bool = False) -> tuple[Unraveled, Samples, tuple[str, ...], bool]:
+        """The network, unravelled, the samples (of `like` if one is as it takes them), what to warn of, and `random`.
 
         Raises:
             DataError: the samples do not fit the network.
@@ -145,7 +145,7 @@ class Source:
         except InputError:
             require_fit(loaded.module, samples)  # says so if they are why
             raise
-        return net, samples, random_weights(loaded)
+        return net, samples, random_weights(loaded), bool(loaded.random)
 
     def placed(self, loaded: LoadedModel) -> LoadedModel:
         """A model on this device and in this dtype."""

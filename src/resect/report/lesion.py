@@ -50,7 +50,8 @@ def show(record: Record, console: Console) -> None:
 def sentences(record: Record) -> list[str]:
     """What was found, and how it was run."""
     ran, summary = record.found["ran"], record.found["summary"]
-    said = [f"{summary} In brackets: 95 % intervals." if "[" in summary else summary]
+    intervals = main_table(record).filter(regex="_low$").notna().any(axis=None)
+    said = [f"{summary} In brackets: 95 % intervals." if intervals else summary]
     if "saturated" in record.tables:
         both = record.tables["saturated"].to_numpy(bool)
         if count := int(both.sum()) // 2:
