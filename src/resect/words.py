@@ -5,10 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from math import floor, isfinite, log10
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from resect.paths.measures import Effective
 
 NOTHING = "–"
 
@@ -116,11 +112,10 @@ def span(low: int, high: int, unit: str = "") -> str:
     return plural(low, unit) if low == high else f"{low} to {high} {unit}s"
 
 
-def lengths(effective: Effective) -> str:
+def lengths(low: int, high: int, low_layers: float, high_layers: float) -> str:
     """ "2 to 7 blocks (4 to 14 layers)"."""
-    blocks, low, high = span(effective.low, effective.high, "block"), effective.low_layers, effective.high_layers
-    ends = " to ".join(dict.fromkeys((_short(low), _short(high))))
-    return f"{blocks} ({ends} {'layer' if ends == '1' else 'layers'})"
+    ends = " to ".join(dict.fromkeys((_short(low_layers), _short(high_layers))))
+    return f"{span(low, high, 'block')} ({ends} {'layer' if ends == '1' else 'layers'})"
 
 
 def named(name: str, index: int) -> str:

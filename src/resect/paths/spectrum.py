@@ -22,9 +22,10 @@ from resect.calculus.linear import Lanes
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import InputError, require_whole
+from resect.figures.shown import Shown
 from resect.graph.routes import Counts
 from resect.measuring.batches import Batch, Batches, batches_of
-from resect.measuring.results import Shown, require_alike
+from resect.measuring.results import require_alike
 from resect.network.unraveled import Unraveled
 from resect.paths import measures
 from resect.paths.lanes import widened

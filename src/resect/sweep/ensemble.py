@@ -19,11 +19,12 @@ from torch.nn import functional as F
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import InputError, require_whole, settings_or_default, whole_number
+from resect.figures.shown import Shown
 from resect.graph.outputs import IGNORED, logits_of
 from resect.measuring.batches import Batch, Batches, batches_of
 from resect.measuring.clusters import clustered_rate_interval
 from resect.measuring.metrics import check_targets, positions
-from resect.measuring.results import Shown, require_alike
+from resect.measuring.results import require_alike
 from resect.measuring.statistics import independent_vote_error
 from resect.network.unraveled import Unraveled
 from resect.sweep import plans

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from resect.errors import InputError, whole_number
+from resect.figures.shown import Shown
 from resect.measuring.chance import no_better_than_chance
 from resect.measuring.clusters import clustered_rate_interval
 from resect.measuring.metrics import chance_error
-from resect.measuring.results import Shown, require_alike
+from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval, interval_over_repeats, mcnemar, paired_error_interval
 from resect.sweep.plans import Plan
 from resect.words import decimal, percent, plural

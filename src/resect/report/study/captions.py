@@ -10,7 +10,7 @@ from resect.jobs.findings import Study
 from resect.paths.measures import Effective
 from resect.report.study.phrases import at_chance, change, largest, no_correlation, of_all, without_several
 from resect.report.study.verdicts import trend
-from resect.words import decimal, lengths, percent, plural, points, power_of_ten, span, two_to
+from resect.words import decimal, percent, plural, points, power_of_ten, span, two_to
 
 Caption = tuple[str, str]  # what it shows, what it means
 _ENOUGH = 40  # reorderings, of which a rank correlation of 0.3 is no chance
@@ -181,7 +181,7 @@ def counts_caption(study: Study) -> Caption:
     )
     return shows, (
         f"{percent(inside)} of the paths have {span(low, high, 'block')}; {percent(share.held)} of the gradient runs "
-        f"in those of {lengths(share)}, {percent(share.path_fraction)} of all paths."
+        f"in those of {share.lengths}, {percent(share.path_fraction)} of all paths."
     )
 
 
@@ -203,8 +203,8 @@ def share_caption(study: Study) -> Caption:
             f"({percent(float(share.min()))})."
         )
     return shows, (
-        f"By exact share the effective paths have {lengths(depth.by_share)}, by count × magnitude "
-        f"{lengths(depth.by_magnitude)}. {_gap(depth.by_share, depth.by_magnitude)}{cancel} The sum over all lengths "
+        f"By exact share the effective paths have {depth.by_share.lengths}, by count × magnitude "
+        f"{depth.by_magnitude.lengths}. {_gap(depth.by_share, depth.by_magnitude)}{cancel} The sum over all lengths "
         f"differs from the gradient of autograd by {power_of_ten(gradient.sum_error)} of its norm."
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 from resect.jobs import paper
 from resect.jobs.findings import MultiplicityRow, Study
 from resect.report.study.phrases import at_chance, single_deletions, without_several
-from resect.words import contribute, decimal, large, lengths, percent, plural, two_to
+from resect.words import contribute, decimal, large, percent, plural, two_to
 
 # Where a number turns into a word. A reader who draws the lines elsewhere has the numbers beside every verdict.
 _CHEAP = 0.02  # a deletion that costs less error than this barely changes the network
@@ -80,8 +80,8 @@ def _depth(study: Study) -> str:
         relation = "Up to the full depth, unlike in the paper"
     return (
         f"{relation}: the longest path has {plural(longest, 'block')}, and {percent(share.held)} of the gradient runs "
-        f"through paths of {lengths(share)}, {percent(share.path_fraction)} of all paths; by the paper's "
-        f"count × magnitude, {percent(depth.by_magnitude.held)} through paths of {lengths(depth.by_magnitude)}."
+        f"through paths of {share.lengths}, {percent(share.path_fraction)} of all paths; by the paper's "
+        f"count × magnitude, {percent(depth.by_magnitude.held)} through paths of {depth.by_magnitude.lengths}."
     )
 
 
