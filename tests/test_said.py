@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from finished import a_record, chain, random_paths
+from patterns import LENGTHS, NAME, D, P, is_percent
 from resect.jobs.compare import CompareJob
 from resect.report import compare, evaluate, lesion, paths
 from resect.runs.record import Record
 from resect.sweep.plans import Plan
 from resect.sweep.result import LesionResult
-from test_sentences import LENGTHS, NAME, D, P, is_percent
 
 SUPERSCRIPT = str.maketrans("⁻·⁰¹²³⁴⁵⁶⁷⁸⁹", "-.0123456789")
 

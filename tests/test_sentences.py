@@ -21,6 +21,7 @@ from torch import nn
 
 import resect
 from finished import random_study
+from patterns import LENGTHS, NAME, D, P, is_percent, is_points
 from resect import plans
 from resect.jobs.answers import answer_ensemble, answer_gradient
 from resect.jobs.findings import Answers, Study
@@ -36,26 +37,6 @@ studies = st.builds(
     seed=st.integers(0, 10**6),
 )
 Check = Callable[..., bool]
-P = r"(less than 0\.01 %|above −0\.01 %|–|−?[\d.]+ %)"  # a percentage
-D = r"(−?[\d.]+) points?"
-N = r"([\d,]+)"
-NAME = r"(\S+(?:, index \d+)?)((?:, and \d+ more)?)"
-
-
-def is_percent(text: str, value: float | None, slack: float = 0.0501) -> bool:
-    if text == "–":
-        return value is None
-    assert value is not None
-    if text == "less than 0.01 %":
-        return 0 < value < 1e-4
-    if text == "above −0.01 %":
-        return -1e-4 < value < 0
-    shown = float(text.removesuffix(" %").replace("−", "-"))
-    return abs(shown - 100 * value) <= (slack if abs(value) >= 1e-3 else 0.006)
-
-
-def is_points(text: str, value: float) -> bool:
-    return abs(float(text.replace("−", "-")) - 100 * value) <= 0.0501
 
 
 def is_span(low: str, high: str | None, real: tuple[int, int]) -> bool:
@@ -298,7 +279,6 @@ def reorderings(study: Study, tau: str, words: str, worst: str, intact: str) -> 
     return right and told and is_percent(intact, ensemble.intact_error)
 
 
-LENGTHS = r"(\d+)(?: to (\d+))? blocks?(?: \([\d.]+(?: to [\d.]+)? layers?\))"
 CLAIMS: list[tuple[str, Check]] = [
     # Question 1
     (rf"This cannot be told: the intact network errs on {P} .* commonest class errs on {P}\.",

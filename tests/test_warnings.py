@@ -15,6 +15,7 @@ from scipy.stats import binomtest
 
 import resect
 from finished import chain, write
+from made import made_study
 from resect.cli import main
 from resect.data import Samples
 from resect.jobs.compare import compare
@@ -26,7 +27,6 @@ from resect.models.resnet import CifarResNet
 from resect.models.specs import load_model
 from resect.report.study.page import _html
 from resect.weights import save_weights
-from test_report import made_study
 
 SMALL = ["--model-arg", "width=4", "--limit", "60", "--without", "1"]
 
