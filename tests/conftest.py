@@ -27,6 +27,16 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def own_accelerate() -> Iterator[None]:
+    """Accelerate has one precision a process."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def randomise_norms(module: nn.Module) -> nn.Module:
     """Give batch norms statistics and weights as training leaves them; fresh ones are nearly the identity."""
     for part in module.modules():

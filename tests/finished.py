@@ -83,6 +83,7 @@ def random_study(blocks: int, damage: str, unit: str, seed: int) -> Study:
         float(deletions["damage"][worst]), str(deletions["name"][worst]),
         control and control.median_damage, control and control.largest_damage,
         tenth, float(means[tenth]), half, float(means[half]), tau, len(reorderings),
+        draw.choice([None, samples, 4 * samples]),
     )  # fmt: skip
     rows = tuple(_network(i, blocks, intact, unit, draw) for i in range(draw.integers(1, 5)))
     subject = StudySubject("resect:it0", "digits", samples, 10, blocks, 1_730_000, unit)

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner, Result
 
 import resect
-from resect.cli import main
+from resect.cli import _explained, main
 from resect.data import load_samples
 from resect.errors import InputError
 from resect.jobs.lesion import LesionJob
@@ -227,6 +227,11 @@ def test_json_keeps_small_numbers() -> None:
     ).table
     assert [row["share"] for row in lengths] == pytest.approx(list(table["share"]), rel=1e-9)
     assert lengths[9]["norm"] != round(lengths[9]["norm"], 10)
+
+
+def test_another_path_is_advised_only_where_a_path_is_at_fault() -> None:
+    assert _explained(OSError("no connection")) == "no connection."
+    assert str(_explained(PermissionError(13, "denied", "a/b"))) == "a/b cannot be used: denied. Choose another path."
 
 
 def test_bad_options_are_clicks() -> None:

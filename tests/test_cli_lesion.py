@@ -150,6 +150,8 @@ def test_the_table_shows_intervals_and_how_it_ran() -> None:
 def test_bad_options() -> None:
     assert "one of the 9 blocks, 0 to 8, got 12" in refused("--without", "12")
     assert "whole numbers and ranges with commas between" in refused("--without", "3-1")
+    assert "must be whole numbers and ranges" in refused("--plan", "random", "--counts", "1-9999999999")
+    assert "must be whole numbers and ranges" in refused("--without", "0-9999999999")
     assert "between 0 and 100 percentage points, got -1" in refused("--precision", "-1")
     assert "must hold 'error'" in refused("--precision", "1", "--metric", "loss")
     assert "from 0 to 9, got [10]" in refused("--plan", "random", "--counts", "10")

@@ -92,6 +92,11 @@ def test_paths_over_training(tmp_path: Path) -> None:
     assert last["effective_depth"] == pytest.approx(whole["effective_depth"], rel=1e-6)  # the same weights
     assert training[0]["effective_depth"] != pytest.approx(last["effective_depth"], rel=1e-3)
     assert (tmp_path / "run" / "figures" / "training.png").exists()
+    assert all(row["low"] <= row["effective_depth"] <= row["high"] for row in training)
+    short = ["--max-length", "0", "--sweeps", "0", "--draws", "0", "--strongest", "0"]
+    record = json.loads(run(*command, *short, "--format", "json", "--out", tmp_path / "short").stdout)
+    assert [(row["low"], row["high"]) for row in record["tables"]["training"]] == [(None, None)] * 3
+    assert (tmp_path / "short" / "figures" / "training.png").exists()
 
 
 def test_two_runs_are_compared(tmp_path: Path) -> None:

@@ -163,6 +163,14 @@ def test_what_cannot_be_trained(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["high.npz", "negative.npz", "own.npz"]
 
 
+def test_a_file_has_one_training(tmp_path: Path) -> None:
+    out, said = tmp_path / "made" / "x.safetensors", list[str]()
+    job = TrainJob.from_options("digits", out, {"model": "resnet8", "model_args": {"width": 4}, "epochs": 1})
+    assert job.train(Watch(begin=lambda total, seen: said.append(refused(*SMALL, "--out", out)))) is not None
+    assert f"{out} must be free, but process {os.getpid()} on " in said[0]
+    assert sorted(file.name for file in out.parent.iterdir()) == ["x.json", "x.safetensors"]
+
+
 def test_a_place_that_cannot_be_written_is_refused_before_the_training(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "`out` must be a file that can be written" in refused(*SMALL, "--out", tmp_path / "file" / "x.safetensors")

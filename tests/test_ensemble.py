@@ -115,7 +115,7 @@ def test_members_that_are_independent_vote_as_the_formula_says() -> None:
     assert found["vote_error"].mean().item() == pytest.approx(expected, abs=4 * (expected / 4000) ** 0.5)
 
 
-def test_lesionsare_of_their_size_and_drawn_once() -> None:
+def test_members_are_of_their_size_and_cover_all_equally() -> None:
     found = subsets(6, seed=1)
     assert list(found) == [1, 2, 3, 4, 5, 6]
     assert found[6] == [list(range(6))]
@@ -185,25 +185,24 @@ def test_shapley_intervals_cover_the_exact_values_of_every_block(net) -> None:
     lesions = [tuple(i for i in range(9) if mask >> i & 1) for mask in range(512)]
     outcomes = resect.lesion(net, DATA, plans.explicit(net, [net.intact.without(*gone) for gone in lesions]))
     rng, bits = np.random.default_rng(0), 1 << np.arange(9)
-    for metric in ("error",):
-        value = outcomes.means(metric)
-        exact = np.zeros(9)
-        for mask, gone in enumerate(lesions):
-            for i in set(range(9)) - {*gone}:
-                gain = value[mask | 1 << i] - value[mask]
-                exact[i] += factorial(len(gone)) * factorial(8 - len(gone)) / factorial(9) * gain
-        orders = rng.permuted(np.broadcast_to(np.arange(9), (100, 20, 9)), axis=2)
-        orders = np.stack([orders, orders[..., ::-1]], 2).reshape(100, 40, 9)
-        passed = np.pad(np.cumsum(bits[orders], -1), ((0, 0), (0, 0), (1, 0)))
-        marginals = np.empty(orders.shape)
-        np.put_along_axis(marginals, orders, np.diff(value[passed], axis=-1), -1)
-        inside = []
-        for own in marginals:
-            none: dict[str, np.ndarray] = {metric: np.zeros(9)}
-            table = resect.ShapleyResult(("",) * 9, {metric: own}, none, {metric: 0.0}).table
-            inside.append((table[f"{metric}_low"] <= exact + 1e-12) & (exact - 1e-12 <= table[f"{metric}_high"]))
-        assert np.mean(inside) >= 0.94
-        assert np.mean(inside, axis=0).min() >= 0.90  # of one block: standard error 2.2 %
+    value = outcomes.means("error")
+    exact = np.zeros(9)
+    for mask, gone in enumerate(lesions):
+        for i in set(range(9)) - {*gone}:
+            gain = value[mask | 1 << i] - value[mask]
+            exact[i] += factorial(len(gone)) * factorial(8 - len(gone)) / factorial(9) * gain
+    orders = rng.permuted(np.broadcast_to(np.arange(9), (100, 20, 9)), axis=2)
+    orders = np.stack([orders, orders[..., ::-1]], 2).reshape(100, 40, 9)
+    passed = np.pad(np.cumsum(bits[orders], -1), ((0, 0), (0, 0), (1, 0)))
+    marginals = np.empty(orders.shape)
+    np.put_along_axis(marginals, orders, np.diff(value[passed], axis=-1), -1)
+    inside = []
+    for own in marginals:
+        none: dict[str, np.ndarray] = {"error": np.zeros(9)}
+        table = resect.ShapleyResult(("",) * 9, {"error": own}, none, {"error": 0.0}).table
+        inside.append((table["error_low"] <= exact + 1e-12) & (exact - 1e-12 <= table["error_high"]))
+    assert np.mean(inside) >= 0.94
+    assert np.mean(inside, axis=0).min() >= 0.90  # of one block: standard error 2.2 %
 
 
 def test_blocks_that_cost_nothing_in_any_order_have_no_interval() -> None:

@@ -15,7 +15,7 @@ from scipy.stats import norm
 from resect.cli import main
 from resect.data import load_samples
 from resect.errors import DataError
-from resect.jobs.evaluate import evaluate_networks
+from resect.jobs.evaluate import EvaluateJob, evaluate_networks
 from resect.measuring.statistics import mcnemar, paired_error_interval
 from resect.models.resnet import CifarResNet
 from resect.models.specs import load_model
@@ -79,6 +79,15 @@ def test_ignored_targets_are_left_out() -> None:
     pd.testing.assert_frame_equal(found, expected)
     with pytest.raises(DataError, match="must have a target that counts, but all are -100"):
         evaluate_networks(networks, replace(samples, targets=torch.full_like(targets, -100)))
+
+
+def test_the_command_names_what_differs_from_the_defaults(tmp_path: Path) -> None:
+    options = {"limit": 9, "normalize": "none", "dtype": "float64", "batch_size": 5}
+    job = EvaluateJob.of("digits", [f"resect:resnet8@{tmp_path}/a", "resect:vgg15"], options)
+    assert job.command() == (
+        f"resect evaluate digits resect:resnet8@{tmp_path}/a resect:vgg15 --limit 9 --normalize none --dtype float64 "
+        "--batch-size 5"
+    )
 
 
 def test_what_cannot_be_evaluated() -> None:

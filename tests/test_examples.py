@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import re
 import runpy
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("own_accelerate")
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-
-
-@pytest.fixture(autouse=True)
-def _own_accelerate() -> Iterator[None]:
-    """Accelerate has one precision a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def _each() -> list[object]:

@@ -118,7 +118,7 @@ def test_pairs_that_are_saturated_are_grey_and_do_not_stretch_the_scale() -> Non
     assert np.isnan(shown[both]).all() and shown[0, 2] == 1
     assert (np.isfinite(grey) == both).all()
     assert ax.images[0].norm.vmax == 1
-    assert any("at chance" in text.get_text() for key in ax.artists for text in key.findobj(Text))
+    assert any("saturated" in text.get_text() for key in ax.artists for text in key.findobj(Text))
     assert len(lesions.interaction(pd.DataFrame(values), "loss", pd.DataFrame(both & False)).artists) == 0
 
 

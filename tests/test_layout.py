@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import pytest
@@ -18,9 +19,8 @@ from resect.runs.record import Record
 
 def printed(width: int, *arguments: object, **more: object) -> list[str]:
     """The lines of a table on a terminal of so many columns."""
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=width, record=True, file=io.StringIO())
     print_table(console, *arguments, **more)  # type: ignore[arg-type]
-    console.file.close()
     return console.export_text().splitlines()
 
 
@@ -66,9 +66,8 @@ def test_a_lesion_has_one_line_and_the_interval_of_its_damage(record: Record, wi
     table = record.tables["lesions"].assign(
         name=[f"encoder.stages.{i}.transformer.layers.{i}.attention" for i in range(3)]
     )
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=width, record=True, file=io.StringIO())
     lesion.show(replace(record, tables={**record.tables, "lesions": table}), console)
-    console.file.close()
     lines = console.export_text().splitlines()
     rule = next(i for i, line in enumerate(lines) if set(line) == {"─"})
     assert len(lines[rule]) <= width

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import logging
 import os
@@ -24,11 +26,12 @@ from click.testing import CliRunner, Result
 import resect
 from resect.cli import main
 from resect.errors import ResectWarning
-from resect.files import write_bytes
+from resect.files import whole, write_bytes
 from resect.jobs.lesion import LesionJob
 from resect.jobs.source import Source
 from resect.report.faces import draw
 from resect.runs.folder import RunFolder
+from resect.runs.lock import locked
 from resect.runs.record import Record
 from resect.training.checkpoint import Checkpoint, Progress
 from resect.weights import save_weights
@@ -148,7 +151,7 @@ def test_a_folder_has_one_process_and_a_killed_one_is_followed(finished: tuple[P
         refused = run(*COMMAND, "--out", folder)
         assert refused.exit_code == 2
         assert f"{folder} must be free, but process {process.pid} on " in refused.stderr
-        with pytest.raises(resect.RunError, match="is at work in it"):
+        with pytest.raises(resect.RunError, match="is at work on it"):
             JOB.run(folder)
     finally:
         process.kill()
@@ -163,7 +166,7 @@ def test_a_folder_has_one_process_and_a_killed_one_is_followed(finished: tuple[P
 def test_a_lock_is_given_back_and_leaves_nothing(finished: tuple[Path, Record], tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a" / "run", "lesion", {})
     with folder.locked():
-        with pytest.raises(resect.RunError, match=f"process {os.getpid()} on .* is at work in it"):
+        with pytest.raises(resect.RunError, match=f"process {os.getpid()} on .* is at work on it"):
             RunFolder(tmp_path / "a" / "run", "lesion", {}).locked().__enter__()
         assert (tmp_path / "a" / "run" / "run.lock").exists()
     assert not (tmp_path / "a").exists()
@@ -171,6 +174,20 @@ def test_a_lock_is_given_back_and_leaves_nothing(finished: tuple[Path, Record], 
     with pytest.raises(resect.InputError, match="`memory` must hold"):
         job.run(tmp_path / "a" / "run")
     assert not (tmp_path / "a").exists()
+
+
+def test_where_the_disk_knows_no_locks_files_of_others_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locked(tmp_path / "run"), whole(tmp_path / "run" / "record.json") as written:
+        written.write_text("{")
+        with locked(tmp_path / "run"):
+            assert written.read_text() == "{"
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["record.json"]
 
 
 def test_two_that_draw_one_run_do_not_meet(finished: tuple[Path, Record]) -> None:

@@ -154,6 +154,29 @@ def test_configurations_of_other_libraries_are_read_where_their_weights_are_take
     assert str(normalization_of(f"hf:{tmp_path}")) == "0.1,0.2,0.3/0.4,0.5,0.6"
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**settings, "do_normalize": False}))
     assert str(normalization_of(f"hf:{tmp_path}")) == "none"
+    for wrong in (
+        {"image_mean": None}, {"image_mean": [0.1, float("inf"), 0.3]}, {"image_mean": [0.1, 0.2]}, {"image_mean": []},
+        {"image_std": None}, {"image_std": [0.4, 0, 0.6]}, {"image_std": [0.4, float("nan"), 0.6]}, {"image_std": "w"},
+    ):  # fmt: skip
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps({**settings, **wrong}))
+        assert normalization_of(f"hf:{tmp_path}") is None
+    del settings["image_std"]
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    assert normalization_of(f"hf:{tmp_path}") is None
+
+
+@pytest.mark.parametrize(
+    "sides", [((0.5,), (0.0,)), ((float("nan"),), (1.0,)), ((0.1, 0.2), (1.0, 1.0, 1.0)), ((), ())]
+)
+def test_a_normalisation_that_cannot_be_is_not_made(sides: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
+    with pytest.raises(resect.SpecError, match="means must be finite and deviations above 0"):
+        Normalization(*sides)
+
+
+def test_inputs_without_channels_fit_what_has_one_number() -> None:
+    rows = resect.Samples("rows", torch.zeros(4), torch.zeros(4, dtype=torch.long), 2)
+    assert Normalization((0.5,), (0.5,)).fits(rows)
+    assert not Normalization((0.1, 0.2), (1.0,)).fits(rows)
 
 
 def test_a_network_sees_what_it_was_trained_on(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from resect.models.resnet import CifarResNet
 from resect.paths.participation import participation
 from resect.paths.polynomial import at_target, decompose
 from resect.paths.sampled import path_norms
+from resect.paths.settings import Traces
 from resect.paths.strongest import strongest_paths
 from resect.paths.target import resolve_target
 from resect.paths.trace import Trace
@@ -93,6 +94,17 @@ def test_what_a_search_holds_of_all_squares_is_what_brute_force_finds() -> None:
     assert 0.9 * low <= own <= 1.1 * high
     assert part == pytest.approx(own, rel=0.2)
     assert "by random signs" in some.summary()
+
+
+def test_what_a_full_memory_forgets_is_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = chain("encoder of 8 blocks")
+    monkeypatch.setattr(Traces, "lanes_for", lambda traces, trace: 5)
+    some = strongest_paths(made.net, [(IMAGES.double(), TARGETS)], count=2**8)
+    norms = {tuple(np.flatnonzero(taken)): (g.square().sum() / 4).sqrt() for taken, g in made.paths.items()}
+    assert 0 < len(some.table) < len(norms) and some.open > 5
+    for blocks, norm in zip(some.table["blocks"], some.table["norm"], strict=True):
+        assert norm == pytest.approx(norms.pop(blocks).item(), rel=1e-9)
+    assert max(norms.values()) <= some.bound * (1 + 1e-9)
 
 
 def along(model: CifarResNet, images: torch.Tensor, taken: torch.Tensor) -> torch.Tensor:

@@ -106,7 +106,7 @@ def test_pairs_and_their_interaction(net: resect.Unraveled) -> None:
         resect.lesion(net, DATA, plans.single(net)).interaction()
 
 
-def test_pairs_of_blocks_that_alone_bring_chance_are_saturated(net: resect.Unraveled) -> None:
+def test_pairs_of_blocks_that_alone_do_nearly_all_harm_are_saturated(net: resect.Unraveled) -> None:
     with torch.no_grad():
         targets = net(IMAGES).argmax(1)  # intact error 0
     targets[0] = -100

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from finished import a_record, chain, random_paths
+from patterns import LENGTHS, NAME, D, P, is_percent
 from resect.jobs.compare import CompareJob
 from resect.report import compare, evaluate, lesion, paths
 from resect.runs.record import Record
 from resect.sweep.plans import Plan
 from resect.sweep.result import LesionResult
-from test_sentences import LENGTHS, NAME, D, P, is_percent
 
 SUPERSCRIPT = str.maketrans("⁻·⁰¹²³⁴⁵⁶⁷⁸⁹", "-.0123456789")
 
@@ -161,9 +161,10 @@ def test_saturated_pairs_are_told(saturated: list[tuple[int, int]], said: str | 
     for i, j in saturated:
         both[i, j] = both[j, i] = True
     ran = {"batch_size": 1, "channels_last": False, "compile": False, "slices_run": 1, "states_kept": 1}
-    found = {"summary": "3 lesions (pairs) on 1 sample.", "ran": ran}
-    sentences = lesion.sentences(Record("lesion", {}, {}, {}, "", found, {"saturated": pd.DataFrame(both)}))
-    assert sentences[0] == "3 lesions (pairs) on 1 sample."  # no interval, so no word on brackets
+    found = {"summary": "3 lesions (pairs) on 1 sample, largest part[0].", "ran": ran}
+    tables = {"lesions": pd.DataFrame({"damage": [1.0] * 3, "damage_low": np.nan}), "saturated": pd.DataFrame(both)}
+    sentences = lesion.sentences(Record("lesion", {}, {}, {}, "", found, tables))
+    assert sentences[0] == "3 lesions (pairs) on 1 sample, largest part[0]."  # no interval, so no word on brackets
     assert [text.startswith(said or "-") for text in sentences[1:-1]] == [True] * (said is not None)
     assert sentences[-1] == "Batches of 1, contiguous; 1 slice a batch, at most 1 state kept."
 

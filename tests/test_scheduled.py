@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from timm.models.vision_transformer import VisionTransformer
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from transformers import Trainer, TrainingArguments, default_data_collator
 
 import resect
 from resect.models.resnet import CifarResNet
+from resect.network.calls import Calls
 from resect.network.schedules import FixedCount, Full, Progressive, Schedule, StochasticDepth
 from resect.network.unraveled import Unraveled
 
@@ -259,15 +260,20 @@ def test_compiled_models_run_on_the_schedule(net: Unraveled, resnet: CifarResNet
         require_close(seen, gradients(resnet))
 
 
-@pytest.fixture
-def _own_accelerate() -> Iterator[None]:
-    """Accelerate has one precision a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+class Weighted(nn.Module):
+    def forward(self, x: torch.Tensor, weights: list[Any]) -> torch.Tensor:
+        return x * float(weights[0][0])
 
 
-@pytest.mark.usefixtures("_own_accelerate")
+def test_arrays_among_the_constants_of_an_example_are_compared() -> None:
+    x, calls = torch.ones(2), Calls(Weighted(), (torch.ones(2), [np.array([1.0, 2.0]), None]))
+    assert calls.as_example((x, [np.array([1.0, 2.0]), None]), {})[0] is x
+    for other in (np.array([1.0, 3.0]), np.array([1.0]), 1.0):
+        with pytest.raises(resect.InputError, match="`weights` was"):
+            calls.as_example((x, [other, None]), {})
+
+
+@pytest.mark.usefixtures("own_accelerate")
 def test_mixed_precision_is_prepared_inside_a_schedule(batch) -> None:
     torch.manual_seed(0)
     model = CifarResNet(8, width=4, channels=1)
@@ -342,7 +348,7 @@ class Classifier(nn.Module):
         return {"loss": F.cross_entropy(x, labels), "logits": x}
 
 
-@pytest.mark.usefixtures("_own_accelerate")
+@pytest.mark.usefixtures("own_accelerate")
 def test_the_trainer_accumulates_the_gradients_of_the_blocks_it_drew(tmp_path: Path) -> None:
     model, data = Classifier(), [{"x": torch.randn(8), "labels": i % 8} for i in range(16)]
     by_hand = copy.deepcopy(model)

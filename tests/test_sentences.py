@@ -21,9 +21,10 @@ from torch import nn
 
 import resect
 from finished import random_study
+from patterns import LENGTHS, NAME, D, P, is_percent, is_points
 from resect import plans
 from resect.jobs.answers import answer_ensemble, answer_gradient
-from resect.jobs.findings import Study
+from resect.jobs.findings import Answers, Study
 from resect.report.study.answers import answers
 from resect.report.study.gallery import drawings
 from resect.report.study.table import answers_table
@@ -36,24 +37,6 @@ studies = st.builds(
     seed=st.integers(0, 10**6),
 )
 Check = Callable[..., bool]
-P = r"(less than 0\.01 %|–|−?[\d.]+ %)"  # a percentage
-D = r"(−?[\d.]+) points?"
-N = r"([\d,]+)"
-NAME = r"(\S+(?:, index \d+)?)((?:, and \d+ more)?)"
-
-
-def is_percent(text: str, value: float | None, slack: float = 0.0501) -> bool:
-    if text == "–":
-        return value is None
-    assert value is not None
-    if text == "less than 0.01 %":
-        return 0 < abs(value) < 1e-4
-    shown = float(text.removesuffix(" %").replace("−", "-"))
-    return abs(shown - 100 * value) <= (slack if abs(value) >= 1e-3 else 0.006)
-
-
-def is_points(text: str, value: float) -> bool:
-    return abs(float(text.replace("−", "-")) - 100 * value) <= 0.0501
 
 
 def is_span(low: str, high: str | None, real: tuple[int, int]) -> bool:
@@ -79,9 +62,13 @@ def chance(study: Study) -> float:
     return 1.0 if known is None else known
 
 
-def at_chance(study: Study) -> bool:
+def at_chance(study: Study, error: float | None = None) -> bool:
+    """Whether the upper end of Wilson's interval, in closed form, reaches the error of the commonest class."""
     ensemble = study.answers.ensemble
-    return ensemble.chance_error is not None and ensemble.intact_error >= 0.9 * ensemble.chance_error
+    n, p = ensemble.targets or study.subject.samples, ensemble.intact_error if error is None else error
+    p, z = round(p * n) / n, 1.959963984540054
+    high = (p + z**2 / (2 * n) + z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5) / (1 + z**2 / n)
+    return bool(p and ensemble.chance_error and high >= ensemble.chance_error - 1e-12)
 
 
 def mean_without(study: Study, deleted: int) -> float:
@@ -292,7 +279,6 @@ def reorderings(study: Study, tau: str, words: str, worst: str, intact: str) -> 
     return right and told and is_percent(intact, ensemble.intact_error)
 
 
-LENGTHS = r"(\d+)(?: to (\d+))? blocks?(?: \([\d.]+(?: to [\d.]+)? layers?\))"
 CLAIMS: list[tuple[str, Check]] = [
     # Question 1
     (rf"This cannot be told: the intact network errs on {P} .* commonest class errs on {P}\.",
@@ -368,7 +354,7 @@ CLAIMS: list[tuple[str, Check]] = [
      lambda s: not s.deletions["downsampling"][damage(s) == damage(s).max()].any()),
     (rf"Deleting one layer of the plain network (cost|save)s {D} in the median and at most {D} \({NAME}\)\.", control),
     (rf"As it errs on {P} when intact, this says nothing of plain networks\.",
-     lambda s, a: is_percent(a, s.plain.intact_error) and s.plain.intact_error >= 0.9 * chance(s)),
+     lambda s, a: is_percent(a, s.plain.intact_error) and at_chance(s, s.plain.intact_error)),
     (r"Unlike in the paper, that is in the median no more than for the network under study\.",
      lambda s: s.plain.deletions["damage"].median() <= damage(s).median()),
     (r"(\d+) layers? of it changes? the shape.*\.", lambda s, a: int(a) == s.plain.refused),
@@ -453,6 +439,24 @@ def test_every_text_of_a_study_is_well_formed(study: Study) -> None:
     assert not re.search(r"× 10\S* %", prose)
 
 
+@settings(deadline=None, max_examples=30)
+@given(studies)
+def test_a_network_at_chance_is_said_to_be(study: Study) -> None:
+    assert sayings(study)[0].startswith("This cannot be told") == at_chance(study)
+
+
+@pytest.mark.parametrize(("samples", "error", "tells"), [(10_000, 0.85, True), (10, 0.8, False), (10, 0.0, True)])
+def test_records_that_do_not_say_how_many_targets_count_are_told_by_their_samples(
+    samples: int, error: float, tells: bool
+) -> None:
+    study = random_study(12, "none", "block", 1)
+    numbers = study.answers.as_dict()
+    del numbers["ensemble"]["targets"]
+    numbers["ensemble"] |= {"intact_error": error, "chance_error": 0.9}
+    older = replace(study, answers=Answers.of(numbers), subject=replace(study.subject, samples=samples))
+    assert sayings(older)[0].startswith("This cannot be told") != tells
+
+
 def test_a_false_sentence_is_found() -> None:
     study = random_study(12, "mixed", "block", 1)
     verdict, *_ = sayings(study)
@@ -482,4 +486,4 @@ def test_a_tenth_means_the_same_in_all_questions(blocks: int, tenth: int) -> Non
     singles, random = (resect.lesion(net, data, plan) for plan in (plans.single(net), plans.random(net, repeats=1)))
     gradient = answer_gradient(resect.path_spectrum(net, data), resect.sample_paths(net, data, draws=1))
     ensemble = answer_ensemble(singles, random, None, None, targets)
-    assert gradient.tenth == tenth and ensemble.tenth == max(1, tenth)
+    assert gradient.tenth == tenth and ensemble.tenth == max(1, tenth) and ensemble.targets == 3

@@ -159,7 +159,7 @@ def test_bad_places_and_scalars_are_named(net, batch) -> None:
     ]:
         with pytest.raises(resect.InputError, match=message):
             resect.path_spectrum(net, [batch], own)
-    with pytest.raises(resect.InputError, match="`max_length` must be a whole number of blocks"):
+    with pytest.raises(resect.InputError, match="`max_length` must be a whole number of at least 0"):
         resect.path_spectrum(net, [batch], max_length=-1)
 
 

@@ -15,15 +15,18 @@ from scipy.stats import binomtest
 
 import resect
 from finished import chain, write
+from made import made_study
 from resect.cli import main
 from resect.data import Samples
 from resect.jobs.compare import compare
+from resect.jobs.job import silent
+from resect.jobs.lesion import LesionJob
+from resect.jobs.source import Source
 from resect.jobs.warn import at_chance, random_weights
 from resect.models.resnet import CifarResNet
 from resect.models.specs import load_model
 from resect.report.study.page import _html
 from resect.weights import save_weights
-from test_report import made_study
 
 SMALL = ["--model-arg", "width=4", "--limit", "60", "--without", "1"]
 
@@ -103,6 +106,12 @@ def test_the_terminal_the_record_and_the_run_shown_again_warn(tmp_path: Path) ->
     printed = run("show", out, "--format", "json")
     assert json.loads(printed.stdout)["found"]["warnings"] == [random, chance]
     assert printed.stderr == first.stderr
+
+
+def test_networks_know_whether_their_weights_are_random() -> None:
+    for spec, random in (("resect:resnet8", True), ("resect:vgg15-digits", False)):
+        job = LesionJob(Source(spec, "digits", limit=4), plain=spec.startswith("resect:vgg"))
+        assert job.prepare(job.open(None, silent)).random == random
 
 
 def test_a_trained_network_is_warned_of_where_its_inputs_are_normalised_otherwise() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import resect
+from resect import LesionSettings, plans
+from resect.digest import key_digest
 from resect.models.resnet import CifarResNet
+from resect.training.recipe import Recipe
 
 IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 TARGETS = torch.randint(0, 10, (6,), generator=torch.Generator().manual_seed(4))
@@ -107,53 +111,76 @@ def test_batches_of_named_inputs_with_labels() -> None:
         resect.lesion(labelled, [{**inputs, "labels": TARGETS}], resect.plans.single(labelled))
 
 
-def calls(net: resect.Unraveled) -> dict[str, tuple[Any, str]]:
-    """Wrong calls, and what is said."""
-    model, plan, plans, settings = net.model, resect.plans.single(net), resect.plans, resect.LesionSettings
-    return {
-        "a module": (lambda: resect.lesion(model, DATA, plan), r"`net` must come from resect.unravel.*got CifarResNet"),
-        "a module's paths": (lambda: resect.path_spectrum(model, DATA), r"must come from resect.unravel"),
-        "a module's ensemble": (lambda: resect.ensemble(model, DATA, 1), r"must come from resect.unravel"),
-        "a function": (lambda: resect.lesion(net, DATA, plans.single), r"`plan` must be made by .*, got function"),
-        "a list": (lambda: resect.lesion(net, DATA, [net.intact]), r"plans.explicit\(net.*, got list"),
-        "a dict": (lambda: resect.lesion(net, DATA, plan, {}), r"`settings` must be resect.LesionSettings.*dict"),
-        "others": (lambda: resect.path_spectrum(net, DATA, settings()), r"resect.PathSettings.*got LesionSettings"),
-        "a setting": (lambda: resect.lesion(net, DATA, plan, metrics="error"), r"`metrics` is a setting: give resect"),
-        "no metric": (lambda: settings(metrics=None), r"`metrics` must name some of error.*got \[None\]"),
-        "a word": (lambda: settings(precision="high"), "between 0 and 100 percentage points, got 'high'"),
-        "memory": (lambda: resect.PathSettings(memory="4GiB"), "`memory` must be a whole number .*'4GiB'"),
-        "a number": (lambda: net(IMAGES, 3), r"one entry for each of the 3 slots, got 3\. net.intact.without"),
-        "a plan": (lambda: net.arrangement(plan), r"for each of the 3 slots, got <Plan single: 3 arrangements>"),
-        "a half": (lambda: plans.random(net, 1.5), r"`counts` must hold numbers of blocks from 0 to 3, got \[1.5\]"),
-        "text": (lambda: plans.windows(net, "2"), r"`lengths` must hold .* from 1 to 3, got \['2'\]"),
-        "half a repeat": (lambda: plans.random(net, 1, repeats=1.5), "`repeats` must be a whole number"),
-        "half an order": (lambda: resect.shapley(net, DATA, orders=1.5), "`orders` must be a whole number"),
-        "half a member": (lambda: resect.ensemble(net, DATA, 1, members=2.5), "`members` must be a whole number"),
-        "removed": (lambda: resect.ensemble(net, DATA, "1"), "`removed` must be 1 to 2 of the blocks, got '1'"),
-        "scores": (lambda: resect.scores(net, DATA, ["damage"]), r"`names` must be of damage.*got \['damage'\]"),
-        "no example": (lambda: resect.unravel(model), "`example` must be one batch of the inputs of CifarResNet"),
-        "a loader": (lambda: resect.unravel(model, DataLoader(IMAGES)), "at least one tensor, got none in DataLoader"),
-        "not inputs": (lambda: net.check("digits"), r"input 0 of shape \(B, 1, 8, 8\) float32 .* got str"),
-        "not a spec": (lambda: resect.load_model(model), "must be text such as 'resect:resnet110', got Ci"),
-        "a study": (lambda: resect.study(model, "digits"), "must be text .*'py:pkg.mod:function'"),
-        "an evaluation": (lambda: resect.evaluate("digits", model), "must be text such as 'resect:resnet110'"),
-        "data": (lambda: resect.load_samples(DATA), "must be text such as 'digits', got list"),
-        "arrays": (lambda: resect.Samples("some", IMAGES.numpy(), TARGETS, 10), "inputs of some must be a torch"),
-        "a probability": (lambda: resect.schedules.StochasticDepth("0.5"), "must be a probability .* got '0.5'"),
-        "no list": (lambda: resect.LesionResult.joined(resect.lesion(net, DATA, plan)), "`parts` must be a list"),
-        "a row": (lambda: resect.lesion(net, DATA, plan).flips("blocks.1"), "a row of the table, 0 to 2, got .*1'"),
-        "a file": (lambda: resect.lesion(net, DATA, plan).plot("a.png"), r"`ax` must be matplotlib axes, .*savefig"),
-    }  # fmt: skip
+def singles(net: resect.Unraveled) -> resect.plans.Plan:
+    return plans.single(net)
 
 
-def test_calls_that_are_wrong(small) -> None:
-    for call, message in calls(small).values():
-        with pytest.raises(resect.InputError, match=message):
-            call()
+def lesioned(net: resect.Unraveled) -> resect.LesionResult:
+    return resect.lesion(net, DATA, singles(net))
+
+
+WRONG: dict[str, tuple[Callable[[resect.Unraveled], Any], str]] = {
+    "a module": (lambda net: resect.lesion(net.model, DATA, singles(net)), r"`net` must come from .*got CifarResNet"),
+    "a module's paths": (lambda net: resect.path_spectrum(net.model, DATA), r"must come from resect.unravel"),
+    "a module's ensemble": (lambda net: resect.ensemble(net.model, DATA, 1), r"must come from resect.unravel"),
+    "a function": (lambda net: resect.lesion(net, DATA, plans.single), r"`plan` must be made by .*, got function"),
+    "a list": (lambda net: resect.lesion(net, DATA, [net.intact]), r"plans.explicit\(net.*, got list"),
+    "a dict": (lambda net: resect.lesion(net, DATA, singles(net), {}), r"must be resect.LesionSettings.*dict"),
+    "others": (lambda net: resect.path_spectrum(net, DATA, LesionSettings()), "PathSettings.*got LesionSettings"),
+    "a setting": (lambda net: resect.lesion(net, DATA, singles(net), metrics="error"), "`metrics` is a setting: give"),
+    "no metric": (lambda net: LesionSettings(metrics=None), r"`metrics` must name some of error.*got \[None\]"),
+    "a word": (lambda net: LesionSettings(precision="high"), "between 0 and 100 percentage points, got 'high'"),
+    "memory": (lambda net: resect.PathSettings(memory="4GiB"), "`memory` must be a whole number .*'4GiB'"),
+    "a number": (lambda net: net(IMAGES, 3), r"one entry for each of the 3 slots, got 3\. net.intact.without"),
+    "a plan": (lambda net: net.arrangement(singles(net)), "each of the 3 slots, got <Plan single: 3 arrangements>"),
+    "a half": (lambda net: plans.random(net, 1.5), r"`counts` must hold numbers of blocks from 0 to 3, got \[1.5\]"),
+    "text": (lambda net: plans.windows(net, "2"), r"`lengths` must hold .* from 1 to 3, got \['2'\]"),
+    "half a repeat": (lambda net: plans.random(net, 1, repeats=1.5), "`repeats` must be a whole number"),
+    "half an order": (lambda net: resect.shapley(net, DATA, orders=1.5), "`orders` must be a whole number"),
+    "half a member": (lambda net: resect.ensemble(net, DATA, 1, members=2.5), "`members` must be a whole number"),
+    "removed": (lambda net: resect.ensemble(net, DATA, "1"), "`removed` must be 1 to 2 of the blocks, got '1'"),
+    "scores": (lambda net: resect.scores(net, DATA, ["damage"]), r"`names` must be of damage.*got \['damage'\]"),
+    "no example": (lambda net: resect.unravel(net.model), "`example` must be one batch of the inputs of CifarResNet"),
+    "a loader": (lambda net: resect.unravel(net.model, DataLoader(IMAGES)), "one tensor, got none in DataLoader"),
+    "not inputs": (lambda net: net.check("digits"), r"input 0 of shape \(B, 1, 8, 8\) float32 .* got str"),
+    "not a spec": (lambda net: resect.load_model(net.model), "must be text such as 'resect:resnet110', got Ci"),
+    "a study": (lambda net: resect.study(net.model, "digits"), "must be text .*'py:pkg.mod:function'"),
+    "an evaluation": (lambda net: resect.evaluate("digits", net.model), "must be text such as 'resect:resnet110'"),
+    "a tensor's evaluation": (lambda net: resect.evaluate(IMAGES, "resect:resnet20"), "'digits', got Tensor"),
+    "data": (lambda net: resect.load_samples(DATA), "must be text such as 'digits', got list"),
+    "arrays": (lambda net: resect.Samples("some", IMAGES.numpy(), TARGETS, 10), "inputs of some must be a torch"),
+    "a probability": (lambda net: resect.schedules.StochasticDepth("0.5"), "must be a probability .* got '0.5'"),
+    "no list": (lambda net: resect.LesionResult.joined(lesioned(net)), "`parts` must be a list"),
+    "a row": (lambda net: lesioned(net).flips("blocks.1"), "a row of the table, 0 to 2, got .*1'"),
+    "a file": (lambda net: lesioned(net).plot("a.png"), r"`ax` must be matplotlib axes, .*savefig"),
+    "true": (lambda net: plans.random(net, [True]), r"`counts` must hold .*, got \[True\]"),
+    "a true length": (lambda net: resect.path_spectrum(net, DATA, max_length=True), "`max_length` must be a whole"),
+    "a true repeat": (lambda net: plans.random(net, 1, repeats=True), "`repeats` must be a whole number"),
+    "a true member": (lambda net: resect.ensemble(net, DATA, True), "`removed` must be 1 to 2 of the blocks, got True"),
+    "a true block": (lambda net: net.arrangement([0, True, 2]), "must name blocks 0 to 2.* got True in slot 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_calls_that_are_wrong(small: resect.Unraveled, name: str) -> None:
+    call, message = WRONG[name]
+    with pytest.raises(resect.InputError, match=message):
+        call(small)
+
+
+def test_whole_numbers_may_be_numpys(small: resect.Unraveled) -> None:
+    two = np.int64(2)
+    assert plans.random(small, 1, repeats=two) == plans.random(small, 1, repeats=2)
+    assert {type(branch) for branch in small.arrangement(np.arange(3))} == {int}
+    assert resect.sample_paths(small, DATA, draws=two).table.equals(resect.sample_paths(small, DATA, draws=2).table)
+    first, second = (resect.path_spectrum(small, DATA, resect.PathSettings(of=n), max_length=n) for n in (two, 2))
+    np.testing.assert_array_equal(first.share, second.share)
+    assert key_digest({"draws": two}) == key_digest({"draws": 2})
+    recipe = Recipe(epochs=two, batch_size=two)
+    assert recipe.as_dict() == Recipe(epochs=2, batch_size=2).as_dict() and type(recipe.as_dict()["epochs"]) is int
 
 
 def test_one_stands_for_a_list_of_one(small) -> None:
-    plans = resect.plans
     assert plans.random(small, 2).arrangements == plans.random(small, [2]).arrangements
     assert plans.random(small, np.int64(2)).arrangements == plans.random(small, [2]).arrangements
     assert plans.windows(small, 2).arrangements == plans.windows(small, [2]).arrangements

@@ -30,6 +30,10 @@ def fingerprint(module: nn.Module) -> str:
     return hashlib.sha256(f"{list(state)}{tensors_digest(*state.values())}".encode()).hexdigest()[:32]
 
 
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else os.fspath(value)  # NumPy's numbers; paths
+
+
 def key_digest(key: Mapping[str, Any]) -> str:
     """A hash of plain values (those that JSON has, and paths), 32 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True, default=os.fspath).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(key, sort_keys=True, default=_plain).encode()).hexdigest()[:32]

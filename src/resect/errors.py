@@ -16,6 +16,7 @@ ResectWarning (a UserWarning) says what was mended, and went on.
 
 from __future__ import annotations
 
+import operator
 from typing import TypeVar
 
 
@@ -75,8 +76,27 @@ def settings_or_default(settings: Settings | None, kind: type[Settings]) -> Sett
     return settings
 
 
+def require_text(what: str, value: object, example: str, own: str) -> None:
+    """Raise SpecError unless a spec is text.
+
+    Args:
+        own: what to do with an object of one's own.
+    """
+    if not isinstance(value, str):
+        raise SpecError(f"{what} must be text such as {example!r}, got {type(value).__name__}. {own}")
+
+
+def whole_number(value: object) -> int | None:
+    """A whole number of any kind, NumPy's or a tensor's, too; None for what is none, as True."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
 def require_whole(name: str, value: object, least: int = 1, error: type[InputError] = InputError) -> None:
     """Raise `error` unless `value` is a whole number from `least` to the largest of 64 bits."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
-        most = ", below 2^63" if isinstance(value, int) and value >= 2**63 else ""
+    number = whole_number(value)
+    if number is None or not least <= number < 2**63:
+        most = ", below 2^63" if number is not None and number >= 2**63 else ""
         raise error(f"`{name}` must be a whole number of at least {least}{most}, got {value!r}.")

@@ -5,10 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from math import floor, isfinite, log10
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from resect.paths.measures import Effective
 
 NOTHING = "–"
 
@@ -16,7 +12,7 @@ NOTHING = "–"
 def percent(value: float | None, digits: int = 1) -> str:
     """A fraction as percent: 0.1234 is "12.3 %"; small ones keep two significant digits, down to 0.01 %."""
     if value is not None and 0 < abs(value) < 1e-4:
-        return "less than 0.01 %"
+        return "less than 0.01 %" if value > 0 else "above −0.01 %"
     return part(value, digits)
 
 
@@ -49,12 +45,16 @@ def power_of_ten(value: float) -> str:
         return NOTHING if value != value else _signed(f"{'-' if value < 0 else ''}∞")
     if value == 0:
         return "0"
-    exponent = floor(log10(abs(value)))
+    mantissa, exponent = _rounded(value)
     if -3 <= exponent <= 4:
         return _signed(f"{value:.2g}" if exponent < 2 else f"{value:.0f}")
-    if exponent <= -300:
-        return "0"
-    return _signed(f"{value / 10**exponent:.1f} × 10{superscript(exponent)}")
+    return _signed(f"{mantissa} × 10{superscript(exponent)}")
+
+
+def _rounded(value: float) -> tuple[str, int]:
+    """Two digits and the power of ten they stand for: 9.96 is 1.0 and 1."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return mantissa, int(exponent)
 
 
 def superscript(number: float) -> str:
@@ -79,7 +79,8 @@ def large(exponent: float) -> str:
     if exponent < 14:
         return two_to(exponent)
     whole = exponent * log10(2)
-    return f"{10 ** (whole - floor(whole)):.1f} × 10{superscript(floor(whole))}"
+    mantissa, more = _rounded(10 ** (whole - floor(whole)))
+    return f"{mantissa} × 10{superscript(floor(whole) + more)}"
 
 
 def contribute(exponent: float) -> str:
@@ -95,10 +96,13 @@ def plural(count: int, unit: str) -> str:
 
 def count(number: int) -> str:
     """A large number in three digits or so: "940", "94.0 k", "1.73 M", "7.24 G"."""
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
-            return f"{number / size:.{2 if unit != 'k' else 1}f} {unit}"
-    return str(number)
+    if number < 1000:
+        return str(number)
+    for unit, size, digits in (("k", 10**3, 1), ("M", 10**6, 2), ("G", 10**9, 2)):
+        shown = f"{number / size:.{digits}f} {unit}"
+        if float(shown[:-2]) < 1000:
+            break
+    return shown
 
 
 def span(low: int, high: int, unit: str = "") -> str:
@@ -108,11 +112,10 @@ def span(low: int, high: int, unit: str = "") -> str:
     return plural(low, unit) if low == high else f"{low} to {high} {unit}s"
 
 
-def lengths(effective: Effective) -> str:
+def lengths(low: int, high: int, low_layers: float, high_layers: float) -> str:
     """ "2 to 7 blocks (4 to 14 layers)"."""
-    blocks, low, high = span(effective.low, effective.high, "block"), effective.low_layers, effective.high_layers
-    ends = " to ".join(dict.fromkeys((_short(low), _short(high))))
-    return f"{blocks} ({ends} {'layer' if ends == '1' else 'layers'})"
+    ends = " to ".join(dict.fromkeys((_short(low_layers), _short(high_layers))))
+    return f"{span(low, high, 'block')} ({ends} {'layer' if ends == '1' else 'layers'})"
 
 
 def named(name: str, index: int) -> str:
@@ -124,7 +127,7 @@ def duration(seconds: float) -> str:
     """ "42 s", "2 min 43 s", "3 h 5 min"."""
     whole = round(seconds)
     if whole < 90:
-        return f"{whole} s" if seconds >= 1 else f"{seconds:.1f} s"
+        return f"{whole} s" if seconds >= 0.95 else f"{seconds:.1f} s"
     if whole < 5400:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -71,7 +71,7 @@ def _explained(error: BaseException) -> str | None:
     what = f"{error.filename} cannot be used: {error.strerror}" if error.filename else str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{what}. Make room, and give the same command again."
-    return f"{what}. Choose another path."
+    return f"{what}. Choose another path." if error.filename else f"{what}."
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})

@@ -96,7 +96,7 @@ def train(recipe: str, out: Path | None, quiet: bool, **options: Any) -> None:
     terminal = console(stderr=True)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` started
     when_interrupted(lambda: _kept(job.checkpoint))
-    before = job.finished
+    before = job.finished()
     silent = quiet or bool(before) or not first
     with Progress(*_columns(), console=terminal, disable=silent, transient=True) as progress:
         card = before or job.train(_follow(progress, job.spec.removeprefix("resect:")))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from pathlib import Path
 
-from resect.errors import SpecError
+from resect.errors import SpecError, require_text
 
 KINDS = ("digits", "cifar10", "npz", "py")
 LIKE = 0.7  # how alike two names must be for one to be suggested in the place of the other
@@ -14,13 +15,10 @@ LIKE = 0.7  # how alike two names must be for one to be suggested in the place o
 
 def require_data_spec(spec: str) -> None:
     """Raise SpecError unless the text is that of a data spec."""
-    if not isinstance(spec, str):
-        raise SpecError(
-            f"a data spec must be text such as 'digits', got {type(spec).__name__}. Samples of your own are "
-            "resect.Samples, or (inputs, targets) batches."
-        )
+    own = "Samples of your own are resect.Samples, or (inputs, targets) batches."
+    require_text("a data spec", spec, "digits", own)
     kind, _, rest = spec.partition(":")
-    if {"digits": not rest, "cifar10": True, "npz": bool(rest), "py": ":" in rest}.get(kind):
+    if {"digits": spec == "digits", "cifar10": True, "npz": bool(rest), "py": ":" in rest}.get(kind):
         return
     raise SpecError(
         f"unknown data spec {spec!r}.{_hint(spec)} Known are digits, cifar10:DIR, npz:FILE and py:pkg.mod:factory."
@@ -34,7 +32,7 @@ def _hint(spec: str) -> str:
         meant = "digits"
     elif Path(spec).suffix in (".npz", ".npy"):
         meant = f"npz:{spec}"
-    elif Path(spec).is_dir():
+    elif os.path.isdir(spec):  # which takes text that can be no path
         meant = f"cifar10:{spec}"
     elif re.fullmatch(r"[a-z_][\w.]*:[a-z_]\w*", spec, re.IGNORECASE) and kind not in KINDS:
         meant = f"py:{spec}"

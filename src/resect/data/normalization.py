@@ -29,12 +29,29 @@ class Normalization:
         mean, std: one number for all channels, or one a channel.
         origin: who says so; a configuration that came with the model's weights counts as its card.
         floats: it is of floats in [0, 1] of a file or a factory, which are otherwise taken as they are.
+
+    Raises:
+        SpecError: a number is not finite, a deviation not above 0, or the numbers of channels differ.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     origin: Origin = "as asked"
     floats: bool = False
+
+    def __post_init__(self) -> None:
+        sides = self.mean, self.std
+        lengths = set(map(len, sides))
+        if (
+            not all(map(isfinite, sum(sides, ())))
+            or min(self.std, default=0) <= 0
+            or 0 in lengths
+            or len(lengths - {1}) > 1
+        ):
+            raise SpecError(
+                "means must be finite and deviations above 0, each one number or one a channel, got "
+                f"{self.mean} and {self.std}."
+            )
 
     @classmethod
     def parse(cls, text: str, origin: Origin = "as asked", *, floats: bool = False) -> Normalization:
@@ -45,11 +62,9 @@ class Normalization:
         """
         try:
             mean, std = (tuple(map(float, side.split(","))) for side in _NAMED.get(text, text).split("/"))
+            return cls(mean, std, origin, floats)
         except ValueError:
-            raise SpecError(f"{_FORM}, got {text!r}.") from None
-        if not all(map(isfinite, mean + std)) or min(std) <= 0 or len({len(mean), len(std)} - {1}) > 1:
-            raise SpecError(f"{_FORM}, with finite means and deviations above 0, got {text!r}.")
-        return cls(mean, std, origin, floats)
+            raise SpecError(f"{_FORM}, with finite means and deviations above 0, got {text!r}.") from None
 
     def __str__(self) -> str:
         if set(self.mean) == {0.0} and set(self.std) == {1.0}:
@@ -58,7 +73,7 @@ class Normalization:
 
     def fits(self, samples: Samples) -> bool:
         """Whether it has one number, or one for each of their channels."""
-        return {len(self.mean), len(self.std)} <= {1, samples.inputs.shape[1]}
+        return {len(self.mean), len(self.std)} <= {1, *samples.inputs.shape[1:2]}
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Inputs (N, C, H, W) of pixels in [0, 1] of the same shape."""

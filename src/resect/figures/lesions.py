@@ -206,7 +206,7 @@ def interaction(
     Args:
         matrix: (n, n) how much worse deleting both blocks is than the two alone; NaN on the diagonal.
         metric: what is compared.
-        saturated: (n, n) whether each deletion alone brings chance already; the pair is grey, as it tells nothing.
+        saturated: (n, n) whether each deletion alone does nearly all harm; the pair is grey, as it tells nothing.
     """
     ax = axes_or_new(ax, height=5.6, width=7.2)
     grey = np.zeros(matrix.shape, dtype=bool) if saturated is None else saturated.to_numpy(bool)
@@ -223,6 +223,6 @@ def interaction(
     entries = []
     if grey.any():
         ax.imshow(np.where(grey, 1.0, np.nan), cmap=ListedColormap([BAR_GREY]), origin="lower", interpolation="nearest")
-        entries.append(("■ each alone at chance: tells nothing", GREY))
+        entries.append(("■ saturated by each alone: tells nothing", GREY))
     head(ax, "how two deletions interact", entries)
     return ax

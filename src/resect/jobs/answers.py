@@ -7,6 +7,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from resect.graph.outputs import IGNORED
 from resect.jobs.findings import (
     DepthAnswer,
     EnsembleAnswer,
@@ -14,7 +15,7 @@ from resect.jobs.findings import (
     MultiplicityRow,
     PlainControl,
 )
-from resect.measuring.chance import chance_error
+from resect.measuring.metrics import chance_error
 from resect.network.unraveled import Unraveled
 from resect.paths.measures import MASS
 from resect.paths.sampled import PathDraws
@@ -48,6 +49,7 @@ def answer_ensemble(
         error_without_half=float(by_count[half]),
         tau_correlation=_rank_correlation(shuffled.table) if shuffled else None,
         reorderings=len(shuffled.plan) if shuffled else 0,
+        targets=int((targets != IGNORED).sum()),
     )
 
 

@@ -241,6 +241,7 @@ class EvaluateAsked(Asked):
     def __post_init__(self) -> None:
         for text in self.others:
             require_model_spec(split_spec(text)[0])
+        super().__post_init__()
 
     @classmethod
     def of(cls, data: str, models: Sequence[str], options: Mapping[str, Any]) -> Self:
@@ -255,7 +256,7 @@ class EvaluateAsked(Asked):
         if "model_args" in options:
             raise InputError("`model_args` is no option of evaluate: name networks that need none, or py: factories.")
         spec, checkpoint = split_spec(models[0])
-        if data.partition(":")[0] in SPECIFIC:
+        if isinstance(data, str) and data.partition(":")[0] in SPECIFIC:
             raise SpecError(f"evaluate takes the data first and then networks, got {data} first.")
         return cls.from_options(spec, data, {"checkpoint": checkpoint, "others": tuple(models[1:]), **options})
 
@@ -267,9 +268,8 @@ class EvaluateAsked(Asked):
 
     def command(self) -> str:
         """The command that does the same: data first, then the networks."""
-        defaults = {"limit": None, "normalize": None, "seed": 0, "device": "cpu", "dtype": "float32", "batch_size": 500}
-        given = {name: self.asked()[name] for name, default in defaults.items() if self.asked()[name] != default}
-        return command_line(self.verb, [str(self.source.data), self.first, *self.others], given)
+        options = {**_given(self.source), **_given(self), "checkpoint": None, "others": None}  # named as networks
+        return command_line(self.verb, [str(self.source.data), self.first, *self.others], options)
 
 
 def _given(holder: Any) -> dict[str, Any]:

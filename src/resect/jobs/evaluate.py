@@ -90,7 +90,7 @@ def evaluate(data: str, *models: str, out: Path | str | None = None, **options: 
         data: a data spec.
         models: SPEC or SPEC@FILE of one network or more.
         out: a folder for the record; None keeps nothing.
-        options: those of `resect evaluate`: batch_size, limit, seed, device, dtype.
+        options: those of `resect evaluate`: batch_size, limit, normalize, seed, device, dtype.
 
     Returns:
         A record whose table `networks` is that of `evaluate_networks`.

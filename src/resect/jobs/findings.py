@@ -63,6 +63,7 @@ class EnsembleAnswer:
     error_without_half: float
     tau_correlation: float | None  # Spearman rank correlation of error and Kendall tau; None without reorderings
     reorderings: int
+    targets: int | None = None  # how many count; None in records that do not say
 
 
 @dataclass(frozen=True)

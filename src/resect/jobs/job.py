@@ -105,11 +105,18 @@ class Job(Asked, ABC):
 
 @dataclass(frozen=True)
 class Subject:
-    """One unravelled network, its samples, what to warn of, and digests of what else the job reads."""
+    """One unravelled network and its samples.
+
+    Attributes:
+        warnings: what to warn of.
+        random: some weights are random.
+        more: digests of what else the job reads.
+    """
 
     net: Unraveled
     samples: Samples
     warnings: tuple[str, ...] = ()
+    random: bool = False
     more: Mapping[str, Any] | None = None
 
     @property

@@ -67,8 +67,8 @@ class LesionJob(LesionAsked, Job):
             result = lesion(net, data, plan, settings, progress=advance, engine=lab.engine)
             answer = self._shapley(net, result) if self.plan == "shapley" else lesion_answer(result)
         found = {**answer.found, "ran": ran, "normalization": plain_normalization(samples)}
-        intact, random = found["intact"].get("error"), bool(subject.warnings)
-        warnings = (*subject.warnings, *at_chance(self.source.model, intact, samples, random=random))
+        intact = found["intact"].get("error")
+        warnings = (*subject.warnings, *at_chance(self.source.model, intact, samples, random=subject.random))
         return Answer(found, {**answer.tables, "trials": tried}, warnings)
 
     def make_plan(self, net: Unraveled) -> plans.Plan:

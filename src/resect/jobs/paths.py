@@ -6,6 +6,8 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ class PathsJob(PathsAsked, Job):
         """
         files = checkpoints_in(self.checkpoints) if self.checkpoints else []
         digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-        subject = Subject(*self.source.unravel(), {"checkpoints": digests} if files else {})
+        subject = Subject(*self.source.unravel(), more={"checkpoints": digests} if files else {})
         require_paths(subject.net)
         return subject
 
@@ -141,8 +143,9 @@ class _Bench:
         """How the gradient's paths change over training; the network's own weights are put back at the end.
 
         Returns:
-            One row a checkpoint: `checkpoint` (name), `low` and `high` (effective range, blocks), `effective_depth`,
-            `log2_effective_paths`, `gradient` (root mean square norm over samples).
+            One row a checkpoint: `checkpoint` (name), `low` and `high` (effective range, blocks; NaN where the lengths
+            told apart do not hold so much), `effective_depth`, `log2_effective_paths`, `gradient` (root mean square
+            norm over samples).
         """
         model = self.net.model
         before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -150,13 +153,14 @@ class _Bench:
         try:
             for file in checkpoints:
                 load_checkpoint(model, file)
-                spectrum = self.measure(path_spectrum, file.stem)
-                effective, size = spectrum.effective(self.job.mass), spectrum.multiplicity()
+                spectrum = self.measure(path_spectrum, file.stem, max_length=self.job.max_length)
+                size = spectrum.multiplicity()
+                effective = _range(partial(spectrum.effective, self.job.mass)) or {"low": nan, "high": nan}
                 rows.append(
                     {
                         "checkpoint": file.stem,
-                        "low": effective.low,
-                        "high": effective.high,
+                        "low": effective["low"],
+                        "high": effective["high"],
                         "effective_depth": size.effective_depth,
                         "log2_effective_paths": size.log2_effective_paths,
                         "gradient": float((spectrum.squares.mean()) ** 0.5),

@@ -60,7 +60,6 @@ class Source:
         elif self.normalize == "auto":
             object.__setattr__(self, "normalize", None)
 
-    @property
     def card(self) -> Normalization | None:
         """How the card or configuration of the network says that its training normalised."""
         from resect.models.preprocessing import normalization_of
@@ -80,7 +79,7 @@ class Source:
             raise DataError("`data` must name samples, such as digits; there is none.")
         from resect.data import load_samples
 
-        card = self.card
+        card = self.card()
         for samples in like:
             if self._takes(samples, card):
                 return samples
@@ -124,12 +123,12 @@ class Source:
         """SPEC or SPEC@FILE of another network, on the same data; a card of its own goes before `normalize`."""
         spec, checkpoint = split_spec(text)
         other = replace(self, model=spec, checkpoint=checkpoint, model_args={})
-        if other.card is not None:
+        if other.card() is not None:
             return replace(other, normalize=self.normalize and "card")
         return replace(other, normalize=None if self.normalize == "card" else self.normalize)
 
-    def unravel(self, *like: Samples, plain: bool = False) -> tuple[Unraveled, Samples, tuple[str, ...]]:
-        """The network, unravelled, the samples (of `like` if one is as it takes them), and what to warn of.
+    def unravel(self, *like: Samples, plain: bool = False) -> tuple[Unraveled, Samples, tuple[str, ...], bool]:
+        """The network, unravelled, the samples (of `like` if one is as it takes them), what to warn of, and `random`.
 
         Raises:
             DataError: the samples do not fit the network.
@@ -146,7 +145,7 @@ class Source:
         except InputError:
             require_fit(loaded.module, samples)  # says so if they are why
             raise
-        return net, samples, random_weights(loaded)
+        return net, samples, random_weights(loaded), bool(loaded.random)
 
     def placed(self, loaded: LoadedModel) -> LoadedModel:
         """A model on this device and in this dtype."""

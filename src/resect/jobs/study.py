@@ -124,8 +124,7 @@ class _Networks:
         """What to warn of, given the intact error of each."""
         warnings: tuple[str, ...] = ()
         for name, subject, error in zip(self.names, self.all, errors, strict=True):
-            random = bool(subject.warnings)
-            warnings += (*subject.warnings, *at_chance(name, error, subject.samples, random=random))
+            warnings += (*subject.warnings, *at_chance(name, error, subject.samples, random=subject.random))
         return warnings
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from resect.jobs.fit import placed, require_fit
 from resect.jobs.source import slug
 from resect.models.names import SHIPPED, Value, bare_name
 from resect.models.specs import card_beside, load_model
+from resect.runs import lock
 from resect.runs.record import Record, plain
 from resect.training import loop
 from resect.training.checkpoint import Kept
@@ -97,7 +100,6 @@ class TrainJob:
         """The file of the model card."""
         return self.out.with_suffix(".json")
 
-    @property
     def finished(self) -> Record | None:
         """The card of this very training if it is over.
 
@@ -182,18 +184,22 @@ class TrainJob:
             SpecError: the model is unknown, or one of the shipped weights.
             DataError: the data have no test samples of their own.
             InputError: the device or the file cannot be used, something would be overwritten, or the training diverges.
-            RunError: the checkpoint is damaged or of another training, or a file cannot be written.
+            RunError: the checkpoint is damaged or of another training, another process trains to the same file, or a
+                file cannot be written.
         """
-        if card := self.finished:
+        if card := self.finished():
             return card
         name = self.spec.removeprefix("resect:")
         if name in SHIPPED:
             raise SpecError(
                 f"{name} must be a network without weights; it is trained already. Name {bare_name(name)} instead."
             )
+        with _alone(self.out):
+            return self._train(watch)
+
+    def _train(self, watch: Watch | None) -> Record | None:
         samples, test = _splits(self.data, self.test_data, self.normalize)
         module = self._module(samples, test)
-        _make_folder(self.out)
         watch = replace(watch or Watch(), logs=self.logs, test=lambda: _tested(module, test))
         if self.history:
             history = _History(module, self.history, json.dumps(plain(self.asked), sort_keys=True))
@@ -328,19 +334,20 @@ def _splits(data: str, test_data: str | None, normalize: str | None) -> tuple[Sa
     return samples, test
 
 
-def _make_folder(out: Path) -> None:
-    """Make the folder of `out` and check that it can be written to, before hours of training."""
-    probe = out.with_name(f".{out.name}.probe")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink(missing_ok=True)  # another process of the same training may have been faster
-    except OSError as error:
-        raise InputError(f"`out` must be a file that can be written, got {out}: {error.strerror}.") from error
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other trainings off `out`, a file that can be written, which is seen before hours of training."""
     if out.is_dir():
         raise InputError(f"`out` must be a file, got the folder {out}.")
     if out.suffix != ".safetensors":  # the card and the checkpoint are written beside it, with other suffixes
         raise InputError(f"`out` must end in .safetensors, got {out}.")
+    with ExitStack() as stack:
+        if os.environ.get("RANK", "0") == "0":  # of the processes of one training
+            try:
+                stack.enter_context(lock.held(out.with_suffix(".lock"), out))
+            except OSError as error:
+                raise InputError(f"`out` must be a file that can be written, got {out}: {error.strerror}.") from error
+        yield
 
 
 def _suffix(recipe: Recipe) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from resect.data import Samples
 from resect.graph.outputs import IGNORED
-from resect.measuring.chance import chance_error, no_better_than_chance
+from resect.measuring.chance import no_better_than_chance
+from resect.measuring.metrics import chance_error
 from resect.models.specs import LoadedModel
 from resect.words import percent, plural
 
@@ -36,12 +37,13 @@ def at_chance(model: str, error: float | None, samples: Samples, *, random: bool
         random: the weights are known to be random, which explains it.
     """
     targets = samples.targets.numpy()
-    if error is None or not no_better_than_chance(error, targets):
+    counted, chance = int((targets != IGNORED).sum()), chance_error(targets)
+    if error is None or not no_better_than_chance(error, chance, counted):
         return ()
-    counted = plural(int((targets != IGNORED).sum()), "target" if targets.ndim > 1 else "sample")
+    of = plural(counted, "target" if targets.ndim > 1 else "sample")
     said = (
-        f"{model} errs on {percent(error)} of {counted} of {samples.name}, no better than always naming the commonest "
-        f"class ({percent(chance_error(targets))}). What is measured on such a network says nothing about trained ones."
+        f"{model} errs on {percent(error)} of {of} of {samples.name}, no better than always naming the commonest "
+        f"class ({percent(chance)}). What is measured on such a network says nothing about trained ones."
     )
     if not random:
         said += " Are these weights for these data"

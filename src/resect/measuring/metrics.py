@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -59,6 +60,12 @@ def over_positions(values: Tensor, targets: Tensor) -> Tensor:
 def positions(targets: Tensor) -> Tensor:
     """How many positions of every sample count, (B,) float32."""
     return (targets != IGNORED).view(len(targets), -1).sum(1).float()
+
+
+def chance_error(targets: np.ndarray) -> float | None:
+    """The error of always naming the commonest class of integers of any shape; None if no target counts."""
+    counted = targets[targets != IGNORED]
+    return None if not counted.size else 1.0 - int(np.bincount(counted).max()) / counted.size
 
 
 def check_targets(logits: Tensor, targets: Tensor) -> None:

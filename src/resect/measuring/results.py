@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from resect.errors import InputError
-from resect.figures.shown import Shown as Shown
 
 
 def require_alike(parts: Sequence[Any], *names: str) -> None:

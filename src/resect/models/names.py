@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from resect.data.names import LIKE
-from resect.errors import SpecError
+from resect.errors import SpecError, require_text
 
 Value = str | int | float | bool
 SPECIFIC = ("resect", "torchvision", "timm", "hf")  # of models alone
@@ -29,11 +29,8 @@ _KNOWN = (
 
 def require_model_spec(spec: str) -> None:
     """Raise SpecError unless the text is that of a model spec; names of other libraries are theirs to judge."""
-    if not isinstance(spec, str):
-        raise SpecError(
-            f"a model spec must be text such as 'resect:resnet110', got {type(spec).__name__}. A module of your own "
-            "goes to resect.unravel; where a spec is needed, write a function that returns it: 'py:pkg.mod:function'."
-        )
+    own = "A module of your own goes to resect.unravel; where a spec is needed, write a function that returns it: "
+    require_text("a model spec", spec, "resect:resnet110", f"{own}'py:pkg.mod:function'.")
     kind, _, rest = spec.partition(":")
     if kind not in KINDS or not rest:
         raise _unknown(spec, kind)

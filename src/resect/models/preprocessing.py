@@ -7,6 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from resect.data.normalization import Normalization
 from resect.models.names import SHIPPED, Value
 from resect.models.specs import card_beside, load_card
@@ -21,7 +23,7 @@ def normalization_of(
     preprocessor_config.json of transformers. A checkpoint without a card may have been trained on anything.
 
     Returns:
-        None if nothing says so.
+        None if nothing says so, or something that cannot be.
     """
     kind, _, name = spec.partition(":")
     if checkpoint is not None or (kind == "resect" and name in SHIPPED):
@@ -34,8 +36,11 @@ def normalization_of(
     reader = (readers | {"hf": _hugging_face}).get(kind)
     try:
         known = None if reader is None else reader(name)
-        return None if known is None else Normalization(tuple(known[0]), tuple(known[1]), "of the model's card")
-    except (ImportError, OSError, ValueError, AttributeError, RuntimeError):
+        if known is None:
+            return None
+        mean, std = (tuple(map(float, np.atleast_1d(side))) for side in known)
+        return Normalization(mean, std, "of the model's card")
+    except (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError):
         return None  # whoever loads the model says what is wrong with it
 
 

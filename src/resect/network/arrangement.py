@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from resect.errors import ArrangementError
+from resect.errors import ArrangementError, whole_number
 from resect.graph.decisions import Decision, Variant
 from resect.graph.slices import Sliced
 from resect.graph.slots import Slot
@@ -134,7 +134,8 @@ def validate(arrangement: Sequence[Decision] | str, sliced: Sliced) -> Arrangeme
             f"`arrangement` must have one entry for each of the {len(slots)} slots, got {arrangement!r}. "
             "net.intact.without(3) deletes block 3."
         )
-    branches = tuple(arrangement)
+    numbers = [(branch, whole_number(branch)) for branch in arrangement]
+    branches = [branch if number is None else number for branch, number in numbers]
     if len(branches) != len(slots):
         raise ArrangementError(
             f"`arrangement` must have one entry for each of the {len(slots)} slots, got {len(branches)}. "
@@ -143,7 +144,7 @@ def validate(arrangement: Sequence[Decision] | str, sliced: Sliced) -> Arrangeme
     for slot, branch in zip(slots, branches, strict=True):
         if isinstance(branch, Variant):
             _check_variant(slot, branch)
-        elif branch is not None and not _is_block(branch, len(slots)):
+        elif branch is not None and (whole_number(branch) is None or not 0 <= branch < len(slots)):
             raise ArrangementError(
                 f"`arrangement` must name blocks 0 to {len(slots) - 1}, None or a Variant, got {branch!r} in slot "
                 f"{slot.index}."
@@ -151,10 +152,6 @@ def validate(arrangement: Sequence[Decision] | str, sliced: Sliced) -> Arrangeme
         elif branch not in (None, slot.index):
             _check_fits(slot, slots[branch])
     return Arrangement(branches, [slot.name for slot in slots])
-
-
-def _is_block(value: object, blocks: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < blocks
 
 
 def _check_variant(slot: Slot, variant: Variant) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import pandas as pd
 
-from resect.errors import ArrangementError
+from resect.errors import ArrangementError, whole_number
 from resect.figures.shown import Shown
 from resect.graph.joins import Kind
 from resect.words import plural
@@ -108,10 +107,7 @@ def block_index(block: Any, blocks: int, names: Sequence[str]) -> int:
     """
     if isinstance(block, (str, Block)):
         return _named(block if isinstance(block, str) else block.name, names)
-    try:
-        index = None if isinstance(block, bool) else operator.index(block)
-    except TypeError:
-        index = None
+    index = whole_number(block)
     if index is None or not -blocks <= index < blocks:
         known = f" Their names are {names[0]} to {names[-1]}." if len(names) > 1 else ""
         raise ArrangementError(

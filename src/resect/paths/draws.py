@@ -9,8 +9,9 @@ from typing import Self
 import numpy as np
 
 from resect.engines.work import Arrays
+from resect.figures.shown import Shown
 from resect.graph.routes import Counts
-from resect.measuring.results import Shown, require_alike
+from resect.measuring.results import require_alike
 from resect.paths.measures import column_intervals
 from resect.words import plural, power_of_ten
 

@@ -37,6 +37,11 @@ class Effective:
     held: float
     path_fraction: float
 
+    @property
+    def lengths(self) -> str:
+        """ "2 to 7 blocks (4 to 14 layers)"."""
+        return lengths(self.low, self.high, self.low_layers, self.high_layers)
+
 
 @dataclass(frozen=True)
 class Multiplicity:
@@ -59,7 +64,7 @@ class Multiplicity:
 def held(effective: Effective, what: str) -> str:
     """ "96.2 % of the gradient lies on 2 to 7 blocks (4 to 14 layers), 0.3 % of all paths"."""
     fraction = percent(effective.path_fraction)
-    return f"{percent(effective.held)} of {what} lies on {lengths(effective)}, {fraction} of all paths"
+    return f"{percent(effective.held)} of {what} lies on {effective.lengths}, {fraction} of all paths"
 
 
 def longest_path(counts: Counts) -> int:

@@ -20,8 +20,9 @@ from torch import Tensor
 from resect.calculus.linear import Lanes
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
+from resect.figures.shown import Shown
 from resect.measuring.batches import Batch, Batches, batches_of, widest_float
-from resect.measuring.results import Shown, require_alike
+from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
 from resect.paths.lanes import apart, buffer, group_size, per_lane, per_row

@@ -21,10 +21,11 @@ from torch import Tensor
 from resect.calculus.linear import Lanes
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
-from resect.errors import InputError
+from resect.errors import InputError, require_whole
+from resect.figures.shown import Shown
 from resect.graph.routes import Counts
 from resect.measuring.batches import Batch, Batches, batches_of
-from resect.measuring.results import Shown, require_alike
+from resect.measuring.results import require_alike
 from resect.network.unraveled import Unraveled
 from resect.paths import measures
 from resect.paths.lanes import per_row, widened
@@ -237,8 +238,7 @@ def _highest(counts: Counts, max_length: int | None) -> tuple[int, bool]:
     longest = measures.longest_path(counts)
     if max_length is None:
         return longest, False
-    if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 0:
-        raise InputError(f"`max_length` must be a whole number of blocks, 0 or more, got {max_length!r}.")
+    require_whole("max_length", max_length, 0)
     return min(max_length, longest), max_length < longest
 
 

@@ -14,8 +14,9 @@ import pandas as pd
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import DataError, InputError, require_whole
+from resect.figures.shown import Shown
 from resect.measuring.batches import Batch, Batches, batches_of
-from resect.measuring.results import Shown, require_alike
+from resect.measuring.results import require_alike
 from resect.network.unraveled import Unraveled
 from resect.paths.search import Search
 from resect.paths.settings import PathSettings, PathWork, Traces, passing

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from resect.calculus.linear import Lanes, LinearSlice, add_into
 from resect.calculus.maps import Identity
-from resect.errors import DataError, InputError
+from resect.errors import DataError, InputError, whole_number
 from resect.graph.outputs import IGNORED, logits_of
 from resect.graph.resolve import Programs
 from resect.measuring.batches import channels_last, to_device
@@ -246,8 +246,8 @@ def scalar_of(of: Scalar, outputs: Any, targets: Tensor) -> Tensor:
         values = torch.nn.functional.cross_entropy(flat, wanted, reduction="none", ignore_index=IGNORED)
     elif of == "target":
         values = flat.gather(1, wanted.clamp_min(0)[:, None])[:, 0] * (wanted != IGNORED)
-    elif isinstance(of, int) and -flat.shape[1] <= of < flat.shape[1]:
-        values = flat[:, of]
+    elif (place := whole_number(of)) is not None and -flat.shape[1] <= place < flat.shape[1]:
+        values = flat[:, place]
     else:
         raise InputError(
             f"`of` must be 'loss', 'target', a class below {flat.shape[1]}, or a function (outputs, targets) -> one "

@@ -16,8 +16,9 @@ import pandas as pd
 from resect.engines.local import LOCAL, Local, Memory
 from resect.engines.work import Engine
 from resect.errors import InputError
+from resect.figures.shown import Shown
 from resect.measuring.batches import Batches
-from resect.measuring.results import Shown, require_alike
+from resect.measuring.results import require_alike
 from resect.network.unraveled import Unraveled, require_blocks
 from resect.paths import participation as carriers
 from resect.sweep import plans

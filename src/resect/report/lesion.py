@@ -50,14 +50,15 @@ def show(record: Record, console: Console) -> None:
 def sentences(record: Record) -> list[str]:
     """What was found, and how it was run."""
     ran, summary = record.found["ran"], record.found["summary"]
-    said = [f"{summary} In brackets: 95 % intervals." if "[" in summary else summary]
+    intervals = main_table(record).filter(regex="_low$").notna().any(axis=None)
+    said = [f"{summary} In brackets: 95 % intervals." if intervals else summary]
     if "saturated" in record.tables:
         both = record.tables["saturated"].to_numpy(bool)
         if count := int(both.sum()) // 2:
             whole = plural(len(both) * (len(both) - 1) // 2, "pair")
             said.append(
                 f"{count} of {whole} {'are' if count > 1 else 'is'} saturated: each of both blocks alone already "
-                "brings the error to chance, so that the interaction says nothing of what they do together."
+                "brings the error nearly to chance, so that the interaction says nothing of what they do together."
             )
     memory_format = "channels last" if ran["channels_last"] else "contiguous"
     compiled, slices, states = ", compiled" * ran["compile"], ran["slices_run"], ran["states_kept"]

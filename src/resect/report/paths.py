@@ -18,7 +18,7 @@ from resect.paths.measures import Effective, interaction_of, most_tied
 from resect.report.layout import print_table
 from resect.report.parts import Figures, save_figures, say
 from resect.runs.record import Record
-from resect.words import contribute, decimal, lengths, named, part, percent, plural, power_of_ten, two_to
+from resect.words import contribute, decimal, named, part, percent, plural, power_of_ten, two_to
 
 _NAMED = 5  # blocks, of those that carry most
 _SHOWN = 5e-5  # of the gradient, by any measure: lengths that carry less are left out on the terminal
@@ -64,11 +64,11 @@ def sentences(record: Record) -> list[str]:
         effective = Effective(**numbers["effective"])
         said = [
             f"Effective lengths (at least {mass} of the gradient, here {percent(effective.held)}): "
-            f"{lengths(effective)}, {percent(effective.path_fraction)} of all paths."
+            f"{effective.lengths}, {percent(effective.path_fraction)} of all paths."
         ]
     for name, key in (("count × mean norm of sampled paths", "magnitude"), ("count × root mean square norm", "rms")):
         if by := numbers[f"effective_by_{key}"]:
-            said.append(f"By {name}: {lengths(Effective(**by))}, {percent(by['path_fraction'])} of all paths.")
+            said.append(f"By {name}: {Effective(**by).lengths}, {percent(by['path_fraction'])} of all paths.")
     of, deep = ("", "effective depth") if all_known else (", by the lengths told apart", "their mean length")
     said.append(
         f"{two_to(size['log2_paths'])} paths, of which {contribute(size['log2_effective_paths'])}{of}; {deep} "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +18,13 @@ from torch.nn import functional as F
 
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
-from resect.errors import InputError, require_whole, settings_or_default
+from resect.errors import InputError, require_whole, settings_or_default, whole_number
+from resect.figures.shown import Shown
 from resect.graph.outputs import IGNORED, logits_of
 from resect.measuring.batches import Batch, Batches, batches_of
 from resect.measuring.clusters import clustered_rate_interval
 from resect.measuring.metrics import check_targets, positions
-from resect.measuring.results import Shown, require_alike
+from resect.measuring.results import require_alike
 from resect.measuring.statistics import independent_vote_error
 from resect.network.unraveled import Unraveled
 from resect.sweep import plans
@@ -146,7 +146,7 @@ def ensemble(
 
     Source: Krogh, Vedelsby 1995 for the decomposition; Heskes 1998 for its form for cross-entropy.
     """
-    if not isinstance(removed, Integral) or not 0 < removed < len(net.blocks):
+    if not 0 < (whole_number(removed) or 0) < len(net.blocks):
         raise InputError(f"`removed` must be 1 to {len(net.blocks) - 1} of the blocks, got {removed!r}.")
     require_whole("members", members, 2)
     work = Ensembles(Sweep(settings_or_default(settings, LesionSettings)), removed, members)

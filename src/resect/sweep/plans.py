@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import inf
-from numbers import Integral
 from typing import Any, get_args
 
 from scipy.stats import kendalltau
 
-from resect.errors import InputError, require_whole
+from resect.errors import InputError, require_whole, whole_number
 from resect.graph.decisions import Decision, Removal, Variant
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled, require_blocks
@@ -193,9 +192,10 @@ def _deletions(net: Unraveled, name: str, rows: Sequence[_Row], references: tupl
 
 def _numbers(name: str, given: Iterable[int] | int, least: int, blocks: int | None = None) -> list[int]:
     """One whole number or several, from `least` to that of the blocks; InputError for others, or none."""
-    numbers = list(given) if isinstance(given, Iterable) else [given]
+    wanted = list(given) if isinstance(given, Iterable) else [given]
+    numbers = [number for number in map(whole_number, wanted) if number is not None]
     top = inf if blocks is None else blocks
-    if not numbers or not all(isinstance(number, Integral) and least <= number <= top for number in numbers):
+    if not wanted or len(numbers) < len(wanted) or not all(least <= number <= top for number in numbers):
         range_of = f"numbers of blocks from {least} to {blocks}" if blocks else f"whole numbers of at least {least}"
-        raise InputError(f"`{name}` must hold {range_of}, got {numbers}.")
+        raise InputError(f"`{name}` must hold {range_of}, got {wanted}.")
     return numbers

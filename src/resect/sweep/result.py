@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from resect.errors import InputError
-from resect.measuring.chance import chance_error, no_better_than_chance
+from resect.errors import InputError, whole_number
+from resect.figures.shown import Shown
+from resect.measuring.chance import no_better_than_chance
 from resect.measuring.clusters import clustered_rate_interval
-from resect.measuring.results import Shown, require_alike
+from resect.measuring.metrics import chance_error
+from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval, interval_over_repeats, mcnemar, paired_error_interval
 from resect.sweep.plans import Plan
 from resect.words import decimal, percent, plural
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 RATES = ("error", "agreement")  # of outcomes that are 0 or 1
 # Of metrics that compare with the intact network already: its own value, the least and the largest one.
 _BOUNDED = {"agreement": (1.0, 0.0, 1.0), "kl": (0.0, 0.0, np.inf)}
-_AT_CHANCE = 0.95  # of the way from the intact error to that of chance
+_SATURATED = 0.95  # of the way from the intact error to that of chance
 
 
 @dataclass(frozen=True, repr=False)
@@ -202,7 +203,7 @@ class LesionResult(Shown):
         """
         if self.targets is None:
             raise InputError("`flips` needs one target a sample, but the targets are sequences.")
-        if not isinstance(lesion, Integral) or not -len(self.plan) <= lesion < len(self.plan):
+        if whole_number(lesion) is None or not -len(self.plan) <= lesion < len(self.plan):
             raise InputError(f"`lesion` must be a row of the table, 0 to {len(self.plan) - 1}, got {lesion!r}.")
         change = self.errors[lesion] - self.intact["error"]
         samples = np.flatnonzero(np.abs(change) > 0.5)
@@ -225,15 +226,15 @@ class LesionResult(Shown):
         return pd.DataFrame(matrix)
 
     def saturated(self) -> pd.DataFrame:
-        """Of the plan `pairs`: whether each of both blocks alone already brings the error to chance, (n, n) booleans.
+        """Of the plan `pairs`: whether each of both blocks alone already does nearly all harm, (n, n) booleans.
 
-        There the error cannot grow much further, so that an `interaction` below 0 says nothing of the two blocks. At
-        chance is an error 95 % of the way from the intact one to that of always naming the commonest class of the
+        There the error cannot grow much further, so that an `interaction` below 0 says nothing of the two blocks:
+        each alone brings it 95 % of the way from the intact one to that of always naming the commonest class of the
         samples (for sequences, whose targets are not kept: to 1). The diagonal is False.
         """
         self._require_pairs("saturated")
         chance = 1.0 if self.targets is None else chance_error(self.targets) or 1.0
-        alone = self.reference_means("error") >= self.intact_error + _AT_CHANCE * (chance - self.intact_error)
+        alone = self.reference_means("error") >= self.intact_error + _SATURATED * (chance - self.intact_error)
         return pd.DataFrame(np.outer(alone, alone) & ~np.eye(len(alone), dtype=bool))
 
     def _require_pairs(self, what: str) -> None:
@@ -253,7 +254,9 @@ class LesionResult(Shown):
         table = self.table
         row = int(table["damage"].argmax())
         worst, low, high = (decimal(table[name][row] * 100) for name in ("damage", "damage_low", "damage_high"))
-        at_chance = self.targets is not None and no_better_than_chance(self.intact_error, self.targets)
+        at_chance = self.targets is not None and no_better_than_chance(
+            self.intact_error, chance_error(self.targets), int(self.weights.sum())
+        )
         text = f"{ran}: intact error {percent(self.intact_error, 2)}{' (chance)' if at_chance else ''}, "
         if many == 1 and own:
             without = self.plan.labels[0].get("without")

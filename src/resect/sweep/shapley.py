@@ -12,8 +12,9 @@ import pandas as pd
 from resect.engines.local import LOCAL
 from resect.engines.work import Engine, Progress
 from resect.errors import InputError, require_whole, settings_or_default
+from resect.figures.shown import Shown
 from resect.measuring.batches import Batches
-from resect.measuring.results import Shown, require_alike
+from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
 from resect.sweep import plans

@@ -85,8 +85,8 @@ class Recipe:
         return schedules.named(self.schedule, keep=self.keep, survival=self.survival, steps=steps)
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as a plain dictionary."""
-        return asdict(self)
+        """The recipe as a dictionary of plain values, without NumPy's numbers."""
+        return {name: value.item() if hasattr(value, "item") else value for name, value in asdict(self).items()}
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

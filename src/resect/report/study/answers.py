@@ -8,7 +8,7 @@ from resect.jobs import paper
 from resect.jobs.findings import DepthAnswer, GradientAnswer, MultiplicityRow, Study
 from resect.report.study.phrases import largest, no_correlation
 from resect.report.study.verdicts import verdicts
-from resect.words import NOTHING, count, decimal, large, lengths, part, percent, plural, points, span, two_to
+from resect.words import NOTHING, count, decimal, large, part, percent, plural, points, span, two_to
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,13 @@ def _depth(depth: DepthAnswer) -> list[Measure]:
     longest = f"{plural(depth.longest, 'block')} ({depth.longest_layers:g} layers)"
     share, magnitude, fraction = depth.by_share, depth.by_magnitude, "  their part of all paths"
     return [
-        Measure(f"lengths with {percent(share.held)} of the exact share", lengths(share)),
+        Measure(f"lengths with {percent(share.held)} of the exact share", share.lengths),
         Measure(fraction, part(share.path_fraction)),
         Measure(
-            f"lengths with {percent(magnitude.held)} of count × magnitude", lengths(magnitude), paper.EFFECTIVE.said
+            f"lengths with {percent(magnitude.held)} of count × magnitude", magnitude.lengths, paper.EFFECTIVE.said
         ),
         Measure(fraction, part(magnitude.path_fraction), paper.EFFECTIVE_PART.said),
-        Measure("  the same with root mean square norms", lengths(depth.by_rms)),
+        Measure("  the same with root mean square norms", depth.by_rms.lengths),
         Measure("longest path", longest, paper.BLOCKS.said),
     ]
 

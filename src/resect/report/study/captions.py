@@ -8,9 +8,9 @@ from resect.figures.strip import SMALLEST_LOSS
 from resect.jobs import paper
 from resect.jobs.findings import Study
 from resect.paths.measures import Effective
-from resect.report.study.phrases import change, largest, near_chance, no_correlation, of_all, without_several
+from resect.report.study.phrases import at_chance, change, largest, no_correlation, of_all, without_several
 from resect.report.study.verdicts import trend
-from resect.words import decimal, lengths, percent, plural, points, power_of_ten, span, two_to
+from resect.words import decimal, percent, plural, points, power_of_ten, span, two_to
 
 Caption = tuple[str, str]  # what it shows, what it means
 _MANY = 8  # numbers of deletions, of which a quarter is more than one
@@ -18,7 +18,7 @@ _ENOUGH = 40  # reorderings, of which a rank correlation of 0.3 is no chance
 _SAME = 1.05  # a norm that changes by a smaller factor hardly changes
 
 
-def _at_chance(unit: str) -> str:
+def _tells_nothing(unit: str) -> str:
     return f"As the intact network is no better than chance, this says nothing about what its {unit}s do."
 
 
@@ -52,8 +52,8 @@ def deletions_caption(study: Study) -> Caption:
             "is drawn for its own errors, the right one for 0 to 100 %; the blue band is the range of the left figure"
         )
     shows += f". {paper.ONE_DELETED.where} of the paper."
-    if near_chance(ensemble.intact_error, ensemble.chance_error):
-        return shows, _at_chance(unit)
+    if at_chance(study, ensemble.intact_error):
+        return shows, _tells_nothing(unit)
     return shows, _each(study) + _downsampling(study) + _plain(study)
 
 
@@ -101,7 +101,7 @@ def _plain(study: Study) -> str:
     typical = change(control.median_damage, "one layer of the plain network")
     worst = largest(control.deletions, control.deletions["damage"])
     text = f" Deleting {typical} in the median and at most {points(control.largest_damage)} ({worst})."
-    if near_chance(control.intact_error, ensemble.chance_error):
+    if at_chance(study, control.intact_error):
         text += f" As it errs on {percent(control.intact_error)} when intact, this says nothing of plain networks."
     elif control.median_damage <= ensemble.median_damage:
         text += " Unlike in the paper, that is in the median no more than for the network under study."
@@ -119,8 +119,8 @@ def random_caption(study: Study) -> Caption:
     what = f"1 to {plural(most, unit)} are" if most > 1 else f"1 {unit} is"
     shows = f"Error when {what} deleted at random, {plural(repeats, 'draw')} for each number; the line is their mean. "
     shows += f"{paper.SEVERAL_DELETED.where} of the paper."
-    if near_chance(ensemble.intact_error, ensemble.chance_error):
-        return shows, _at_chance(unit)
+    if at_chance(study, ensemble.intact_error):
+        return shows, _tells_nothing(unit)
     numbers = without_several(ensemble, unit)
     rise = float(means.max()) - ensemble.intact_error
     if len(means) < _MANY:
@@ -152,8 +152,8 @@ def reordering_caption(study: Study) -> Caption:
     if correlation is None:
         why = no_correlation(study)
         return shows, f"{why[0].upper()}{why[1:]}, so that there is no correlation to speak of."
-    if near_chance(ensemble.intact_error, ensemble.chance_error):
-        return shows, _at_chance(unit)
+    if at_chance(study, ensemble.intact_error):
+        return shows, _tells_nothing(unit)
     if abs(correlation) <= max(0.3, 2 / ensemble.reorderings**0.5):  # what chance alone reaches once in 20 times
         relation, in_paper = "no clear relation", ""
         if ensemble.reorderings >= _ENOUGH:
@@ -184,7 +184,7 @@ def counts_caption(study: Study) -> Caption:
     )
     return shows, (
         f"{percent(inside)} of the paths have {span(low, high, 'block')}; {percent(share.held)} of the gradient runs "
-        f"in those of {lengths(share)}, {percent(share.path_fraction)} of all paths."
+        f"in those of {share.lengths}, {percent(share.path_fraction)} of all paths."
     )
 
 
@@ -206,8 +206,8 @@ def share_caption(study: Study) -> Caption:
             f"({percent(float(share.min()))})."
         )
     return shows, (
-        f"By exact share the effective paths have {lengths(depth.by_share)}, by count × magnitude "
-        f"{lengths(depth.by_magnitude)}. {_gap(depth.by_share, depth.by_magnitude)}{cancel} The sum over all lengths "
+        f"By exact share the effective paths have {depth.by_share.lengths}, by count × magnitude "
+        f"{depth.by_magnitude.lengths}. {_gap(depth.by_share, depth.by_magnitude)}{cancel} The sum over all lengths "
         f"differs from the gradient of autograd by {power_of_ten(gradient.sum_error)} of its norm."
     )
 

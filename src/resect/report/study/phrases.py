@@ -5,12 +5,14 @@ from __future__ import annotations
 import pandas as pd
 
 from resect.jobs.findings import EnsembleAnswer, Study
+from resect.measuring.chance import no_better_than_chance
 from resect.words import named, percent, plural, points
 
 
-def near_chance(error: float, chance: float | None) -> bool:
-    """Whether an intact network does hardly better than chance, so that no deletion can tell anything."""
-    return chance is not None and error >= 0.9 * chance
+def at_chance(study: Study, error: float) -> bool:
+    """Whether an intact network does no better than chance, so that no deletion can tell anything."""
+    ensemble = study.answers.ensemble
+    return no_better_than_chance(error, ensemble.chance_error, ensemble.targets or study.subject.samples)
 
 
 def largest(table: pd.DataFrame, values: pd.Series) -> str:

@@ -6,8 +6,8 @@ import numpy as np
 
 from resect.jobs import paper
 from resect.jobs.findings import MultiplicityRow, Study
-from resect.report.study.phrases import near_chance, single_deletions, without_several
-from resect.words import contribute, decimal, large, lengths, percent, plural, two_to
+from resect.report.study.phrases import at_chance, single_deletions, without_several
+from resect.words import contribute, decimal, large, percent, plural, two_to
 
 # Where a number turns into a word. A reader who draws the lines elsewhere has the numbers beside every verdict.
 _CHEAP = 0.02  # a deletion that costs less error than this barely changes the network
@@ -23,7 +23,7 @@ def verdicts(study: Study) -> tuple[str, str, str, str]:
 def _ensemble(study: Study) -> str:
     ensemble, unit = study.answers.ensemble, study.subject.unit
     intact, without_one = percent(ensemble.intact_error), percent(ensemble.error_without_tenth)
-    if near_chance(ensemble.intact_error, ensemble.chance_error):
+    if at_chance(study, ensemble.intact_error):
         return (
             f"This cannot be told: the intact network errs on {intact} of the samples, where always naming the "
             f"commonest class errs on {percent(ensemble.chance_error)}."
@@ -80,8 +80,8 @@ def _depth(study: Study) -> str:
         relation = "Up to the full depth, unlike in the paper"
     return (
         f"{relation}: the longest path has {plural(longest, 'block')}, and {percent(share.held)} of the gradient runs "
-        f"through paths of {lengths(share)}, {percent(share.path_fraction)} of all paths; by the paper's "
-        f"count × magnitude, {percent(depth.by_magnitude.held)} through paths of {lengths(depth.by_magnitude)}."
+        f"through paths of {share.lengths}, {percent(share.path_fraction)} of all paths; by the paper's "
+        f"count × magnitude, {percent(depth.by_magnitude.held)} through paths of {depth.by_magnitude.lengths}."
     )
 
 
