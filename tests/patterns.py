@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-P = r"(less than 0\.01 %|above −0\.01 %|–|−?[\d.]+ %)"  # a percentage
+P = r"(less than 0\.01 %|about 0 %|–|−?[\d.]+ %)"  # a percentage
 D = r"(−?[\d.]+) points?"
 N = r"([\d,]+)"
 NAME = r"(\S+(?:, index \d+)?)((?:, and \d+ more)?)"
@@ -15,7 +15,7 @@ def is_percent(text: str, value: float | None, slack: float = 0.0501) -> bool:
     assert value is not None
     if text == "less than 0.01 %":
         return 0 < value < 1e-4
-    if text == "above −0.01 %":
+    if text == "about 0 %":
         return -1e-4 < value < 0
     shown = float(text.removesuffix(" %").replace("−", "-"))
     return abs(shown - 100 * value) <= (slack if abs(value) >= 1e-3 else 0.006)

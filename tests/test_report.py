@@ -254,7 +254,7 @@ def test_the_console_table_fits(case: str, width: int) -> None:
 def test_numbers_in_words() -> None:
     assert percent(0.1234) == "12.3 %" and percent(-0.1234) == "−12.3 %"
     assert percent(0.0) == "0.0 %" and percent(None) == percent(float("nan")) == "–"
-    assert percent(1.1e-8) == "less than 0.01 %" and percent(-5.6e-52) == "above −0.01 %"
+    assert percent(1.1e-8) == "less than 0.01 %" and percent(-5.6e-52) == "about 0 %"
     assert part(1.1e-8) == "1.1 × 10⁻⁶ %" and percent(0.00026) == part(0.00026) == "0.026 %"
     assert points(0.094) == "9.4 points" and points(-0.0001) == "0.0 points" and points(0.01) == "1.0 point"
     assert two_to(54) == "2⁵⁴ = 1.8 × 10¹⁶" and two_to(20.5) == "2²⁰·⁵ = 1.5 × 10⁶"

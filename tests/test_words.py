@@ -55,7 +55,7 @@ def test_large_numbers_round_before_they_choose_their_power(exponent: float, wri
 
 @pytest.mark.parametrize(
     ("value", "written"),
-    [(5e-5, "less than 0.01 %"), (-5e-5, "above −0.01 %"), (1e-4, "0.01 %"), (-1e-4, "−0.01 %"), (0.0, "0.0 %"),
+    [(5e-5, "less than 0.01 %"), (-5e-5, "about 0 %"), (1e-4, "0.01 %"), (-1e-4, "−0.01 %"), (0.0, "0.0 %"),
      (-0.0, "0.0 %"), (0.000994, "0.099 %"), (0.000996, "0.1 %"), (0.00101, "0.1 %")],
 )  # fmt: skip
 def test_percentages_keep_their_sign(value: float, written: str) -> None:

@@ -10,9 +10,12 @@ NOTHING = "–"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A fraction as percent: 0.1234 is "12.3 %"; small ones keep two significant digits, down to 0.01 %."""
+    """A fraction as percent: 0.1234 is "12.3 %"; small ones keep two significant digits, down to 0.01 %.
+
+    Below that, positive ones are "less than 0.01 %", negative ones "about 0 %".
+    """
     if value is not None and 0 < abs(value) < 1e-4:
-        return "less than 0.01 %" if value > 0 else "above −0.01 %"
+        return "less than 0.01 %" if value > 0 else "about 0 %"
     return part(value, digits)
 
 
