@@ -118,6 +118,12 @@ def test_a_sum_in_other_words_is_listed_with_its_reason(word: str) -> None:
     assert [reason in entry.reason for entry in net.rejected] == [True, True]
 
 
+def test_a_number_divided_by_the_signal_is_no_skip() -> None:
+    net = resect.unravel(two(lambda b, x: b.weight.mean() / x + b.f(x)), X)
+    assert not net.blocks
+    assert ["with a non-linearity" in entry.reason for entry in net.rejected] == [True, True]
+
+
 class LongSkip(nn.Module):
     """Residual blocks under a long skip, in one forward()."""
 

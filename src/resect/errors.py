@@ -89,7 +89,7 @@ def require_text(what: str, value: object, example: str, own: str) -> None:
 def whole_number(value: object) -> int | None:
     """A whole number of any kind, NumPy's or a tensor's, too; None for what is none, as True."""
     try:
-        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # it says so
     except TypeError:
         return None
 

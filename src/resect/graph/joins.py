@@ -163,7 +163,9 @@ def _unscaled(skip: Node, reach: Reach) -> Node:
     if op_name(skip) not in ("mul", "div") or not isinstance(skip.args[0], Node):
         return skip
     signals = reach.dependents(skip)
-    return signals[0] if len(signals) == 1 and hint_shape(signals[0]) == hint_shape(skip) else skip
+    if len(signals) != 1 or reach.is_product_of_signals(skip) or hint_shape(signals[0]) != hint_shape(skip):
+        return skip
+    return signals[0]
 
 
 def _judge_projection(node: Node, skip: Node, root: Node, branch: Node, reach: Reach) -> Join | str:

@@ -115,8 +115,10 @@ class Reach:
         return [node for node in self.nodes(bits) if op_name(node) in ATTENTION or self.mixes_with_weights(node)]
 
     def is_product_of_signals(self, node: Node) -> bool:
-        """Whether `node` multiplies two values that both depend on the inputs."""
-        return op_name(node) in PRODUCTS and len(self.dependents(node)) > 1
+        """Whether `node` multiplies two values that both depend on the inputs, or divides by one that does."""
+        divisor = node.args[1] if op_name(node) == "div" else None
+        divides = isinstance(divisor, Node) and divisor in self.index and self.is_dependent(divisor)
+        return divides or (op_name(node) in PRODUCTS and len(self.dependents(node)) > 1)
 
     def depth_in_layers(self, bits: int) -> int:
         """The longest chain of layers in a set, as papers count depth: 2 for a basic block, 3 for a bottleneck."""

@@ -24,8 +24,11 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}  # of rounding; 0.1 in h
 Gradients = dict[str, Tensor | None]
 
 
-def require_own_gradient(net: Unraveled, example: Any) -> None:
+def require_own_gradient(net: Unraveled, example: Any) -> bool:
     """Compare the gradients of the graph with autograd's on the model, on two samples of the example.
+
+    Returns:
+        Whether they could be compared: not if the model has none of its own, or draws in another order than the graph.
 
     Raises:
         ExportError: they differ, so that paths or a schedule would follow another gradient than the model's.
@@ -45,7 +48,7 @@ def require_own_gradient(net: Unraveled, example: Any) -> None:
                 break
             except Exception as error:
                 if "modified by an inplace operation" in str(error):  # it has no gradient itself, but the graph has
-                    return
+                    return False
                 if inputs is on_device:  # two samples alone may be too few
                     raise ExportError(
                         f"`model` must be differentiable on the example, but {type(model).__name__} says: "
@@ -53,7 +56,7 @@ def require_own_gradient(net: Unraveled, example: Any) -> None:
                     ) from error
         captured, others = _gradients(model, net, inputs)
     if not all(alike(one, other) for one, other in zip(outputs, others, strict=True)):
-        return  # dropout draws in another order
+        return False
     norms = {name: _norm(gradient) for name, gradient in own.items() if gradient is not None}
     whole = max(norms.values(), default=0.0)
     for name, gradient in own.items():
@@ -69,6 +72,7 @@ def require_own_gradient(net: Unraveled, example: Any) -> None:
                 f"the captured graph's in {mode} mode: a custom autograd function, a hook that changes gradients, or "
                 "the like stands behind it. Take it out of forward() to look at gradients; lesions work as it is."
             )
+    return True
 
 
 def _two_samples(net: Unraveled, example: Any) -> Any:

@@ -103,9 +103,14 @@ class Unraveled:
         return _unraveled(self.model, self._example, self.plain, "train")
 
     def require_own_gradient(self) -> None:
-        """Raise ExportError if the graph has another gradient than the model (custom backwards); looked at once."""
+        """Raise ExportError if the graph has another gradient than the model (custom backwards); looked at once.
+
+        Where random numbers keep the train graph from being compared, the graph in eval mode stands for it.
+        """
         if not self._own_gradient:
-            require_own_gradient(self, self._example)
+            compared = require_own_gradient(self, self._example)
+            if not compared and self.sliced.captured.mode == "train":
+                _unraveled(self.model, self._example, self.plain, "eval").require_own_gradient()
             self._own_gradient = True
 
     def arrangement(self, decisions: Sequence[Decision] | str) -> Arrangement:
