@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 import resect
 from resect.models.resnet import CifarResNet
+from resect.network.gradients import require_own_gradient
 from resect.weights import load_checkpoint
 
 X = torch.linspace(-1, 1, 40).reshape(5, 8).cos()
@@ -373,6 +374,20 @@ def test_a_gradient_that_no_graph_holds_is_refused(name: str) -> None:
 
 
 RECORDED: list[Tensor] = []
+
+
+def _drawing_in_vain(block: Block, x: Tensor) -> Tensor:
+    if block.training:
+        torch.rand(3)  # not in the graph, whose dropout draws otherwise
+    return x + F.dropout(Reversed.apply(block.f(x)), 0.5, block.training)
+
+
+def test_random_numbers_do_not_hide_another_gradient_in_training() -> None:
+    model = two(_drawing_in_vain)
+    net = resect.unravel(model, X)
+    assert not require_own_gradient(net.train_graph, X)
+    with pytest.raises(resect.ExportError, match="in eval mode"):
+        _step(model, net)
 
 
 def test_a_model_that_was_cast_since_is_not_taken_for_compared() -> None:
