@@ -31,9 +31,9 @@ from .jobs.train import train as train
 from .models.specs import load_model as load_model
 from .network.arrangement import Arrangement as Arrangement
 from .network.blocks import Block as Block
+from .network.entrance import unravel as unravel
 from .network.scheduled import Scheduled as Scheduled
 from .network.unraveled import Unraveled as Unraveled
-from .network.unraveled import unravel as unravel
 from .paths.participation import Participation as Participation
 from .paths.sampled import PathDraws as PathDraws
 from .paths.settings import PathSettings as PathSettings

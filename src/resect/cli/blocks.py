@@ -27,7 +27,8 @@ if TYPE_CHECKING:  # which loads torch; help does without
 def blocks(model: str, plain: bool, rejected: bool, output: str, quiet: bool, **options: Any) -> None:
     """List the residual blocks of MODEL, e.g. `resect blocks torchvision:resnet50`."""
     source = Source(model, **options)
-    from resect.network.unraveled import no_joins_message, unravel
+    from resect.network.entrance import unravel
+    from resect.network.unraveled import no_joins_message
 
     loaded = source.load()
     net = unravel(loaded.module, loaded.example, plain=plain)

@@ -136,7 +136,7 @@ class Source:
         """
         from resect.jobs.fit import require_fit
         from resect.jobs.warn import random_weights
-        from resect.network.unraveled import unravel
+        from resect.network.entrance import unravel
 
         samples = self.samples(*like)
         loaded = self.load(samples)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from html import escape
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from resect.digest import fingerprint, tensors_digest
-from resect.errors import ExportError, InputError
+from resect.errors import InputError
 from resect.graph.capture import (
     Input,
     as_call,
@@ -29,7 +29,7 @@ from resect.graph.capture import (
     without_fused_attention,
 )
 from resect.graph.decisions import Decision, Variant
-from resect.graph.differences import alike, largest_difference
+from resect.graph.differences import largest_difference
 from resect.graph.resolve import Programs
 from resect.graph.routes import Routes, Start
 from resect.graph.slices import Sliced, cut
@@ -100,7 +100,7 @@ class Unraveled:
     @cached_property
     def train_graph(self) -> Unraveled:
         """The same network in train mode (batch statistics, dropout), exported when first asked for."""
-        return _unraveled(self.model, self._example, self.plain, "train")
+        return unraveled(self.model, self._example, self.plain, "train")
 
     def require_own_gradient(self) -> None:
         """Raise ExportError if the graph has another gradient than the model (custom backwards); looked at once.
@@ -110,7 +110,7 @@ class Unraveled:
         if not self._own_gradient:
             compared = require_own_gradient(self, self._example)
             if not compared and self.sliced.captured.mode == "train":
-                _unraveled(self.model, self._example, self.plain, "eval").require_own_gradient()
+                unraveled(self.model, self._example, self.plain, "eval").require_own_gradient()
             self._own_gradient = True
 
     def arrangement(self, decisions: Sequence[Decision] | str) -> Arrangement:
@@ -308,7 +308,7 @@ class Unraveled:
 
     def __reduce__(self) -> Any:
         """Model and example are pickled, and captured again when they are read."""
-        return _unraveled, (self.model, self._example, self.plain, self.sliced.captured.mode)
+        return unraveled, (self.model, self._example, self.plain, self.sliced.captured.mode)
 
     def __repr__(self) -> str:
         units = plural(len(self.blocks), "layer" if self.plain else "block")
@@ -319,57 +319,8 @@ class Unraveled:
         return f"<p>{escape(type(self.model).__name__)}</p>{self.blocks._repr_html_()}"
 
 
-class WithExample(Protocol):
-    """A model and an example of its inputs, as `resect.load_model` returns them."""
-
-    @property
-    def module(self) -> nn.Module:
-        """The model."""
-
-    @property
-    def example(self) -> Any:
-        """One batch of its inputs; None if it is not known."""
-
-
-def unravel(model: nn.Module | WithExample, example: Any = None, *, plain: bool = False) -> Unraveled:
-    """Take a network apart into its residual blocks.
-
-    Args:
-        model: any module that `torch.export` can capture, or what `resect.load_model` returned. It is not changed.
-        example: one batch of its inputs: a tensor, a tuple, or a dict of keyword arguments. Dimension 0 is the batch.
-            Only what `resect.load_model` returned has one of its own.
-        plain: take the weight layers as units instead of residual blocks, for networks without skips (VGG).
-
-    Returns:
-        The unravelled network in eval mode. `blocks` is empty for a network without joins; try `plain=True` then.
-
-    Raises:
-        InputError: the model cannot run the example.
-        ExportError: `torch.export` cannot capture the model; the message names module and line.
-
-    Example:
-        >>> net = resect.unravel(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224))
-        >>> len(net.blocks)
-        8
-    """
-    if not isinstance(model, nn.Module) and isinstance(getattr(model, "module", None), nn.Module):
-        example = model.example if example is None else example
-        model = model.module
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"`model` must be a torch.nn.Module, got {type(model).__name__}. resect.load_model makes one from a spec."
-        )
-    if example is None:
-        raise InputError(
-            f"`example` must be one batch of the inputs of {type(model).__name__}, such as "
-            "torch.zeros(1, 3, 224, 224); it is missing."
-        )
-    net = _unraveled(model, example, plain, "eval")
-    _check_one_sample(net, example)
-    return net
-
-
-def _unraveled(model: nn.Module, example: Any, plain: bool, mode: Mode) -> Unraveled:
+def unraveled(model: nn.Module, example: Any, plain: bool, mode: Mode) -> Unraveled:
+    """A network captured in one mode."""
     return Unraveled(cut(capture(model, example, mode), plain=plain), example, plain=plain)
 
 
@@ -394,25 +345,6 @@ def no_joins_message(net: Unraveled) -> str:
         f"{type(net.model).__name__} has no residual joins: none of its additions brings a branch back to the skip it "
         "came from. Its plain layers can be lesioned instead: unravel it with plain=True (--plain on the command line)."
     )
-
-
-def _check_one_sample(net: Unraveled, example: Any) -> None:
-    """Raise ExportError if the graph, which is made with two samples or more, is not that of a single one."""
-    if net.batch_size is not None or net.device.type == "meta":
-        return
-    one = cut_samples(example, slice(1), net.samples_of(example))
-    with untouched(net.model, "eval"), torch.no_grad():
-        try:
-            expected = outputs_of(net.model, as_call(one))
-        except Exception:  # a model that cannot run a single sample does not differ on it
-            return
-        got = net(one)
-    for want, value in zip(pytree.tree_leaves(expected), pytree.tree_leaves(got), strict=True):
-        if isinstance(want, Tensor) and not alike(want, value):
-            raise ExportError(
-                f"`model` must compute every sample alike, but {type(net.model).__name__} treats a batch of one in "
-                "another way than larger ones. Let its forward() not depend on the number of samples."
-            )
 
 
 def _check_leaf(entry: Input, leaf: Any) -> None:

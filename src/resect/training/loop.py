@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from resect.digest import tensors_digest
 from resect.errors import CheckpointError, InputError, RunError
 from resect.graph.outputs import IGNORED, logits_of
+from resect.network.entrance import unravel
 from resect.network.scheduled import Scheduled
-from resect.network.unraveled import unravel
 from resect.seeds import generator_for, seeded
 from resect.training.augment import Augmentation
 from resect.training.checkpoint import Checkpoint, Kept, Progress
