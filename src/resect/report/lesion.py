@@ -107,8 +107,8 @@ def _figures(record: Record) -> Figures:
     if "interaction" in tables:
         metric = "loss" if "loss" in intact else next(iter(intact))
         figures[plan] = partial(lesions.interaction, tables["interaction"], metric, tables.get("saturated"))
-    elif plan == "explicit" and record.asked.get("without") and "error" in intact:
-        title = f"deleted together: {', '.join(map(str, record.asked['without']))}"
+    elif plan == "explicit" and "without" in record.tables["lesions"] and "error" in intact:
+        title = f"deleted together: {record.tables['lesions']['without'][0]}"
         figures[plan] = partial(lesions.deletions, table, intact["error"], title=title, label=_ROW)
     elif "error" in intact:
         figures[plan] = partial(lesions.by_plan, plan, table, intact["error"])
