@@ -7,6 +7,7 @@ accepted as a join, or rejected with a reason that the user can read.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Literal
@@ -15,8 +16,10 @@ from torch.fx import Node
 
 from resect.graph.capture import Capture
 from resect.graph.ops import LINEAR, PARTS, POINTWISE, VIEWS, hint_shape, is_float, module_of, op_name
+from resect.graph.outputs import scored_output
 from resect.graph.reach import Reach, union
-from resect.graph.sums import why_no_addition
+from resect.graph.sums import why_no_addition, why_no_block
+from resect.graph.trunk import before_factor, trunk, unscaled
 
 Kind = Literal["identity", "scaled", "projection", "gated", "layer"]
 
@@ -74,8 +77,13 @@ def find_joins(captured: Capture, reach: Reach) -> tuple[list[Join], list[Reject
             joins[node] = verdict
         else:
             reasons[node] = verdict
-    _drop_nested(joins, reasons, reach)
-    blocks = [term for join in joins.values() for term in _split(join, reasons, reach)]
+    _drop_nested(joins, reasons, captured, reach)
+    blocks: list[Join] = []
+    for join in reversed([*joins.values()]):  # a sum that is split is no block of its own
+        if join.node in joins:
+            blocks = _split(join, joins, reasons, reach) + blocks
+    states = {state for join in blocks for state in (join.node, *join.entries)}
+    reasons |= {n: why for n in captured.nodes if n not in reasons and (why := why_no_block(n, states, reach))}
     rejected = [Rejected(node.name, module_of(node), reason) for node, reason in reasons.items()]
     return blocks, rejected
 
@@ -120,8 +128,10 @@ def _judge(node: Node, first: Node, second: Node, reach: Reach, joins: dict[Node
         if isinstance(verdict, Join):
             return verdict
         reasons.append(verdict)
-    if not either_way and isinstance(_judge_ordered(node, second, first, reach, joins), Join):
-        return _SUBTRACTED
+    if not either_way and isinstance(verdict := _judge_ordered(node, second, first, reach, joins), Join):
+        alpha = node.kwargs.get("alpha", 1)
+        sign = {"add": 1, "sub": -1}.get(op_name(node), 0)  # addcmul multiplies its skip by a tensor
+        return replace(verdict, kind="scaled") if isinstance(alpha, (int, float)) and alpha * sign > 0 else _SUBTRACTED
     return max(reasons, key=_REASONS.index)
 
 
@@ -140,35 +150,29 @@ _REASONS = [_NOT_RELATED, _ONE_OPERATOR, _OTHER_PARTS, _ALL_LINEAR, _NO_PARAMETE
 def _judge_ordered(node: Node, skip: Node, branch: Node, reach: Reach, joins: dict[Node, Join]) -> Join | str:
     """The same for `node` = `skip` + `branch`."""
     root = _skip_root(skip, joins)
-    base = root if reach.is_ancestor(root, branch) else _unscaled(root, reach)
-    if reach.is_ancestor(base, branch):
+    values = unscaled(root, reach)
+    base = next((value for value in values if reach.is_ancestor(value, branch)), None)
+    if base is not None:
         if not reach.has_weights(reach.between(base, branch)):
             return _NO_PARAMETERS
-        return Join(node, "identity" if base is root else "scaled", skip, branch, node, (base,), skip)
+        scaled = any(before_factor(value, reach) for value in values[: values.index(base)])
+        return Join(node, "scaled" if scaled else "identity", skip, branch, node, (base,), skip)
     gated = _gated_skip(skip, branch, reach)
     if gated is not None:
         return Join(node, "gated", skip, branch, node, (gated,), gated)
-    return _judge_projection(node, skip, root, branch, reach)
+    return _judge_projection(node, skip, root, branch, reach, joins)
 
 
 def _skip_root(skip: Node, joins: dict[Node, Join]) -> Node:
     """Where the skip starts: before the additions that nothing else reads (parallel branches)."""
-    while skip in joins and len(skip.users) == 1 and joins[skip].kind in ("identity", "projection"):
+    while skip in joins and len(skip.users) == 1 and joins[skip].kind in ("identity", "scaled", "projection"):
         skip = joins[skip].skip
     return skip
 
 
-def _unscaled(skip: Node, reach: Reach) -> Node:
-    """The signal x if `skip` is x * a with a number or learned factors, not a signal; else `skip`."""
-    if op_name(skip) not in ("mul", "div") or not isinstance(skip.args[0], Node):
-        return skip
-    signals = reach.dependents(skip)
-    if len(signals) != 1 or reach.is_product_of_signals(skip) or hint_shape(signals[0]) != hint_shape(skip):
-        return skip
-    return signals[0]
-
-
-def _judge_projection(node: Node, skip: Node, root: Node, branch: Node, reach: Reach) -> Join | str:
+def _judge_projection(
+    node: Node, skip: Node, root: Node, branch: Node, reach: Reach, joins: dict[Node, Join]
+) -> Join | str:
     common = reach.ancestors[reach.index[root]] & reach.ancestors[reach.index[branch]] & reach.dependent
     common = sum(reach.bit(n) for n in reach.nodes(common) if is_float(n))
     # Only the nearest common ancestors matter: those that flow into no other one.
@@ -177,17 +181,33 @@ def _judge_projection(node: Node, skip: Node, root: Node, branch: Node, reach: R
         return _NOT_RELATED
     on_skip = union(reach.between(start, root) for start in nearest)
     on_branch = union(reach.between(start, branch) for start in nearest)
-    if not _linear(on_skip, reach) and not _is_preactivated(on_skip, on_branch, nearest, reach):
+    is_linear = _linear(on_skip, reach)
+    is_stream = not is_linear and _is_stream(root, branch, joins, reach)
+    if not (is_linear or is_stream or _is_preactivated(on_skip, on_branch, nearest, reach)):
         return _ONE_OPERATOR
-    if reach.has_weights(on_skip) and _parts(on_skip, reach) and _parts(on_branch, reach) != _parts(on_skip, reach):
+    parts = [] if is_stream or not reach.has_weights(on_skip) else _parts(on_skip, reach)
+    if parts and _parts(on_branch, reach) != parts:
         return _OTHER_PARTS
     if _linear(on_branch, reach):
         return _ALL_LINEAR
     if not reach.has_weights(on_branch):
         return _NO_PARAMETERS
     only_views = all(op_name(n) in VIEWS for n in reach.nodes(on_skip))
-    kind: Kind = "identity" if only_views and not reach.has_weights(on_skip) else "projection"
+    kind: Kind = "identity" if is_stream or (only_views and not reach.has_weights(on_skip)) else "projection"
     return Join(node, kind, skip, branch, node, tuple(nearest), skip)
+
+
+def _is_stream(root: Node, branch: Node, joins: dict[Node, Join], reach: Reach) -> bool:
+    """Whether the skip is a stream with blocks of its own, which began as a projection of what the branch is made of.
+
+    The branch is made for this addition (TNT's pixels for its patches): the sum of two streams is no block of either.
+    """
+    if any(value in joins for value in unscaled(branch, reach)):
+        return False
+    way = trunk([root], {node: join.skip for node, join in joins.items()}, reach)
+    shared = [n for n in reach.nodes(way & reach.ancestors[reach.index[branch]] & reach.dependent) if is_float(n)]
+    after = union(reach.descendants[reach.index[n]] for n in shared[-1:])
+    return bool(shared) and any(n in joins for n in reach.nodes(way)) and _linear(way & after, reach)
 
 
 def _is_preactivated(on_skip: int, on_branch: int, nearest: list[Node], reach: Reach) -> bool:
@@ -206,7 +226,8 @@ def _parts(bits: int, reach: Reach) -> list[tuple[Any, ...]]:
 
 
 def _linear(bits: int, reach: Reach) -> bool:
-    return all(op_name(n) in LINEAR and not reach.is_product_of_signals(n) for n in reach.nodes(bits))
+    signals = reach.nodes(bits & reach.dependent)  # zeros of a signal's shape are none
+    return all(op_name(n) in LINEAR and not reach.is_product_of_signals(n) for n in signals)
 
 
 def _gated_skip(skip: Node, branch: Node, reach: Reach) -> Node | None:
@@ -232,19 +253,20 @@ def branch_region(join: Join, reach: Reach) -> int:
     return union(reach.between(entry, join.branch) for entry in join.entries)
 
 
-def _parent(node: Node, regions: dict[Node, int], reach: Reach) -> Node | None:
-    """The innermost other join whose branch `node` is part of, and of nothing else."""
-    around = [outer for outer in regions if outer is not node and regions[outer] & reach.bit(node)]
-    return next((outer for outer in sorted(around, key=reach.index.__getitem__) if reach.ends_in(node, outer)), None)
+def own_region(join: Join, joins: Iterable[Join], reach: Reach) -> int:
+    """The branch behind the blocks that it reads, but which live on without it (in a RevNet, the other half's)."""
+    region = branch_region(join, reach)
+    for other in joins:
+        inside = other.node is not join.node and region & reach.bit(other.node)
+        if inside and not reach.ends_in(other.node, join.node):
+            region &= ~(reach.ancestors[reach.index[other.node]] | reach.bit(other.node))
+    return region
 
 
-def _drop_nested(joins: dict[Node, Join], reasons: dict[Node, str], reach: Reach) -> None:
+def _drop_nested(joins: dict[Node, Join], reasons: dict[Node, str], captured: Capture, reach: Reach) -> None:
     """Keep a join inside another's branch only if its branch mixes with weights and reads the skip's value alone."""
     regions = {node: branch_region(join, reach) for node, join in joins.items()}
-    for node in list(joins):
-        parent = _parent(node, regions, reach)
-        if parent is None:
-            continue
+    for node in _inside_branches(regions, joins, captured, reach):
         if not reach.mixing(regions[node]):
             reasons[node] = _NO_WEIGHTS_NESTED
         elif _is_partial(joins[node], reach):
@@ -254,6 +276,21 @@ def _drop_nested(joins: dict[Node, Join], reasons: dict[Node, str], reach: Reach
         else:
             continue
         del joins[node]
+
+
+def _inside_branches(regions: dict[Node, int], joins: dict[Node, Join], captured: Capture, reach: Reach) -> list[Node]:
+    """The joins whose values reach the logits (if those do not read them, the other outputs) over branches alone."""
+    skips = {node: join.skip for node, join in joins.items()}
+    logits = scored_output(captured)
+    read = reach.ancestors[reach.index[logits]] | reach.bit(logits)
+    to_logits = trunk([logits], skips, reach)
+    to_outputs = trunk([output for output in captured.outputs if isinstance(output, Node)], skips, reach)
+    return [
+        node
+        for node in joins
+        if not (to_logits if read & reach.bit(node) else to_outputs) & reach.bit(node)
+        and any(regions[outer] & reach.bit(node) for outer in joins if outer is not node)
+    ]
 
 
 def _is_partial(join: Join, reach: Reach) -> bool:
@@ -273,12 +310,13 @@ def _is_open(join: Join, region: int, reach: Reach) -> bool:
     return False
 
 
-def _split(join: Join, reasons: dict[Node, str], reach: Reach) -> list[Join]:
+def _split(join: Join, joins: dict[Node, Join], reasons: dict[Node, str], reach: Reach) -> list[Join]:
     """One block a term where the branch is a sum of independent branches, x + (attn(x) + mlp(x)); else the join."""
     total = join.branch
-    while len(total.users) == 1 and (op_name(total) in VIEWS or _unscaled(total, reach) is not total):
+    while len(total.users) == 1 and (op_name(total) in VIEWS or before_factor(total, reach)):
         total = reach.dependents(total)[0]
-    if total not in reasons or len(total.users) > 1 or op_name(total) not in ("add", "sub"):
+    projected = total in joins and joins[total].kind == "projection" and joins[total].entries == join.entries
+    if not (total in reasons or projected) or len(total.users) > 1 or op_name(total) not in ("add", "sub"):
         return [join]
     if join.kind not in ("identity", "scaled"):
         return [join]
@@ -287,16 +325,18 @@ def _split(join: Join, reasons: dict[Node, str], reach: Reach) -> list[Join]:
     mixing = [reach.mixing(region) for region in regions]
     if len(terms) < 2 or not all(mixing) or set(mixing[0]) & set(mixing[1]):
         return [join]
-    if any(_linear(region & ~other, reach) for region, other in zip(regions, regions[::-1], strict=True)):
+    shared = regions[0] & regions[1]
+    if not projected and any(_linear(region & ~shared, reach) for region in regions):
         return [join]
-    del reasons[total]
-    return [part for term in terms for part in _split(replace(join, branch=term, consumer=total), reasons, reach)]
+    (joins if projected else reasons).pop(total)
+    parts = (replace(join, branch=term, consumer=total) for term in terms)
+    return [term for part in parts for term in _split(part, joins, reasons, reach)]
 
 
 def branch_names(joins: list[Join], reach: Reach) -> list[str]:
     """A module path for every join: the module that holds the branch's layers, or the one around the addition."""
     common = Counter(module_of(join.node) for join in joins)
-    names = [_name(join, common[module_of(join.node)] == 1, reach) for join in joins]
+    names = [_name(join, own_region(join, joins, reach), common[module_of(join.node)] == 1, reach) for join in joins]
     seen: Counter[str] = Counter()
     unique = []
     for name in names:
@@ -305,8 +345,7 @@ def branch_names(joins: list[Join], reach: Reach) -> list[str]:
     return unique
 
 
-def _name(join: Join, alone: bool, reach: Reach) -> str:
-    region = branch_region(join, reach)
+def _name(join: Join, region: int, alone: bool, reach: Reach) -> str:
     nodes = reach.mixing(region) or [n for n in reach.nodes(region) if module_of(n)]
     home = module_of(join.node)
     paths = [module_of(node).split(".") for node in nodes]
