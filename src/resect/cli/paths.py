@@ -16,6 +16,7 @@ from resect.cli._options import (
     out_option,
     output_options,
     renamed_option,
+    task_option,
     whole,
 )
 from resect.cli._terminal import do
@@ -51,6 +52,7 @@ from resect.jobs.asked import PathsAsked
 @out_option
 @model_options
 @data_options
+@task_option
 @whole("--batch-size", default=PathsAsked.batch_size)
 @output_options
 def paths(model: str, data: str, out: Path | None, output: str, quiet: bool, **options: Any) -> None:

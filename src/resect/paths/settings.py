@@ -14,8 +14,9 @@ from resect.engines.work import Arrays, Progress
 from resect.errors import AccuracyError, InputError, require_whole, settings_or_default
 from resect.graph.capture import cut_samples
 from resect.graph.routes import Routes
-from resect.measuring.batches import Batch
+from resect.measuring.batches import AnyTask, Batch
 from resect.measuring.memory import bytes_of_all_values, bytes_per_sample, free_bytes, in_words
+from resect.measuring.targets import as_task
 from resect.network.unraveled import Unraveled, require_blocks
 from resect.paths.target import At, resolve_target
 from resect.paths.trace import Scalar, Trace
@@ -33,8 +34,9 @@ class PathSettings:
             else that lives on there), the name of a parameter, or "auto": the input, but the stem for networks that
             read tokens. A parameter has one gradient a batch, so a row of its results is a batch: give batches of
             one sample to have it sample by sample.
-        of: what is differentiated: "loss" (cross-entropy), "target" (the logit of the target class), the number of a
-            class (its logit), or a function (outputs, targets) -> (B,); of sequences, the mean over positions.
+        of: what is differentiated: "loss" (that of the task, by default cross-entropy), "target" (the logit of the
+            target class), the number of a class (its logit), or a function (outputs, targets) -> (B,); of sequences,
+            the mean over positions.
         memory: bytes that values may take beside the weights; half of what is free by default. Batches and lanes are
             split to fit.
         seed: of what is drawn at random: paths and signs.
@@ -85,7 +87,7 @@ class PathWork:
     def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
         """Compute it."""
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
-            return self.compute(Traces(net, self.settings), batch, progress, **self.own)
+            return self.compute(Traces(net, self.settings, batch.task), batch, progress, **self.own)
 
 
 def passing(net: Unraveled) -> int:
@@ -96,12 +98,17 @@ def passing(net: Unraveled) -> int:
 class Traces:
     """The traces of batches, cut into parts that fit into the memory.
 
+    Args:
+        task: says which output the routes lead to, where it names one.
+
     Raises:
         InputError: the network has one path only, or the settings do not fit it.
     """
 
-    def __init__(self, net: Unraveled, settings: PathSettings | None) -> None:
+    def __init__(self, net: Unraveled, settings: PathSettings | None, task: AnyTask = None) -> None:
         require_paths(net)
+        named = as_task(task)
+        self._output = None if named is None else named.output
         self.net, self.settings = net, settings_or_default(settings, PathSettings)
         self.target = resolve_target(net, self.settings.at)
         self.memory = free_bytes() // 2 if self.settings.memory is None else self.settings.memory
@@ -112,7 +119,7 @@ class Traces:
     @cached_property
     def routes(self) -> Routes:
         """The routes to the target."""
-        return self.net.routes(self.target.start)
+        return self.net.routes(self.target.start, self._output)
 
     def of(
         self, batch: Batch, lanes: int, progress: Progress, *, truth: bool = True
@@ -135,12 +142,12 @@ class Traces:
                 f"{in_words(self.memory)}. Give more, or a smaller `max_length`."
             )
         total, size = len(batch), max(1, self.memory // needed)
-        if self.target.kind == "parameter" or self.net.batch_size is not None:  # it cannot be cut
+        if self.target.kind == "parameter" or self.net.batch_size is not None or batch.task.whole:  # it cannot be cut
             size = total
         for start in range(0, total, size):
             part = slice(start, start + size)
             inputs = batch.inputs if size >= total else cut_samples(batch.inputs, part, total)
-            trace = Trace(self.net, inputs, batch.targets[part], self.target, self.settings.of, truth)
+            trace = Trace(self.net, inputs, batch.targets[part], self.target, self.settings.of, truth, batch.task)
             yield trace, partial(_portion, progress, len(trace.targets) / total)
 
     def lanes_for(self, trace: Trace) -> int:
