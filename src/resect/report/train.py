@@ -17,8 +17,8 @@ def show(record: Record, console: Console) -> None:
     say(
         console,
         f"{asked['model']}, {count(trained['parameters'])} parameters, trained on {asked['data']}: test "
-        f"{meaning.error} {meaning.value(trained['test_error'])} on {plural(trained['test_samples'], 'sample')} of {asked['test_data']}, "
-        f"{duration(record.environment['seconds'])} of training.",
+        f"{meaning.error} {meaning.value(trained['test_error'])} on {plural(trained['test_samples'], 'sample')} of "
+        f"{asked['test_data']}, {duration(record.environment['seconds'])} of training.",
         f"Made by: {record.command}",
     )
     if curve := trained.get("curve"):
