@@ -90,11 +90,14 @@ class Job(Asked, ABC):
             warnings.simplefilter("always")
             answer = self.answer(subject, lab)
         doubts: dict[str, None] = {}  # once each, as the record has them
+        registry: dict[Any, Any] = {}
         for warning in heard:
             if issubclass(warning.category, DoubtfulWarning):
                 doubts[str(warning.message)] = None
             else:
-                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+                warnings.warn_explicit(
+                    warning.message, warning.category, warning.filename, warning.lineno, registry=registry
+                )
         made_with = environment() | {"seconds": time.perf_counter() - started}
         made_of, command = subject.made_of, self.command()
         found = {**answer.found, "warnings": (*answer.warnings, *doubts)}
