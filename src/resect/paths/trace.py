@@ -95,6 +95,7 @@ class Trace:
     Args:
         of: the scalar, as in `PathSettings`.
         truth: whether the gradient at the target is wanted, which autograd finds on the way.
+        frozen: whether the gates of skips are held fixed, see `PathSettings`.
 
     Attributes:
         first, last: the slices that end in the first and the last join on the way to the target.
@@ -105,12 +106,19 @@ class Trace:
     """
 
     def __init__(
-        self, net: Unraveled, inputs: Any, targets: Tensor, target: Target, of: Scalar = "loss", truth: bool = True
+        self,
+        net: Unraveled,
+        inputs: Any,
+        targets: Tensor,
+        target: Target,
+        of: Scalar = "loss",
+        truth: bool = True,
+        frozen: bool = False,
     ) -> None:
         net.require_own_gradient()
         self.net, self.target, self.of = net, target, of
         sliced = net.sliced if target.slot is None else net.sliced.cut_at_input(target.slot)
-        self.programs = Programs(sliced, edges=True)
+        self.programs = Programs(sliced, edges=True, frozen=frozen)
         inputs = channels_last(to_device(inputs, net.device))
         self.targets = targets.to(net.device)
         self.base = {
