@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from resect.errors import InputError, SpecError
-from resect.graph.decisions import Removal
+from resect.graph.decisions import Gates, Removal
 from resect.jobs.source import Source, split_spec
 from resect.measuring.meaning import require_task
 from resect.models.names import SPECIFIC, has_weights, is_shipped, require_model_spec
@@ -147,7 +147,7 @@ class PathsAsked(Asked):
         strongest: how many of the strongest paths to search for; 0 for none.
         pairs: the share through each pair of blocks, too.
         max_length: the longest paths that are told apart.
-        at, of, memory: as in `PathSettings`.
+        at, of, memory, gates: as in `PathSettings`.
         mass: of the effective range.
         checkpoints: a folder of weights of this network, in the order of the numbers in their names.
         batch_size: samples at a time; the strongest paths are those of the first batch.
@@ -164,6 +164,7 @@ class PathsAsked(Asked):
     of: str | int = "loss"
     mass: float = 0.95
     memory: int | None = None
+    gates: Gates = "differentiated"
     checkpoints: Path | None = None
     batch_size: int = 32
     task: str | None = None

@@ -93,6 +93,7 @@ class LesionJob(LesionAsked, Job):
             "shuffled": lambda: plans.shuffled(net, counts, repeats, seed),
             "skips": lambda: plans.skips(net),
             "repeated": lambda: plans.repeated(net),
+            "bypassed": lambda: plans.bypassed(net),
             "shapley": lambda: plans.orders(net, self.orders, seed),
             "ensemble": lambda: plans.random(net, [self._removed(net)], self.members, seed),
         }
@@ -102,6 +103,7 @@ class LesionJob(LesionAsked, Job):
                 "shuffled": "no two blocks have the same shapes, so none can trade places",
                 "pairs": "it has a single block",
                 "repeated": "no block keeps the shape of its input",
+                "bypassed": "no block keeps the shape of its input",
                 "skips": "a plain network has none",
             }
             raise InputError(f"the plan {self.plan} is empty on this network: {why.get(self.plan, 'nothing fits it')}.")

@@ -45,7 +45,7 @@ class PathsJob(PathsAsked, Job):
     @property
     def settings(self) -> PathSettings:
         """What is differentiated, where, and in how much memory."""
-        return PathSettings(self.at, self.of, self.memory, self.source.seed)
+        return PathSettings(self.at, self.of, self.memory, self.source.seed, self.gates)
 
     def prepare(self, lab: Lab) -> Subject:
         """Load and unravel the network, and load the samples.

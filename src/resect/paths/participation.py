@@ -45,7 +45,7 @@ class Participation(Shown):
         squares: (N,) float64; <g, g>.
         pairs: (n, n) float64, symmetric: the pooled share of all paths through both of two blocks; on the diagonal
             that through the block itself. None if pairs were not asked for.
-        at: where the gradient is measured.
+        at: where the gradient is measured, see `PathSpectrum`.
     """
 
     names: tuple[str, ...]
@@ -149,7 +149,7 @@ def participation(
     error = abs(sum(arrays["arrived"].sum() for arrays in runs) / squares.sum() - 1)
     require_accurate(error, "the tangent of the gradient must give back its squared norm, but is off")
     both = sum(arrays["pairs"].sum(0) for arrays in runs) / squares.sum() if pairs else None
-    return Participation(tuple(block.name for block in net.blocks), products, squares, both, traces.target.name)
+    return Participation(tuple(block.name for block in net.blocks), products, squares, both, traces.at)
 
 
 def _carry(traces: Traces, batch: Batch, progress: Progress, pairs: bool) -> Arrays:

@@ -146,7 +146,7 @@ def sample_paths(
     own = {"draws": draws, "lengths": wanted, "seed": traces.settings.seed}
     work = PathWork("sampled paths", _sample, traces.settings, own)
     runs = engine.run(net, ((work, batch) for batch in batches_of(data, net, task)), progress)
-    return PathDraws.of_batches(runs, counts, traces.target.name)
+    return PathDraws.of_batches(runs, counts, traces.at)
 
 
 def _sample(traces: Traces, batch: Batch, progress: Progress, draws: int, lengths: Sequence[int], seed: int) -> Arrays:

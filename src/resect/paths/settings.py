@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch
 from resect.engines.work import Arrays, Progress
 from resect.errors import AccuracyError, InputError, require_whole, settings_or_default
 from resect.graph.capture import cut_samples
+from resect.graph.decisions import Gates
 from resect.graph.routes import Routes
 from resect.measuring.batches import AnyTask, Batch
 from resect.measuring.memory import bytes_of_all_values, bytes_per_sample, free_bytes, in_words
@@ -40,16 +41,23 @@ class PathSettings:
         memory: bytes that values may take beside the weights; half of what is free by default. Batches and lanes are
             split to fit.
         seed: of what is drawn at random: paths and signs.
+        gates: what is computed from a signal and multiplies that on a skip (the mixing of a hyper-connection, the carry
+            gate of a highway block): "differentiated" with all else, so that paths sum to the model's own gradient; or
+            "frozen", held at its value, so that a skip is the linear map that it is at the sample, and paths sum to
+            the gradient of that.
     """
 
     at: At = "auto"
     of: Scalar = "loss"
     memory: int | None = None
     seed: int = 0
+    gates: Gates = "differentiated"
 
     def __post_init__(self) -> None:
         if self.memory is not None:
             require_whole("memory", self.memory)
+        if self.gates not in get_args(Gates):
+            raise InputError(f"`gates` must be one of {', '.join(get_args(Gates))}, got {self.gates!r}.")
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,8 @@ class PathWork:
         if callable(self.settings.of):
             return None
         memory = {"memory": self.settings.memory} if self.bounded else {}
-        return {"what": self.what, "at": self.settings.at, "of": self.settings.of, **self.own, **memory}
+        gates = {} if self.settings.gates == "differentiated" else {"gates": self.settings.gates}
+        return {"what": self.what, "at": self.settings.at, "of": self.settings.of, **gates, **self.own, **memory}
 
     def cost(self, net: Unraveled, batch: Batch) -> float:
         """Joins passed."""
@@ -116,6 +125,12 @@ class Traces:
         self._fixed = bytes_per_sample(net, net.slices) + bytes_of_all_values(net)
         self._lane = 2 * (bytes_per_sample(net, 1) - bytes_per_sample(net, 0))
 
+    @property
+    def at(self) -> str:
+        """Where gradients are measured, and where skips have gates of their own, how these are taken."""
+        gated = any(slot.join.factor for slot in self.net.sliced.slots)
+        return f"{self.target.name} (gates {self.settings.gates})" if gated else self.target.name
+
     @cached_property
     def routes(self) -> Routes:
         """The routes to the target."""
@@ -147,7 +162,9 @@ class Traces:
         for start in range(0, total, size):
             part = slice(start, start + size)
             inputs = batch.inputs if size >= total else cut_samples(batch.inputs, part, total)
-            trace = Trace(self.net, inputs, batch.targets[part], self.target, self.settings.of, truth, batch.task)
+            frozen = self.settings.gates == "frozen"
+            targets, of = batch.targets[part], self.settings.of
+            trace = Trace(self.net, inputs, targets, self.target, of, truth, batch.task, frozen=frozen)
             yield trace, partial(_portion, progress, len(trace.targets) / total)
 
     def lanes_for(self, trace: Trace) -> int:

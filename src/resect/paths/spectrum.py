@@ -53,7 +53,8 @@ class PathSpectrum(Shown):
         remainder: (N,) float64; |sum of C_k and rest - g|^2 of every row.
         rest: (N,) float64; <R, g>, where R is the sum of all C_k beyond `max_length`; 0 without.
         rest_norms: (N,) float64; |R|.
-        at: where the gradient is measured: "input", "stem", "input of blocks.3" or a parameter.
+        at: where the gradient is measured: "input", "stem", "input of blocks.3" or a parameter; and how the gates of
+            skips are taken where there are any, "input (gates frozen)".
     """
 
     counts: Counts
@@ -212,7 +213,7 @@ def path_spectrum(
         >>> resect.path_spectrum(net, "digits").effective(0.95)
     """
     traces = Traces(net, settings, task)
-    counts, at = traces.routes.counts, traces.target.name
+    counts, at = traces.routes.counts, traces.at
     top, rest = _highest(counts, max_length)
     work = PathWork("spectrum", _spectrum, traces.settings, {"top": top, "rest": rest})
     runs = engine.run(net, ((work, batch) for batch in batches_of(data, net, task)), progress)

@@ -119,7 +119,7 @@ def path_squares(
     own = {"sweeps": sweeps, "seed": traces.settings.seed}
     work = PathWork("random signs", _sweep, traces.settings, own, sweeps)
     runs = engine.run(net, ((work, batch) for batch in batches_of(data, net, task)), progress)
-    return PathSquares.of_batches(runs, traces.routes.counts, traces.target.name)
+    return PathSquares.of_batches(runs, traces.routes.counts, traces.at)
 
 
 def _sweep(traces: Traces, batch: Batch, progress: Progress, sweeps: int, seed: int) -> Arrays:

@@ -40,7 +40,7 @@ class StrongPaths(Shown):
             power iteration, which approaches them from below.
         expanded: nodes of the search that were expanded; a node is a part of a path from the output down to a join.
         open: nodes that were left; 0 if every path was looked at.
-        at: where the gradient is measured.
+        at: where the gradient is measured, see `PathSpectrum`.
         samples: of the search.
         squares: <g, g>, summed over them.
         total: the squared norms of all paths, summed over paths and samples; from random signs unless `open` is 0.
@@ -187,7 +187,7 @@ def strongest_paths(
             "share": arrays["shares"],
         }
     )
-    return StrongPaths(table, at=traces.target.name, **{name: arrays[name].item() for name in _FACTS})
+    return StrongPaths(table, at=traces.at, **{name: arrays[name].item() for name in _FACTS})
 
 
 def _find(traces: Traces, batch: Batch, progress: Progress, count: int, limit: int) -> Arrays:

@@ -96,6 +96,7 @@ class Trace:
         of: the scalar, as in `PathSettings`.
         truth: whether the gradient at the target is wanted, which autograd finds on the way.
         task: what the targets mean.
+        frozen: whether the gates of skips are held fixed, see `PathSettings`.
 
     Attributes:
         first, last: the slices that end in the first and the last join on the way to the target.
@@ -114,11 +115,13 @@ class Trace:
         of: Scalar = "loss",
         truth: bool = True,
         task: Task = CLASSIFICATION,
+        *,
+        frozen: bool = False,
     ) -> None:
         net.require_own_gradient()
         self.net, self.target, self.of, self.task = net, target, of, task
         sliced = net.sliced if target.slot is None else net.sliced.cut_at_input(target.slot)
-        self.programs = Programs(sliced, edges=True)
+        self.programs = Programs(sliced, edges=True, frozen=frozen)
         inputs = channels_last(to_device(inputs, net.device))
         self.targets = targets.to(net.device)
         self.base = {

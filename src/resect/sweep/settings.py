@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the command line shows these settings without torch
 
 UserMetric: TypeAlias = "Callable[[Any, Tensor], Tensor]"
 METRICS = ("error", "loss", "agreement", "kl")
-PLANS = ("single", "pairs", "random", "windows", "shuffled", "skips", "repeated", "shapley", "ensemble")
+PLANS = ("single", "pairs", "random", "windows", "shuffled", "skips", "repeated", "bypassed", "shapley", "ensemble")
 _LESIONS = tuple(plan for plan in PLANS if plan != "ensemble")
 PLANS_OF = {  # options of a sweep that some plans make nothing of
     "removal": ("single", "pairs", "random", "windows", "shapley"),
