@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 import resect
-from test_streams import chain, plus, through
+from streams import chain, plus, through
 
 pytestmark = pytest.mark.slow
 
@@ -34,11 +34,12 @@ RWKV = {"num_hidden_layers": 3, "hidden_size": 32, "attention_hidden_size": 32, 
 GEMMA = {"num_hidden_layers": 3, "vocab_size_per_layer_input": 99, "hidden_size_per_layer_input": 8, "laurel_rank": 4}
 GEMMA |= {"num_kv_shared_layers": 1, "intermediate_size": [64] * 3, "activation_sparsity_pattern": [0.0] * 3}
 MINIMAX = {"num_local_experts": 2, "block_size": 4, "experts_implementation": "batched_mm"}
-EXPERTS = {"num_local_experts": 2, "mlp_layer_types": ["dense"] * 2}
+MUSE = {"num_local_experts": 2, "mlp_layer_types": ["dense"] * 2, "moe_hidden_size": 16, "moe_intermediate_size": 16}
 
 LANGUAGE: dict[str, tuple[dict[str, Any], int]] = {  # two a layer, where nothing is said
     "doge": (TINY, 4),
     "minimax": (TINY | MINIMAX | {"layer_types": ["linear_attention", "full_attention"]}, 4),
+    "muse_spark_text": (TINY | MUSE, 4),
     "beam": (TINY, 4),
     "dory": (TINY, 8),  # its layers run twice
     # 2 cycles of two runs of the low and one of the high stack, a layer each; 3 of their sums with the state before
@@ -64,7 +65,7 @@ def test_language_models(name: str) -> None:
     config = AutoConfig.for_model(name, **{"use_cache": False} | options)
     net = taken_apart(AutoModel.from_config(config), {"input_ids": IDS}, blocks)
     scaled = {block.kind for block in net.blocks} == {"scaled"}
-    assert scaled == (name in ("doge", "minimax", "beam"))
+    assert scaled == (name in ("doge", "minimax", "muse_spark_text", "beam"))
     if name in ("rwkv", "xlnet"):
         assert net.routes().counts.paths == tuple(chain(blocks))
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from torch.fx import Node
 
+from resect.errors import DataError
 from resect.graph.capture import Capture
 from resect.graph.hyper import HyperConnection, SkipFactor, hyper_connection
 from resect.graph.ops import LINEAR, PARTS, POINTWISE, VIEWS, hint_shape, is_float, module_of, op_name
@@ -225,9 +226,11 @@ def _is_stream(root: Node, branch: Node, joins: dict[Node, Join], reach: Reach) 
     if any(value in joins for value in unscaled(branch, reach)):
         return False
     way = trunk([root], {node: join.skip for node, join in joins.items()}, reach)
-    shared = [n for n in reach.nodes(way & reach.ancestors[reach.index[branch]] & reach.dependent) if is_float(n)]
-    after = union(reach.descendants[reach.index[n]] for n in shared[-1:])
-    return bool(shared) and any(n in joins for n in reach.nodes(way)) and _linear(way & after, reach)
+    shared = way & reach.ancestors[reach.index[branch]] & reach.dependent
+    shared = sum(reach.bit(n) for n in reach.nodes(shared) if is_float(n))
+    nearest = [n for n in reach.nodes(shared) if not reach.descendants[reach.index[n]] & shared]
+    after = union(reach.descendants[reach.index[n]] for n in nearest)
+    return bool(nearest) and any(n in joins for n in reach.nodes(way)) and _linear(way & after, reach)
 
 
 def _is_preactivated(on_skip: int, on_branch: int, nearest: list[Node], reach: Reach) -> bool:
@@ -307,9 +310,12 @@ def _drop_nested(joins: dict[Node, Join], reasons: dict[Node, str], captured: Ca
 def _inside_branches(regions: dict[Node, int], joins: dict[Node, Join], captured: Capture, reach: Reach) -> list[Node]:
     """The joins whose values reach the logits (if those do not read them, the other outputs) over branches alone."""
     skips = {node: join.skip for node, join in joins.items()}
-    logits = scored_output(captured)
-    read = reach.ancestors[reach.index[logits]] | reach.bit(logits)
-    to_logits = trunk([logits], skips, reach)
+    try:
+        logits = [scored_output(captured)]
+    except DataError:  # the model returns classes, or complex numbers
+        logits = []
+    read = union(reach.ancestors[reach.index[node]] | reach.bit(node) for node in logits)
+    to_logits = trunk(logits, skips, reach)
     to_outputs = trunk([output for output in captured.outputs if isinstance(output, Node)], skips, reach)
     return [
         node
