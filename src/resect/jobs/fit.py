@@ -36,9 +36,8 @@ def require_fit(module: nn.Module, samples: Samples, task: AnyTask = None) -> Ta
     try:
         known = as_task(task)
         every = Item(samples.inputs, samples.targets)
-        shape = tuple(logits_of(outputs, None if known is None else known.output).shape)
-        known = known or guessed(every, (None, *shape[1:]))
-        targets = prepared(every, shape, known)
+        known = known or guessed(every, (None, *logits_of(outputs).shape[1:]))
+        targets = prepared(every, None, known)
         if not known.whole:
             known.outcomes(outputs, targets[: len(samples.inputs[:2])].to(device))
         if known.classes:

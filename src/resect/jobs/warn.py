@@ -5,7 +5,9 @@ from __future__ import annotations
 from resect.data import Samples
 from resect.graph.outputs import IGNORED
 from resect.measuring.chance import no_better_than_chance
+from resect.measuring.items import Item
 from resect.measuring.meaning import number
+from resect.measuring.targets import prepared
 from resect.measuring.tasks import CLASSIFICATION, Task
 from resect.models.specs import LoadedModel
 from resect.words import percent, plural
@@ -40,7 +42,7 @@ def at_chance(
         random: the weights are known to be random, which explains it.
         task: what the targets mean.
     """
-    targets = samples.targets.numpy()
+    targets = prepared(Item(None, samples.targets), None, task).numpy()
     counted, chance = int((targets != IGNORED).sum()), task.chance(targets)
     if error is None or chance is None:
         return ()
