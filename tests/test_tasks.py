@@ -82,6 +82,7 @@ def test_multi_label_is_guessed_and_has_torchs_losses(net: resect.Unraveled, kin
     given = {"floats": labels.float(), "integers": labels.long(), "booleans": labels}[kind]
     result = single(net, [(X[:30], given[:30]), (X[30:], given[30:])])
     assert (result.meaning.task, result.meaning.outcome) == ("multi-label", "label")
+    assert single(net, [{"x": X, "labels": given}]).intact_loss == pytest.approx(result.intact_loss, rel=1e-5)
     for block, row in enumerate(result.table.to_dict("records")):
         out = deleted(net, block)
         assert row["loss"] == pytest.approx(F.binary_cross_entropy_with_logits(out, labels.float()).item(), rel=1e-5)
