@@ -14,18 +14,20 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from resect.data import Samples
+from resect.data.samples import SampleSet
 from resect.digest import fingerprint
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine
 from resect.errors import DataError
+from resect.graph.capture import as_call
 from resect.graph.outputs import logits_of
 from resect.jobs.asked import EvaluateAsked
 from resect.jobs.fit import require_fit
 from resect.jobs.job import Advance, Answer, Job, Lab, digest_of, silent
 from resect.jobs.source import Source
 from resect.jobs.warn import at_chance, random_weights
-from resect.measuring.batches import Batch, batches_of
+from resect.measuring.batches import Batch, batches_of, to_device
+from resect.measuring.clusters import clustered_rate_interval
 from resect.measuring.metrics import error_and_loss, positions
 from resect.measuring.statistics import mcnemar, paired_error_interval
 from resect.models.specs import LoadedModel
@@ -39,7 +41,7 @@ class EvaluateJob(EvaluateAsked, Job):
     def prepare(self, lab: Lab) -> _Networks:
         """Load all networks, each with the samples as it takes them."""
         sources = [self.source, *map(self._other, self.others)]
-        samples: list[Samples] = []
+        samples: list[SampleSet] = []
         for source in sources:
             samples.append(source.samples(*samples))
         loaded = [source.load(own) for source, own in zip(sources, samples, strict=True)]
@@ -70,7 +72,7 @@ class EvaluateJob(EvaluateAsked, Job):
 class _Networks:
     """The networks, what each is tested on, and what to warn of."""
 
-    samples: list[Samples]
+    samples: list[SampleSet]
     networks: list[LoadedModel]
     warnings: tuple[str, ...]
 
@@ -103,7 +105,7 @@ def evaluate(data: str, *models: str, out: Path | str | None = None, **options: 
 
 def evaluate_networks(
     networks: Sequence[LoadedModel],
-    samples: Samples | Sequence[Samples],
+    samples: SampleSet | Sequence[SampleSet],
     batch_size: int = 500,
     progress: Advance | None = None,
     engine: Engine = LOCAL,
@@ -122,33 +124,68 @@ def evaluate_networks(
         One row a network: `model`, `normalization` (of its pixels, if any), `parameters`, `samples` (those whose target
         is ignored are left out), `error` (fraction) with the 95 % Wilson interval `error_low` and `error_high`, `loss`
         (nats), and, but for the first, the `difference` of its error to that of the first with Tango's 95 % interval
-        `difference_low` and `difference_high` and McNemar's `p_value`.
+        `difference_low` and `difference_high` and McNemar's `p_value`. Of sequences, error and loss are means over
+        tokens, their intervals take the sequences as clusters (`clustered_rate_interval`), there is no `p_value`, and
+        `perplexity` is e to the loss. `prepared` says how files became inputs.
 
     Raises:
-        DataError: the samples have more than one target each, or do not fit a network.
+        DataError: the samples do not fit a network, or are not the same for all.
     """
-    each = [samples] * len(networks) if isinstance(samples, Samples) else samples
-    if each[0].targets.ndim != 1:
-        raise DataError(f"{each[0].name} must have one target a sample, got {tuple(each[0].targets.shape)}.")
+    each = samples if isinstance(samples, Sequence) else [samples] * len(networks)
     rows: list[dict[str, object]] = []
     first: np.ndarray | None = None
     for network, own in zip(networks, each, strict=True):
         require_fit(network.module, own)
-        errors, losses = _measure(network, own, batch_size, progress or silent("", 0), engine)
-        wrong = errors.numpy() > 0
-        row = {
+        _require_same(each[0], own)
+        errors, losses, tokens = _measure(network, own, batch_size, progress or silent("", 0), engine)
+        row: dict[str, object] = {
             "model": network.spec,
             "normalization": None if own.normalization is None else str(own.normalization),
+            **({} if own.prepared is None else {"prepared": own.prepared}),
             "parameters": sum(parameter.numel() for parameter in network.module.parameters()),
-            **_error(wrong),
-            "loss": float(losses.mean()),
         }
+        if tokens is None:
+            wrong = errors.numpy() > 0
+            row |= {**_error(wrong), "loss": float(losses.mean())}
+        else:
+            wrong = errors.numpy()
+            row |= _sequences(wrong, losses.numpy(), tokens)
         if first is None:
             first = wrong
         else:
-            row |= _difference(wrong, first)
+            row |= _difference(wrong, first) if tokens is None else _token_difference(wrong, first, tokens)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _require_same(first: SampleSet, own: SampleSet) -> None:
+    """Raise DataError unless two networks are to give the same answers: two tokenizers make two texts."""
+    if own is not first and not torch.equal(first.targets_only(), own.targets_only()):
+        raise DataError(
+            f"{own.name} must have the same targets for all networks, but their tokenizers, windows or tasks differ "
+            f"({first.prepared}; {own.prepared}). Name them in the spec, or evaluate one network at a time."
+        )
+
+
+def _sequences(errors: np.ndarray, losses: np.ndarray, tokens: np.ndarray) -> dict[str, object]:
+    """Means over tokens, and what they say of the perplexity."""
+    low, high = clustered_rate_interval(errors[None], tokens)
+    loss = float(np.average(losses, weights=tokens))
+    return {
+        "samples": len(errors),
+        "error": float(np.average(errors, weights=tokens)),
+        "error_low": max(low[0], 0.0),
+        "error_high": high[0],
+        "loss": loss,
+        "perplexity": float(np.exp(loss)),
+    }
+
+
+def _token_difference(errors: np.ndarray, first: np.ndarray, tokens: np.ndarray) -> dict[str, object]:
+    """The difference to the first network's error, paired by sequence."""
+    low, high = clustered_rate_interval((errors - first)[None], tokens)
+    difference = float(np.average(errors - first, weights=tokens))
+    return {"difference": difference, "difference_low": low[0], "difference_high": high[0], "p_value": np.nan}
 
 
 def _error(wrong: np.ndarray) -> dict[str, object]:
@@ -170,35 +207,40 @@ def _difference(wrong: np.ndarray, first: np.ndarray) -> dict[str, object]:
     }
 
 
-def mean_error_and_loss(module: nn.Module, samples: Samples, batch_size: int = 500) -> tuple[float, float]:
+def mean_error_and_loss(module: nn.Module, samples: SampleSet, batch_size: int = 500) -> tuple[float, float]:
     """Error (fraction) and cross-entropy (nats) of a module in eval mode, means over samples."""
-    errors, losses = _measure(LoadedModel(module, "", None), samples, batch_size, silent("", 0), LOCAL)
+    errors, losses, _ = _measure(LoadedModel(module, "", None), samples, batch_size, silent("", 0), LOCAL)
     return float(errors.double().mean()), float(losses.double().mean())
 
 
 def _measure(
-    network: LoadedModel, samples: Samples, batch_size: int, progress: Advance, engine: Engine
-) -> tuple[Tensor, Tensor]:
-    """Error and loss of every sample whose target counts, (N,) float32 each."""
+    network: LoadedModel, samples: SampleSet, batch_size: int, progress: Advance, engine: Engine
+) -> tuple[Tensor, Tensor, np.ndarray | None]:
+    """Error and loss of every sample whose target counts, (N,) float32 each; of sequences, how many tokens count."""
     module = network.module
-    device = next(iter(module.parameters()), samples.inputs).device
+    parameter = next(iter(module.parameters()), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
     identity = {
         "evaluate": [network.spec, fingerprint(module)],
         "device": device.type,
         "threads": torch.get_num_threads(),
     }
-    pieces = []
+    pieces, tokens = [], []
     for batch in batches_of(samples.batches(batch_size)):
         key = {**identity, "batch": [batch.number, batch.digest]}
         pieces.append(engine.kept(key, partial(_outcomes, module, batch, device)))
+        if batch.targets.ndim > 1:
+            counted = positions(batch.targets)
+            tokens.append(counted[counted > 0].numpy())
         progress(len(batch))
     errors, losses = (torch.from_numpy(np.concatenate([piece[name] for piece in pieces])) for name in ("error", "loss"))
-    return errors, losses
+    return errors, losses, np.concatenate(tokens) if tokens else None
 
 
 @torch.inference_mode()
 def _outcomes(module: nn.Module, batch: Batch, device: torch.device) -> Arrays:
     targets = batch.targets.to(device)
-    outcomes = error_and_loss(logits_of(module(batch.inputs.to(device))), targets)
+    args, kwargs = as_call(to_device(batch.inputs, device))
+    outcomes = error_and_loss(logits_of(module(*args, **kwargs)), targets)
     counted = positions(targets) > 0
     return {name: value[counted].cpu().numpy() for name, value in zip(("error", "loss"), outcomes, strict=True)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resect.data import Samples
+from resect.data.samples import SampleSet
 from resect.graph.outputs import IGNORED
 from resect.measuring.chance import no_better_than_chance
 from resect.measuring.metrics import chance_error
@@ -27,7 +27,7 @@ def random_weights(loaded: LoadedModel) -> tuple[str, ...]:
     )
 
 
-def at_chance(model: str, error: float | None, samples: Samples, *, random: bool = False) -> tuple[str, ...]:
+def at_chance(model: str, error: float | None, samples: SampleSet, *, random: bool = False) -> tuple[str, ...]:
     """One sentence if an intact network does no better than always naming the commonest class.
 
     Args:
@@ -36,7 +36,7 @@ def at_chance(model: str, error: float | None, samples: Samples, *, random: bool
         samples: what it was measured on.
         random: the weights are known to be random, which explains it.
     """
-    targets = samples.targets.numpy()
+    targets = samples.targets_only().numpy()
     counted, chance = int((targets != IGNORED).sum()), chance_error(targets)
     if error is None or not no_better_than_chance(error, chance, counted):
         return ()

@@ -145,6 +145,6 @@ def scores(net: Unraveled, data: Batches, *names: str, engine: Engine = LOCAL) -
     require_blocks(net)
     if unknown := [name for name in names if not isinstance(name, str) or name not in SCORES]:
         raise InputError(f"`names` must be of {', '.join(SCORES)}, got {unknown[0]!r}.")
-    engine, data = engine if engine.keeps else Local(Memory()), list(data)
+    engine, data = engine if engine.keeps else Local(Memory()), data if iter(data) is not data else list(data)
     chosen = {name: SCORES[name](net, data, engine) for name in names or SCORES}
     return Scores(tuple(block.name for block in net.blocks), chosen)

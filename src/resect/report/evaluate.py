@@ -15,15 +15,20 @@ def show(record: Record, console: Console) -> None:
     """Print one row a network."""
     networks = record.tables["networks"]
     samples = plural(int(networks["samples"][0]), "sample")
-    rows = []
+    sequences, rows = "perplexity" in networks, []
     for row in networks.to_dict("records"):
         error = f"{percent(row['error'], 2)}\n{decimal(100 * row['error_low'])} to {decimal(100 * row['error_high'])}"
-        cells = [row["model"], count(row["parameters"]), error, decimal(row["loss"], 3), "", ""]
+        loss = decimal(row["loss"], 3) + (f"\n{decimal(row['perplexity'], 1)}" if sequences else "")
+        cells = [row["model"], count(row["parameters"]), error, loss, "", ""]
         if pd.notna(row.get("difference")):
             points = [decimal(100 * row[name]) for name in ("difference", "difference_low", "difference_high")]
-            cells[-2:] = [f"{points[0]}\n{points[1]} to {points[2]}", f"{row['p_value']:.2g}"]
+            cells[-2:] = [
+                f"{points[0]}\n{points[1]} to {points[2]}",
+                f"{row['p_value']:.2g}" if pd.notna(row["p_value"]) else "",
+            ]
         rows.append(cells)
-    headings = ("model", "parameters", "error", "loss", "to the first, points", "p")
+    loss = "loss, perplexity" if sequences else "loss"
+    headings = ("model", "parameters", "error", loss, "to the first, points", "p")
     title = f"Test error on {samples} of {record.asked['data']}, 95 % intervals"
     print_table(console, headings, rows, names=("model",), title=title)
     if "normalization" in networks:
@@ -31,3 +36,6 @@ def show(record: Record, console: Console) -> None:
             say(
                 console, f"Pixels, scaled to [0, 1], were normalised by mean/std {how} for {', '.join(alike['model'])}."
             )
+    if "prepared" in networks:
+        for how, alike in networks.groupby("prepared", sort=False):
+            say(console, f"Files became inputs of {', '.join(alike['model'])}: {how}.")
