@@ -16,7 +16,7 @@ from resect.data.images import Preparation
 from resect.data.names import DataSpec
 from resect.data.samples import Samples, SampleSet
 from resect.data.streams import Images
-from resect.data.text import Reading, windows
+from resect.data.text import Reading, labelled, windows
 from resect.errors import DataError, SpecError
 
 _SPLITS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
@@ -52,7 +52,7 @@ def read_hub(
     preparation: Callable[[], Preparation],
     reading: Callable[[], Reading | None],
 ) -> SampleSet:
-    """Images with classes, arrays with classes, or text; the columns are found by what they hold, or named.
+    """Images, arrays or texts with classes, or one text; the columns are found by what they hold, or named.
 
     Raises:
         SpecError: datasets is not installed.
@@ -70,7 +70,12 @@ def read_hub(
     arrays = [name for name, kind in features.items() if _is_array(kind, datasets)]
     if "text" in spec.options or (image is None and not images and not arrays and texts):
         column = _named(spec, "text", features) or _only(spec, "text", texts, features)
-        return windows(spec, "\n\n".join(row or "" for row in table[column]), reading())
+        if "task" in spec.options or not _is_labelled(spec, features, datasets):
+            return windows(spec, "\n\n".join(row or "" for row in table[column]), reading())
+        label, names = _label(spec, table, datasets)
+        order = np.random.default_rng(0).permutation(len(table))  # as of images: they may be sorted by class
+        chosen = table.select(order)
+        return labelled(spec, list(chosen[column]), _classes(spec, chosen[label], names), names, reading())
     image = image or _only(spec, "image", images or arrays, features)
     label, names = _label(spec, table, datasets)
     classes = _classes(spec, table[label], names)
@@ -78,9 +83,8 @@ def read_hub(
         values = torch.from_numpy(np.stack([np.asarray(row) for row in table[image]]))
         values = values.float() if values.is_floating_point() else values
         return Samples(spec.text, values, torch.tensor(classes), len(names) if names else max(classes) + 1)
-    labels = names or tuple(map(str, range(max(classes) + 1)))
     column = table.cast_column(image, datasets.Image(decode=False))[image]
-    return Images(spec.text, Rows(spec.text, column), classes, preparation(), labels)
+    return Images(spec.text, Rows(spec.text, column), classes, preparation(), names)
 
 
 def _loaded(spec: DataSpec, datasets: Any) -> Any:
@@ -180,6 +184,10 @@ def _label(spec: DataSpec, table: Any, datasets: Any) -> tuple[str, tuple[str, .
         label = _only(spec, "label", kinds or usual or whole, features)
     kind = features[label]
     return label, tuple(kind.names) if isinstance(kind, datasets.ClassLabel) else None
+
+
+def _is_labelled(spec: DataSpec, features: Any, datasets: Any) -> bool:
+    return "label" in spec.options or any(isinstance(kind, datasets.ClassLabel) for kind in features.values())
 
 
 def _classes(spec: DataSpec, values: Any, names: tuple[str, ...] | None) -> list[int]:

@@ -59,7 +59,9 @@ class Loader:
 
     @property
     def classes(self) -> int | None:
-        """The largest class and one more, if there is one target a sample."""
+        """How many classes have names, or the largest one and one more, if there is one target a sample."""
+        if self.labels:
+            return len(self.labels)
         targets = self.targets_only()
         return int(targets.max()) + 1 if targets.ndim == 1 and not targets.is_floating_point() else None
 

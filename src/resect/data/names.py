@@ -25,7 +25,7 @@ _OPTIONS = {  # of each kind; those in _NUMBERS are whole numbers of at least so
 _NUMBERS = {"size": 1, "window": 1, "stride": 1, "seed": 0}
 KINDS = tuple(_OPTIONS)
 TASKS = ("next", "masked")
-_KNOWN = "digits, cifar10:DIR, npz:FILE, folder:DIR, hf:PATH, text:FILE and py:pkg.mod:factory"
+KNOWN = "digits, cifar10:DIR, npz:FILE, folder:DIR, hf:PATH, text:FILE or py:pkg.mod:factory"
 _FILES = {
     ".npz": "npz", ".npy": "npz", ".txt": "text", ".md": "text", ".parquet": "hf", ".csv": "hf", ".jsonl": "hf",
     ".arrow": "hf",
@@ -62,7 +62,7 @@ def parse_data_spec(spec: str) -> DataSpec:
     kind, _, rest = spec.partition(":")
     whole = {"digits": spec == "digits", "cifar10": True, "py": ":" in rest}.get(kind, bool(rest))
     if kind not in KINDS or not whole:
-        raise SpecError(f"unknown data spec {spec!r}.{_hint(spec)} Known are {_KNOWN}.")
+        raise SpecError(f"unknown data spec {spec!r}.{_hint(spec)} Known are {KNOWN.replace(' or ', ' and ')}.")
     place, options = rest, {}
     while _OPTIONS[kind] and (last := re.fullmatch(r"(.+),(\w+)=([^,]*)", place, re.DOTALL)):
         place, name, options[name] = last[1], last[2], last[3]

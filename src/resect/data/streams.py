@@ -52,14 +52,14 @@ class Images:
         source: where they lie.
         classes_of: the class of each image of the source.
         preparation: how an image becomes pixels of the shape that the model takes.
-        labels: the names of all classes, in the order of their numbers.
+        labels: the names of all classes, in the order of their numbers; None if they have none.
     """
 
     name: str
     source: Source
     classes_of: Sequence[int]
     preparation: Preparation
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] | None
     normalization: Normalization | None = None
     dtype: torch.dtype = torch.float32
     count: int | None = None
@@ -76,8 +76,8 @@ class Images:
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
-        return len(self.labels)
+        """How many classes have names, or the largest one and one more."""
+        return len(self.labels) if self.labels else max(self.classes_of) + 1
 
     @property
     def prepared(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from resect.data.loaders import Loader
 from resect.data.names import DataSpec
 from resect.data.samples import Samples
 from resect.errors import DataError, SpecError
@@ -47,6 +48,7 @@ class Tokenizer:
         encode: the numbers of the tokens of a text; with True, those that the model expects around it, too.
         size: how many tokens there are.
         mask: the token that hides another one; None if it has none.
+        pad: the token that fills what is shorter than others.
         longest: the longest sequence that it is for; None if it does not say.
     """
 
@@ -54,6 +56,7 @@ class Tokenizer:
     encode: Callable[[str, bool], list[int]]
     size: int
     mask: int | None = None
+    pad: int = 0
     longest: int | None = None
 
     def around(self) -> tuple[list[int], list[int]]:
@@ -93,7 +96,7 @@ def load_tokenizer(name: str) -> Tokenizer:
         return list(made(text, add_special_tokens=around, verbose=False)["input_ids"])
 
     longest = made.model_max_length if made.model_max_length < 1 << 30 else None
-    return Tokenizer(name, encode, len(made), made.mask_token_id, longest)
+    return Tokenizer(name, encode, len(made), made.mask_token_id, made.pad_token_id or 0, longest)
 
 
 def read_text(spec: DataSpec, reading: Reading | None) -> Samples:
@@ -123,14 +126,7 @@ def windows(spec: DataSpec, text: str, reading: Reading | None) -> Samples:
     Source: Hugging Face, "Perplexity of fixed-length models"; Devlin et al. 2019, section 3.1.
     """
     reading = _asked(spec, reading or Reading())
-    if reading.tokenizer is None:
-        raise DataError(
-            f"{spec.text} needs a tokenizer, and the model comes without. Name one: {spec.kind}:...,tokenizer=PATH, or "
-            "tokenizer=bytes for a model of bytes."
-        )
-    tokenizer = load_tokenizer(reading.tokenizer)
-    known = [size for size in (tokenizer.longest, reading.window) if size]
-    window = spec.number("window") or (min(*known, _LONGEST) if known else _UNKNOWN)
+    tokenizer, window = _read_with(spec, reading)
     tokens = np.asarray(tokenizer.encode(text, not reading.masked), dtype=np.int64)
     if len(tokens) < 2:
         raise DataError(f"{spec.text} must hold at least two tokens, got {len(tokens)}.")
@@ -148,6 +144,40 @@ def windows(spec: DataSpec, text: str, reading: Reading | None) -> Samples:
     return Samples(
         spec.text, torch.from_numpy(inputs), torch.from_numpy(targets), reading.vocabulary or tokenizer.size, None, said
     )
+
+
+def _read_with(spec: DataSpec, reading: Reading | None) -> tuple[Tokenizer, int]:
+    """The tokenizer, and how many tokens a window has."""
+    reading = _asked(spec, reading or Reading())
+    if reading.tokenizer is None:
+        raise DataError(
+            f"{spec.text} needs a tokenizer, and the model comes without. Name one: {spec.kind}:...,tokenizer=PATH, or "
+            "tokenizer=bytes for a model of bytes."
+        )
+    tokenizer = load_tokenizer(reading.tokenizer)
+    known = [size for size in (tokenizer.longest, reading.window) if size]
+    window = spec.number("window") or (min(*known, _LONGEST) if known else _UNKNOWN)
+    return tokenizer, window
+
+
+def labelled(
+    spec: DataSpec,
+    texts: Sequence[str],
+    classes: Sequence[int],
+    labels: tuple[str, ...] | None,
+    reading: Reading | None,
+) -> Loader:
+    """Texts with a class each, as `input_ids` and `attention_mask`: cut to a window, padded behind to the longest."""
+    tokenizer, window = _read_with(spec, reading)
+    rows = [tokenizer.encode(text or "", True) for text in texts]
+    _, behind = tokenizer.around()
+    cut = [row if len(row) <= window else [*row[: window - len(behind)], *behind] for row in rows]
+    longest = max(1, *map(len, cut))
+    tokens = torch.tensor([row + [tokenizer.pad] * (longest - len(row)) for row in cut])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in cut])
+    said = f"tokens of {tokenizer.name}, texts of up to {longest:,}"
+    inputs = {"input_ids": tokens, "attention_mask": mask}
+    return Loader(spec.text, [(inputs, torch.tensor(classes))], prepared=said, labels=labels)
 
 
 def _asked(spec: DataSpec, reading: Reading) -> Reading:
