@@ -154,7 +154,11 @@ def test_a_hub_that_does_not_answer_is_said_at_once(monkeypatch: pytest.MonkeyPa
     started = time.perf_counter()
     with pytest.raises(resect.DataError, match="no folder or file someone/digits, the Hub does not answer"):
         load_samples("hf:someone/digits")
-    assert time.perf_counter() - started < 8
+    with pytest.raises(resect.SpecError, match="there is no folder someone/model, the Hub does not answer"):
+        resect.load_model("hf:someone/model")
+    with pytest.raises(resect.DataError, match="someone/words must have a tokenizer that transformers reads"):
+        load_samples(f"text:{__file__},tokenizer=someone/words")
+    assert time.perf_counter() - started < 10
     assert not datasets.config.HF_HUB_OFFLINE
 
 

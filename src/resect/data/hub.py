@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from resect.data.images import Preparation
 from resect.data.names import DataSpec
+from resect.data.offline import UNREACHABLE, hub_or_cache
 from resect.data.samples import Samples, SampleSet
 from resect.data.streams import Images
 from resect.data.text import Reading, labelled, windows
@@ -21,7 +21,6 @@ from resect.errors import DataError, SpecError
 
 _SPLITS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
 _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
-_PATIENCE = 3.0  # seconds to find out whether the Hub answers
 
 
 @dataclass(frozen=True)
@@ -102,40 +101,21 @@ def _loaded(spec: DataSpec, datasets: Any) -> Any:
             return datasets.load_dataset(str(path), config)
         if path.is_absolute() or spec.place.startswith((".", "~")):
             raise DataError(f"there is no folder or file {path}. hf:PATH needs a data set there.")
-        with _offline_unless_it_answers(datasets) as offline:
+        with hub_or_cache(spec.place) as offline:
             try:
                 return datasets.load_dataset(spec.place, config)
             except Exception as error:
                 if not offline:
                     raise
                 raise DataError(
-                    f"there is no folder or file {spec.place}, the Hub does not answer, and nothing of that name was "
-                    "kept from before. Connect, or name a data set on disk: hf:PATH."
+                    f"there is no folder or file {spec.place}, {UNREACHABLE}. Connect, or name a data set on disk: "
+                    "hf:PATH."
                 ) from error
     except DataError:
         raise
     except Exception as error:  # datasets raises what it likes for files that are missing or wrong
         said = " ".join((str(error) or type(error).__name__).split())[:300].rstrip(".")
         raise DataError(f"{spec.text} must be a data set that `datasets` reads, but: {said}.") from error
-
-
-@contextmanager
-def _offline_unless_it_answers(datasets: Any) -> Iterator[bool]:
-    """Spare the retries of half a minute where the Hub cannot be reached: only what was read before is there."""
-    constants: Any = import_module("huggingface_hub.constants")
-    session: Any = import_module("huggingface_hub.utils").get_session()
-    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    offline = any(before)
-    try:
-        if not offline:
-            session.head(constants.ENDPOINT, timeout=_PATIENCE)
-    except Exception:  # of whichever library it speaks HTTP with
-        offline = True
-    try:
-        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = offline
-        yield offline
-    finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
 def _split(spec: DataSpec, loaded: Any, split: Literal["train", "test"]) -> Any:

@@ -13,6 +13,7 @@ import torch
 
 from resect.data.loaders import Loader
 from resect.data.names import DataSpec
+from resect.data.offline import hub_or_cache
 from resect.data.samples import Samples
 from resect.errors import DataError, SpecError
 from resect.graph.outputs import IGNORED
@@ -84,7 +85,8 @@ def load_tokenizer(name: str) -> Tokenizer:
         if path.is_file():
             made: Any = transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))
         else:
-            made = transformers.AutoTokenizer.from_pretrained(str(path) if path.exists() else name)
+            with hub_or_cache(name):
+                made = transformers.AutoTokenizer.from_pretrained(str(path) if path.exists() else name)
     except Exception as error:  # transformers raises what it likes for files that are missing or wrong
         said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(

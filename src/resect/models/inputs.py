@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from resect.data.images import Preparation, scaled
 from resect.data.normalization import Normalization
+from resect.data.offline import hub_or_cache
 from resect.data.text import Reading
 from resect.models.names import Value, is_shipped, parts_of
 from resect.models.specs import IMAGES, card_beside, load_model
@@ -40,7 +42,8 @@ class ModelInputs:
         readers = {"torchvision": _torchvision, "timm": self._timm, "hf": _hugging_face}
         if kind in readers:
             try:
-                return readers[kind](name)
+                with hub_or_cache(name) if kind == "hf" else nullcontext():
+                    return readers[kind](name)
             except _CANNOT:
                 return None  # whoever loads the model says what is wrong with it
         shape = self._trained_on() if kind == "resect" else self._example_shape()
@@ -56,7 +59,8 @@ class ModelInputs:
             return Reading()
         transformers: Any = import_module("transformers")
         try:
-            config = transformers.AutoConfig.from_pretrained(name)
+            with hub_or_cache(name):
+                config = transformers.AutoConfig.from_pretrained(name)
         except _CANNOT:
             return Reading()
         window = next((int(value) for key in _WINDOWS if (value := getattr(config, key, None))), None)

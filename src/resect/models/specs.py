@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from resect.data.offline import UNREACHABLE, hub_or_cache
 from resect.data.samples import Samples, SampleSet
 from resect.data.specs import call_factory
 from resect.errors import CheckpointError, InputError, RunError, SpecError
@@ -244,7 +245,15 @@ def _hugging_face(spec: str, name: str, arguments: dict[str, Value], samples: Sa
         missing.extend(sorted(loading["missing_keys"]))
         return module
 
-    module = _build(spec, build)
+    with hub_or_cache(name) as offline:
+        try:
+            module = _build(spec, build)
+        except SpecError as error:
+            if not offline:
+                raise
+            raise SpecError(
+                f"there is no folder {name}, {UNREACHABLE}. Connect, or name a folder: hf:FOLDER."
+            ) from error
     loaded = LoadedModel(module, spec, _example(samples), random=tuple(missing))
     if samples is not None:
         return loaded
