@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ class Own:
     def first(self, count=1):
         return known.inputs[:count], known.targets[:count]
     def batches(self, size):
-        return [(known.inputs[i:i + size], known.targets[i:i + size]) for i in range(0, 40, size)]
+        yield from ((known.inputs[i:i + size], known.targets[i:i + size]) for i in range(0, 40, size))
     def digest(self):
         return "own"
 """
@@ -89,7 +90,10 @@ def test_factories_give_loaders_and_samples_of_their_own(
     expected = resect.evaluate("digits", "resect:vgg15-digits", limit=33, batch_size=8).tables["networks"]
     assert found["error"].tolist() == expected["error"].tolist()
     assert found["loss"].tolist() == expected["loss"].tolist()
-    assert torch.equal(Source("resect:vgg15-digits", spec).samples().first(40)[0], known.inputs)
+    samples = Source("resect:vgg15-digits", spec).samples()
+    assert torch.equal(samples.first(40)[0], known.inputs)
+    assert samples.classes == 10
+    assert samples.digest() != samples.limited(3).digest()
 
 
 def test_a_generator_of_a_factory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,11 +110,13 @@ def test_functions_of_the_library_read_samples_of_a_users_own(
         def __init__(self) -> None:
             self.sizes: list[int] = []
 
-        def batches(self, size: int) -> list[tuple[Tensor, Tensor]]:
+        def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
             self.sizes.append(size)
-            return [batch]
+            yield batch
 
     own = Own()
     plan = resect.plans.explicit(net, [])
     assert resect.lesion(net, own, plan).intact_error == resect.lesion(net, [batch], plan).intact_error
     assert own.sizes == [500]
+    resect.lesion(net, own, plan.removing("mean"))
+    assert own.sizes == [500] * 3  # read twice

@@ -180,6 +180,17 @@ def test_networks_that_read_other_tokens_are_not_compared(folder: Path) -> None:
     assert np.isnan(table["p_value"][1])
 
 
+def test_functions_of_the_library_read_text_with_the_tokenizer_of_the_model(folder: Path) -> None:
+    model = GPT2LMHeadModel.from_pretrained(folder / "gpt2").eval()
+    net = resect.unravel(model, torch.zeros(1, 24, dtype=torch.long))
+    result = resect.lesion(net, f"text:{folder}/prose.txt,window=24", resect.plans.explicit(net, []))
+    tokens = AutoTokenizer.from_pretrained(TOKENIZER)((folder / "prose.txt").read_text())["input_ids"]
+    assert result.weights.sum() == len(tokens) - 1
+    model.config._name_or_path = ""
+    with pytest.raises(resect.DataError, match="needs a tokenizer, and the model comes without"):
+        resect.lesion(net, f"text:{folder}/prose.txt", resect.plans.explicit(net, []))
+
+
 def test_a_model_without_a_head_of_tokens_is_refused(folder: Path, tmp_path: Path) -> None:
     small = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     BertModel(small).save_pretrained(tmp_path)

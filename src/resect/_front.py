@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from resect.data import load_samples
 from resect.data.images import Preparation, scaled
+from resect.data.loaders import Again
 from resect.data.samples import SampleSet
 from resect.data.text import Reading
 from resect.errors import DataError, InputError
@@ -41,10 +42,14 @@ class _OfNet:
         return None if height is None or width is None else scaled(height, width, channels)
 
     def reading(self) -> Reading:
-        """Bytes, in windows of the example's length, unless the spec says otherwise."""
-        entry = self.net.inputs[0]
-        tokens = len(entry.shape) == 2 and not entry.dtype.is_floating_point
-        return Reading(window=entry.shape[1] if tokens else None)
+        """The tokenizer that lies where transformers read the model; without one, the spec has to name it."""
+        config, entry = getattr(self.net.model, "config", None), self.net.inputs[0]
+        return Reading(
+            getattr(config, "_name_or_path", None) or None,
+            entry.shape[1] if len(entry.shape) == 2 and not entry.dtype.is_floating_point else None,
+            "MaskedLM" in type(self.net.model).__name__,
+            getattr(config, "vocab_size", None),
+        )
 
 
 def takes_specs(
@@ -74,7 +79,7 @@ def takes_specs(
             require_unraveled(net)
             data = load_samples(data, model=_OfNet(net)) if isinstance(data, str) else data
             if callable(read := getattr(data, "batches", None)):  # Samples, or an object of that protocol
-                data = read(size)
+                data = Again(read, size)
             if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
                 raise DataError(
                     "`data` must be batches, a DataLoader, a spec such as 'digits', or resect.Samples, got "

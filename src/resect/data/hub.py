@@ -74,14 +74,15 @@ def read_hub(
         label, names = _label(spec, table, datasets)
         order = np.random.default_rng(0).permutation(len(table))  # as of images: they may be sorted by class
         chosen = table.select(order)
-        return labelled(spec, list(chosen[column]), _classes(spec, chosen[label], names), names, reading())
+        return labelled(spec, list(chosen[column]), _classes(spec, chosen[label]), names, reading())
     image = image or _only(spec, "image", images or arrays, features)
     label, names = _label(spec, table, datasets)
-    classes = _classes(spec, table[label], names)
+    classes = _classes(spec, table[label])
     if not isinstance(features[image], datasets.Image):
         values = torch.from_numpy(np.stack([np.asarray(row) for row in table[image]]))
         values = values.float() if values.is_floating_point() else values
-        return Samples(spec.text, values, torch.tensor(classes), len(names) if names else max(classes) + 1)
+        known = len(names) if names else max(classes) + 1
+        return Samples(spec.text, values, torch.tensor(classes), known, labels=names)
     column = table.cast_column(image, datasets.Image(decode=False))[image]
     return Images(spec.text, Rows(spec.text, column), classes, preparation(), names)
 
@@ -170,17 +171,14 @@ def _is_labelled(spec: DataSpec, features: Any, datasets: Any) -> bool:
     return "label" in spec.options or any(isinstance(kind, datasets.ClassLabel) for kind in features.values())
 
 
-def _classes(spec: DataSpec, values: Any, names: tuple[str, ...] | None) -> list[int]:
+def _classes(spec: DataSpec, values: Any) -> list[int]:
     """The classes of all rows, as numbers from 0."""
     classes = list(values)
     wrong = [value for value in classes if not isinstance(value, int) or isinstance(value, bool) or value < 0]
     if wrong or not classes:
         got = f"got {wrong[0]!r}" if wrong else "got no rows"
-        hint = (
-            " Turn texts into classes with `dataset.class_encode_column`."
-            if any(isinstance(v, str) for v in wrong)
-            else ""
-        )
+        texts = any(isinstance(value, str) for value in wrong)
+        hint = " Make classes of texts: dataset.class_encode_column." if texts else ""
         raise DataError(f"the labels of {spec.text} must be whole numbers from 0, {got}.{hint}")
     return classes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from resect.data.samples import Cut, Pair, require_limit
+from resect.digest import key_digest
 from resect.errors import DataError
 from resect.graph.capture import cut_samples
 from resect.measuring.batches import batches_of
@@ -22,11 +23,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Again:
+    """Batches that are asked for anew whenever they are gone through: `batches(size)` may be a generator."""
+
+    batches: Callable[[int], Iterable[Any]]
+    size: int
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches(self.size))
+
+
+@dataclass(frozen=True)
 class Loader:
     """What a DataLoader gives, cut into batches of the size that is asked for.
 
     Attributes:
         source: (inputs, targets) batches, which can be gone through again, and give the same then.
+        own: the user's object that they come from, which may know its `classes` and its `digest()`.
     """
 
     name: str
@@ -36,6 +49,7 @@ class Loader:
     normalization: Normalization | None = None
     prepared: str | None = None
     labels: tuple[str, ...] | None = None
+    own: Any = None
 
     def __post_init__(self) -> None:
         if iter(self.source) is self.source:
@@ -60,8 +74,9 @@ class Loader:
     @property
     def classes(self) -> int | None:
         """How many classes have names, or the largest one and one more, if there is one target a sample."""
-        if self.labels:
-            return len(self.labels)
+        known = len(self.labels) if self.labels else getattr(self.own, "classes", None)
+        if known is not None:
+            return int(known)
         targets = self.targets_only()
         return int(targets.max()) + 1 if targets.ndim == 1 and not targets.is_floating_point() else None
 
@@ -81,8 +96,10 @@ class Loader:
         return replace(self, count=count)
 
     def digest(self) -> str:
-        """SHA-256 of all batches."""
-        return self._read[1]
+        """SHA-256 of all batches, or of what the user's object says that it is."""
+        if not callable(known := getattr(self.own, "digest", None)):
+            return self._read[1]
+        return key_digest({"digest": known(), "made": f"{self.count} {self.dtype} {self.normalization}"})
 
     def normalized(self, chosen: Normalization) -> Loader:
         """The same samples, of whose pixels `chosen` makes inputs."""

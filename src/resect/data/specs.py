@@ -20,7 +20,7 @@ import torch
 from resect.data.folders import read_folder
 from resect.data.hub import read_hub
 from resect.data.images import AS_THEY_ARE, Preparation, require_channels
-from resect.data.loaders import Loader
+from resect.data.loaders import Again, Loader
 from resect.data.names import DataSpec, parse_data_spec
 from resect.data.normalization import Normalization, normalized
 from resect.data.samples import Samples, SampleSet
@@ -194,7 +194,7 @@ def _factory(spec: str, target: str) -> SampleSet:
     if isinstance(result, tuple) and len(result) == 2 and all(isinstance(t, torch.Tensor) for t in result):
         return Samples(spec, *result, _classes(result[1]))
     if callable(getattr(result, "batches", None)):  # samples of the user's own
-        return Loader(spec, result.batches(_ROWS))
+        return Loader(spec, Again(result.batches, _ROWS), own=result)
     if isinstance(result, (str, bytes, tuple)) or not hasattr(result, "__iter__"):
         raise DataError(
             f"{spec} must return (inputs, targets) tensors, Samples, a DataLoader or a list of batches, got "
