@@ -121,7 +121,7 @@ def test_texts_with_classes_go_to_a_classifier_with_their_mask(tmp_path: Path) -
     assert table["prepared"][0].endswith("texts of up to 9")
     record = LesionJob(Source(f"hf:{tmp_path}/bert", spec, limit=6)).run()
     assert len(record.tables["lesions"]) == 2
-    assert "windows of" in load_samples(f"{spec},task=next").prepared
+    assert "windows of" in load_samples(f"{spec},task=next-token").prepared
 
 
 def test_what_is_no_data_set(saved: Path, tmp_path: Path) -> None:
@@ -154,7 +154,9 @@ def test_a_hub_that_does_not_answer_is_said_at_once(monkeypatch: pytest.MonkeyPa
     started = time.perf_counter()
     with pytest.raises(resect.DataError, match="no folder or file someone/digits, the Hub does not answer"):
         load_samples("hf:someone/digits")
-    with pytest.raises(resect.SpecError, match="there is no folder someone/model, the Hub does not answer"):
+    with pytest.raises(
+        resect.SpecError, match="cannot be built: there is no folder someone/model, the Hub does not answer"
+    ):
         resect.load_model("hf:someone/model")
     with pytest.raises(resect.DataError, match="someone/words must have a tokenizer that transformers reads"):
         load_samples(f"text:{__file__},tokenizer=someone/words")

@@ -91,7 +91,7 @@ def test_perplexity_is_that_of_the_guide_of_hugging_face(folder: Path) -> None:
 
 
 def test_masked_tokens_are_targets_and_the_same_again(folder: Path) -> None:
-    spec = f"text:{folder}/prose.txt,tokenizer={TOKENIZER},task=masked,window=32"
+    spec = f"text:{folder}/prose.txt,tokenizer={TOKENIZER},task=masked-token,window=32"
     samples, tokenizer = load_samples(spec), AutoTokenizer.from_pretrained(TOKENIZER)
     tokens = tokenizer((folder / "prose.txt").read_text(), add_special_tokens=False)["input_ids"]
     counted = samples.targets != -100
@@ -143,8 +143,8 @@ def test_texts_of_bytes(folder: Path) -> None:
         ("window=8,stride=9", r"`stride` must be at most the window, 8, or tokens are left out, got 9"),
         ("window=0", r"`window` of text: must be a whole number of at least 1, got '0'"),
         ("windw=8", r"text: takes the options tokenizer, window, stride, task, seed, got 'windw'.*Did you mean window"),
-        ("task=mask", r"`task` of text: must be one of next, masked, got 'mask'"),
-        ("tokenizer=bytes,task=masked", r"the tokenizer bytes has no token for a mask"),
+        ("task=mask", r"`task` of text: must be one of next-token, masked-token, got 'mask'"),
+        ("tokenizer=bytes,task=masked-token", r"the tokenizer bytes has no token for a mask"),
         ("tokenizer=none/here", r"none/here must have a tokenizer that transformers reads, but"),
     ],
 )

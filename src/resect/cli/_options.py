@@ -14,6 +14,7 @@ from resect.cli._process import silent_libraries
 from resect.data.names import KNOWN
 from resect.errors import InputError
 from resect.jobs.source import DTYPES
+from resect.measuring.meaning import TASKS
 
 DATA_SPECS = f"DATA is {KNOWN}; options of it follow with commas: folder:DIR,split=val,size=64."
 SEED = click.IntRange(0, 2**63 - 1)
@@ -151,6 +152,12 @@ def data_options(function: Decorated) -> Decorated:
     ):
         function = option(function)
     return function
+
+
+def task_option(function: Decorated) -> Decorated:
+    """--task; None for auto."""
+    said = f"What targets mean: {', '.join(TASKS)}; of an output NAME:OUTPUT. auto: guessed, and said."
+    return click.option("--task", metavar="NAME", help=said)(function)
 
 
 def batch_option(function: Decorated) -> Decorated:

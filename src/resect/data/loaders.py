@@ -114,7 +114,7 @@ class Loader:
         """Targets and digest, for which everything has to be read once."""
         total, targets = hashlib.sha256(), []
         for batch in batches_of(self.batches(256)):
-            total.update(batch.digest.encode())
+            total.update((batch.digest or "").encode())
             targets.append(batch.targets)
         return torch.cat(targets), total.hexdigest()
 

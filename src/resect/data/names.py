@@ -24,7 +24,7 @@ _OPTIONS = {  # of each kind; those in _NUMBERS are whole numbers of at least so
 }
 _NUMBERS = {"size": 1, "window": 1, "stride": 1, "seed": 0}
 KINDS = tuple(_OPTIONS)
-TASKS = ("next", "masked")
+TASKS = ("next-token", "masked-token")
 KNOWN = "digits, cifar10:DIR, npz:FILE, folder:DIR, hf:PATH, text:FILE or py:pkg.mod:factory"
 _FILES = {
     ".npz": "npz", ".npy": "npz", ".txt": "text", ".md": "text", ".parquet": "hf", ".csv": "hf", ".jsonl": "hf",

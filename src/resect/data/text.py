@@ -186,7 +186,7 @@ def _asked(spec: DataSpec, reading: Reading) -> Reading:
     """What the model says, or the spec instead."""
     chosen: dict[str, Any] = {"tokenizer": spec.options["tokenizer"]} if "tokenizer" in spec.options else {}
     if "task" in spec.options:
-        chosen["masked"] = spec.options["task"] == "masked"
+        chosen["masked"] = spec.options["task"] == "masked-token"
     window = spec.number("window")
     if window and reading.window and window > reading.window:
         raise SpecError(
@@ -211,7 +211,7 @@ def _masked(
     spec: DataSpec, tokens: np.ndarray, tokenizer: Tokenizer, window: int, stride: int | None
 ) -> tuple[np.ndarray, np.ndarray, int]:
     if tokenizer.mask is None:
-        raise SpecError(f"the tokenizer {tokenizer.name} has no token for a mask: leave out task=masked.")
+        raise SpecError(f"the tokenizer {tokenizer.name} has no token for a mask: leave out task=masked-token.")
     before, behind = tokenizer.around()
     room = min(window - len(before) - len(behind), len(tokens))
     if room < 1:

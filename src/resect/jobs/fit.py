@@ -12,27 +12,42 @@ from resect.errors import DataError, InputError
 from resect.graph.capture import as_call
 from resect.graph.outputs import logits_of
 from resect.graph.untouched import untouched
-from resect.measuring.batches import to_device
-from resect.measuring.metrics import check_classes, check_targets
+from resect.measuring.batches import AnyTask, to_device
+from resect.measuring.items import Item
+from resect.measuring.metrics import check_classes
+from resect.measuring.targets import as_task, guessed, prepared
+from resect.measuring.tasks import Task
 
 
-def require_fit(module: nn.Module, samples: SampleSet) -> None:
-    """Raise DataError unless `module` runs on the samples and has an output for each of their classes."""
-    inputs, targets = samples.first(2)
-    logits = _logits(module, samples.name, inputs)
-    _require_outputs(module, samples, logits.shape[-1])
+def require_fit(module: nn.Module, samples: SampleSet, task: AnyTask = None) -> Task:
+    """The task of the samples, guessed if it is not given.
+
+    Raises:
+        DataError: `module` does not run on the samples, or has no output for each of their classes or values.
+    """
+    inputs, some = samples.first(2)
+    outputs = _outputs(module, samples.name, inputs)
+    every = Item(samples.inputs, samples.targets) if isinstance(samples, Samples) else Item(inputs, some)
+    if samples.labels or samples.prepared:
+        _require_outputs(module, samples, logits_of(outputs).shape[-1])
     try:
-        check_targets(logits, targets[: len(logits)].to(logits.device))
-        if isinstance(samples, Samples) or samples.labels:  # others would have to be read for it
-            check_classes(samples.targets_only(), logits.shape[-1])
+        known = as_task(task)
+        shape = tuple(logits_of(outputs, None if known is None else known.output).shape)
+        known = known or guessed(every, (None, *shape[1:]))
+        targets = prepared(every, shape, known)
+        if not known.whole:
+            known.outcomes(outputs, targets[: len(some)].to(logits_of(outputs).device))
+        if known.classes:
+            check_classes(targets, known.scored(outputs).shape[-1])
     except DataError as error:
         raise DataError(f"{samples.name}: {error}") from error
+    return known
 
 
 def require_outputs(module: nn.Module, samples: SampleSet) -> None:
     """Raise DataError unless the outputs of `module` are of the classes of the samples, as far as those are known."""
     if samples.labels or samples.prepared:
-        _require_outputs(module, samples, _logits(module, samples.name, samples.first(2)[0]).shape[-1])
+        _require_outputs(module, samples, logits_of(_outputs(module, samples.name, samples.first(2)[0])).shape[-1])
 
 
 def _require_outputs(module: nn.Module, samples: SampleSet, outputs: int) -> None:
@@ -52,16 +67,14 @@ def _require_outputs(module: nn.Module, samples: SampleSet, outputs: int) -> Non
         )
 
 
-def _logits(module: nn.Module, name: str, inputs: Any) -> Tensor:
-    """The logits of `module` in eval mode; DataError if it does not run."""
+def _outputs(module: nn.Module, name: str, inputs: Any) -> Any:
+    """What `module` returns in eval mode; DataError if it does not run."""
     parameter = next(iter(module.parameters()), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     try:
         with untouched(module, "eval"), torch.no_grad():
             args, kwargs = as_call(to_device(inputs, device))
-            return logits_of(module(*args, **kwargs))
-    except DataError:
-        raise
+            return module(*args, **kwargs)
     except Exception as error:  # any model raises what it likes on inputs that it was not made for
         said = " ".join(str(error).split()).rstrip(".")
         shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__

@@ -252,7 +252,7 @@ def _hugging_face(spec: str, name: str, arguments: dict[str, Value], samples: Sa
             if not offline:
                 raise
             raise SpecError(
-                f"there is no folder {name}, {UNREACHABLE}. Connect, or name a folder: hf:FOLDER."
+                f"{spec} cannot be built: there is no folder {name}, {UNREACHABLE}. Connect, or name a folder."
             ) from error
     loaded = LoadedModel(module, spec, _example(samples), random=tuple(missing))
     if samples is not None:
