@@ -18,6 +18,7 @@ from resect.data.normalization import how_read
 from resect.errors import DataError, InputError
 from resect.jobs.asked import PathsAsked
 from resect.jobs.job import Answer, Job, Lab, Subject
+from resect.measuring.batches import batches_of
 from resect.network.unraveled import Unraveled
 from resect.paths.measures import Effective, log2_effective
 from resect.paths.participation import Participation, participation
@@ -69,6 +70,7 @@ class PathsJob(PathsAsked, Job):
         """
         samples = subject.samples
         bench = _Bench(subject.net, samples.batches(self.batch_size), self, lab)
+        first = next(batches_of(bench.data, subject.net, self.task))
         spectrum = bench.measure(path_spectrum, "exact shares", max_length=self.max_length)
         through = bench.measure(participation, "shares through blocks", 2, pairs=self.pairs)
         draws = bench.measure(sample_paths, "sampled single paths", draws=self.draws) if self.draws else None
@@ -79,14 +81,14 @@ class PathsJob(PathsAsked, Job):
             squares = bench.measure(path_squares, "random signs", self.sweeps, sweeps=self.sweeps)
         found, tables = self._numbers(spectrum, through, draws, squares)
         if self.strongest:
-            first = replace(bench, data=[samples.first(self.batch_size)])
-            paths = first.measure(strongest_paths, "strongest paths", count=self.strongest)
+            alone = replace(bench, data=[samples.first(self.batch_size)])
+            paths = alone.measure(strongest_paths, "strongest paths", count=self.strongest)
             held = dict(zip(("held", "held_low", "held_high"), paths.held, strict=True))
             found["strongest"] = {"summary": paths.summary(), "proven": paths.proven, "bound": paths.bound, **held}
             tables["strongest"] = paths.table
         if self.checkpoints:
             tables["training"] = bench.over_training(checkpoints_in(self.checkpoints))
-        found |= how_read(samples)
+        found |= {**how_read(samples), "task": first.task.meaning(first.targets).as_dict()}
         return Answer(found, tables, subject.warnings)
 
     def _numbers(
