@@ -100,7 +100,7 @@ def measure(
     """Per-sample values of every metric for all arrangements of a tour, the last of which must be the intact one."""
     net, names, metrics = execution.net, settings.names, settings.metrics
     targets, total = batch.targets.to(net.device), tour.arrangements
-    values = {name: torch.zeros(total, len(targets), device=net.device) for name in names}
+    values = {name: torch.zeros(total, len(targets), dtype=torch.float32, device=net.device) for name in names}
     predictions: dict[int, Tensor] = {}
     intact: list[Tensor] = []
 
