@@ -128,9 +128,13 @@ class Unraveled:
         refused = {slot.index: slot.refusals.of(variant) for slot in self.sliced.slots}
         return tuple(index for index, why in refused.items() if not why)
 
-    def routes(self, start: Start | None = None) -> Routes:
-        """The routes of the signal from `start`, the stem by default: its paths, their number and lengths."""
-        return Routes(self.sliced, start)
+    def routes(self, start: Start | None = None, output: str | None = None) -> Routes:
+        """The routes of the signal from `start`, the stem by default: its paths, their number and lengths.
+
+        Args:
+            output: to which they lead, as in `logits_of`.
+        """
+        return Routes(self.sliced, start, output)
 
     def parameter_nodes(self, name: str) -> tuple[Node, ...]:
         """The nodes that hold a parameter in the graph: several where it is tied, none where it is not used."""
