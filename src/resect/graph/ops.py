@@ -50,7 +50,7 @@ FOURIER = frozenset(
     "_conj conj resolve_conj _conj_physical complex".split()
 )
 # Batch and layer normalisation count as linear: they stand on projection skips and leave no path of their own.
-LINEAR = VIEWS | NORMS | POOLS | RESHAPERS | WEIGHT_MIXING | FOURIER | {"mul", "div", "addcmul", "summed", "lerp"}
+LINEAR = VIEWS | NORMS | POOLS | RESHAPERS | WEIGHT_MIXING | FOURIER | {"mul", "div", "addcmul", "summed"}
 
 POINTWISE = frozenset(
     "relu relu6 hardtanh gelu silu sigmoid tanh leaky_relu elu selu celu hardswish hardsigmoid mish softplus "
