@@ -10,7 +10,7 @@ from torch.fx import Node
 from resect.graph.ops import VIEWS, hint_shape, op_name
 from resect.graph.reach import Reach
 
-_FACTORS = frozenset({"mul", "div", "neg"})
+_FACTORS = frozenset({"mul", "div"})
 _SAME_VALUES = VIEWS & frozenset(
     "view _unsafe_view reshape permute transpose t flatten unflatten squeeze unsqueeze clone contiguous alias _to_copy "
     "to type_as movedim swapaxes".split()
