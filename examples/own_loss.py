@@ -46,26 +46,31 @@ for _ in range(10):
 model.eval()
 
 # %% [markdown]
-# A metric is any function of outputs and targets that gives one value a sample. Its changes get 95 % intervals by a
-# bootstrap over samples, the same resamples for all blocks.
+# A task is a loss, and an error if there is one: functions of outputs and targets with one value a sample. Changes get
+# 95 % intervals over samples, the same resamples for all blocks.
+
 
 # %%
+def distance(logits: Tensor, targets: Tensor) -> Tensor:
+    """By how much the digit that the network names is off: (B,)."""
+    return (logits.argmax(1) - targets).abs().float()
+
+
 net = resect.unravel(model, train.inputs[:2])
-settings = resect.LesionSettings(metrics=("error", expected_distance))
-lesions = resect.lesion(net, test, resect.plans.single(net), settings)
-worst = lesions.table.loc[lesions.table["expected_distance"].idxmax()]
+task = resect.Task("amounts", expected_distance, distance)
+lesions = resect.lesion(net, test, resect.plans.single(net), task=task)
 print(lesions.summary())
+worst = lesions.table.loc[lesions.table["loss"].idxmax()]
 print(
-    f"The network expects to be off by {lesions.intact_mean('expected_distance'):.3f}; without {worst['name']} by "
-    f"{worst['expected_distance']:.3f}, {worst['expected_distance_change']:+.3f} "
-    f"[{worst['expected_distance_change_low']:+.3f}, {worst['expected_distance_change_high']:+.3f}]."
+    f"The network expects to be off by {lesions.intact_loss:.3f}; without {worst['name']} by {worst['loss']:.3f}, "
+    f"{worst['loss_change']:+.3f} [{worst['loss_change_low']:+.3f}, {worst['loss_change_high']:+.3f}]."
 )
 lesions.table
 
 # %% [markdown]
-# The same function is what the paths' gradients are of.
+# The gradient of the same loss, by path length.
 
 # %%
-spectrum = resect.path_spectrum(net, test, resect.PathSettings(of=expected_distance))
+spectrum = resect.path_spectrum(net, test, task=task)
 print(spectrum.summary())
 spectrum.plot().figure.savefig("out/own_loss.png")

@@ -135,7 +135,7 @@ def test_a_loss_of_ones_own(ran: Callable[[str], Ran]) -> None:
         return float(np.mean([p @ abs(digits - t) for p, t in zip(chances, test.targets.tolist(), strict=True)]))
 
     costs = [off(i) for i in range(len(layers))]
-    np.testing.assert_allclose(example.lesions.table["expected_distance"], costs, rtol=1e-4)
+    np.testing.assert_allclose(example.lesions.table["loss"], costs, rtol=1e-4)
     intact, worst, change = example.numbers(r"off by (\S+); without \S+ by (\S+), (\S+) \[")
     assert [intact, worst] == [pytest.approx(off(None), abs=6e-4), pytest.approx(max(costs), abs=6e-4)]
     assert change == pytest.approx(max(costs) - off(None), abs=6e-4)
@@ -189,36 +189,34 @@ def test_the_blocks_of_minilm(ran: Callable[[str], Ran]) -> None:
     example = ran("minilm")
     bert = example.model.bert
 
-    def ends(name: str) -> nn.Module:
-        """What a block of BERT adds, before it is normalised: the last linear layer of its branch."""
-        return bert.get_submodule(f"{name.removeprefix('bert.')}.output.dense")
+    def measured(pairs: list[tuple[str, str]], *without: str) -> tuple[float, float]:
+        """Recall at 1 and InfoNCE, of texts that are embedded one by one, without padding.
 
-    def ranks(pairs: list[tuple[str, str]], *without: str) -> np.ndarray:
-        """At which place every query finds its document; texts are embedded one by one, without padding."""
+        What a block of BERT adds, before it is normalised, comes from the last linear layer of its branch.
+        """
+        ends = [example.model.get_submodule(f"{name}.output.dense") for name in without]
         embedded = []
-        with torch.no_grad(), silent(*map(ends, without)):
+        with torch.no_grad(), silent(*ends):
             for text in (text for pair in pairs for text in pair):
                 tokens = example.tokenizer(text, truncation=True, max_length=16, return_tensors="pt")
                 mean = bert(tokens["input_ids"]).last_hidden_state[0].double().mean(0)
                 embedded.append(mean / mean.norm())
-        queries, documents = torch.stack(embedded[::2]), torch.stack(embedded[1::2])
-        scores = (queries @ documents.T).numpy()
-        return 1 + (scores > scores.diagonal()[:, None]).sum(1)
+        scores = (torch.stack(embedded[::2]) @ torch.stack(embedded[1::2]).T).numpy()
+        right = scores.diagonal()
+        return float((scores.max(1) == right).mean()), float(np.mean(np.log(np.exp(20 * scores).sum(1)) - 20 * right))
 
     assert "bit-identical to the model: True" in example.text and len(example.net.blocks) == 12
     table = example.lesions.table.set_index("name")
     for name in ("bert.encoder.layer.0", "bert.encoder.layer.5.attention"):  # an MLP, and an attention
-        lesioned = ranks(example.pairs[:120], name)
-        assert table["reciprocal_rank"][name] == pytest.approx(np.mean(1 / lesioned), abs=1e-5)
-        assert table["error"][name] == pytest.approx(np.mean(lesioned > 1), abs=1e-6)
-        assert f"{name:30} {np.mean(1 / lesioned):.3f}" in example.text
+        recall, loss = measured(example.pairs[:120], name)
+        assert table["error"][name] == pytest.approx(1 - recall, abs=1e-6)
+        assert table["loss"][name] == pytest.approx(loss, abs=1e-4)
+        assert example.numbers(rf"\n{re.escape(name)} +(\S+), ") == [pytest.approx(loss, abs=6e-4)]
     held_out = example.pairs[120:240]
-    intact, lesioned = ranks(held_out), ranks(held_out, *example.order[:3])
-    (shown,) = example.numbers(r"Held-out pairs: recall at 1 is (\S+)%")
-    assert shown == pytest.approx(np.mean(intact == 1) * 100, abs=0.06)
-    recall, change = example.numbers(r"3 least, \S+ parameters, it is (\S+)%, (\S+) points")
-    assert recall == pytest.approx(np.mean(lesioned == 1) * 100, abs=0.06)
-    assert change == pytest.approx(np.mean(lesioned == 1) * 100 - np.mean(intact == 1) * 100, abs=0.06)
+    intact, lesioned = measured(held_out)[0], measured(held_out, *example.order[:3])[0]
+    assert example.numbers(r"Held-out pairs: recall at 1 is (\S+)%") == [pytest.approx(intact * 100, abs=0.06)]
+    recall, change = example.numbers(rf"{re.escape(', '.join(example.order[:3]))}: (\S+)%, (\S+) points")
+    assert [recall, change] == pytest.approx([lesioned * 100, (lesioned - intact) * 100], abs=0.06)
     assert_pictures(example, "minilm")
 
 
