@@ -4,7 +4,7 @@
 
 The sentence encoder that most people start with, with its real weights, finds the documentation of functions of
 Python's standard library by their names. Its 6 layers are 12 residual blocks, of attention and MLP in turn. Each is
-deleted, and retrieval is measured again: some blocks carry it, and some are not missed.
+deleted, and retrieval is measured again: some blocks carry it, some are not missed, and some layers can trade places.
 """
 
 # %%
@@ -98,16 +98,19 @@ for row in table.itertuples():
     )
 
 # %% [markdown]
-# ## Those that can go, together
-# The one, two and three blocks that were missed least, on pairs that took no part in the choice.
+# ## Without the least three, and with layers that trade places
+# On pairs that took no part in the choice: the three blocks that were missed least are deleted, and the branches of two
+# neighbouring layers swapped.
 
 # %%
-order = list(table["name"])
-together = resect.plans.explicit(net, [net.intact.without(order[:k]) for k in (1, 2, 3)])
-result = resect.lesion(net, held_out, together, task="contrastive")
-print(f"Held-out pairs: recall at 1 is {1 - result.intact_error:.1%}; without")
-for k, row in enumerate(result.table.itertuples(), 1):
+least = list(table["name"][:3])
+arrangements = {f"without {', '.join(least)}": net.intact.without(*least)}
+for k in range(5):
+    arrangements[f"layers {k} and {k + 1} swapped"] = net.intact.swapped(2 * k, 2 * k + 2).swapped(2 * k + 1, 2 * k + 3)
+result = resect.lesion(net, held_out, resect.plans.explicit(net, arrangements.values()), task="contrastive")
+print(f"Held-out pairs: recall at 1 is {1 - result.intact_error:.1%};")
+for name, row in zip(arrangements, result.table.itertuples(), strict=True):
     print(
-        f"{', '.join(order[:k])}: {1 - row.error:.1%}, "
-        f"{-100 * row.damage:+.1f} points [{-100 * row.damage_high:+.1f}, {-100 * row.damage_low:+.1f}]"
+        f"{name}: {1 - row.error:.1%}, {-100 * row.damage:+.1f} points "
+        f"[{-100 * row.damage_high:+.1f}, {-100 * row.damage_low:+.1f}]"
     )
