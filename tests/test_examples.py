@@ -124,6 +124,7 @@ def length_shares(model: nn.Module, ends: list[nn.Module], samples: Any) -> np.n
     return by_length @ gradients[-1] / (gradients[-1] @ gradients[-1])
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own(ran: Callable[[str], Ran]) -> None:
     example = ran("own_loss")
     stem, *layers, norm, head = example.model
@@ -193,18 +194,18 @@ def test_the_blocks_of_minilm(ran: Callable[[str], Ran]) -> None:
     bert = example.model.bert
 
     def measured(pairs: list[tuple[str, str]], *without: str) -> tuple[float, float]:
-        """Recall at 1 and InfoNCE, of texts that are embedded one by one, without padding.
+        """Recall at 1 and InfoNCE, of all texts in one batch.
 
         What a block of BERT adds, before it is normalised, comes from the last linear layer of its branch.
         """
         ends = [example.model.get_submodule(f"{name}.output.dense") for name in without]
-        embedded = []
+        texts = [text for pair in pairs for text in pair]
+        tokens = example.tokenizer(texts, truncation=True, max_length=16, padding=True, return_tensors="pt")
         with torch.no_grad(), silent(*ends):
-            for text in (text for pair in pairs for text in pair):
-                tokens = example.tokenizer(text, truncation=True, max_length=16, return_tensors="pt")
-                mean = bert(tokens["input_ids"]).last_hidden_state[0].double().mean(0)
-                embedded.append(mean / mean.norm())
-        scores = (torch.stack(embedded[::2]) @ torch.stack(embedded[1::2]).T).numpy()
+            states = bert(**tokens).last_hidden_state.double()
+        means = [own[: int(mask.sum())].mean(0) for own, mask in zip(states, tokens["attention_mask"], strict=True)]
+        embedded = F.normalize(torch.stack(means), dim=1)
+        scores = (embedded[::2] @ embedded[1::2].T).numpy()
         right = scores.diagonal()
         return float((scores.max(1) == right).mean()), float(np.mean(np.log(np.exp(20 * scores).sum(1)) - 20 * right))
 
