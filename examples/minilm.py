@@ -107,10 +107,10 @@ least = list(table["name"][:3])
 arrangements = {f"without {', '.join(least)}": net.intact.without(*least)}
 for k in range(5):
     arrangements[f"layers {k} and {k + 1} swapped"] = net.intact.swapped(2 * k, 2 * k + 2).swapped(2 * k + 1, 2 * k + 3)
-result = resect.lesion(net, held_out, resect.plans.explicit(net, arrangements.values()), task="contrastive")
-print(f"Held-out pairs: recall at 1 is {1 - result.intact_error:.1%};")
-for name, row in zip(arrangements, result.table.itertuples(), strict=True):
+result = resect.lesion(net, held_out, resect.plans.explicit(net, arrangements), task="contrastive")
+print(f"Held-out pairs: recall at 1 is {1 - result.intact_error:.1%}")
+for row in result.table.itertuples():
     print(
-        f"{name}: {1 - row.error:.1%}, {-100 * row.damage:+.1f} points "
+        f"{row.arrangement}: {1 - row.error:.1%}, {-100 * row.damage:+.1f} points "
         f"[{-100 * row.damage_high:+.1f}, {-100 * row.damage_low:+.1f}]"
     )
