@@ -12,7 +12,6 @@ import torch
 
 from resect.engines.work import Arrays, Progress
 from resect.errors import AccuracyError, InputError, require_whole, settings_or_default
-from resect.graph.capture import cut_samples
 from resect.graph.routes import Routes
 from resect.measuring.batches import Batch
 from resect.measuring.memory import bytes_of_all_values, bytes_per_sample, free_bytes, in_words
@@ -139,7 +138,7 @@ class Traces:
             size = total
         for start in range(0, total, size):
             part = slice(start, start + size)
-            inputs = batch.inputs if size >= total else cut_samples(batch.inputs, part, total)
+            inputs = batch.inputs if size >= total else self.net.part_of(batch.inputs, part)
             trace = Trace(self.net, inputs, batch.targets[part], self.target, self.settings.of, truth)
             yield trace, partial(_portion, progress, len(trace.targets) / total)
 
