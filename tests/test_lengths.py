@@ -96,7 +96,7 @@ def test_masks_must_be_as_long_as_the_text(model) -> None:
 
 def test_inputs_are_given_by_place_or_by_name(net, model) -> None:
     text = ids(2, 7)
-    named = resect.unravel(model, {"input_ids": ids(2, 5), "attention_mask": None, "scale": 1.0})
+    named = resect.unravel(model, {"scale": 1.0, "input_ids": ids(2, 5), "attention_mask": None})
     wanted = model(text)
     for one in (net, named, net.standalone(net.intact), named.standalone(named.intact)):
         assert torch.equal(one(input_ids=text), wanted)

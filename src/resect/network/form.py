@@ -28,7 +28,7 @@ class Form:
         leaves, self._spec = pytree.tree_flatten(call)
         self.constants = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         self._tensors = [isinstance(leaf, Tensor) for leaf in leaves]
-        self._by_name = bool(call[1])
+        self._by_name, self._order = bool(call[1]), tuple(call[1])
         parameters = [_plain(parameter) for parameter in inspect.signature(model.forward).parameters.values()]
         self._signature = inspect.Signature(parameters)
         self.names = frozenset(self._signature.parameters)
@@ -80,7 +80,7 @@ class Form:
             fixed = all(isinstance(leaf, _Leaf) and not leaf.is_tensor for leaf in pytree.tree_leaves(value))
             values[name] = given.get(name, value) if fixed else given[name]
         if self._by_name:
-            return (), values
+            return (), {name: values[name] for name in self._order}
         return inspect.BoundArguments(self._signature, OrderedDict(values)).args, {}
 
     def _refusal(self, example: Call, call: Call) -> InputError:
