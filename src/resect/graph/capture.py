@@ -6,9 +6,9 @@ import io
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,22 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
+class How:
+    """How a model is captured.
+
+    Attributes:
+        batch_dim: the dimension of inputs and outputs that counts the samples.
+        free: further dimensions that are free; all of them, or none where the export fails so.
+        as_run: tell a model that asks (`torch.compiler.is_exporting`) that it is not: some compute in another way when
+            they are exported, by other operators with other last bits.
+    """
+
+    batch_dim: int = 0
+    free: frozenset[Place] = frozenset()
+    as_run: bool = False
+
+
+@dataclass(frozen=True)
 class NodeInput(Input):
     """An input, and the node that stands for it in the graph."""
 
@@ -54,7 +70,7 @@ class Capture:
         outputs: the flat outputs, nodes or plain Python values.
         mutations: buffers that the graph updates (batch statistics in train mode): (new value, dotted name).
         batch_size: None if the batch dimension is free, else the one size the graph accepts.
-        batch_dim: the dimension of inputs and outputs that counts the samples.
+        how: it was captured.
     """
 
     model: nn.Module
@@ -69,7 +85,7 @@ class Capture:
     in_spec: pytree.TreeSpec
     out_spec: pytree.TreeSpec
     batch_size: int | None
-    batch_dim: int
+    how: How
 
     @property
     def batch(self) -> sympy.Symbol | None:
@@ -118,34 +134,30 @@ def without_fused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def capture(
-    model: nn.Module, example: Any, mode: Mode = "eval", *, batch_dim: int = 0, free: Collection[Place] = ()
-) -> Capture:
-    """Export `model` in `mode`, functionally, with a free batch dimension where the model allows it; see `unravel`.
-
-    Args:
-        free: further dimensions that are free; all of them, or none where the export fails so.
-    """
+def capture(model: nn.Module, example: Any, mode: Mode = "eval", how: How | None = None) -> Capture:
+    """Export `model` in `mode`, functionally, with a free batch dimension where the model allows it; see `unravel`."""
+    how = how or How()
     call = as_call(example)
     leaves = pytree.tree_leaves(call)
-    batch = _require_samples(model, example, leaves, batch_dim)
+    batch = _require_samples(model, example, leaves, how.batch_dim)
     with untouched(model, mode), kept_generators(model):
-        _refuse_coins(model, call, mode, batch_dim)
+        _refuse_coins(model, call, mode, how.batch_dim)
         # A batch of 0 or 1 is burnt into an exported graph, so it is widened to 2 first.
-        wide = _widen(call, batch_dim) if batch == 1 else call
-        if free:
+        wide = _widen(call, how.batch_dim) if batch == 1 else call
+        if how.free:
             with suppress(ExportError), simple_sizes():
-                captured = _read(model, wide, mode, batch_dim, free)
+                captured = _read(model, wide, mode, how)
                 if captured.batch_size is None:
                     return captured
+        how = replace(how, free=frozenset())
         try:
-            captured = _read(model, wide, mode, batch_dim)
+            captured = _read(model, wide, mode, how)
         except ExportError:
             if mode == "train" or batch != 1:
                 raise
-            captured = _read(model, call, mode, batch_dim)  # some take one sample only
+            captured = _read(model, call, mode, how)  # some take one sample only
         if captured.batch_size not in (None, batch) and mode == "eval":  # its forward() counts the samples
-            captured = _read(model, call, mode, batch_dim)
+            captured = _read(model, call, mode, how)
     return captured
 
 
@@ -220,26 +232,38 @@ def outputs_of(model: nn.Module, call: Call) -> Any:
 
 
 class _TensorsOnly(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, as_run: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.as_run = model, as_run
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return outputs_of(self.model, (args, kwargs))
+        with _unaware_of_export() if self.as_run else nullcontext():
+            return outputs_of(self.model, (args, kwargs))
 
 
-def _export(model: nn.Module, call: Call, mode: Mode, batch_dim: int, free: Collection[Place]) -> ExportedProgram:
+@contextmanager
+def _unaware_of_export() -> Iterator[None]:
+    """Let `torch.compiler.is_exporting` and `is_compiling` say no."""
+    before = torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag
+    torch.compiler._is_exporting_flag = torch.compiler._is_compiling_flag = False
+    try:
+        yield
+    finally:
+        torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag = before
+
+
+def _export(model: nn.Module, call: Call, mode: Mode, how: How) -> ExportedProgram:
     dynamic: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]  # torch has no annotation
     leaves = pytree.tree_leaves(call)
-    for number, (leaf, at) in enumerate(zip(leaves, batch_dimensions(leaves, batch_dim), strict=True)):
-        places = {dimension for owner, dimension in free if owner == number} | ({at} - {None})
+    for number, (leaf, at) in enumerate(zip(leaves, batch_dimensions(leaves, how.batch_dim), strict=True)):
+        places = {dimension for owner, dimension in how.free if owner == number} | ({at} - {None})
         if places:
             dynamic[leaf] = dict.fromkeys(places, Dim.AUTO)
     with warnings.catch_warnings(), _quiet_export(), without_checkpoints():
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(
-                _TensorsOnly(model),
+                _TensorsOnly(model, how.as_run),
                 *call,
                 dynamic_shapes=dynamic,
                 strict=False,
@@ -314,11 +338,11 @@ def cause(model: nn.Module, error: Exception) -> str:
     return place + (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
-def _read(model: nn.Module, call: Call, mode: Mode, batch_dim: int, free: Collection[Place] = ()) -> Capture:
-    exported = _export(model, call, mode, batch_dim, free)
+def _read(model: nn.Module, call: Call, mode: Mode, how: How) -> Capture:
+    exported = _export(model, call, mode, how)
     canonical(exported.graph)
     signature, labels = exported.graph_signature, _labels(call)
-    batches = batch_dimensions([leaf for _, leaf in labels], batch_dim)
+    batches = batch_dimensions([leaf for _, leaf in labels], how.batch_dim)
     placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
     inputs: list[NodeInput | None] = []
     parameters: dict[Node, str] = {}
@@ -361,7 +385,7 @@ def _read(model: nn.Module, call: Call, mode: Mode, batch_dim: int, free: Collec
         in_spec=exported.call_spec.in_spec,
         out_spec=exported.call_spec.out_spec,
         batch_size=fixed[0] if len(fixed) == len(counted) and fixed else None,
-        batch_dim=batch_dim,
+        how=how,
     )
 
 

@@ -19,6 +19,7 @@ from torch.fx import Node
 from resect.digest import fingerprint, tensors_digest
 from resect.errors import InputError
 from resect.graph.capture import (
+    How,
     as_call,
     capture,
     outputs_of,
@@ -28,7 +29,6 @@ from resect.graph.decisions import Decision, Variant
 from resect.graph.differences import largest_difference
 from resect.graph.resolve import Programs
 from resect.graph.routes import Routes, Start
-from resect.graph.sizes import Place
 from resect.graph.slices import Sliced, cut
 from resect.graph.untouched import Mode, untouched
 from resect.network.arrangement import Arrangement, validate
@@ -57,10 +57,10 @@ class Unraveled:
         batch_dim: the dimension of inputs and outputs that counts the samples.
     """
 
-    def __init__(self, sliced: Sliced, example: Any, *, plain: bool, free: frozenset[Place] = frozenset()) -> None:
+    def __init__(self, sliced: Sliced, example: Any, *, plain: bool) -> None:
         self.model = sliced.captured.model
         self._example = example
-        self._free = free
+        self._how = sliced.captured.how
         self.plain = plain
         self._own_gradient = False
         self.sliced = sliced
@@ -70,7 +70,7 @@ class Unraveled:
         self.layers = sum(slot.block.layers for slot in sliced.slots)
         self.slices = len(sliced.slices)
         self.inputs = tuple(entry for entry in sliced.captured.inputs if entry)
-        self.batch_size, self.batch_dim = sliced.captured.batch_size, sliced.captured.batch_dim
+        self.batch_size, self.batch_dim = sliced.captured.batch_size, self._how.batch_dim
         self._form = Form(self.model, as_call(example))
 
     @cached_property
@@ -105,7 +105,7 @@ class Unraveled:
 
     def _captured(self, mode: Mode) -> Unraveled:
         """The same network, exported in another mode."""
-        return unraveled(self.model, self._example, self.plain, mode, self.batch_dim, self._free)
+        return unraveled(self.model, self._example, self.plain, mode, self._how)
 
     def require_own_gradient(self) -> None:
         """Raise ExportError if the graph has another gradient than the model (custom backwards); looked at once.
@@ -131,9 +131,13 @@ class Unraveled:
         refused = {slot.index: slot.refusals.of(variant) for slot in self.sliced.slots}
         return tuple(index for index, why in refused.items() if not why)
 
-    def routes(self, start: Start | None = None) -> Routes:
-        """The routes of the signal from `start`, the stem by default: its paths, their number and lengths."""
-        return Routes(self.sliced, start)
+    def routes(self, start: Start | None = None, output: str | None = None) -> Routes:
+        """The routes of the signal from `start`, the stem by default: its paths, their number and lengths.
+
+        Args:
+            output: to which they lead, as in `logits_of`.
+        """
+        return Routes(self.sliced, start, output)
 
     def parameter_nodes(self, name: str) -> tuple[Node, ...]:
         """The nodes that hold a parameter in the graph: several where it is tied, none where it is not used."""
@@ -317,12 +321,11 @@ class Unraveled:
         }
         copied = replace(captured, model=deepcopy(self.model, memo), constants=constants)
         sliced = replace(self.sliced, captured=copied)
-        return Unraveled(sliced, deepcopy(self._example, memo), plain=self.plain, free=self._free)
+        return Unraveled(sliced, deepcopy(self._example, memo), plain=self.plain)
 
     def __reduce__(self) -> Any:
         """Model and example are pickled, and captured again when they are read."""
-        mode = self.sliced.captured.mode
-        return unraveled, (self.model, self._example, self.plain, mode, self.batch_dim, self._free)
+        return unraveled, (self.model, self._example, self.plain, self.sliced.captured.mode, self._how)
 
     def __repr__(self) -> str:
         units = plural(len(self.blocks), "layer" if self.plain else "block")
@@ -333,17 +336,9 @@ class Unraveled:
         return f"<p>{escape(type(self.model).__name__)}</p>{self.blocks._repr_html_()}"
 
 
-def unraveled(
-    model: nn.Module,
-    example: Any,
-    plain: bool,
-    mode: Mode,
-    batch_dim: int = 0,
-    free: frozenset[Place] = frozenset(),
-) -> Unraveled:
-    """A network captured in one mode."""
-    captured = capture(model, example, mode, batch_dim=batch_dim, free=free)
-    return Unraveled(cut(captured, plain=plain), example, plain=plain, free=free)
+def unraveled(model: nn.Module, example: Any, plain: bool, mode: Mode, how: How | None = None) -> Unraveled:
+    """A network captured in one mode; for `how` see `capture`."""
+    return Unraveled(cut(capture(model, example, mode, how), plain=plain), example, plain=plain)
 
 
 def require_unraveled(net: object) -> None:
