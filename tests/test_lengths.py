@@ -163,3 +163,16 @@ def test_a_deleted_branch_is_a_zero_of_the_size_at_hand() -> None:
     torch.save(small, file := io.BytesIO())
     file.seek(0)
     assert torch.equal(torch.load(file, weights_only=False)(x), deleted)
+
+
+def test_the_batch_may_be_the_second_dimension() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=False)
+    model = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False).eval()
+    net = resect.unravel(model, torch.randn(5, 3, 8), batch_dim=1)
+    assert len(net.blocks) == 2
+    assert set(net.check(torch.randn(7, 4, 8)).differences) == {1, 2, 3, 4}
+    assert net.check(torch.randn(7, 4, 8)).identical
+    x = torch.randn(6, 2, 8)
+    assert torch.equal(net.without(0)(x), net(x, net.intact.without(0)))
+    with pytest.raises(resect.InputError, match="counts samples in dimension 0.*batch_dim=1"):
+        resect.lesion(net, [(x, torch.zeros(6, 2, dtype=torch.long))], resect.plans.single(net))

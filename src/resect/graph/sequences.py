@@ -30,7 +30,7 @@ def batch_is_dimension(batch_dim: int, model: nn.Module, example: Any) -> Iterat
         raise InputError(
             f"`example` must have the batch in dimension 0, but `{names[module] or type(model).__name__}` has "
             f"batch_first=False and takes dimension 0 ({sequence}) for the sequence and dimension 1 ({batch}) for the "
-            "batch. Say so by batch_dim=1 (--batch-dim 1), or build the model with batch_first=True."
+            "batch. Say so by batch_dim=1, or build the model with batch_first=True."
         )
 
     if batch_dim:

@@ -66,7 +66,7 @@ class Standalone(nn.Module):
         # Autograd keeps the old values of buffers for the backward pass, so it gets copies of those that change.
         arguments = [tensors[name].clone() if name in code.updates else tensors[name] for name in code.names]
         given = [*map(self.get_submodule, code.layers), *arguments, *leaves]
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state():
             results = code.function(*given)
         else:
             code.rules.check(leaves, dtypes=False)
