@@ -93,7 +93,7 @@ class SizeRules:
             )
         raise InputError(
             f"`inputs` must have {entry.label} of shape {want} {_dtype(entry.dtype)} as the example has, "
-            f"got {got}.{why}"
+            f"got {got}.{_mend(entry, leaf) or why}"
         )
 
     def _check_together(self, shapes: Sequence[Sequence[int]]) -> None:
@@ -135,6 +135,23 @@ class SizeRules:
 
 def _dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _mend(entry: Input, leaf: Any) -> str:
+    """What makes a leaf fit, where that is plain."""
+    if not isinstance(leaf, Tensor):
+        return f" Give torch.as_tensor(..., dtype=torch.{_dtype(entry.dtype)})." if hasattr(leaf, "dtype") else ""
+    if _fits(leaf.shape, entry.shape):
+        return f" Give inputs.to(torch.{_dtype(entry.dtype)})."
+    if leaf.ndim == 4 and _fits((leaf.shape[0], leaf.shape[3], *leaf.shape[1:3]), entry.shape):
+        return " They have the channels last: give inputs.permute(0, 3, 1, 2)."
+    if _fits(leaf.shape, entry.shape[1:]):
+        return " That is a single sample: give inputs[None]."
+    return ""
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(shape) == len(wanted) and all(want in (None, got) for got, want in zip(shape, wanted, strict=True))
 
 
 def _holds(condition: Any, values: Mapping[Any, int]) -> bool:

@@ -330,7 +330,9 @@ class Unraveled:
     def __repr__(self) -> str:
         units = plural(len(self.blocks), "layer" if self.plain else "block")
         deep = "" if self.plain else f", {plural(self.layers, 'layer')}"
-        return f"<Unraveled {type(self.model).__name__}: {units}{deep}>"
+        differs = self.model.training and self.sliced.captured.mode == "eval"
+        other = "; runs as in eval mode, the model itself is in train mode" if differs else ""
+        return f"<Unraveled {type(self.model).__name__}: {units}{deep}{other}>"
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(type(self.model).__name__)}</p>{self.blocks._repr_html_()}"
