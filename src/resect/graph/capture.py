@@ -26,9 +26,15 @@ from resect.graph.canonical import canonical, keep_stopped_gradients
 from resect.graph.differences import largest_difference
 from resect.graph.randomness import drawn_since, generator_states, kept_generators
 from resect.graph.sequences import batch_comes_first
+from resect.graph.traced import DependsError, Recorded, require_same
 from resect.graph.untouched import Mode, untouched
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+_NO_PYTHON_VALUES = (
+    "Change that line so that it does not turn tensor values into Python values (no .item(), no `if` on a tensor, no "
+    "numpy): use torch.where or torch.cond, or move the step out of forward()."
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Capture:
         outputs: the flat outputs, nodes or plain Python values.
         mutations: buffers that the graph updates (batch statistics in train mode): (new value, dotted name).
         batch_size: None if the batch dimension is free, else the one size the graph accepts.
+        recorded: whether the graph is what one forward pass executed, as torch.export does not accept the model.
     """
 
     model: nn.Module
@@ -71,6 +78,7 @@ class Capture:
     in_spec: pytree.TreeSpec
     out_spec: pytree.TreeSpec
     batch_size: int | None
+    recorded: bool = False
 
 
 def as_call(example: Any) -> Call:
@@ -136,7 +144,7 @@ def without_fused_attention() -> Iterator[None]:
 
 def capture(model: nn.Module, example: Any, mode: Mode = "eval") -> Capture:
     """Export `model` in `mode`, functionally, with a free batch dimension where the model allows it; see `unravel`."""
-    call = as_call(example)
+    call = _unmarked(as_call(example))
     leaves = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)]
     if not leaves:
         raise InputError(
@@ -152,17 +160,51 @@ def capture(model: nn.Module, example: Any, mode: Mode = "eval") -> Capture:
         )
     with untouched(model, mode), kept_generators(model):
         _refuse_coins(model, call, mode)
-        # A batch of 0 or 1 is burnt into an exported graph, so it is widened to 2 first.
         batch = leaves[0].shape[0] if leaves[0].ndim else 0
         try:
-            captured = _read(model, _widen(call, batch), mode)
-        except ExportError:
-            if mode == "train" or batch != 1:
-                raise
-            captured = _read(model, call, mode)  # some take one sample only
-        if captured.batch_size not in (None, batch) and mode == "eval":  # its forward() counts the samples
-            captured = _read(model, call, mode)
+            return _exported(model, call, batch, mode)
+        except ExportError as refusal:
+            return _recorded(model, call, mode, refusal)
+
+
+def _exported(model: nn.Module, call: Call, batch: int, mode: Mode) -> Capture:
+    """A batch of 0 or 1 is burnt into an exported graph, so it is widened to 2 first."""
+    try:
+        captured = _read(model, _widen(call, batch), mode)
+    except ExportError:
+        if mode == "train" or batch != 1:
+            raise
+        captured = _read(model, call, mode)  # some take one sample only
+    if captured.batch_size not in (None, batch) and mode == "eval":  # its forward() counts the samples
+        captured = _read(model, call, mode)
     return captured
+
+
+def _recorded(model: nn.Module, call: Call, mode: Mode, refusal: ExportError) -> Capture:
+    """What one forward pass executes; ExportError where that is not all that the model computes."""
+    whole = _TensorsOnly(model)
+    try:
+        with warnings.catch_warnings(action="ignore"), without_checkpoints():
+            recorded = Recorded(whole, _unmarked(call))
+            if mode == "eval":
+                require_same(recorded, whole, call)
+            return _read(model, _unmarked(call), mode, recorded)
+    except DependsError as error:
+        raise ExportError(
+            f"`model` must compute alike on all inputs to be captured in {mode} mode, but {type(model).__name__} "
+            f"decides by their values: {cause(model, error)}. {_NO_PYTHON_VALUES}"
+        ) from refusal
+    except Exception:  # what torch.export said is as true, and says more of the model
+        raise refusal from None
+
+
+def _unmarked(call: Call) -> Call:
+    """The same values in tensors of our own: torch.export marks those that it is given as dynamic, for good."""
+
+    def own(leaf: Any) -> Any:
+        return leaf.detach().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
+
+    return pytree.tree_map(own, call)  # type: ignore[no-any-return]  # tree_map keeps the structure it is given
 
 
 def _refuse_coins(model: nn.Module, call: Call, mode: Mode) -> None:
@@ -228,7 +270,7 @@ class _TensorsOnly(nn.Module):
         return outputs_of(self.model, (args, kwargs))
 
 
-def _export(model: nn.Module, call: Call, mode: Mode) -> ExportedProgram:
+def _export(model: nn.Module, call: Call, mode: Mode, recorded: Recorded | None) -> ExportedProgram:
     dynamic: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]  # torch has no annotation
     shaped = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor) and leaf.ndim]
     for leaf in shaped:
@@ -238,22 +280,18 @@ def _export(model: nn.Module, call: Call, mode: Mode) -> ExportedProgram:
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(
-                _TensorsOnly(model),
+                recorded or _TensorsOnly(model),
                 *call,
-                dynamic_shapes=dynamic,
+                dynamic_shapes=None if recorded else dynamic,
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
             keep_stopped_gradients(exported.graph_module)
             functional: ExportedProgram = exported.run_decompositions({})
         except Exception as error:  # torch.export raises dozens of kinds, and lets the model's own through
-            advice = (
-                "Change that line so that it does not turn tensor values into Python values (no .item(), no `if` on a "
-                "tensor, no numpy): use torch.where or torch.cond, or move the step out of forward()."
-            )
             raise ExportError(
                 f"`model` must be one that torch.export can capture in {mode} mode, but {type(model).__name__} is "
-                f"not: {cause(model, error)}. {advice}"
+                f"not: {cause(model, error)}. {_NO_PYTHON_VALUES}"
             ) from error
     return functional
 
@@ -311,8 +349,8 @@ def cause(model: nn.Module, error: Exception) -> str:
     return place + (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
-def _read(model: nn.Module, call: Call, mode: Mode) -> Capture:
-    exported = _export(model, call, mode)
+def _read(model: nn.Module, call: Call, mode: Mode, recorded: Recorded | None = None) -> Capture:
+    exported = _export(model, call, mode, recorded)
     canonical(exported.graph)
     signature, labels = exported.graph_signature, _labels(call)
     placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
@@ -354,6 +392,7 @@ def _read(model: nn.Module, call: Call, mode: Mode) -> Capture:
         in_spec=exported.call_spec.in_spec,
         out_spec=exported.call_spec.out_spec,
         batch_size=None if None in batches or not batches else batches[0],
+        recorded=recorded is not None,
     )
 
 

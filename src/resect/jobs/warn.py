@@ -7,6 +7,7 @@ from resect.graph.outputs import IGNORED
 from resect.measuring.chance import no_better_than_chance
 from resect.measuring.metrics import chance_error
 from resect.models.specs import LoadedModel
+from resect.network.unraveled import Unraveled, recorded_message
 from resect.words import percent, plural
 
 
@@ -25,6 +26,12 @@ def random_weights(loaded: LoadedModel) -> tuple[str, ...]:
         f"{loaded.spec} has random weights{some if len(names) < every else ''}: nobody gave any. Give "
         f"--checkpoint FILE (or {loaded.spec}@FILE), {way}.",
     )
+
+
+def recorded(net: Unraveled) -> tuple[str, ...]:
+    """One sentence if a network is a recording of one forward pass."""
+    said = recorded_message(net)
+    return (said,) if said else ()
 
 
 def at_chance(model: str, error: float | None, samples: Samples, *, random: bool = False) -> tuple[str, ...]:

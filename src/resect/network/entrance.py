@@ -31,7 +31,8 @@ def unravel(model: nn.Module | WithExample, example: Any = None, *, plain: bool 
     """Take a network apart into its residual blocks.
 
     Args:
-        model: any module that `torch.export` can capture, or what `resect.load_model` returned. It is not changed.
+        model: any module that `torch.export` can capture, or whose forward pass can be recorded (`net.recorded`), or
+            what `resect.load_model` returned. It is not changed.
         example: one batch of its inputs: a tensor, a tuple, or a dict of keyword arguments. Dimension 0 is the batch.
             Only what `resect.load_model` returned has one of its own.
         plain: take the weight layers as units instead of residual blocks, for networks without skips (VGG).
@@ -41,7 +42,7 @@ def unravel(model: nn.Module | WithExample, example: Any = None, *, plain: bool 
 
     Raises:
         InputError: the model cannot run the example.
-        ExportError: `torch.export` cannot capture the model; the message names module and line.
+        ExportError: the model can be captured in neither way; the message names module and line.
 
     Example:
         >>> net = resect.unravel(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224))
