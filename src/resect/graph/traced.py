@@ -18,7 +18,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.fx.traceback import preserve_node_meta
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from resect.graph.differences import largest_difference
 
@@ -62,12 +62,15 @@ class Recorded(nn.Module):
             for place, tensor in zip(places, given, strict=True):
                 filled[place] = tensor
             args, kwargs = pytree.tree_unflatten(filled, structure)
-            with _FrozenValues(), _named_nodes(whole):
+            with _named_nodes(whole):
                 flat, self._structure = pytree.tree_flatten(functional_call(whole, tensors, args, kwargs))
             return flat
 
-        record = make_fx(run, tracing_mode="real", pre_dispatch=True)
+        record = make_fx(run, tracing_mode="real", pre_dispatch=True, _error_on_data_dependent_ops=False)
         graph: GraphModule = record(self._tensors(), [leaves[place] for place in places])
+        for node in reversed(graph.graph.nodes):  # Python has the values
+            if not node.users and torch.Tag.data_dependent_output in getattr(node.target, "tags", ()):
+                graph.graph.erase_node(node)
         self._interpreter = Interpreter(graph)  # no child: its constants are no buffers of the model
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -148,16 +151,6 @@ class _PythonReads(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _READ_BY_PYTHON and any(map(self._dependence.on, args)):
             raise DependsError(f"{name} of a value that depends on the inputs")
-        return func(*args, **(kwargs or {}))
-
-
-class _FrozenValues(TorchFunctionMode):
-    """Computes the Python values of tensors aside from the recording, which would refuse them."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in _READ_BY_PYTHON:
-            with _disable_current_modes():
-                return func(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
