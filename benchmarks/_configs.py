@@ -69,11 +69,9 @@ def small_config(kind: type[PretrainedConfig]) -> PretrainedConfig:
     """A configuration of few and narrow layers; nested ones are shrunk, too, and lists by layer cut."""
     usual = kind()
     known = set(inspect.signature(kind.__init__).parameters) | set(vars(usual))
-    given = {
-        name: value
-        for name, value in _SMALL.items()
-        if name in known and (name == "vocab_size" or getattr(usual, name, 1) is not None)
-    }
+    given = {name: value for name, value in _SMALL.items() if name in known and _is_alike(name, usual)}
+    if isinstance(getattr(usual, "image_size", None), (list, tuple)):
+        given["image_size"] = [64] * len(usual.image_size)
     if "kv_lora_rank" in known:
         given["num_key_value_heads"] = given["num_attention_heads"]
     if {"expand", "num_heads", "head_dim"} <= known:
@@ -92,6 +90,11 @@ def small_config(kind: type[PretrainedConfig]) -> PretrainedConfig:
         if isinstance(getattr(usual, name, None), PretrainedConfig) and nested is not None:
             mapped[name] = small_config(type(getattr(usual, name))).to_dict()
     return kind(**mapped)
+
+
+def _is_alike(name: str, usual: PretrainedConfig) -> bool:
+    """Whether a number may take the place of what a configuration usually has."""
+    return name == "vocab_size" or isinstance(getattr(usual, name, 1), (int, float, bool))
 
 
 def small_transformer(name: str) -> tuple[str, tuple[nn.Module, Any]]:

@@ -39,7 +39,7 @@ def page(rows: list[Row], total: int) -> str:
                 "Made by `python benchmarks/coverage.py --page docs/coverage.md`; all weights are random. The blocks "
                 "found are compared with an independent count: the additions that one forward pass executes, judged by "
                 "where their values come from, without the captured graph (`benchmarks/_additions.py` says by which "
-                "rule, and where it is known to be weaker). Where the two differ, the model's source decides: see below.",
+                "rule, and where it is known to be weaker). Where the two differ, the source of the model decides.",
                 _made(len(rows), total),
                 "## Totals",
                 _totals(built, taken),

@@ -31,6 +31,7 @@ import transformers
 from _additions import residual_additions
 from _page import page
 from _zoo import build, names
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from resect import unravel
@@ -54,8 +55,8 @@ def main() -> None:
     todo = [name for name in chosen if given.again or not _file(name).exists()]
     random.Random(0).shuffle(todo)  # a run that is cut off has measured a fair sample
     KEPT.mkdir(parents=True, exist_ok=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as progress:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(emoji=False, markup=False)) as progress:
         task = progress.add_task("", total=len(todo))
         for name in todo:
             progress.update(task, description=name)
