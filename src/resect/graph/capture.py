@@ -7,7 +7,7 @@ import logging
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -64,6 +64,7 @@ class Capture:
         outputs: the flat outputs, nodes or plain Python values.
         mutations: buffers that the graph updates (batch statistics in train mode): (new value, dotted name).
         batch_size: None if the batch dimension is free, else the one size the graph accepts.
+        as_run: whether the model was told that it is not being exported, see `capture`.
         recorded: whether the graph is what one forward pass executed, as torch.export does not accept the model.
     """
 
@@ -78,6 +79,7 @@ class Capture:
     in_spec: pytree.TreeSpec
     out_spec: pytree.TreeSpec
     batch_size: int | None
+    as_run: bool
     recorded: bool = False
 
 
@@ -142,8 +144,13 @@ def without_fused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def capture(model: nn.Module, example: Any, mode: Mode = "eval") -> Capture:
-    """Export `model` in `mode`, functionally, with a free batch dimension where the model allows it; see `unravel`."""
+def capture(model: nn.Module, example: Any, mode: Mode = "eval", *, as_run: bool = False) -> Capture:
+    """Export `model` in `mode`, functionally, with a free batch dimension where the model allows it; see `unravel`.
+
+    Args:
+        as_run: tell a model that asks (`torch.compiler.is_exporting`) that it is not: some compute in another way when
+            they are exported, by other operators with other last bits.
+    """
     call = _unmarked(as_call(example))
     leaves = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)]
     if not leaves:
@@ -162,33 +169,34 @@ def capture(model: nn.Module, example: Any, mode: Mode = "eval") -> Capture:
         _refuse_coins(model, call, mode)
         batch = leaves[0].shape[0] if leaves[0].ndim else 0
         try:
-            return _exported(model, call, batch, mode)
+            return _exported(model, call, batch, mode, as_run)
         except ExportError as refusal:
             return _recorded(model, call, mode, refusal)
 
 
-def _exported(model: nn.Module, call: Call, batch: int, mode: Mode) -> Capture:
+def _exported(model: nn.Module, call: Call, batch: int, mode: Mode, as_run: bool) -> Capture:
     """A batch of 0 or 1 is burnt into an exported graph, so it is widened to 2 first."""
+    whole = _TensorsOnly(model, as_run)
     try:
-        captured = _read(model, _widen(call, batch), mode)
+        captured = _read(whole, _widen(call, batch), mode)
     except ExportError:
         if mode == "train" or batch != 1:
             raise
-        captured = _read(model, call, mode)  # some take one sample only
+        captured = _read(whole, call, mode)  # some take one sample only
     if captured.batch_size not in (None, batch) and mode == "eval":  # its forward() counts the samples
-        captured = _read(model, call, mode)
+        captured = _read(whole, call, mode)
     return captured
 
 
 def _recorded(model: nn.Module, call: Call, mode: Mode, refusal: ExportError) -> Capture:
     """What one forward pass executes; ExportError where that is not all that the model computes."""
-    whole = _TensorsOnly(model)
+    whole = _TensorsOnly(model, as_run=True)
     try:
         with warnings.catch_warnings(action="ignore"), without_checkpoints():
             recorded = Recorded(whole, _unmarked(call))
             if mode == "eval":
                 require_same(recorded, whole, call)
-            return _read(model, _unmarked(call), mode, recorded)
+            return _read(recorded, _unmarked(call), mode)
     except DependsError as error:
         raise ExportError(
             f"`model` must compute alike on all inputs to be captured in {mode} mode, but {type(model).__name__} "
@@ -262,15 +270,28 @@ def outputs_of(model: nn.Module, call: Call) -> Any:
 
 
 class _TensorsOnly(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, as_run: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.as_run = model, as_run
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return outputs_of(self.model, (args, kwargs))
+        with _unaware_of_export() if self.as_run else nullcontext():
+            return outputs_of(self.model, (args, kwargs))
 
 
-def _export(model: nn.Module, call: Call, mode: Mode, recorded: Recorded | None) -> ExportedProgram:
+@contextmanager
+def _unaware_of_export() -> Iterator[None]:
+    """Let `torch.compiler.is_exporting` and `is_compiling` say no."""
+    before = torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag
+    torch.compiler._is_exporting_flag = torch.compiler._is_compiling_flag = False
+    try:
+        yield
+    finally:
+        torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag = before
+
+
+def _export(whole: _TensorsOnly | Recorded, call: Call, mode: Mode) -> ExportedProgram:
+    model = whole.model
     dynamic: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]  # torch has no annotation
     shaped = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor) and leaf.ndim]
     for leaf in shaped:
@@ -280,9 +301,9 @@ def _export(model: nn.Module, call: Call, mode: Mode, recorded: Recorded | None)
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(
-                recorded or _TensorsOnly(model),
+                whole,
                 *call,
-                dynamic_shapes=None if recorded else dynamic,
+                dynamic_shapes=None if isinstance(whole, Recorded) else dynamic,
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
@@ -349,8 +370,8 @@ def cause(model: nn.Module, error: Exception) -> str:
     return place + (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
-def _read(model: nn.Module, call: Call, mode: Mode, recorded: Recorded | None = None) -> Capture:
-    exported = _export(model, call, mode, recorded)
+def _read(whole: _TensorsOnly | Recorded, call: Call, mode: Mode) -> Capture:
+    model, exported = whole.model, _export(whole, call, mode)
     canonical(exported.graph)
     signature, labels = exported.graph_signature, _labels(call)
     placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
@@ -392,7 +413,8 @@ def _read(model: nn.Module, call: Call, mode: Mode, recorded: Recorded | None = 
         in_spec=exported.call_spec.in_spec,
         out_spec=exported.call_spec.out_spec,
         batch_size=None if None in batches or not batches else batches[0],
-        recorded=recorded is not None,
+        as_run=whole.as_run,
+        recorded=isinstance(whole, Recorded),
     )
 
 

@@ -48,6 +48,7 @@ class Recorded(nn.Module):
     """
 
     model: nn.Module
+    as_run = True
 
     def __init__(self, whole: nn.Module, call: Call) -> None:
         super().__init__()

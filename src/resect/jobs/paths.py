@@ -18,6 +18,7 @@ from resect.data.normalization import plain_normalization
 from resect.errors import DataError, InputError
 from resect.jobs.asked import PathsAsked
 from resect.jobs.job import Answer, Job, Lab, Subject
+from resect.measuring.batches import batches_of
 from resect.network.unraveled import Unraveled
 from resect.paths.measures import Effective, log2_effective
 from resect.paths.participation import Participation, participation
@@ -44,7 +45,7 @@ class PathsJob(PathsAsked, Job):
     @property
     def settings(self) -> PathSettings:
         """What is differentiated, where, and in how much memory."""
-        return PathSettings(self.at, self.of, self.memory, self.source.seed)
+        return PathSettings(self.at, self.of, self.memory, self.source.seed, self.gates)
 
     def prepare(self, lab: Lab) -> Subject:
         """Load and unravel the network, and load the samples.
@@ -68,6 +69,7 @@ class PathsJob(PathsAsked, Job):
             AccuracyError: a result fails its own check.
         """
         bench = _Bench(subject.net, list(subject.samples.batches(self.batch_size)), self, lab)
+        first = next(batches_of(bench.data, subject.net, self.task))
         spectrum = bench.measure(path_spectrum, "exact shares", max_length=self.max_length)
         through = bench.measure(participation, "shares through blocks", 2, pairs=self.pairs)
         draws = bench.measure(sample_paths, "sampled single paths", draws=self.draws) if self.draws else None
@@ -86,6 +88,7 @@ class PathsJob(PathsAsked, Job):
             tables["strongest"] = paths.table
         if self.checkpoints:
             tables["training"] = bench.over_training(checkpoints_in(self.checkpoints))
+        found["task"] = first.task.meaning(first.targets).as_dict()
         found["normalization"] = plain_normalization(subject.samples)
         return Answer(found, tables, subject.warnings)
 
@@ -137,7 +140,8 @@ class _Bench:
     def measure(self, function: Callable[..., Any], title: str, passes: int = 1, **options: Any) -> Any:
         """What a function finds, with a bar for so many passes through all joins a batch."""
         bar = self.lab.track(title, passing(self.net) * passes * len(self.data))
-        return function(self.net, self.data, self.job.settings, progress=bar, engine=self.lab.engine, **options)
+        options |= {"task": self.job.task, "progress": bar, "engine": self.lab.engine}
+        return function(self.net, self.data, self.job.settings, **options)
 
     def over_training(self, checkpoints: list[Path]) -> pd.DataFrame:
         """How the gradient's paths change over training; the network's own weights are put back at the end.

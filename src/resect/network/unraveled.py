@@ -102,7 +102,7 @@ class Unraveled:
     @cached_property
     def train_graph(self) -> Unraveled:
         """The same network in train mode (batch statistics, dropout), exported when first asked for."""
-        return unraveled(self.model, self._example, self.plain, "train")
+        return unraveled(self.model, self._example, self.plain, "train", self.sliced.captured.as_run)
 
     def require_own_gradient(self) -> None:
         """Raise ExportError if the graph has another gradient than the model (custom backwards); looked at once.
@@ -112,7 +112,9 @@ class Unraveled:
         if not self._own_gradient:
             compared = require_own_gradient(self, self._example)
             if not compared and self.sliced.captured.mode == "train":
-                unraveled(self.model, self._example, self.plain, "eval").require_own_gradient()
+                unraveled(
+                    self.model, self._example, self.plain, "eval", self.sliced.captured.as_run
+                ).require_own_gradient()
             self._own_gradient = True
 
     def arrangement(self, decisions: Sequence[Decision] | str) -> Arrangement:
@@ -128,9 +130,13 @@ class Unraveled:
         refused = {slot.index: slot.refusals.of(variant) for slot in self.sliced.slots}
         return tuple(index for index, why in refused.items() if not why)
 
-    def routes(self, start: Start | None = None) -> Routes:
-        """The routes of the signal from `start`, the stem by default: its paths, their number and lengths."""
-        return Routes(self.sliced, start)
+    def routes(self, start: Start | None = None, output: str | None = None) -> Routes:
+        """The routes of the signal from `start`, the stem by default: its paths, their number and lengths.
+
+        Args:
+            output: to which they lead, as in `logits_of`.
+        """
+        return Routes(self.sliced, start, output)
 
     def parameter_nodes(self, name: str) -> tuple[Node, ...]:
         """The nodes that hold a parameter in the graph: several where it is tied, none where it is not used."""
@@ -310,21 +316,24 @@ class Unraveled:
 
     def __reduce__(self) -> Any:
         """Model and example are pickled, and captured again when they are read."""
-        return unraveled, (self.model, self._example, self.plain, self.sliced.captured.mode)
+        captured = self.sliced.captured
+        return unraveled, (self.model, self._example, self.plain, captured.mode, captured.as_run)
 
     def __repr__(self) -> str:
         units = plural(len(self.blocks), "layer" if self.plain else "block")
         deep = "" if self.plain else f", {plural(self.layers, 'layer')}"
         how = f", recorded at batch size {self.batch_size}" if self.recorded else ""
-        return f"<Unraveled {type(self.model).__name__}: {units}{deep}{how}>"
+        differs = self.model.training and self.sliced.captured.mode == "eval"
+        other = "; runs as in eval mode, the model itself is in train mode" if differs else ""
+        return f"<Unraveled {type(self.model).__name__}: {units}{deep}{how}{other}>"
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(type(self.model).__name__)}</p>{self.blocks._repr_html_()}"
 
 
-def unraveled(model: nn.Module, example: Any, plain: bool, mode: Mode) -> Unraveled:
-    """A network captured in one mode."""
-    return Unraveled(cut(capture(model, example, mode), plain=plain), example, plain=plain)
+def unraveled(model: nn.Module, example: Any, plain: bool, mode: Mode, as_run: bool = False) -> Unraveled:
+    """A network captured in one mode; for `as_run` see `capture`."""
+    return Unraveled(cut(capture(model, example, mode, as_run=as_run), plain=plain), example, plain=plain)
 
 
 def require_unraveled(net: object) -> None:
@@ -369,4 +378,18 @@ def _check_leaf(entry: Input, leaf: Any) -> None:
     got = f"{tuple(leaf.shape)} {dtype_name(leaf.dtype)}" if isinstance(leaf, Tensor) else type(leaf).__name__
     raise InputError(
         f"`inputs` must have {entry.label} of shape {want} {dtype_name(dtype)} as the example has, got {got}."
+        f"{_mend(entry, leaf)}"
     )
+
+
+def _mend(entry: Input, leaf: Any) -> str:
+    """What makes a leaf fit, where that is plain."""
+    if not isinstance(leaf, Tensor):
+        return f" Give torch.as_tensor(..., dtype=torch.{dtype_name(entry.dtype)})." if hasattr(leaf, "dtype") else ""
+    if tuple(leaf.shape[1:]) == entry.shape[1:]:
+        return f" Give inputs.to(torch.{dtype_name(entry.dtype)})."
+    if leaf.ndim == 4 and (leaf.shape[3], *leaf.shape[1:3]) == entry.shape[1:]:
+        return " They have the channels last: give inputs.permute(0, 3, 1, 2)."
+    if tuple(leaf.shape) == entry.shape[1:]:
+        return " That is a single sample: give inputs[None]."
+    return ""
