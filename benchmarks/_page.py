@@ -60,7 +60,13 @@ def page(rows: list[Row], total: int) -> str:
 
 def _made(measured: int, total: int) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torchvision", "timm", "transformers"))
-    part = "" if measured == total else f" {measured} of the {total} models have been measured so far."
+    part = (
+        ""
+        if measured == total
+        else f" This is no full run: {measured} of the {total} models have been measured so far, in a random order but "
+        "for some that were thought to be difficult, and not all with the same commit. The shares below are those of "
+        "the models measured."
+    )
     return (
         f"{machine()}, {packages}; {os.cpu_count()} cores, shared with other work, so seconds are those of the "
         f"processor, of one thread.{part}"

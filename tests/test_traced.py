@@ -148,3 +148,20 @@ def test_what_only_another_batch_shows_is_refused(x: Tensor) -> None:
 
     with pytest.raises(ExportError, match="`model` must"):
         resect.unravel(Two(lambda self, y: Hidden.apply(y) * (2 if self.scale > 1 else 1)).eval(), x)
+
+
+def test_an_example_is_as_before_and_bears_no_marks(x: Tensor) -> None:
+    class Writes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mul_(2) + self.layer(x)
+
+    before = x.clone()
+    with pytest.raises(ExportError, match="must not change its inputs"):
+        resect.unravel(Writes().eval(), x)
+    assert torch.equal(x, before)
+    resect.unravel(Two(lambda self, y: y).eval(), x)
+    assert not vars(x)

@@ -207,10 +207,10 @@ def _recorded(model: nn.Module, call: Call, mode: Mode, refusal: ExportError) ->
 
 
 def _unmarked(call: Call) -> Call:
-    """The same values in tensors of our own: torch.export marks those that it is given as dynamic, for good."""
+    """The same values in tensors of our own: torch.export marks those that it is given, models may write into them."""
 
     def own(leaf: Any) -> Any:
-        return leaf.detach().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
+        return leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
 
     return pytree.tree_map(own, call)  # type: ignore[no-any-return]  # tree_map keeps the structure it is given
 

@@ -91,16 +91,22 @@ def require_same(recorded: Recorded, whole: nn.Module, call: Call) -> None:
     The other batch has the example's values in another order.
     """
     with torch.no_grad():
-        for args, kwargs in (call, pytree.tree_map(_shuffled, call)):
-            if largest_difference(whole(*args, **kwargs), recorded(*args, **kwargs)):
+        for order in (torch.arange, torch.randperm):
+            (args, kwargs), (own_args, own_kwargs) = (_ordered(call, order) for _ in range(2))  # it may write into them
+            if largest_difference(whole(*args, **kwargs), recorded(*own_args, **own_kwargs)):
                 raise DependsError("what one forward pass executes is not what it computes on another batch")
 
 
-def _shuffled(leaf: Any) -> Any:
-    if not isinstance(leaf, Tensor):
-        return leaf
-    order = torch.randperm(leaf.numel(), generator=torch.Generator().manual_seed(0)).to(leaf.device)
-    return leaf.flatten()[order].view(leaf.shape)
+def _ordered(call: Call, order: Callable[..., Tensor]) -> Call:
+    """A copy of a call with the values of its tensors in another order, the same each time."""
+
+    def ordered(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        torch.manual_seed(0)
+        return leaf.flatten()[order(leaf.numel()).to(leaf.device)].view(leaf.shape)
+
+    return pytree.tree_map(ordered, call)  # type: ignore[no-any-return]  # tree_map keeps the structure it is given
 
 
 class _Dependence(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no annotation
