@@ -6,9 +6,10 @@ import io
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,7 @@ def capture(model: nn.Module, example: Any, mode: Mode = "eval", *, as_run: bool
             f"`model` must be a module of Python code, but {type(model).__name__} is or holds TorchScript, which hides "
             "operators and names. Pass the module that it was made from."
         )
-    with untouched(model, mode), kept_generators(model):
+    with untouched(model, mode), kept_generators(model), _plainly(model):
         _refuse_coins(model, call, mode)
         batch = leaves[0].shape[0] if leaves[0].ndim else 0
         try:
@@ -213,6 +214,18 @@ def _unmarked(call: Call) -> Call:
         return leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
 
     return pytree.tree_map(own, call)  # type: ignore[no-any-return]  # tree_map keeps the structure it is given
+
+
+@contextmanager
+def _plainly(model: nn.Module) -> Iterator[None]:
+    """Without autocast, which a graph follows when it is run, and with tensors that can be trained on later."""
+    tensors = [*model.parameters(), *model.buffers()]
+    with ExitStack() as stack:
+        for kind in {"cpu", *(tensor.device.type for tensor in tensors)} - {"meta"}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if not any(tensor.is_inference() for tensor in tensors):
+            stack.enter_context(torch.inference_mode(False))
+        yield
 
 
 def _refuse_coins(model: nn.Module, call: Call, mode: Mode) -> None:
@@ -281,13 +294,13 @@ class _TensorsOnly(nn.Module):
 
 @contextmanager
 def _unaware_of_export() -> Iterator[None]:
-    """Let `torch.compiler.is_exporting` and `is_compiling` say no."""
-    before = torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag
-    torch.compiler._is_exporting_flag = torch.compiler._is_compiling_flag = False
+    """Let `torch.compiler.is_exporting` say no; `is_compiling`, which asks for operators alone, keeps its yes."""
+    before = torch.compiler._is_exporting_flag
+    torch.compiler._is_exporting_flag = False
     try:
         yield
     finally:
-        torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag = before
+        torch.compiler._is_exporting_flag = before
 
 
 def _export(whole: _TensorsOnly | Recorded, call: Call, mode: Mode) -> ExportedProgram:
@@ -388,6 +401,7 @@ def _read(whole: _TensorsOnly | Recorded, call: Call, mode: Mode) -> Capture:
     for node in exported.graph.nodes:
         if node.op == "get_attr":
             constants[node] = attrgetter(str(node.target))(exported.graph_module)
+    _refuse_unknown(model, parameters.values())
     flat = next(node for node in exported.graph.nodes if node.op == "output").args[0]
     outputs, mutations = [], []
     for value, output in zip(flat, signature.output_specs, strict=True):
@@ -415,6 +429,20 @@ def _read(whole: _TensorsOnly | Recorded, call: Call, mode: Mode) -> Capture:
         batch_size=None if None in batches or not batches else batches[0],
         as_run=whole.as_run,
         recorded=isinstance(whole, Recorded),
+    )
+
+
+def _refuse_unknown(model: nn.Module, names: Iterable[str]) -> None:
+    """Raise ExportError if the graph reads parts of a parameter that is made of several tensors."""
+    own = dict(chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)))
+    unknown = next((name for name in names if name not in own), None)
+    if unknown is None:
+        return
+    kinds = {name: type(value) for name, value in own.items() if hasattr(type(value), "__tensor_flatten__")}
+    name, kind = next(iter(kinds.items()), (unknown, Tensor))
+    raise ExportError(
+        f"`model` must hold plain tensors, but `{name}` is a {kind.__name__}, of whose parts (`{unknown}`) an exported "
+        "graph is made. Unravel the model before its weights are quantised or sharded."
     )
 
 

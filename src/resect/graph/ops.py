@@ -50,7 +50,7 @@ FOURIER = frozenset(
     "_conj conj resolve_conj _conj_physical complex".split()
 )
 # Batch and layer normalisation count as linear: they stand on projection skips and leave no path of their own.
-LINEAR = VIEWS | NORMS | POOLS | RESHAPERS | WEIGHT_MIXING | FOURIER | {"mul", "div", "addcmul"}
+LINEAR = VIEWS | NORMS | POOLS | RESHAPERS | WEIGHT_MIXING | FOURIER | {"mul", "div", "addcmul", "summed"}
 
 POINTWISE = frozenset(
     "relu relu6 hardtanh gelu silu sigmoid tanh leaky_relu elu selu celu hardswish hardsigmoid mish softplus "
@@ -62,6 +62,13 @@ POINTWISE = frozenset(
 def gate(value: Tensor) -> Tensor:
     """Hand on `value`: the place where a branch enters its join, put into the graph by discovery."""
     return value
+
+
+def summed(*terms: Tensor, dim: int, mean: bool) -> Tensor:
+    """The sum (or mean) of equally shaped terms over an axis at which they are stacked."""
+    stacked = torch.ops.aten.stack.default(list(terms), dim)
+    total: Tensor = torch.ops.aten.mean.dim(stacked, [dim]) if mean else torch.ops.aten.sum.dim_IntList(stacked, [dim])
+    return total
 
 
 def op_name(node: Node) -> str:

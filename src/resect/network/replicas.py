@@ -1,7 +1,7 @@
 """The submodules of a stand-alone network: layers that run as modules of their own, and holders of what is left.
 
-A layer that the graph calls with its own weights alone is called as a module: hooks, pruning, parametrizations, adapters
-and quantisation then find it, and take hold of what the network computes.
+A layer that the graph calls with its own weights alone is called as a module: hooks, pruning, parametrizations,
+adapters and quantisation then find it, and take hold of what the network computes.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _layer_of(step: Step, model: nn.Module, names: Mapping[int, str]) -> tuple[s
     if not isinstance(step.target, torch._ops.OpOverload) or step.target._overloadname != "default":
         return None
     given = {argument.name: argument.default_value for argument in step.target._schema.arguments}
-    given |= dict(zip(given, step.args, strict=False)) | step.kwargs
+    given |= {**dict(zip(given, step.args, strict=False)), **step.kwargs}
     weight, value = given.get("weight"), given.get("input", given.get("indices"))
     if not (isinstance(weight, Ref) and isinstance(value, Ref)) or weight.key not in names:
         return None
@@ -120,14 +120,15 @@ def replica(old: nn.Module, *, runs: bool) -> nn.Module:
         runs: it is called; else it only holds tensors, and a batch norm's is one that
             `torch.optim.swa_utils.update_bn` knows.
     """
-    new: Any = Holder()
     if runs:
-        new = type(old).__new__(type(old))
-        nn.Module.__init__(new)
-        vars(new).update({k: v for k, v in vars(old).items() if k not in vars(new) and isinstance(v, _PLAIN)})
+        layer: nn.Module = type(old).__new__(type(old))
+        nn.Module.__init__(layer)
+        vars(layer).update({k: v for k, v in vars(old).items() if k not in vars(layer) and isinstance(v, _PLAIN)})
         for name in old._parameters:
-            new.register_parameter(name, None)
-    elif isinstance(old, _BatchNorm):
-        new = nn.BatchNorm1d(old.num_features, old.eps, old.momentum, affine=False, track_running_stats=False)
-        new.affine, new.track_running_stats = old.affine, old.track_running_stats
-    return new
+            layer.register_parameter(name, None)
+        return layer
+    if not isinstance(old, _BatchNorm):
+        return Holder()
+    holder = nn.BatchNorm1d(old.num_features, old.eps, old.momentum, affine=False, track_running_stats=False)
+    holder.affine, holder.track_running_stats = old.affine, old.track_running_stats
+    return holder

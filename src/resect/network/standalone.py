@@ -49,8 +49,9 @@ class Standalone(nn.Module):
         codes = [code for code in (self._eval_code, self._train_code) if code]
         layers = {path for code in codes for path in code.layers}
         copies: dict[int, nn.Parameter] = {}
-        for code in codes:
-            _copy_tensors(programs.sliced.captured.model, self, code, layers, copies)
+        with torch.inference_mode(False):  # so that it can be trained on
+            for code in codes:
+                _copy_tensors(programs.sliced.captured.model, self, code, layers, copies)
         norms = {path: part for path, part in self.named_modules() if isinstance(part, _BatchNorm)}
         self._momenta = {path: norm.momentum for path, norm in norms.items() if norm.momentum}
         super().train(False)
