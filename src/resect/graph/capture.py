@@ -30,9 +30,15 @@ from resect.graph.ops import op_name
 from resect.graph.randomness import drawn_since, generator_states, kept_generators
 from resect.graph.sequences import batch_is_dimension
 from resect.graph.sizes import Input, Place, Size, SizeRules, simple_sizes
+from resect.graph.traced import DependsError, Recorded, require_same
 from resect.graph.untouched import Mode, untouched
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+_NO_PYTHON_VALUES = (
+    "Change that line so that it does not turn tensor values into Python values (no .item(), no `if` on a tensor, no "
+    "numpy): use torch.where or torch.cond, or move the step out of forward()."
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class Capture:
         mutations: buffers that the graph updates (batch statistics in train mode): (new value, dotted name).
         batch_size: None if the batch dimension is free, else the one size the graph accepts.
         how: it was captured.
+        recorded: whether the graph is what one forward pass executed, as torch.export does not accept the model.
     """
 
     model: nn.Module
@@ -87,6 +94,7 @@ class Capture:
     out_spec: pytree.TreeSpec
     batch_size: int | None
     how: How
+    recorded: bool = False
 
     @property
     def batch(self) -> sympy.Symbol | None:
@@ -138,28 +146,62 @@ def without_fused_attention() -> Iterator[None]:
 def capture(model: nn.Module, example: Any, mode: Mode = "eval", how: How | None = None) -> Capture:
     """Export `model` in `mode`, functionally, with a free batch dimension where the model allows it; see `unravel`."""
     how = how or How()
-    call = as_call(example)
-    leaves = pytree.tree_leaves(call)
-    batch = _require_samples(model, example, leaves, how.batch_dim)
+    call = _unmarked(as_call(example))
+    batch = _require_samples(model, example, pytree.tree_leaves(call), how.batch_dim)
     with untouched(model, mode), kept_generators(model), _plainly(model):
         _refuse_coins(model, call, mode, how.batch_dim)
-        # A batch of 0 or 1 is burnt into an exported graph, so it is widened to 2 first.
-        wide = _widen(call, how.batch_dim) if batch == 1 else call
-        if how.free:
-            with suppress(ExportError), simple_sizes():
-                captured = _read(model, wide, mode, how)
-                if captured.batch_size is None:
-                    return captured
-        how = replace(how, free=frozenset())
         try:
-            captured = _read(model, wide, mode, how)
-        except ExportError:
-            if mode == "train" or batch != 1:
-                raise
-            captured = _read(model, call, mode, how)  # some take one sample only
-        if captured.batch_size not in (None, batch) and mode == "eval":  # its forward() counts the samples
-            captured = _read(model, call, mode, how)
+            return _exported(model, call, batch, mode, how)
+        except ExportError as refusal:
+            return _recorded(model, call, mode, how, refusal)
+
+
+def _exported(model: nn.Module, call: Call, batch: int, mode: Mode, how: How) -> Capture:
+    """A batch of 0 or 1 is burnt into an exported graph, so it is widened to 2 first."""
+    whole = _TensorsOnly(model, how.as_run)
+    wide = _widen(call, how.batch_dim) if batch == 1 else call
+    if how.free:
+        with suppress(ExportError), simple_sizes():
+            captured = _read(whole, wide, mode, how)
+            if captured.batch_size is None:
+                return captured
+    how = replace(how, free=frozenset())
+    try:
+        captured = _read(whole, wide, mode, how)
+    except ExportError:
+        if mode == "train" or batch != 1:
+            raise
+        captured = _read(whole, call, mode, how)  # some take one sample only
+    if captured.batch_size not in (None, batch) and mode == "eval":  # its forward() counts the samples
+        captured = _read(whole, call, mode, how)
     return captured
+
+
+def _recorded(model: nn.Module, call: Call, mode: Mode, how: How, refusal: ExportError) -> Capture:
+    """What one forward pass executes; ExportError where that is not all that the model computes."""
+    whole = _TensorsOnly(model, as_run=True)
+    try:
+        with warnings.catch_warnings(action="ignore"), without_checkpoints():
+            recorded = Recorded(whole, _unmarked(call))
+            if mode == "eval":
+                require_same(recorded, whole, call)
+            return _read(recorded, _unmarked(call), mode, replace(how, free=frozenset()))
+    except DependsError as error:
+        raise ExportError(
+            f"`model` must compute alike on all inputs to be captured in {mode} mode, but {type(model).__name__} "
+            f"decides by their values: {cause(model, error)}. {_NO_PYTHON_VALUES}"
+        ) from refusal
+    except Exception:  # what torch.export said is as true, and says more of the model
+        raise refusal from None
+
+
+def _unmarked(call: Call) -> Call:
+    """The same values in tensors of our own: torch.export marks those that it is given, models may write into them."""
+
+    def own(leaf: Any) -> Any:
+        return leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
+
+    return pytree.tree_map(own, call)  # type: ignore[no-any-return]  # tree_map keeps the structure it is given
 
 
 def _require_samples(model: nn.Module, example: Any, leaves: Sequence[Any], batch_dim: int) -> int:
@@ -265,7 +307,8 @@ def _unaware_of_export() -> Iterator[None]:
         torch.compiler._is_exporting_flag = before
 
 
-def _export(model: nn.Module, call: Call, mode: Mode, how: How) -> ExportedProgram:
+def _export(whole: _TensorsOnly | Recorded, call: Call, mode: Mode, how: How) -> ExportedProgram:
+    model = whole.model
     dynamic: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]  # torch has no annotation
     leaves = pytree.tree_leaves(call)
     for number, (leaf, at) in enumerate(zip(leaves, batch_dimensions(leaves, how.batch_dim), strict=True)):
@@ -276,22 +319,18 @@ def _export(model: nn.Module, call: Call, mode: Mode, how: How) -> ExportedProgr
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(
-                _TensorsOnly(model, how.as_run),
+                whole,
                 *call,
-                dynamic_shapes=dynamic,
+                dynamic_shapes=None if isinstance(whole, Recorded) else dynamic,
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
             keep_stopped_gradients(exported.graph_module)
             functional: ExportedProgram = exported.run_decompositions({})
         except Exception as error:  # torch.export raises dozens of kinds, and lets the model's own through
-            advice = (
-                "Change that line so that it does not turn tensor values into Python values (no .item(), no `if` on a "
-                "tensor, no numpy): use torch.where or torch.cond, or move the step out of forward()."
-            )
             raise ExportError(
                 f"`model` must be one that torch.export can capture in {mode} mode, but {type(model).__name__} is "
-                f"not: {cause(model, error)}. {advice}"
+                f"not: {cause(model, error)}. {_NO_PYTHON_VALUES}"
             ) from error
     return functional
 
@@ -351,8 +390,8 @@ def cause(model: nn.Module, error: Exception) -> str:
     return place + (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
-def _read(model: nn.Module, call: Call, mode: Mode, how: How) -> Capture:
-    exported = _export(model, call, mode, how)
+def _read(whole: _TensorsOnly | Recorded, call: Call, mode: Mode, how: How) -> Capture:
+    model, exported = whole.model, _export(whole, call, mode, how)
     canonical(exported.graph)
     signature, labels = exported.graph_signature, _labels(call)
     batches = batch_dimensions([leaf for _, leaf in labels], how.batch_dim)
@@ -400,6 +439,7 @@ def _read(model: nn.Module, call: Call, mode: Mode, how: How) -> Capture:
         out_spec=exported.call_spec.out_spec,
         batch_size=fixed[0] if len(fixed) == len(counted) and fixed else None,
         how=how,
+        recorded=isinstance(whole, Recorded),
     )
 
 

@@ -36,10 +36,10 @@ def unravel(
     """Take a network apart into its residual blocks.
 
     Args:
-        model: any module that `torch.export` can capture, or what `resect.load_model` returned. It is not changed.
-        example: one batch of its inputs: a tensor, a tuple, or a dict of keyword arguments.
-            Lengths and image sizes are free where the model runs at others, too. Only what
-            `resect.load_model` returned has one of its own.
+        model: any module that `torch.export` can capture, or whose forward pass can be recorded (`net.recorded`), or
+            what `resect.load_model` returned. It is not changed.
+        example: one batch of its inputs: a tensor, a tuple, or a dict of keyword arguments. Lengths and image sizes are
+            free where the model runs at others, too. Only what `resect.load_model` returned has one of its own.
         plain: take the weight layers as units instead of residual blocks, for networks without skips (VGG).
         batch_dim: the dimension of inputs and outputs that counts the samples, 1 for sequences first.
 
@@ -48,7 +48,7 @@ def unravel(
 
     Raises:
         InputError: the model cannot run the example.
-        ExportError: `torch.export` cannot capture the model; the message names module and line.
+        ExportError: the model can be captured in neither way; the message names module and line.
 
     Example:
         >>> net = resect.unravel(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224))

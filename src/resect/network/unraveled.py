@@ -55,6 +55,7 @@ class Unraveled:
         inputs: the tensors that the network expects: how the user names them, their shapes and dtypes.
         batch_size: the one batch size that the graph accepts, None if it accepts any.
         batch_dim: the dimension of inputs and outputs that counts the samples.
+        recorded: whether the graph is a recording of one forward pass, as `torch.export` does not accept the model.
     """
 
     def __init__(self, sliced: Sliced, example: Any, *, plain: bool) -> None:
@@ -71,6 +72,7 @@ class Unraveled:
         self.slices = len(sliced.slices)
         self.inputs = tuple(entry for entry in sliced.captured.inputs if entry)
         self.batch_size, self.batch_dim = sliced.captured.batch_size, self._how.batch_dim
+        self.recorded = sliced.captured.recorded
         self._form = Form(self.model, as_call(example))
 
     @cached_property
@@ -287,7 +289,7 @@ class Unraveled:
                         raise
                     continue
                 differences[size] = largest_difference(expected, self(part))
-        return Check(differences)
+        return Check(differences, self.recorded)
 
     def without(self, *blocks: BlockLike | Iterable[BlockLike]) -> Standalone:
         """A stand-alone module that computes this network without `blocks`, with no trace of their parameters.
@@ -330,9 +332,10 @@ class Unraveled:
     def __repr__(self) -> str:
         units = plural(len(self.blocks), "layer" if self.plain else "block")
         deep = "" if self.plain else f", {plural(self.layers, 'layer')}"
+        how = f", recorded at batch size {self.batch_size}" if self.recorded else ""
         differs = self.model.training and self.sliced.captured.mode == "eval"
         other = "; runs as in eval mode, the model itself is in train mode" if differs else ""
-        return f"<Unraveled {type(self.model).__name__}: {units}{deep}{other}>"
+        return f"<Unraveled {type(self.model).__name__}: {units}{deep}{how}{other}>"
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(type(self.model).__name__)}</p>{self.blocks._repr_html_()}"
@@ -369,4 +372,14 @@ def no_joins_message(net: Unraveled) -> str:
     return (
         f"{type(net.model).__name__} has no residual joins: none of its additions brings a branch back to the skip it "
         "came from. Its plain layers can be lesioned instead: unravel it with plain=True (--plain on the command line)."
+    )
+
+
+def recorded_message(net: Unraveled) -> str:
+    """What to tell a user whose network is a recording; "" for any other."""
+    if not net.recorded:
+        return ""
+    return (
+        f"torch.export does not accept {type(net.model).__name__}, so what one forward pass executed was recorded: it "
+        f"holds at a batch size of {net.batch_size} and for what Python computed of the weights as they are."
     )
