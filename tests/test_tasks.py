@@ -306,9 +306,7 @@ def test_two_towers_find_each_other() -> None:
         result = single(net, [batch], task="contrastive:a,b")
         assert result.intact_loss == pytest.approx(wanted.item(), rel=1e-4)
     assert resect.path_spectrum(net, [batch], task="contrastive:a,b").sum_error < 1e-5
-    with pytest.raises(
-        resect.DataError, match=r"one embedding .* returns scale .*, a \(20, 6\), b \(20, 6\)\. N"
-    ):
+    with pytest.raises(resect.DataError, match=r"one embedding .* returns scale .*, a \(20, 6\), b \(20, 6\)\. N"):
         single(net, [batch], task="contrastive")
 
 
