@@ -15,7 +15,6 @@ from torch import Tensor
 from resect.data.samples import Cut, Pair, require_limit
 from resect.digest import key_digest
 from resect.errors import DataError
-from resect.graph.capture import cut_samples
 from resect.measuring.batches import batches_of
 
 if TYPE_CHECKING:
@@ -149,7 +148,7 @@ class _Recut:
             while start < len(batch) and left != 0:
                 taken = min(len(batch) - start, self.size - held, *([left] if left is not None else []))
                 part = slice(start, start + taken)
-                gathered.append((cut_samples(batch.inputs, part, len(batch)), batch.targets[part]))
+                gathered.append((_cut(batch.inputs, part, len(batch)), batch.targets[part]))
                 start, held = start + taken, held + taken
                 left = None if left is None else left - taken
                 if held == self.size:
@@ -167,3 +166,12 @@ class _Recut:
 
 def _together(*leaves: Any) -> Any:
     return torch.cat(leaves) if isinstance(leaves[0], Tensor) and leaves[0].ndim else leaves[0]
+
+
+def _cut(inputs: Any, which: slice, total: int) -> Any:
+    """The same nested inputs with only some of the `total` samples; what holds no samples stays whole."""
+
+    def cut(leaf: Any) -> Any:
+        return leaf[which] if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == total else leaf
+
+    return pytree.tree_map(cut, inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,10 +100,24 @@ def hint_shape(node: Node) -> tuple[int, ...] | None:
     return hints(value) if isinstance(value, Tensor) else None
 
 
-def free_shape(node: Node) -> tuple[int | str, ...]:
-    """The shape of a node's tensor with the free batch dimension as an expression, e.g. ("B", 64, 8, 8)."""
-    value = node.meta["val"]
-    return tuple(size if isinstance(size, int) else "B" if i == 0 else str(size) for i, size in enumerate(value.shape))
+def free_shape(node: Node) -> tuple[Any, ...]:
+    """The shape of a node's tensor, free sizes as expressions."""
+    return tuple(size if isinstance(size, int) else size.node.expr for size in node.meta["val"].shape)
+
+
+def shown_shape(node: Node, batch: Any) -> tuple[int | str, ...]:
+    """The shape of a node's tensor at the example, but with the batch as an expression, e.g. ("B", 64, 8, 8).
+
+    Args:
+        batch: the symbol of the batch size.
+    """
+    shown: list[int | str] = []
+    for i, (size, hint) in enumerate(zip(free_shape(node), hints(node.meta["val"]), strict=True)):
+        if isinstance(size, int) or batch not in size.free_symbols:
+            shown.append(hint)
+        else:
+            shown.append("B" if i == 0 else str(size).replace(str(batch), "B"))
+    return tuple(shown)
 
 
 def is_float(node: Node) -> bool:

@@ -136,7 +136,7 @@ class Source:
             InputError: the network cannot be captured.
         """
         from resect.jobs.fit import require_fit, require_outputs
-        from resect.jobs.warn import random_weights
+        from resect.jobs.warn import random_weights, recorded
         from resect.network.entrance import unravel
 
         samples = self.samples(*like)
@@ -147,7 +147,7 @@ class Source:
             require_fit(loaded.module, samples)  # says so if they are why
             raise
         require_outputs(loaded.module, samples)
-        return net, samples, random_weights(loaded), bool(loaded.random)
+        return net, samples, random_weights(loaded) + recorded(net), bool(loaded.random)
 
     def placed(self, loaded: LoadedModel) -> LoadedModel:
         """A model on this device and in this dtype."""

@@ -10,6 +10,7 @@ from resect.measuring.meaning import number
 from resect.measuring.targets import prepared
 from resect.measuring.tasks import CLASSIFICATION, Task
 from resect.models.specs import LoadedModel
+from resect.network.unraveled import Unraveled, recorded_message
 from resect.words import percent, plural
 
 
@@ -28,6 +29,12 @@ def random_weights(loaded: LoadedModel) -> tuple[str, ...]:
         f"{loaded.spec} has random weights{some if len(names) < every else ''}: nobody gave any. Give "
         f"--checkpoint FILE (or {loaded.spec}@FILE), {way}.",
     )
+
+
+def recorded(net: Unraveled) -> tuple[str, ...]:
+    """One sentence if a network is a recording of one forward pass."""
+    said = recorded_message(net)
+    return (said,) if said else ()
 
 
 def at_chance(

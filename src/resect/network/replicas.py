@@ -7,7 +7,7 @@ adapters and quantisation then find it, and take hold of what the network comput
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any
@@ -49,13 +49,18 @@ def run_layer(layer: nn.Module, value: Tensor) -> Any:
 
 
 def with_layers(
-    folded: Sequence[Program], model: nn.Module, names: Mapping[int, str], first: int
+    folded: Sequence[Program],
+    model: nn.Module,
+    names: Mapping[int, str],
+    first: int,
+    only: Collection[str] | None = None,
 ) -> tuple[list[Program], dict[int, str]]:
     """The same programs, in which layers are called as submodules.
 
     Args:
         names: of the parameters and buffers, by key.
-        first: a key below which none is taken.
+        first: a key; it and those below are not taken.
+        only: paths of the layers that may be called; all by default.
 
     Returns:
         The programs, and the paths of the submodules by the keys under which the programs read them.
@@ -63,8 +68,16 @@ def with_layers(
     steps = [step for program in folded for step in program.steps]
     calls = {step.key: call for step in steps if (call := _layer_of(step, model, names))}
     read = Counter(names[key] for step in steps for key in step.reads if key in names)
+    if only is not None:
+        calls = {key: call for key, call in calls.items() if call[0] in only}
     own = Counter(name for path, _ in calls.values() for name in _weights(model, path))
-    paths = sorted({path for path, _ in calls.values() if all(read[n] == own[n] for n in _weights(model, path))})
+    paths = sorted(
+        {
+            path
+            for path, _ in calls.values()
+            if (only is None or path in only) and all(read[n] == own[n] for n in _weights(model, path))
+        }
+    )
     keys = {path: first - i for i, path in enumerate(paths)}
 
     def called(step: Step) -> Step:

@@ -204,8 +204,11 @@ class _Pass:
         product = tangent * self.at_gates[slot]
         if self.trace.parameters:
             return _sum(product.reshape(1, -1))
-        sizes = self.trace.net.sliced.slots[slot].join.branch.meta["val"].shape
-        batch = next((i for i, size in enumerate(sizes) if not isinstance(size, int)), 0)
+        sizes = self.trace.net.sliced.slots[slot].block.shapes[1]
+        symbol = self.trace.net.sliced.captured.batch
+        batch = next(
+            (i for i, size in enumerate(sizes) if not isinstance(size, int) and symbol in size.free_symbols), 0
+        )
         return _sum(product.movedim(batch, 0).reshape(self.trace.rows, -1))
 
 
