@@ -12,7 +12,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from resect.data.samples import Cut, Pair, require_limit
+from resect.data.samples import Cut, Pair, require_batch_size, require_limit
 from resect.digest import key_digest
 from resect.errors import DataError
 from resect.measuring.batches import batches_of
@@ -135,8 +135,7 @@ class _Recut:
     size: int
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise DataError(f"`batch-size` must be at least 1, got {self.size}.")
+        require_batch_size(self.size)
 
     def __len__(self) -> int:
         return -(-len(self.loader) // self.size)
