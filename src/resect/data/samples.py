@@ -99,6 +99,12 @@ class Batched:
             yield self.between(start, min(start + self.size, self.count))
 
 
+def classes_of(targets: Tensor) -> int | None:
+    """The largest class and one more, if there is one target a sample."""
+    integers = not (targets.is_floating_point() or targets.is_complex())
+    return int(targets.long().max()) + 1 if integers and targets.ndim == 1 and targets.numel() else None
+
+
 def require_batch_size(size: int) -> None:
     """Raise DataError unless a batch has at least 1 sample."""
     if size < 1:
