@@ -66,7 +66,7 @@ def outputs_in_words(outputs: Any) -> str:
 
 
 def _shape(tensor: Tensor) -> str:
-    batch = [] if not tensor.ndim or isinstance(tensor.shape[0], int) else ["B"]
+    batch: list[str] = [] if not tensor.ndim or isinstance(tensor.shape[0], int) else ["B"]
     sizes = batch + list(map(str, hints(tensor)[len(batch) :]))
     return f"({', '.join(sizes)})"
 
