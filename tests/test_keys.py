@@ -58,7 +58,10 @@ def test_no_keys_collide(name: str) -> None:
     ways += [] if net.plain else [Programs(sliced, removal="mean"), Programs(sliced, removal="other sample")]
     possible = set(named.values())
     for programs, arrangement in product(ways, product(*choices_of(net))):
-        made = [step.key for program in programs.fold(arrangement) for step in program.steps]
+        steps = [step for program in programs.fold(arrangement) for step in program.steps]
+        sizes = [step for step in steps if step.key < 0]  # each computed anew, from the inputs, where it is needed
+        assert len({step.key for step in sizes}) == len({(step.key, step.target, str(step.args)) for step in sizes})
+        made = [step.key for step in steps if step.key >= 0]
         assert len(set(made)) == len(made), arrangement
         assert min(made) >= programs.keys.given, arrangement  # parameters, constants and inputs are never overwritten
         assert possible.issuperset(made), arrangement
