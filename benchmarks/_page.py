@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -39,11 +40,14 @@ def page(rows: list[Row], total: int) -> str:
         "\n\n".join(
             [
                 "# Coverage: public models taken apart",
-                "Made by `python benchmarks/coverage.py --page docs/coverage.md`; all weights are random. The blocks "
-                "found are compared with an independent count: the additions that one forward pass executes, judged by "
-                "where their values come from, without the captured graph (`benchmarks/_additions.py` says by which "
-                "rule, and where it is known to be weaker). Where the two differ, the source of the model decides.",
-                _made(len(rows), total),
+                _wrapped(
+                    "Made by `python benchmarks/coverage.py --page docs/coverage.md`; all weights are random. The "
+                    "blocks found are compared with an independent count: the additions that one forward pass "
+                    "executes, judged by where their values come from, without the captured graph "
+                    "(`benchmarks/_additions.py` says by which rule, and where it is known to be weaker). Where the "
+                    "two differ, the source of the model decides."
+                ),
+                _wrapped(_made(len(rows), total)),
                 "## Totals",
                 _totals(built, taken),
                 "## Where it fails",
@@ -56,6 +60,10 @@ def page(rows: list[Row], total: int) -> str:
         )
         + "\n"
     )
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _made(measured: int, total: int) -> str:

@@ -128,13 +128,13 @@ def measured(name: str) -> dict[str, Any]:
     try:
         additions = residual_additions(model, *as_call(example))
         row |= {"counted": len(additions), "counted_in": [addition.module for addition in additions]}
-    except Exception as error:
+    except Exception as error:  # of the count or the model; the row says so, and the page counts it as none
         row |= {"counted": None, "count_error": _words(error)}
     try:
         _take_apart(model, example, row)
     except ResectError as error:
         row |= {"kind": "refused", "error": _words(error)}
-    except Exception as error:
+    except Exception as error:  # a fault of resect's, which the page lists
         row |= {"kind": "raw", "error": _words(error)}
     return row
 

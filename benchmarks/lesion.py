@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import resect
 from resect.graph.outputs import logits_of
-from resect.measuring.metrics import error_and_loss
+from resect.measuring.metrics import cross_entropy
 from resect.models.resnet import CifarResNet
 from resect.sweep import plans
 from resect.sweep.execution import Execution
@@ -120,7 +120,7 @@ def hook_loop(subject: Subject, lesions: list[tuple[int, ...]]) -> np.ndarray:
         rows = []
         for gone in [*lesions, ()]:
             with hooked(subject, gone):
-                losses = [error_and_loss(logits_of(subject.model(x)), y)[1] for x, y in subject.batches]
+                losses = [cross_entropy(logits_of(subject.model(x)), y) for x, y in subject.batches]
             rows.append(torch.cat(losses).numpy())
     return np.stack(rows)
 
@@ -182,7 +182,7 @@ def compiled(name: str, baseline: Subject, subject: Subject, wanted: float | Non
             losses = torch.zeros(tour.arrangements, len(targets))
 
             def visit(group: Any, outputs: Any, losses: Tensor = losses, targets: Tensor = targets) -> None:
-                losses[list(group)] = error_and_loss(logits_of(outputs), targets)[1]
+                losses[list(group)] = cross_entropy(logits_of(outputs), targets)
 
             walk(execution, inputs, tour, visit)
             parts.append(losses)
@@ -233,7 +233,7 @@ def against_nnsight(name: str, subject: Subject) -> Case:
                             part = wrapped.get(end)
                             part.output = zeroed(part.output)
                         outputs = wrapped.output.save()
-                    losses.append(error_and_loss(logits_of(outputs), y)[1])
+                    losses.append(cross_entropy(logits_of(outputs), y))
                 rows.append(torch.cat(losses).numpy())
         return np.stack(rows)
 
@@ -251,11 +251,11 @@ def against_captum(name: str, subject: Subject) -> Case:
     def loop() -> np.ndarray:
         rows = []
         with torch.no_grad():
-            intact = torch.cat([error_and_loss(model(x), y)[1] for x, y in subject.batches])
+            intact = torch.cat([cross_entropy(model(x), y) for x, y in subject.batches])
             for _, end in branches(subject):
                 change = []
                 for x, y in subject.batches:
-                    ablation = LayerFeatureAblation(lambda given, y=y: error_and_loss(model(given), y)[1], end)
+                    ablation = LayerFeatureAblation(lambda given, y=y: cross_entropy(model(given), y), end)
                     mask = torch.zeros(1, dtype=torch.long)
                     # The attribution of one feature is intact minus ablated, in every entry of the layer's output.
                     found = ablation.attribute(x, layer_mask=mask, perturbations_per_eval=1)

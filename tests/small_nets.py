@@ -8,11 +8,7 @@ import torch
 from torch import Tensor, nn
 
 X = torch.linspace(-1, 1, 40).reshape(5, 8).cos()
-
-
 TARGETS = torch.arange(5) % 4
-
-
 Way = Callable[["Block", Tensor], Tensor]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import resect
+from small_nets import mlp
 
 X = torch.randn(3, 8, generator=torch.Generator().manual_seed(3))
 WORDS = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(4))
@@ -28,10 +29,6 @@ def chain(blocks: int, start: Polynomial = (1,)) -> Polynomial:
     for _ in range(blocks):
         start = plus(start, through(start))
     return start
-
-
-def mlp(width: int = 8) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, 12), nn.ReLU(), nn.Linear(12, width))
 
 
 class Net(nn.Module):

@@ -30,7 +30,8 @@ def test_every_spelling_is_found_and_deleted_as_by_hand(dynamic: bool) -> None:
     assert [(b.name, b.kind, b.layers, b.span) for b in net.blocks] == [
         (f"body.{i}", "hyper", 2, 0) for i in range(COUNT)
     ]
-    assert [rejected.reason[:31] for rejected in net.rejected] == ["the mixing of a hyper-connection"[:31]]  # x + H x
+    (rejected,) = net.rejected  # x + H x
+    assert rejected.reason.startswith("the mixing of a hyper-connection")
     assert net.check(IMAGES).identical
     with torch.no_grad():
         for how, method in HOW.items():
@@ -106,7 +107,7 @@ def test_gates_of_one_result_are_not_joined_with_those_of_another() -> None:
         resect.path_spectrum(net, data, resect.PathSettings(gates=gates)) for gates in ("differentiated", "frozen")
     )
     assert not np.allclose(whole.norms, frozen.norms)
-    with pytest.raises(InputError, match="at"):
+    with pytest.raises(InputError, match="`parts` must agree in `at`"):
         type(whole).joined([whole, frozen])
     with pytest.raises(InputError, match="`gates` must be one of differentiated, frozen, got 'thawed'"):
         resect.PathSettings(gates="thawed")

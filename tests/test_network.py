@@ -167,7 +167,7 @@ def test_the_model_comes_back_untouched(batch) -> None:
     net.without(1)
     resect.lesion(net, [batch], resect.plans.single(net))
     resect.path_spectrum(net, [batch])
-    with pytest.raises(resect.InputError):
+    with pytest.raises(resect.InputError, match="must be a batch that the model can run"):
         resect.unravel(resnet, torch.zeros(1))
     assert [m.training for m in resnet.modules()] == [m.training for m in before.modules()]
     assert [p.requires_grad for p in resnet.parameters()] == [p.requires_grad for p in before.parameters()]

@@ -257,7 +257,7 @@ def test_gradients_of_branches_are_measured_at_the_stem_for_tokens() -> None:
 
     ids = torch.randint(0, 9, (2, 4))
     net = resect.unravel(Tokens(), ids)
-    spectrum = resect.path_spectrum(net, [(ids, ids)])
+    spectrum = resect.path_spectrum(net, [(ids, (ids + 1) % 9)])
     assert spectrum.at == "stem"
     assert spectrum.share.sum() == pytest.approx(1.0, abs=1e-6)
     with pytest.raises(resect.InputError, match="`at` must be 'stem'"):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import resect
+from small_nets import mlp
 
 X = torch.linspace(-1, 1, 40).reshape(5, 8).cos()
 DATA = [(X, torch.arange(5) % 4)]
@@ -44,10 +45,6 @@ BRANCH_PAIRS: dict[str, Sum] = {  # of terms none of which is the skip
     "addcmul": lambda a, b: torch.addcmul(a, torch.ones(8), b),
 }
 SKIPS = {"identity": lambda x, p: x, "scaled": lambda x, p: 0.5 * x, "projection": lambda x, p: p(x)}
-
-
-def mlp() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8))
 
 
 class Terms(nn.Module):

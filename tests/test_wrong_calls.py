@@ -145,7 +145,7 @@ WRONG: dict[str, tuple[Callable[[resect.Unraveled], Any], str]] = {
     "scores": (lambda net: resect.scores(net, DATA, ["damage"]), r"`names` must be of damage.*got \['damage'\]"),
     "no example": (lambda net: resect.unravel(net.model), "`example` must be one batch of the inputs of CifarResNet"),
     "a loader": (lambda net: resect.unravel(net.model, DataLoader(IMAGES)), "one tensor, got none in DataLoader"),
-    "not inputs": (lambda net: net.check("digits"), r"input 0 of shape \(B, 1, 8, 8\) float32 .* got str"),
+    "not inputs": (lambda net: net.check("digits"), r"input 0 of shape \(B, 1, H, W\) float32 .* got str"),
     "not a spec": (lambda net: resect.load_model(net.model), "must be text such as 'resect:resnet110', got Ci"),
     "a study": (lambda net: resect.study(net.model, "digits"), "must be text .*'py:pkg.mod:function'"),
     "an evaluation": (lambda net: resect.evaluate("digits", net.model), "must be text such as 'resect:resnet110'"),
@@ -202,5 +202,6 @@ def test_one_stands_for_a_list_of_one(small) -> None:
 def test_what_load_model_returns_is_unravelled_on_its_example() -> None:
     loaded = resect.load_model("resect:resnet8", model_args={"width": 4}, checkpoint=None)
     net = resect.unravel(loaded)
-    assert net.model is loaded.module and net.inputs[0].shape == (None, 3, 32, 32)
-    assert resect.unravel(loaded, torch.zeros(1, 3, 16, 16)).inputs[0].shape == (None, 3, 16, 16)
+    assert net.model is loaded.module and net.inputs[0].shape == (None, 3, None, None)
+    assert net.blocks[0].entry_shape == ("B", 4, 32, 32)
+    assert resect.unravel(loaded, torch.zeros(1, 3, 16, 16)).blocks[0].entry_shape == ("B", 4, 16, 16)

@@ -105,7 +105,7 @@ def _loaded(spec: DataSpec, datasets: Any) -> Any:
         with hub_or_cache(spec.place) as offline:
             try:
                 return datasets.load_dataset(spec.place, config)
-            except Exception as error:
+            except Exception as error:  # as below, but offline the reason is known
                 if not offline:
                     raise
                 raise DataError(

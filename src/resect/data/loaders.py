@@ -12,7 +12,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from resect.data.samples import Cut, Pair, require_limit
+from resect.data.samples import Cut, Pair, classes_of, require_batch_size, require_limit
 from resect.digest import key_digest
 from resect.errors import DataError
 from resect.measuring.batches import batches_of
@@ -74,10 +74,7 @@ class Loader:
     def classes(self) -> int | None:
         """How many classes have names, or the largest one and one more, if there is one target a sample."""
         known = len(self.labels) if self.labels else getattr(self.own, "classes", None)
-        if known is not None:
-            return int(known)
-        targets = self.targets_only()
-        return int(targets.max()) + 1 if targets.ndim == 1 and not targets.is_floating_point() else None
+        return classes_of(self.targets_only()) if known is None else int(known)
 
     def batches(self, size: int) -> Cut:
         """(inputs, targets) in order, `size` at a time, read anew whenever they are gone through."""
@@ -135,8 +132,7 @@ class _Recut:
     size: int
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise DataError(f"`batch-size` must be at least 1, got {self.size}.")
+        require_batch_size(self.size)
 
     def __len__(self) -> int:
         return -(-len(self.loader) // self.size)

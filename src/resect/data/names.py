@@ -24,7 +24,7 @@ _OPTIONS = {  # of each kind; those in _NUMBERS are whole numbers of at least so
 }
 _NUMBERS = {"size": 1, "window": 1, "stride": 1, "seed": 0}
 KINDS = tuple(_OPTIONS)
-TASKS = ("next-token", "masked-token")
+_PREDICTED = ("next-token", "masked-token")
 KNOWN = "digits, cifar10:DIR, npz:FILE, folder:DIR, hf:PATH, text:FILE or py:pkg.mod:factory"
 _FILES = {
     ".npz": "npz", ".npy": "npz", ".txt": "text", ".md": "text", ".parquet": "hf", ".csv": "hf", ".jsonl": "hf",
@@ -78,8 +78,8 @@ def _require_option(spec: str, kind: str, name: str, value: str) -> None:
     least = _NUMBERS.get(name)
     if least is not None and (not re.fullmatch(r"\d{1,9}", value) or int(value) < least):
         raise SpecError(f"`{name}` of {kind}: must be a whole number of at least {least}, got {value!r} in {spec!r}.")
-    if name == "task" and value not in TASKS:
-        raise SpecError(f"`task` of {kind}: must be one of {', '.join(TASKS)}, got {value!r} in {spec!r}.")
+    if name == "task" and value not in _PREDICTED:
+        raise SpecError(f"`task` of {kind}: must be one of {', '.join(_PREDICTED)}, got {value!r} in {spec!r}.")
     if not value:
         raise SpecError(f"`{name}` of {kind}: must have a value, {name}=..., got none in {spec!r}.")
 

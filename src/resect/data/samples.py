@@ -11,6 +11,7 @@ from torch import Tensor
 
 from resect.digest import tensors_digest
 from resect.errors import DataError
+from resect.graph.capture import dtype_name
 from resect.graph.outputs import IGNORED
 from resect.measuring.memory import free_bytes, in_words
 
@@ -88,8 +89,7 @@ class Batched:
     between: Callable[[int, int], Pair]
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise DataError(f"`batch-size` must be at least 1, got {self.size}.")
+        require_batch_size(self.size)
 
     def __len__(self) -> int:
         return -(-self.count // self.size)
@@ -97,6 +97,18 @@ class Batched:
     def __iter__(self) -> Iterator[Pair]:
         for start in range(0, self.count, self.size):
             yield self.between(start, min(start + self.size, self.count))
+
+
+def classes_of(targets: Tensor) -> int | None:
+    """The largest class and one more, if there is one target a sample."""
+    integers = not (targets.is_floating_point() or targets.is_complex())
+    return int(targets.long().max()) + 1 if integers and targets.ndim == 1 and targets.numel() else None
+
+
+def require_batch_size(size: int) -> None:
+    """Raise DataError unless a batch has at least 1 sample."""
+    if size < 1:
+        raise DataError(f"`batch-size` must be at least 1, got {size}.")
 
 
 def require_limit(count: int) -> None:
@@ -161,7 +173,7 @@ class Samples:
             raise DataError(f"the inputs of {self.name} must be finite, but hold NaN or infinity.")
 
     def __repr__(self) -> str:
-        dtype = str(self.inputs.dtype).removeprefix("torch.")
+        dtype = dtype_name(self.inputs.dtype)
         return f"<Samples {self.name}: {len(self):,} of {self.shape} {dtype}, {self.classes or 'unknown'} classes>"
 
     def __len__(self) -> int:

@@ -23,7 +23,7 @@ from resect.data.images import AS_THEY_ARE, Preparation, require_channels
 from resect.data.loaders import Again, Loader
 from resect.data.names import DataSpec, parse_data_spec
 from resect.data.normalization import Normalization, normalized
-from resect.data.samples import Samples, SampleSet
+from resect.data.samples import Samples, SampleSet, classes_of
 from resect.data.streams import Images
 from resect.data.text import Reading, read_text
 from resect.errors import DataError, SpecError
@@ -184,7 +184,7 @@ def _npz(spec: str, path: Path) -> Samples:
         raise DataError(f"{path} must be an npz file with the arrays `inputs` and `targets`: {error}") from error
     if inputs.is_floating_point():
         inputs = inputs.float()
-    return Samples(spec, inputs, targets, _classes(targets))
+    return Samples(spec, inputs, targets, classes_of(targets))
 
 
 def _factory(spec: str, target: str) -> SampleSet:
@@ -192,7 +192,7 @@ def _factory(spec: str, target: str) -> SampleSet:
     if isinstance(result, (Samples, Images, Loader)):
         return result
     if isinstance(result, tuple) and len(result) == 2 and all(isinstance(t, torch.Tensor) for t in result):
-        return Samples(spec, *result, _classes(result[1]))
+        return Samples(spec, *result, classes_of(result[1]))
     if callable(getattr(result, "batches", None)):  # samples of the user's own
         return Loader(spec, Again(result.batches, _ROWS), own=result)
     if isinstance(result, (str, bytes, tuple)) or not hasattr(result, "__iter__"):
@@ -201,12 +201,6 @@ def _factory(spec: str, target: str) -> SampleSet:
             f"{type(result).__name__}."
         )
     return Loader(spec, result)
-
-
-def _classes(targets: torch.Tensor) -> int | None:
-    """How many classes there are, if there is one target a sample."""
-    integers = not (targets.is_floating_point() or targets.is_complex())
-    return int(targets.long().max()) + 1 if integers and targets.ndim == 1 and targets.numel() else None
 
 
 def call_factory(spec: str, target: str, **arguments: Any) -> Any:

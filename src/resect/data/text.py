@@ -127,7 +127,7 @@ def windows(spec: DataSpec, text: str, reading: Reading | None) -> Samples:
 
     Source: Hugging Face, "Perplexity of fixed-length models"; Devlin et al. 2019, section 3.1.
     """
-    reading = _asked(spec, reading or Reading())
+    reading = _asked(spec, reading)
     tokenizer, window = _read_with(spec, reading)
     tokens = np.asarray(tokenizer.encode(text, not reading.masked), dtype=np.int64)
     if len(tokens) < 2:
@@ -148,9 +148,8 @@ def windows(spec: DataSpec, text: str, reading: Reading | None) -> Samples:
     )
 
 
-def _read_with(spec: DataSpec, reading: Reading | None) -> tuple[Tokenizer, int]:
+def _read_with(spec: DataSpec, reading: Reading) -> tuple[Tokenizer, int]:
     """The tokenizer, and how many tokens a window has."""
-    reading = _asked(spec, reading or Reading())
     if reading.tokenizer is None:
         raise DataError(
             f"{spec.text} needs a tokenizer, and the model comes without. Name one: {spec.kind}:...,tokenizer=PATH, or "
@@ -170,7 +169,7 @@ def labelled(
     reading: Reading | None,
 ) -> Loader:
     """Texts with a class each, as `input_ids` and `attention_mask`: cut to a window, padded behind to the longest."""
-    tokenizer, window = _read_with(spec, reading)
+    tokenizer, window = _read_with(spec, _asked(spec, reading))
     rows = [tokenizer.encode(text or "", True) for text in texts]
     _, behind = tokenizer.around()
     cut = [row if len(row) <= window else [*row[: window - len(behind)], *behind] for row in rows]
@@ -182,8 +181,9 @@ def labelled(
     return Loader(spec.text, [(inputs, torch.tensor(classes))], prepared=said, labels=labels)
 
 
-def _asked(spec: DataSpec, reading: Reading) -> Reading:
+def _asked(spec: DataSpec, reading: Reading | None) -> Reading:
     """What the model says, or the spec instead."""
+    reading = reading or Reading()
     chosen: dict[str, Any] = {"tokenizer": spec.options["tokenizer"]} if "tokenizer" in spec.options else {}
     if "task" in spec.options:
         chosen["masked"] = spec.options["task"] == "masked-token"
@@ -199,7 +199,7 @@ def _next(
     spec: DataSpec, tokens: np.ndarray, _: Tokenizer, window: int, stride: int | None
 ) -> tuple[np.ndarray, np.ndarray, int]:
     window = min(window, len(tokens) - 1)
-    stride = _stride(spec, stride, window)
+    stride = _stride(stride, window)
     inputs, targets = [], []
     for start, new in _starts(len(tokens) - 1, window, stride):
         inputs.append(tokens[start : start + window])
@@ -216,7 +216,7 @@ def _masked(
     room = min(window - len(before) - len(behind), len(tokens))
     if room < 1:
         raise SpecError(f"`window` must have room for more than the tokens around it, got {window}.")
-    stride = _stride(spec, stride, room)
+    stride = _stride(stride, room)
     inputs, targets = [], []
     for start, new in _starts(len(tokens), room, stride):
         random = np.random.default_rng([spec.number("seed") or 0, start])  # not of the number of windows
@@ -231,7 +231,7 @@ def _masked(
     return np.stack(inputs).astype(np.int64), np.stack(targets), stride
 
 
-def _stride(spec: DataSpec, stride: int | None, window: int) -> int:
+def _stride(stride: int | None, window: int) -> int:
     if stride is not None and stride > window:
         raise SpecError(f"`stride` must be at most the window, {window}, or tokens are left out, got {stride}.")
     return stride or window

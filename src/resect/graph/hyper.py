@@ -6,7 +6,6 @@ as large as what the layer f computes, and holds it once for every stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -14,6 +13,7 @@ from torch.fx import Node
 
 from resect.graph.ops import VIEWS, hint_shape, op_name
 from resect.graph.reach import Reach
+from resect.graph.trunk import behind
 
 _MATRIX_PRODUCTS = frozenset({"matmul", "bmm", "mm", "einsum", "linear"})
 _OUTER_PRODUCTS = frozenset({"mul", "matmul", "bmm", "einsum", "outer"})
@@ -68,7 +68,7 @@ def hyper_connection(node: Node, skip: Node, branch: Node, reach: Reach) -> Hype
         read = _read(streams, written, size, reach)
         if reach.has_weights(reach.between(read or streams, written)):
             sizes = [length for length in (hint_shape(node) or ())[1:] if length > 1]
-            views = [n for n in (*_chain(value, reach), *nodes) if op_name(n) in _TURNS]
+            views = [n for n in (*behind(value, VIEWS, reach), *nodes) if op_name(n) in _TURNS]
             mixing = SkipFactor(factor, tuple(reversed(nodes)))
             return HyperConnection(streams, mixing, read, written, bool(views) and len(set(sizes)) < len(sizes))
     return None
@@ -76,7 +76,7 @@ def hyper_connection(node: Node, skip: Node, branch: Node, reach: Reach) -> Hype
 
 def _mixed(skip: Node, reach: Reach) -> tuple[list[Node], tuple[Node, Node], int] | None:
     """The nodes from `skip` back to the product that it is, its two operands, and over how many values it sums."""
-    nodes = list(_chain(skip, reach))
+    nodes = list(behind(skip, VIEWS, reach))
     product = nodes[-1]
     if op_name(product) == "add":
         return _residual(nodes, reach)
@@ -96,17 +96,11 @@ def _residual(nodes: list[Node], reach: Reach) -> tuple[list[Node], tuple[Node, 
     terms = reach.dependents(nodes[-1])
     for product, streams in (terms, terms[::-1]) if len(terms) == 2 else ():
         mixed = _mixed(product, reach) if op_name(product) != "add" else None
-        if mixed and any(not {*_chain(operand, reach)}.isdisjoint(_chain(streams, reach)) for operand in mixed[1]):
+        if mixed and any(
+            not {*behind(operand, VIEWS, reach)}.isdisjoint(behind(streams, VIEWS, reach)) for operand in mixed[1]
+        ):
             return [*nodes, *mixed[0]], *mixed[1:]
     return None
-
-
-def _chain(node: Node, reach: Reach) -> Iterator[Node]:
-    """A value, and what it is a view of."""
-    yield node
-    while op_name(node) in VIEWS and len(reach.dependents(node)) == 1:
-        node = reach.dependents(node)[0]
-        yield node
 
 
 def _numel(node: Node) -> int:
@@ -130,7 +124,7 @@ def _streams(value: Node, skip: Node, branch: Node, reach: Reach) -> Node | None
     """The nearest view behind an operand that has the shape of the skip, and through which the branch sees it."""
     if not reach.is_dependent(value):
         return None
-    chain = list(_chain(value, reach))
+    chain = list(behind(value, VIEWS, reach))
     fits = [n for n in chain if hint_shape(n) == hint_shape(skip) and reach.is_ancestor(n, branch)]
     whole = reach.between(chain[-1], branch)
     closed = [n for n in fits if not whole & ~(reach.between(chain[-1], n) | reach.bit(n) | reach.between(n, branch))]
@@ -144,7 +138,7 @@ def _written(node: Node, branch: Node, streams: Node, size: int, reach: Reach) -
     value = branch
     while True:
         operands = reach.dependents(value)
-        parts = [part for operand in operands for part in _chain(operand, reach)]
+        parts = [part for operand in operands for part in behind(operand, VIEWS, reach)]
         fits = [p for p in parts if _numel(p) * size == _numel(value) and reach.is_ancestor(streams, p)]
         if op_name(value) not in _OUTER_PRODUCTS | VIEWS:
             return None
@@ -174,6 +168,5 @@ def _is_read(node: Node, streams: Node, reach: Reach) -> bool:
 
 
 def _bare(node: Node, streams: Node, reach: Reach) -> Node:
-    while node is not streams and op_name(node) in VIEWS | {"sum", "mean"} and len(reach.dependents(node)) == 1:
-        node = reach.dependents(node)[0]
-    return node
+    values = [*behind(node, VIEWS | {"sum", "mean"}, reach)]
+    return streams if streams in values else values[-1]

@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from resect.errors import DataError
 from resect.graph.capture import Capture
-from resect.graph.ops import VIEWS, op_name
+from resect.graph.ops import VIEWS, hints, op_name
 
 IGNORED = -100  # targets that count for nothing, as torch and transformers mark them
 
@@ -66,7 +66,8 @@ def outputs_in_words(outputs: Any) -> str:
 
 
 def _shape(tensor: Tensor) -> str:
-    sizes = [str(size) if isinstance(size, int) else "B" for size in tensor.shape]
+    batch: list[str] = [] if not tensor.ndim or isinstance(tensor.shape[0], int) else ["B"]
+    sizes = batch + list(map(str, hints(tensor)[len(batch) :]))
     return f"({', '.join(sizes)})"
 
 

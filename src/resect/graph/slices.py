@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from torch.fx import Node
 
 from resect.graph.capture import Capture
-from resect.graph.joins import Join, Rejected, branch_names, find_joins
+from resect.graph.discovery import find_joins
+from resect.graph.joins import Join, Rejected, branch_names
 from resect.graph.layers import find_layers
 from resect.graph.ops import gate, is_check, is_float, op_name
 from resect.graph.reach import Reach, union

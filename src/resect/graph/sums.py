@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Set
 
 from torch import Tensor
 from torch.fx import Node
 
 from resect.graph.ops import NORMS, VIEWS, hint_shape, op_name
 from resect.graph.reach import Reach
+from resect.graph.trunk import behind
 
 _INTERPOLATED = "the skip would be scaled: it is interpolated with the branch"
 _PICKED = "each of its values is the skip's or the branch's: neither is added to the other"
@@ -51,14 +52,14 @@ def why_no_addition(node: Node, reach: Reach) -> str | None:
     return _REASONS[name] if related else None
 
 
-def why_no_block(node: Node, states: Collection[Node], reach: Reach) -> str | None:
+def why_no_block(node: Node, states: Set[Node], reach: Reach) -> str | None:
     """Why a stack of several `states` of a network is no block, if a layer reads it; None for other nodes.
 
     Args:
         states: the values of joins, and those at which their branches start.
     """
     stacked = _stacked(node, reach) if op_name(node) in ("stack", "cat") else []
-    held = {state for value in stacked if (state := _plain(value, reach)) in states}
+    held = {[*behind(value, VIEWS | NORMS, reach)][-1] for value in stacked} & states
     return _READ_TOGETHER if len(held) > 1 and not _is_returned(node) else None
 
 
@@ -71,13 +72,6 @@ def _stacked(node: Node, reach: Reach) -> list[Node]:
     if op_name(node) == "_to_copy":
         return _stacked(operands[0], reach)
     return operands if op_name(node) in ("stack", "unsqueeze") else []
-
-
-def _plain(node: Node, reach: Reach) -> Node:
-    """A value without views and normalisations."""
-    while op_name(node) in VIEWS | NORMS and len(reach.dependents(node)) == 1:
-        node = reach.dependents(node)[0]
-    return node
 
 
 def _is_returned(node: Node) -> bool:
@@ -106,6 +100,5 @@ def _is_skip_of(skip: Node, branch: Node, node: Node, reach: Reach) -> bool:
     """Whether weights turn one operand into the other, and the sum has the shape of that one."""
     if hint_shape(skip) != hint_shape(node) and op_name(node) not in _OVER_STACKS:
         return False
-    while op_name(skip) in VIEWS and len(reach.dependents(skip)) == 1:
-        skip = reach.dependents(skip)[0]
+    *_, skip = behind(skip, VIEWS, reach)
     return reach.is_ancestor(skip, branch) and reach.has_weights(reach.between(skip, branch))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from math import prod
 
 from torch.fx import Node
@@ -39,6 +39,14 @@ def before_factor(node: Node, reach: Reach) -> Node | None:
     if op_name(node) not in _FACTORS or len(signals) != 1 or reach.is_product_of_signals(node):
         return None
     return signals[0] if prod(hint_shape(signals[0]) or ()) == prod(hint_shape(node) or ()) else None
+
+
+def behind(node: Node, operators: Collection[str], reach: Reach) -> Iterator[Node]:
+    """A value, and what `operators` of one signal each made it of, the nearest first."""
+    yield node
+    while op_name(node) in operators and len(signals := reach.dependents(node)) == 1:
+        node = signals[0]
+        yield node
 
 
 def unscaled(node: Node, reach: Reach) -> list[Node]:

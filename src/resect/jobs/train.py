@@ -213,7 +213,7 @@ class TrainJob:
 
     def _train(self, watch: Watch | None) -> Record | None:
         samples, test = self._splits()
-        module = self._module(samples, test)
+        module = self._module(samples)
         task = require_fit(module, samples, self.task)
         require_fit(module, test, task)
         samples = replace(samples, targets=prepared(Item(None, samples.targets), None, task))
@@ -252,8 +252,8 @@ class TrainJob:
             )
         return in_memory(samples), test
 
-    def _module(self, samples: Samples, test: SampleSet) -> nn.Module:
-        """The network to train, on its device, which fits the samples."""
+    def _module(self, samples: Samples) -> nn.Module:
+        """The network to train, on its device."""
         loaded = load_model(self.spec, model_args=self.model_args, samples=samples, seed=self.recipe.seed)
         module = placed(loaded.module, self.device)
         if torch.device(self.device).index is not None:

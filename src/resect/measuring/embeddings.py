@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resect.errors import DataError
+from resect.graph.capture import dtype_name
 from resect.graph.outputs import IGNORED, logits_of, outputs_in_words
 
 Embeddings = tuple[Tensor, ...]  # (B, D) of every row, or two of them
@@ -27,6 +28,9 @@ def embeddings_of(outputs: Any, output: str | None = None) -> Embeddings:
 
     Args:
         output: as in `logits_of`; two with a comma between.
+
+    Raises:
+        DataError: it returns another number of them, or of other shapes.
     """
     if output is not None:
         chosen = [logits_of(outputs, name) for name in output.split(",")]
@@ -41,39 +45,39 @@ def embeddings_of(outputs: Any, output: str | None = None) -> Embeddings:
     return tuple(chosen)
 
 
-def loss(found: Embeddings, targets: Tensor, temperature: float) -> Tensor:
+def loss(embeddings: Embeddings, targets: Tensor, temperature: float) -> Tensor:
     """InfoNCE of every row, (B,), in nats; 0 of candidates: -log of the softmax, over candidates, of those wanted."""
-    rows, scores, wanted = _scores(found, targets)
+    rows, scores, wanted = _scores(embeddings, targets)
     scores = scores / temperature
     values = scores.logsumexp(1) - scores.masked_fill(~wanted, -torch.inf).logsumexp(1)
     return values.new_zeros(len(targets)).index_put((rows,), values)
 
 
-def error(found: Embeddings, targets: Tensor, temperature: float) -> Tensor:
+def error(embeddings: Embeddings, targets: Tensor) -> Tensor:
     """1 where the nearest candidate is none that is wanted, (B,)."""
-    rows, scores, wanted = _scores(found, targets)
+    rows, scores, wanted = _scores(embeddings, targets)
     wrong = ~wanted.gather(1, scores.argmax(1, keepdim=True))[:, 0]
     return scores.new_zeros(len(targets)).index_put((rows,), wrong.to(scores.dtype))
 
 
-def nearest(found: Embeddings, targets: Tensor) -> Tensor:
+def nearest(embeddings: Embeddings, targets: Tensor) -> Tensor:
     """The candidate nearest to every row, (B,) int32."""
-    rows, scores, _ = _scores(found, targets)
+    rows, scores, _ = _scores(embeddings, targets)
     return rows.new_zeros(len(targets)).index_put((rows,), scores.argmax(1)).to(torch.int32)
 
 
-def _scores(found: Embeddings, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _scores(embeddings: Embeddings, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The rows that are queries (Q,), their cosines with the candidates (Q, N), and which of those are wanted."""
-    if targets.shape != found[0].shape[:1] or targets.is_floating_point():
+    if targets.shape != embeddings[0].shape[:1] or targets.is_floating_point():
         raise DataError(
-            f"the targets must be one integer for each of the {len(found[0])} embeddings of a batch, got "
-            f"{tuple(targets.shape)} {str(targets.dtype).removeprefix('torch.')}."
+            f"the targets must be one integer for each of the {len(embeddings[0])} embeddings of a batch, got "
+            f"{tuple(targets.shape)} {dtype_name(targets.dtype)}."
         )
-    unit = [F.normalize(part, dim=1) for part in found]
+    unit = [F.normalize(part, dim=1) for part in embeddings]
     counted = targets != IGNORED
     rows, sought = counted.nonzero()[:, 0], targets[counted]
-    grouped = len(found) == 1 and bool(counted.all())
-    candidates = unit[-1] if grouped or len(found) == 2 else unit[0][~counted]
+    grouped = len(embeddings) == 1 and bool(counted.all())
+    candidates = unit[-1] if grouped or len(embeddings) == 2 else unit[0][~counted]
     scores = unit[0][rows] @ candidates.T
     if grouped:
         itself = torch.eye(len(targets), dtype=torch.bool, device=targets.device)

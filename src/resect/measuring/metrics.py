@@ -7,17 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resect.errors import DataError
+from resect.graph.capture import dtype_name
 from resect.graph.outputs import IGNORED
-
-
-def error_and_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Error and cross-entropy of every sample, (B,) float32 each.
-
-    Raises:
-        DataError: shapes or classes do not fit.
-    """
-    check_targets(logits, targets)
-    return class_error(logits, targets), cross_entropy(logits, targets)
 
 
 def class_error(logits: Tensor, targets: Tensor) -> Tensor:
@@ -90,7 +81,7 @@ def check_classes(targets: Tensor, classes: int) -> None:
     """Raise DataError unless `targets` are classes below `classes`, or ignored."""
     if targets.is_floating_point() or targets.is_complex():
         raise DataError(
-            f"the targets must be integer classes, got {str(targets.dtype).removeprefix('torch.')}. Of classes, give "
+            f"the targets must be integer classes, got {dtype_name(targets.dtype)}. Of classes, give "
             "targets.long(); of values, the outputs must have their shape."
         )
     counted = targets[targets != IGNORED]

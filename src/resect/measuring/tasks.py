@@ -240,7 +240,7 @@ def _contrastive(temperature: float) -> Task:
     return Task(
         "contrastive",
         partial(embeddings.loss, temperature=float(temperature)),
-        partial(embeddings.error, temperature=float(temperature)),
+        embeddings.error,
         rate=True,
         _own=False,
         _scored=embeddings.embeddings_of,

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _NO_MEAN, _NO_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-_CANNOT = (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError)
+# What the libraries raise for names that they do not know, and for configurations without what is asked for.
+_UNKNOWN = (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError)
 _WINDOWS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "seq_length")
 
 
@@ -44,7 +45,7 @@ class ModelInputs:
             try:
                 with hub_or_cache(name) if kind == "hf" else nullcontext():
                     return readers[kind](name)
-            except _CANNOT:
+            except _UNKNOWN:
                 return None  # whoever loads the model says what is wrong with it
         shape = self._trained_on() if kind == "resect" else self._example_shape()
         return scaled(shape[1], shape[2], shape[0]) if shape else None
@@ -61,7 +62,7 @@ class ModelInputs:
         try:
             with hub_or_cache(name):
                 config = transformers.AutoConfig.from_pretrained(name)
-        except _CANNOT:
+        except _UNKNOWN:
             return Reading()
         window = next((int(value) for key in _WINDOWS if (value := getattr(config, key, None))), None)
         masked = any("MaskedLM" in made for made in config.architectures or ())
@@ -119,7 +120,7 @@ def _hugging_face(name: str) -> Preparation | None:
     transformers: Any = import_module("transformers")
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(name)
-    except _CANNOT:
+    except _UNKNOWN:
         config = transformers.AutoConfig.from_pretrained(name)
         size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", 3)
         if size is None:
@@ -131,9 +132,9 @@ def _hugging_face(name: str) -> Preparation | None:
         made = processor(images=image.convert("RGB"), do_normalize=False, return_tensors="pt")
         return torch.as_tensor(made["pixel_values"][0])
 
-    sizes = [f"{word} {_words(getattr(processor, word))}" for word in ("size", "crop_size") if _words(
-        getattr(processor, word, None))]  # fmt: skip
-    said = f"by {type(processor).__name__} ({', '.join(sizes)})"
+    sizes = {word: _words(getattr(processor, word, None)) for word in ("size", "crop_size")}
+    known = ", ".join(f"{word} {size}" for word, size in sizes.items() if size)
+    said = f"by {type(processor).__name__} ({known})"
     normal = getattr(processor, "do_normalize", True)
     mean, std = (processor.image_mean, processor.image_std) if normal else (_NO_MEAN, _NO_STD)
     return _made(said, plain, mean, std)

@@ -46,7 +46,7 @@ def require_own_gradient(net: Unraveled, example: Any) -> bool:
             try:
                 own, outputs = _gradients(model, lambda inputs: outputs_of(model, as_call(inputs)), inputs)
                 break
-            except Exception as error:
+            except Exception as error:  # any model raises what it likes
                 if "modified by an inplace operation" in str(error):  # it has no gradient itself, but the graph has
                     return False
                 if inputs is on_device:  # two samples alone may be too few

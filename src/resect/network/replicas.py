@@ -71,13 +71,7 @@ def with_layers(
     if only is not None:
         calls = {key: call for key, call in calls.items() if call[0] in only}
     own = Counter(name for path, _ in calls.values() for name in _weights(model, path))
-    paths = sorted(
-        {
-            path
-            for path, _ in calls.values()
-            if (only is None or path in only) and all(read[n] == own[n] for n in _weights(model, path))
-        }
-    )
+    paths = sorted({path for path, _ in calls.values() if all(read[n] == own[n] for n in _weights(model, path))})
     keys = {path: first - i for i, path in enumerate(paths)}
 
     def called(step: Step) -> Step:
