@@ -231,3 +231,14 @@ def test_a_sum_inside_another_operator_is_listed(name: str) -> None:
     net = unraveled(OPAQUE[name])
     assert not net.blocks
     assert ["sum over stacked values" in entry.reason for entry in net.rejected] == [True]
+
+
+def test_deletions_run_where_python_has_read_the_batch_size() -> None:
+    def split(terms: Terms, x: Tensor) -> Tensor:
+        parts = torch.cat([branch(x) for branch in terms.branches]).split(len(x))  # len() fixes the size
+        return x + sum(parts)
+
+    net = unraveled(split)
+    assert net.batch_size == len(X)
+    state = net.model.stem(X)
+    torch.testing.assert_close(net(X, net.intact.without(range(len(net.blocks)))), net.model.head(state))

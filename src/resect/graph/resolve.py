@@ -83,6 +83,12 @@ class Programs:
             for dimension, size in enumerate(entry.sizes)
             if isinstance(size, sympy.Symbol)
         }
+        self.fixed = {  # free by their name, but with one value that the model accepts
+            size.node.expr: sympy.Integer(known)
+            for entry in inputs
+            for size, known in zip(entry.node.meta["val"].shape, entry.sizes, strict=True)
+            if isinstance(known, int) and not isinstance(size, int)
+        }
         outputs = {keys.of(output) for output in sliced.captured.outputs if isinstance(output, Node)}
         self._outputs = frozenset(outputs) - set(range(self._base))
         self._memo: dict[tuple[int, tuple[Decision, ...], frozenset[int]], Program] = {}
@@ -319,6 +325,7 @@ class _Resolution:
 
     def _size(self, size: Size) -> int | Ref:
         """A size as a number, or as the value of steps that compute it from those of the inputs."""
+        size = size if isinstance(size, int) else size.xreplace(self.programs.fixed)
         if isinstance(size, (int, sympy.Integer)):
             return int(size)
         key = self.keys.size(size)
