@@ -28,6 +28,7 @@ from resect.measuring.batches import Batch, Batches, batches_of
 from resect.measuring.results import require_alike
 from resect.network.unraveled import Unraveled
 from resect.paths import measures
+from resect.paths.gram import Gram, inner_products, padded
 from resect.paths.lanes import per_row, widened
 from resect.paths.polynomial import at_target, decompose
 from resect.paths.settings import PathSettings, PathWork, Traces, concatenated, require_accurate
@@ -53,6 +54,7 @@ class PathSpectrum(Shown):
         remainder: (N,) float64; |sum of C_k and rest - g|^2 of every row.
         rest: (N,) float64; <R, g>, where R is the sum of all C_k beyond `max_length`; 0 without.
         rest_norms: (N,) float64; |R|.
+        inner: (N, K+1, K+1) float64; <C_j, C_k> of every row, up to the longest that count; see `gram`.
         at: where the gradient is measured: "input", "stem", "input of blocks.3" or a parameter.
     """
 
@@ -63,6 +65,7 @@ class PathSpectrum(Shown):
     remainder: np.ndarray
     rest: np.ndarray
     rest_norms: np.ndarray
+    inner: np.ndarray
     at: str
 
     @classmethod
@@ -71,7 +74,13 @@ class PathSpectrum(Shown):
         require_alike(parts, "counts", "at")
         names = ("products", "norms", "squares", "remainder", "rest", "rest_norms")
         arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        return cls(parts[0].counts, at=parts[0].at, **arrays)
+        inner = padded([part.inner for part in parts])
+        return cls(parts[0].counts, at=parts[0].at, inner=inner, **arrays)
+
+    @property
+    def gram(self) -> Gram:
+        """The inner products of the gradients of all lengths: what a range of lengths misses, and its angle with g."""
+        return Gram(self.inner, self.products[:, : self.inner.shape[1]], self.squares)
 
     @property
     def share(self) -> np.ndarray:
@@ -212,7 +221,7 @@ def path_spectrum(
     traces = Traces(net, settings)
     counts, at = traces.routes.counts, traces.target.name
     top, rest = _highest(counts, max_length)
-    work = PathWork("spectrum", _spectrum, traces.settings, {"top": top, "rest": rest})
+    work = PathWork("lengths", _spectrum, traces.settings, {"top": top, "rest": rest})
     runs = engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
     spectrum = PathSpectrum.joined([PathSpectrum(counts, at=at, **arrays) for arrays in runs])
     require_finite(spectrum.squares, at)
@@ -224,7 +233,9 @@ def _spectrum(traces: Traces, batch: Batch, progress: Progress, top: int, rest: 
     """The arrays of `PathSpectrum`; lengths beyond `top` are NaN if they have paths (`rest`)."""
     running = traces.of(batch, top + 1 + rest, progress)
     parts = [_decompose(trace, top, rest, advance) for trace, advance in running]
-    arrays = concatenated(parts, "products", "norms", "squares", "remainder")
+    *columns, inner = zip(*parts, strict=True)
+    arrays = concatenated(zip(*columns, strict=True), "products", "norms", "squares", "remainder")
+    arrays["inner"] = padded(inner)
     missing = ((0, 0), (0, len(traces.net.blocks) - top))
     for name, beyond in (("products", "rest"), ("norms", "rest_norms")):
         lanes = arrays[name]
@@ -243,20 +254,23 @@ def _highest(counts: Counts, max_length: int | None) -> tuple[int, bool]:
 
 
 def _decompose(trace: Trace, top: int, rest: bool, progress: Progress) -> tuple[np.ndarray, ...]:
-    """Inner products and norms of every lane, squares and remainders of one batch; see PathSpectrum."""
+    """Products and norms of every lane, squares, remainders and inner products of one batch; see PathSpectrum."""
     degrees = decompose(trace, top, rest=rest, progress=progress)
     exponents = np.clip(degrees.exponents, -(2**20), 2**20).astype(np.int32)
-    columns, left = [], None
+    columns, kept, left = [], [], None
     for some, arrived in at_target(trace, degrees.lanes, len(exponents)):
+        narrow = next(iter(trace.true_gradient.values())).dtype
         lanes, whole = aligned(arrived, trace.true_gradient)
         powers = torch.from_numpy(exponents[some]).to(lanes.device).view(-1, 1, 1)
         lanes = torch.ldexp(lanes, powers.to(lanes.dtype))
         left = (whole if left is None else left) - lanes.sum(0)
+        kept += lanes.to(narrow).unbind()  # in their own precision, as all lengths are there at once
         columns.append((torch.einsum("kbd,bd->bk", lanes, whole), lanes.norm(dim=2).T))
     assert left is not None
     products, norms = (torch.cat(column, 1) for column in zip(*columns, strict=True))
     squares, remainder = whole.square().sum(1), left.square().sum(1)
-    return tuple(column.cpu().double().numpy() for column in (products, norms, squares, remainder))
+    numbers = tuple(column.cpu().double().numpy() for column in (products, norms, squares, remainder))
+    return *numbers, inner_products(kept[: top + 1], squares)
 
 
 def aligned(lanes: Lanes, truth: Lanes) -> tuple[Tensor, Tensor]:
