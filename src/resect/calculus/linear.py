@@ -96,18 +96,27 @@ class LinearSlice:
         return {key: value for key, (value, _) in arrived.items() if isinstance(key, int)}
 
     @torch.no_grad()
-    def push(self, tangents: Mapping[int, Tensor], only: int | None = None) -> Lanes:
-        """Tangents of live values, or of ends, forward: those of all results and ends.
+    def push(
+        self, tangents: Mapping[int, Tensor], only: int | None = None, factors: Mapping[int, float] | None = None
+    ) -> Lanes:
+        """Tangents of live values, or of ends, forward: those of all results, and of ends as they arrive there.
 
         Args:
             only: the one end that they may pass; all by default.
+            factors: what they are multiplied by on the way past an end.
         """
         moving: dict[Key, Tensor] = dict(tangents.items())
+        at_ends = {key: value for key, value in tangents.items() if key in self.ends}
         for key, edges in self._edges.items():
             parts = [each.push(moving[operand]) for operand, each in edges if operand in moving]
-            if parts and (only is None or key == only or key not in self.ends):
-                moving[key] = sum(parts[1:], parts[0])
-        at_ends = {key: moving[key] for key in self.ends if key in moving}
+            if not parts or (only is not None and key != only and key in self.ends):
+                continue
+            moving[key] = sum(parts[1:], parts[0])
+            if key in self.ends:
+                assert isinstance(key, int)
+                at_ends[key] = moving[key]
+                if factors and factors.get(key, 1.0) != 1.0:
+                    moving[key] = moving[key] * factors[key]
         return at_ends | {key: moving[source] for key, source in self.source.items() if source in moving}
 
 

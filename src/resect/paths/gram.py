@@ -98,7 +98,7 @@ def inner_products(lanes: Sequence[Tensor], squares: Tensor) -> np.ndarray:
     counted = (norms > NEGLIGIBLE * squares.sqrt()).any(1).nonzero()
     kept = torch.stack(list(lanes[: int(counted.max()) + 1 if len(counted) else 1]), dim=1)  # (rows, K+1, D)
     size = max(1, _BYTES // max(1, 8 * kept[0].numel()))
-    parts = [widened(part) @ widened(part).mT for part in kept.split(size)]
+    parts = [widened(part) @ widened(part).mT for part in torch.split(kept, size)]
     return np.asarray(torch.cat(parts).cpu().double().numpy())
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, log2
+from math import inf, log, log2
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import entr
 
 from resect.errors import InputError
 from resect.measuring.statistics import bootstrap_interval
@@ -192,6 +193,12 @@ def log2_effective(share: np.ndarray, within: np.ndarray) -> float:
     portion = portion / portion.sum()
     some = (portion > 0) & np.isfinite(within)
     return float(np.sum(portion[some] * (within[some] - np.log2(portion[some]))))
+
+
+def binary_entropy(probability: np.ndarray) -> np.ndarray:
+    """The entropy of a coin, in bits, elementwise; probabilities beyond 0 and 1 count as certain."""
+    p = np.clip(probability, 0, 1)
+    return np.asarray((entr(p) + entr(1 - p)) / log(2))
 
 
 def column_intervals(

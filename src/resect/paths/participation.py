@@ -21,12 +21,13 @@ from resect.calculus.linear import Lanes
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.figures.shown import Shown
-from resect.measuring.batches import Batch, Batches, batches_of, widest_float
+from resect.measuring.batches import Batch, Batches, batches_of
 from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
-from resect.paths.lanes import apart, buffer, group_size, per_lane, per_row
+from resect.paths.lanes import apart, buffer, group_size, per_lane
 from resect.paths.measures import interaction_of, most_tied
+from resect.paths.passes import Passes, row_squares, summed
 from resect.paths.settings import PathSettings, PathWork, Traces, concatenated, require_accurate
 from resect.paths.trace import SliceGradient, Trace, require_finite
 from resect.words import decimal, percent
@@ -154,58 +155,32 @@ def participation(
 def _carry(traces: Traces, batch: Batch, progress: Progress, pairs: bool) -> Arrays:
     """Products and squares of rows, pooled products of pairs, and <g, g> as the output sees it."""
     running = traces.of(batch, len(traces.net.blocks) + 2 if pairs else 2, progress)
-    parts = [_Pass(trace, pairs, advance).run() for trace, advance in running]
+    parts = [_Carry(trace, pairs, advance).run() for trace, advance in running]
     return concatenated(parts, "products", "squares", "pairs", "arrived")
 
 
-class _Pass:
-    """One batch: back once, keeping the cotangent at every gate; then forward with tangents."""
+class _Carry(Passes):
+    """The passes of all branches at full strength, the tangent being the gradient itself; and those of pairs."""
 
     def __init__(self, trace: Trace, pairs: bool, progress: Progress) -> None:
-        self.trace, self.progress = trace, progress
-        count = len(trace.net.blocks)
-        self.products = np.zeros((trace.rows, count))
-        self.pairs = _Pairs(count) if pairs else None
-        self.at_gates: Lanes = {}
+        super().__init__(trace, progress)
+        self.pairs = _Pairs(len(trace.net.blocks)) if pairs else None
 
     def run(self) -> tuple[np.ndarray, ...]:
         """Products (N, n), squares (N,), pooled products of pairs (1, n, n), and <g, g> as the output sees it (1,)."""
-        trace, top = self.trace, self.trace.scalar_gradient
-        cotangents = top
-        for _, part in trace.slices():
-            cotangents, ends = part.backward(cotangents)
-            self.at_gates |= {slot: ends[gate][0] for slot, gate in part.branches.items() if gate in ends}
-            self.progress(1)
-        gradient = trace.to_target(cotangents)
-        squares = sum((_sum(per_row(value.square()))[0] for value in gradient.values()), np.zeros(trace.rows))
-        tangents = trace.from_target(gradient)
-        fixed = {key: tangents[key] for key in trace.parameters & tangents.keys()}
-        for part in trace.parts.values():
-            tangents = self._forward(part, tangents) | fixed
-            self.progress(1)
-        arrived = sum(_sum(per_lane(tangents[key] * value)) for key, value in top.items() if key in tangents)
+        gradient = self.back()
+        tangents = self.forward(gradient)
+        top = self.trace.scalar_gradient
+        arrived = sum(summed(per_lane(tangents[key] * value)) for key, value in top.items() if key in tangents)
         both = np.zeros((1, 0, 0)) if self.pairs is None else self.pairs.products[None]
-        return self.products, squares, both, np.broadcast_to(arrived, (1,))
+        return self.products, row_squares(self.trace, gradient), both, np.broadcast_to(arrived, (1,))
 
-    def _forward(self, part: SliceGradient, tangents: Lanes) -> Lanes:
-        pushed = part.push({key: value for key, value in tangents.items() if key in part.signal})
-        gates = {slot: pushed[gate] for slot, gate in part.branches.items() if gate in pushed and slot in self.at_gates}
-        for slot, value in gates.items():
-            self.products[:, slot] = self._dot(slot, value[0])
+    def met(self, part: SliceGradient, gates: Lanes) -> None:
+        """Start a tangent for every block of the slice, and carry those of earlier blocks through."""
         if self.pairs is not None:
             fresh = {slot: part.push({part.branches[slot]: value}) for slot, value in gates.items()}
             self.pairs.through(part, fresh, self.at_gates)
             self.pairs.products[[*gates], [*gates]] = self.products[:, [*gates]].sum(0)
-        return {key: value for key, value in pushed.items() if key in part.source}
-
-    def _dot(self, slot: int, tangent: Tensor) -> np.ndarray:
-        """(rows,) inner products of a tangent (B, ...) at a gate with the cotangent there, row by row."""
-        product = tangent * self.at_gates[slot]
-        if self.trace.parameters:
-            return _sum(product.reshape(1, -1))
-        sizes = self.trace.net.sliced.slots[slot].join.branch.meta["val"].shape
-        batch = next((i for i, size in enumerate(sizes) if not isinstance(size, int)), 0)
-        return _sum(product.movedim(batch, 0).reshape(self.trace.rows, -1))
 
 
 class _Pairs:
@@ -236,7 +211,7 @@ class _Pairs:
             earlier = self.started[some]
             for slot, gate in part.branches.items():
                 if gate in pushed and slot in at_gates:
-                    met = _sum(per_lane(pushed[gate] * at_gates[slot]))
+                    met = summed(per_lane(pushed[gate] * at_gates[slot]))
                     self.products[earlier, slot] = self.products[slot, earlier] = met
             behind = {key: apart(value, ending.values()) for key, value in pushed.items() if key in part.source}
             self._write(some, behind, reusable)
@@ -253,8 +228,3 @@ class _Pairs:
             self.lanes[key][some] = value
         for key in self.lanes.keys() - behind.keys():
             self.lanes[key][some] = 0
-
-
-def _sum(products: Tensor) -> np.ndarray:
-    """Sums over the last dimension, float64."""
-    return np.asarray(products.sum(-1, dtype=widest_float(products.device)).cpu().double().numpy())

@@ -257,7 +257,8 @@ def _decompose(trace: Trace, top: int, rest: bool, progress: Progress) -> tuple[
     """Products and norms of every lane, squares, remainders and inner products of one batch; see PathSpectrum."""
     degrees = decompose(trace, top, rest=rest, progress=progress)
     exponents = np.clip(degrees.exponents, -(2**20), 2**20).astype(np.int32)
-    columns, kept, left = [], [], None
+    columns, left = [], None
+    kept: list[Tensor] = []
     for some, arrived in at_target(trace, degrees.lanes, len(exponents)):
         narrow = next(iter(trace.true_gradient.values())).dtype
         lanes, whole = aligned(arrived, trace.true_gradient)

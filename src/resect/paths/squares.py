@@ -17,7 +17,7 @@ import pandas as pd
 
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
-from resect.errors import require_whole
+from resect.errors import InputError, require_whole
 from resect.measuring.batches import Batch, Batches, batches_of
 from resect.network.unraveled import Unraveled
 from resect.paths.draws import Draws
@@ -25,6 +25,7 @@ from resect.paths.measures import MASS, Effective, effective_range, held, longes
 from resect.paths.polynomial import at_target, decompose
 from resect.paths.sampled import row_norms
 from resect.paths.settings import PathSettings, PathWork, Traces, concatenated
+from resect.paths.spectrum import PathSpectrum
 from resect.paths.trace import Trace
 from resect.words import plural
 
@@ -57,6 +58,38 @@ class PathSquares(Draws):
         scale = np.where(self.total > 0, self.total, np.nan)
         low, high = self.interval(np.square(self.norms) / scale, level, resamples, seed)
         return self.rms * np.sqrt(np.maximum(low, 0)), self.rms * np.sqrt(np.maximum(high, 0))
+
+    @property
+    def energy(self) -> np.ndarray:
+        """(n+1,) the part of the sum of squared norms over all paths that those of each length hold."""
+        return np.asarray(self.total / self.total.sum())
+
+    @property
+    def variation(self) -> np.ndarray:
+        """(n+1,) the coefficient of variation of one sweep's estimate of `total`; NaN where it is not known.
+
+        Above 1 the mean of a few sweeps is likely too low: most of it comes from draws that are rare.
+        """
+        if self.norms.shape[1] < 2:
+            return np.full(self.norms.shape[2], np.nan)
+        sums = [np.square(self.norms[self.batch == own]).mean(0) for own in np.unique(self.batch)]  # (sweeps, n+1) each
+        spread = np.sqrt(np.mean([each.var(0, ddof=1) for each in sums], 0))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(spread / np.mean(sums, (0, 1)))
+
+    def coherence(self, spectrum: PathSpectrum) -> np.ndarray:
+        """(n+1,) kappa: the squared norm of the summed gradient of a length over the sum of its paths' squared norms.
+
+        1 if the paths of a length do not interfere on average; more if they reinforce each other, up to their number if
+        all are equal; less if they cancel. Pooled over samples; NaN where there is no path.
+
+        Raises:
+            InputError: the spectrum is of another network or place.
+        """
+        if (spectrum.counts, spectrum.at) != (self.counts, self.at):
+            raise InputError(f"`spectrum` must be of the same network and place, {self.at}, got one at {spectrum.at}.")
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(np.square(spectrum.norms).mean(0) / self.total)
 
     @property
     def magnitude(self) -> np.ndarray:

@@ -43,18 +43,19 @@ class SliceGradient(LinearSlice):
         """The key at which the branch of a slot, or for None the skip, enters the join."""
         return self.skip if slot is None else self.branches[slot]
 
-    def backward(self, cotangents: Lanes, signs: Tensor | None = None) -> tuple[Lanes, Lanes]:
+    def backward(self, cotangents: Lanes, factors: Tensor | None = None) -> tuple[Lanes, Lanes]:
         """The ordinary backward pass, over all edges together: (cotangents of the live values, those at the ends).
 
         Args:
-            signs: (L, slots); what every lane is multiplied by on the branch of each slot.
+            factors: (L, slots); what every lane is multiplied by on the branch of each slot, behind the ends.
         """
         total = {key: value for key, value in cotangents.items() if not self.ends_here(key)}
         ends, direct = self.to_ends({key: value for key, value in cotangents.items() if key not in total})
+        scaled = dict(ends)
         for slot, gate in self.branches.items():
-            if signs is not None and gate in ends:
-                ends[gate] = ends[gate] * signs[:, slot].to(ends[gate]).view(-1, *[1] * (ends[gate].ndim - 1))
-        add_into(total, self.from_ends(ends))
+            if factors is not None and gate in ends:
+                scaled[gate] = ends[gate] * factors[:, slot].to(ends[gate]).view(-1, *[1] * (ends[gate].ndim - 1))
+        add_into(total, self.from_ends(scaled))
         add_into(total, direct)
         return total, ends
 
