@@ -12,6 +12,7 @@ import resect
 from by_hand import IMAGES, TARGETS, chain
 from resect.paths.energy import path_energy
 from resect.paths.fair import fair_shares
+from resect.paths.first_order import first_order
 from resect.paths.settings import PathSettings
 
 DATA = [(IMAGES.double(), TARGETS)]
@@ -93,3 +94,34 @@ def test_coherence_is_that_of_all_paths() -> None:
     elsewhere = resect.path_squares(made.net, DATA, PathSettings(at="stem"), sweeps=1)
     with pytest.raises(resect.InputError, match="`spectrum` must be of the same network and place, stem"):
         elsewhere.coherence(spectrum)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_first_order_changes_are_the_slope_of_a_closing_gate(name: str) -> None:
+    made = chain(name)
+    model, images = made.model, IMAGES.double()
+    ends = {
+        "CNN of 6 blocks": lambda: [block.c2 for block in model.blocks],
+        "original form": lambda: [block.bn2 for block in model.blocks],
+        "encoder of 8 blocks": lambda: [part for pair in zip(model.attention, model.mlp, strict=True) for part in pair],
+    }[name]()
+
+    def losses(branch: torch.nn.Module, gate: float) -> np.ndarray:
+        def scaled(_: torch.nn.Module, __: object, output: object) -> object:
+            return (output[0] * gate, None) if isinstance(output, tuple) else output * gate
+
+        hook = branch.register_forward_hook(scaled)
+        with torch.no_grad():
+            values = torch.nn.functional.cross_entropy(model(images), TARGETS, reduction="none")
+        hook.remove()
+        return values.numpy()
+
+    result = first_order(made.net, DATA)
+    for block, branch in enumerate(ends):
+        slope = (losses(branch, 1 - 1e-5) - losses(branch, 1 + 1e-5)) / 2e-5
+        np.testing.assert_allclose(result.changes[:, block], slope, rtol=1e-5, atol=1e-8)
+    assert (result.size >= np.abs(result.change) - 1e-15).all()
+    assert result.table["size_low"].notna().all()
+    assert type(result).joined([result, result]).changes.shape == (8, made.blocks)
+    with pytest.raises(resect.InputError, match="`at` must be a place of the signal, got the parameter"):
+        first_order(made.net, DATA, PathSettings(at=next(name for name, _ in model.named_parameters())))

@@ -111,7 +111,8 @@ class PathEnergy(Shown):
         """Draw the energy through every block with its interval; returns the axes."""
         from resect.figures import carriers
 
-        return carriers.blocks(self.table.rename(columns=lambda name: name.replace("energy", "share")), ax)
+        label, total = "energy of the paths through the block (%)", "mean length by energy"
+        return carriers.blocks(self.table, ax, column="energy", label=label, total=total)
 
 
 def path_energy(

@@ -107,7 +107,7 @@ class FairShares(Shown):
         """Draw the share of every block with its interval; returns the axes."""
         from resect.figures import carriers
 
-        return carriers.blocks(self.table, ax)
+        return carriers.blocks(self.table, ax, label="share of the gradient due to the block (%)", total=None)
 
 
 def fair_shares(

@@ -57,14 +57,14 @@ class Passes:
         pushed = part.push({key: value for key, value in tangents.items() if key in part.signal}, factors=own)
         gates = {slot: pushed[gate] for slot, gate in part.branches.items() if gate in pushed and slot in self.at_gates}
         for slot, value in gates.items():
-            self.products[:, slot] = self._dot(slot, value[0])
+            self.products[:, slot] = self.dot(slot, value[0])
         self.met(part, gates)
         return {key: value for key, value in pushed.items() if key in part.source}
 
     def met(self, part: SliceGradient, gates: Lanes) -> None:
         """Told of the tangents at the gates of a slice, by slot."""
 
-    def _dot(self, slot: int, tangent: Tensor) -> np.ndarray:
+    def dot(self, slot: int, tangent: Tensor) -> np.ndarray:
         """(rows,) inner products of a tangent (B, ...) at a gate with the cotangent there, row by row."""
         product = tangent * self.at_gates[slot]
         if self.trace.parameters:

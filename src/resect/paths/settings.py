@@ -115,7 +115,7 @@ class Traces:
         return self.net.routes(self.target.start)
 
     def of(
-        self, batch: Batch, lanes: int, progress: Progress, *, truth: bool = True
+        self, batch: Batch, lanes: int, progress: Progress, *, truth: bool = True, keep: bool = False
     ) -> Iterator[tuple[Trace, Progress]]:
         """The traces of the parts of a batch, each with what to report its progress to.
 
@@ -123,6 +123,7 @@ class Traces:
             lanes: how many lanes the work keeps at one time; at least one where it can do with fewer.
             progress: is told what the whole batch costs in all, however many parts there are.
             truth: whether the gradient itself is wanted.
+            keep: whether the values of skips and branches are.
 
         Raises:
             InputError: the memory does not hold a single sample.
@@ -140,7 +141,8 @@ class Traces:
         for start in range(0, total, size):
             part = slice(start, start + size)
             inputs = batch.inputs if size >= total else cut_samples(batch.inputs, part, total)
-            trace = Trace(self.net, inputs, batch.targets[part], self.target, self.settings.of, truth)
+            targets, of = batch.targets[part], self.settings.of
+            trace = Trace(self.net, inputs, targets, self.target, of, truth, keep=keep)
             yield trace, partial(_portion, progress, len(trace.targets) / total)
 
     def lanes_for(self, trace: Trace) -> int:

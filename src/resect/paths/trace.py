@@ -37,7 +37,7 @@ class SliceGradient(LinearSlice):
         self.skip = keys.skip(slots[0])
         ends = [*self.branches.values(), self.skip]
         self.slot_of = {gate: slot for slot, gate in self.branches.items()}
-        super().__init__(trace.folded[index], trace.base, state, trace.signal(index, state), ends)
+        super().__init__(trace.folded[index], trace.base, state, trace.signal(index, state), ends, keep=trace.keep)
 
     def end(self, slot: int | None) -> int:
         """The key at which the branch of a slot, or for None the skip, enters the join."""
@@ -96,6 +96,7 @@ class Trace:
     Args:
         of: the scalar, as in `PathSettings`.
         truth: whether the gradient at the target is wanted, which autograd finds on the way.
+        keep: whether the values of skips and branches are.
 
     Attributes:
         first, last: the slices that end in the first and the last join on the way to the target.
@@ -106,10 +107,18 @@ class Trace:
     """
 
     def __init__(
-        self, net: Unraveled, inputs: Any, targets: Tensor, target: Target, of: Scalar = "loss", truth: bool = True
+        self,
+        net: Unraveled,
+        inputs: Any,
+        targets: Tensor,
+        target: Target,
+        of: Scalar = "loss",
+        truth: bool = True,
+        *,
+        keep: bool = False,
     ) -> None:
         net.require_own_gradient()
-        self.net, self.target, self.of = net, target, of
+        self.net, self.target, self.of, self.keep = net, target, of, keep
         sliced = net.sliced if target.slot is None else net.sliced.cut_at_input(target.slot)
         self.programs = Programs(sliced, edges=True)
         inputs = channels_last(to_device(inputs, net.device))
