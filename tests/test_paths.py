@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import resect
-from by_hand import CHAINS, IMAGES, TARGETS, chain
+from by_hand import CHAINS, IMAGES, TARGETS, chain, mean_share
 from conftest import randomise_norms
 from networks import Frame, Parallel, TwoStreams
 from resect.graph.routes import Routes
@@ -38,8 +38,9 @@ def test_all_paths_by_brute_force(name: str) -> None:
     for k, total in enumerate(by_length):
         norms = total.flatten(1).norm(dim=1)
         np.testing.assert_allclose(spectrum.norms[:, k], norms, rtol=1e-9)
-        share = (total * truth).sum() / truth.square().sum()
-        assert spectrum.share[k] == pytest.approx(share.item(), rel=1e-8, abs=1e-14)
+        assert spectrum.share[k] == pytest.approx(mean_share(total, truth), rel=1e-8, abs=1e-13)
+        pooled = (total * truth).sum() / truth.square().sum()
+        assert spectrum.pooled_share[k] == pytest.approx(pooled.item(), rel=1e-8, abs=1e-14)
     assert spectrum.share.sum() == pytest.approx(1.0, abs=1e-12)
     assert spectrum.sum_error < 1e-12
     trace = Trace(net, *data[0], resolve_target(net, "input"))
@@ -55,11 +56,14 @@ def test_blocks_pairs_and_strongest_paths_by_brute_force(name: str) -> None:
     net, paths, n = made.net, made.paths, made.blocks
     data = [(IMAGES.double(), TARGETS)]
     truth = sum(paths.values())
-    shares = {taken: ((g * truth).sum() / truth.square().sum()).item() for taken, g in paths.items()}
+    shares = {taken: mean_share(g, truth) for taken, g in paths.items()}
+    pooled = {taken: ((g * truth).sum() / truth.square().sum()).item() for taken, g in paths.items()}
     found = participation(net, data, pairs=True)
     for i in range(n):
         through = sum(share for taken, share in shares.items() if taken[i])
         assert found.share[i] == pytest.approx(through, rel=1e-8, abs=1e-12)
+        through = sum(share for taken, share in pooled.items() if taken[i])
+        assert found.pooled_share[i] == pytest.approx(through, rel=1e-8, abs=1e-12)
         for j in range(n):
             both = sum(share for taken, share in shares.items() if taken[i] and taken[j])
             assert found.pairs[i, j] == pytest.approx(both, rel=1e-8, abs=1e-12)
@@ -73,7 +77,7 @@ def test_blocks_pairs_and_strongest_paths_by_brute_force(name: str) -> None:
     for row, taken in zip(strong.table.itertuples(), best[:10], strict=False):
         assert row.blocks == tuple(np.flatnonzero(taken))
         assert row.norm == pytest.approx(norms[taken], rel=1e-9)
-        assert row.share == pytest.approx(shares[taken], rel=1e-8, abs=1e-12)
+        assert row.share == pytest.approx(pooled[taken], rel=1e-8, abs=1e-12)
     every = strongest_paths(net, data, count=2**n, limit=10**6)
     assert (len(every.table), every.open, every.proven) == (2**n, 0, 2**n)
     assert "Every path was looked at" in every.summary()
@@ -184,7 +188,7 @@ def check_against_routes(net: resect.Unraveled, images: Tensor, paths: dict[froz
     data = [(images, TARGETS)]
     every = [(blocks, gradient) for blocks, found in paths.items() for gradient in found]
     truth = sum(gradient for _, gradient in every)
-    shares = [(blocks, ((g * truth).sum() / truth.square().sum()).item()) for blocks, g in every]
+    shares = [(blocks, mean_share(g, truth)) for blocks, g in every]
     spectrum = resect.path_spectrum(net, data)
     for k in range(len(net.blocks) + 1):
         assert spectrum.count[k] == sum(len(blocks) == k for blocks, _ in every)

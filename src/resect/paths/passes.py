@@ -69,9 +69,19 @@ class Passes:
         product = tangent * self.at_gates[slot]
         if self.trace.parameters:
             return summed(product.reshape(1, -1))
+        return summed(product.movedim(self._batch_of(slot), 0).reshape(self.trace.rows, -1))
+
+    def by_row(self, slot: int, value: Tensor, weights: np.ndarray) -> Tensor:
+        """A value (B, ...) at a gate, every row of it times its weight, (rows,)."""
+        shape = [1] * value.ndim
+        if not self.trace.parameters:
+            shape[self._batch_of(slot)] = -1
+        return value * torch.from_numpy(weights).to(value).view(shape)
+
+    def _batch_of(self, slot: int) -> int:
+        """The dimension of the samples at a gate."""
         sizes = self.trace.net.sliced.slots[slot].join.branch.meta["val"].shape
-        batch = next((i for i, size in enumerate(sizes) if not isinstance(size, int)), 0)
-        return summed(product.movedim(batch, 0).reshape(self.trace.rows, -1))
+        return next((i for i, size in enumerate(sizes) if not isinstance(size, int)), 0)
 
 
 def row_squares(trace: Trace, gradient: Lanes) -> np.ndarray:

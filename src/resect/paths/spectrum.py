@@ -84,8 +84,23 @@ class PathSpectrum(Shown):
 
     @property
     def share(self) -> np.ndarray:
-        """(n+1,) the share of every length in the gradient, pooled over rows; with `rest_share` it sums to 1."""
+        """(n+1,) the mean over rows of the share of every length in a row's own gradient; see `pooled_share`."""
+        return np.asarray(measures.own_shares(self.products, self.squares)[0].mean(0))
+
+    @property
+    def median_share(self) -> np.ndarray:
+        """(n+1,) the median over rows of their own shares."""
+        return np.asarray(np.median(measures.own_shares(self.products, self.squares)[0], 0))
+
+    @property
+    def pooled_share(self) -> np.ndarray:
+        """(n+1,) the shares in all gradients together, in which a row weighs as much as its <g, g>."""
         return np.asarray(self.products.sum(0) / self.squares.sum())
+
+    @property
+    def effective_samples(self) -> float:
+        """How many samples pooled shares rest on: 1 if a single gradient is all there is, N if all are equally long."""
+        return measures.effective_samples(self.squares)
 
     @property
     def shares(self) -> np.ndarray:
@@ -95,16 +110,21 @@ class PathSpectrum(Shown):
 
     @property
     def rest_share(self) -> float:
-        """The share of all lengths beyond `max_length` together; 0 without."""
-        return float(self.rest.sum() / self.squares.sum())
+        """The mean over rows of the share of all lengths beyond `max_length` together; 0 without."""
+        return float(measures.own_shares(self.rest[:, None], self.squares)[0].mean())
 
     def share_interval(
-        self, level: float = 0.95, resamples: int = 1000, seed: int = 0
+        self, level: float = 0.95, resamples: int = 1000, seed: int = 0, *, pooled: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high), (n+1,) each: studentised bootstrap intervals of the pooled shares over rows; NaN for one row."""
-        rows = self.squares > 0
+        """(low, high), (n+1,) each: studentised bootstrap intervals of `share` over rows; NaN for one row.
+
+        Args:
+            pooled: of `pooled_share`; where that rests on few samples (`effective_samples`) they hold it too seldom.
+        """
+        shares, weights = measures.own_shares(self.products, self.squares)
+        weights = weights if pooled else np.ones_like(weights)
         none = np.array(self.count) == 0
-        return measures.column_intervals(self.shares[rows], self.squares[rows], level, resamples, seed, exact=none)
+        return measures.column_intervals(shares, weights, level, resamples, seed, exact=none)
 
     @property
     def norm(self) -> np.ndarray:
@@ -131,13 +151,24 @@ class PathSpectrum(Shown):
         """Relative distance between the sum over all lengths and autograd's gradient."""
         return float(np.sqrt(self.remainder.sum() / self.squares.sum()))
 
-    def effective(self, mass: float = 0.95) -> measures.Effective:
+    def effective(self, mass: float = 0.95, *, pooled: bool = False) -> measures.Effective:
         """The shortest range of lengths that holds `mass` of the gradient, by exact share.
+
+        Args:
+            pooled: by `pooled_share`.
 
         Raises:
             InputError: the lengths up to `max_length` do not hold that much.
         """
-        return measures.effective_range(self.share, self.counts, mass, total=1.0)
+        share = self.pooled_share if pooled else self.share
+        return measures.effective_range(share, self.counts, mass, total=1.0)
+
+    def effective_interval(
+        self, mass: float = 0.95, level: float = 0.95
+    ) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """Intervals of the low and of the high end of `effective`, over rows; None for a single row."""
+        shares, _ = measures.own_shares(self.products, self.squares)
+        return measures.range_intervals(shares, mass, level)
 
     def multiplicity(self) -> measures.Multiplicity:
         """How many paths there are, and how many effectively contribute; of those up to `max_length`."""
@@ -145,7 +176,10 @@ class PathSpectrum(Shown):
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a length: `length`, `layers`, `log2_paths`, `path_fraction`, `share` with its interval, `norm`."""
+        """One row a length: `length`, `layers`, `log2_paths`, `path_fraction`, `share` with its interval, `norm`.
+
+        `share` is the mean of the rows' own shares; beside it stand `share_median` and `share_pooled`.
+        """
         low, high = self.share_interval()
         return pd.DataFrame(
             {
@@ -156,6 +190,8 @@ class PathSpectrum(Shown):
                 "share": self.share,
                 "share_low": low,
                 "share_high": high,
+                "share_median": self.median_share,
+                "share_pooled": self.pooled_share,
                 "norm": self.norm,
             }
         )
@@ -180,6 +216,8 @@ class PathSpectrum(Shown):
             few = contribute(size.log2_effective_paths)
             depth = f"{decimal(size.effective_depth)} blocks deep on average"
             said.append(f"of {two_to(size.log2_paths)} paths {few}, by the shares{of_known}, {depth}")
+        if (rest_on := self.effective_samples) < measures.FEW_SAMPLES and len(self.squares) > 1:
+            said.append(f"pooled over samples the shares rest on {decimal(rest_on)} of {len(self.squares)}")
         off = f"the sum over all lengths is off autograd's gradient by {power_of_ten(self.sum_error)} of its norm"
         return f"{plural(len(self.squares), 'gradient')} at {self.at} by path length: {'; '.join([*said, off])}."
 
