@@ -31,6 +31,7 @@ from .jobs.compare import compare as compare
 from .jobs.evaluate import evaluate as evaluate
 from .jobs.study import study as study
 from .jobs.train import train as train
+from .measuring.calibration import calibrate as calibrate
 from .models.specs import load_model as load_model
 from .network.arrangement import Arrangement as Arrangement
 from .network.blocks import Block as Block

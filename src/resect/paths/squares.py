@@ -1,8 +1,9 @@
 """The root mean square of all paths of every length, from random signs.
 
-Give every branch an independent random sign s_i. The coefficient C_k of the path polynomial becomes the sum over the
-paths S of length k of s_S g_S, where s_S is the product of the signs on S; as E[s_S s_T] is 0 unless S = T, the
-expectation of |C_k|^2 is the sum of |g_S|^2 over all C(n, k) paths. One sweep serves all lengths at once.
+Give every branch an independent random sign s_i; where it, or a skip, reads several states, every one of these. The
+coefficient C_k of the path polynomial becomes the sum over the paths S of length k of s_S g_S, where s_S is the product
+of the signs on S; as E[s_S s_T] is 0 unless S = T, the expectation of |C_k|^2 is the sum of |g_S|^2 over all C(n, k)
+paths. One sweep serves all lengths at once.
 Source: Hutchinson's estimator (1990) of a trace, with the signs on the branches.
 """
 
@@ -25,6 +26,7 @@ from resect.paths.measures import MASS, Effective, effective_range, held, longes
 from resect.paths.polynomial import at_target, decompose
 from resect.paths.sampled import row_norms
 from resect.paths.settings import PathSettings, PathWork, Traces, concatenated
+from resect.paths.signs import Signs
 from resect.paths.spectrum import PathSpectrum
 from resect.paths.trace import Trace
 from resect.words import plural
@@ -158,7 +160,7 @@ def _sweep(traces: Traces, batch: Batch, progress: Progress, sweeps: int, seed: 
     """Norms (rows, sweeps, n+1); the signs are drawn for the whole batch, in however many parts it runs."""
     blocks, longest = len(traces.net.blocks), longest_path(traces.routes.counts)
     draw = np.random.default_rng(seed + batch.number)
-    drawn = [dict(enumerate(draw.choice([-1.0, 1.0], blocks))) for _ in range(sweeps)]
+    drawn = [Signs.drawn(traces.routes, draw) for _ in range(sweeps)]
     parts = []
     for trace, advance in traces.of(batch, longest + 1, progress, truth=False):
         rows = np.zeros((trace.rows, sweeps, blocks + 1))
@@ -168,7 +170,7 @@ def _sweep(traces: Traces, batch: Batch, progress: Progress, sweeps: int, seed: 
     return concatenated(parts, "norms")
 
 
-def _norms(trace: Trace, longest: int, signs: dict[int, float], progress: Progress) -> np.ndarray:
+def _norms(trace: Trace, longest: int, signs: Signs, progress: Progress) -> np.ndarray:
     """(lengths, rows) float64 norms of the coefficients under some signs."""
     degrees = decompose(trace, longest, rest=False, signs=signs, progress=progress)
     arriving = at_target(trace, degrees.lanes, longest + 1)

@@ -26,6 +26,7 @@ class SliceGradient(LinearSlice):
     """One slice that ends in a join.
 
     Attributes:
+        station: the number of the join among all.
         branches: per slot decided in this slice, the key of its gate.
         skip: the key of the skip's value where it enters the join.
     """
@@ -33,6 +34,7 @@ class SliceGradient(LinearSlice):
     def __init__(self, trace: Trace, index: int, state: dict[int, Any]) -> None:
         programs, keys = trace.programs, trace.programs.keys
         slots = [programs.sliced.slots[i] for i in programs.sliced.slots_of[index]]
+        self.station = index - 1
         self.branches = {slot.index: keys.gate(slot) for slot in slots}
         self.skip = keys.skip(slots[0])
         ends = [*self.branches.values(), self.skip]
