@@ -52,7 +52,8 @@ def test_a_text_may_be_written_by_hand(net, batch) -> None:
                         ("0..1..2", "'0..1..2'"), ("None", "'None'"), ("0..1,\u0663", "for slot 2"), ("0..9999999", "")]
 )  # fmt: skip
 def test_bad_entries_are_named(text: str, entry: str) -> None:
-    with pytest.raises(resect.ArrangementError, match="block's number, '-', 'no-skip' or 'twice'.*, got .*" + entry):
+    words = "block's number, '-', 'no-skip', 'twice' or 'bypass'"
+    with pytest.raises(resect.ArrangementError, match=f"{words}.*, got .*{entry}"):
         Arrangement.parse(text)
 
 

@@ -127,14 +127,15 @@ def test_what_can_only_be_a_mistake_is_named(tmp_path: Path) -> None:
 def test_lengths_and_types_are_checked() -> None:
     with pytest.raises(resect.DataError, match="got 3 inputs and 2 targets"):
         Samples("x", torch.zeros(3, 1), torch.zeros(2, dtype=torch.long), None)
-    with pytest.raises(resect.DataError, match=r"integer classes, got torch.float32"):
-        Samples("x", torch.zeros(3, 1), torch.zeros(3), None)
+    assert Samples("x", torch.zeros(3, 1), torch.zeros(3).double(), None).targets.dtype == torch.float32  # of values
+    with pytest.raises(resect.DataError, match=r"targets of x must be finite, but hold NaN"):
+        Samples("x", torch.zeros(3, 1), torch.tensor([0.0, 1.0, float("nan")]), None)
 
 
 def test_targets_may_be_any_integers() -> None:
     for dtype in (torch.int32, torch.uint8, torch.bool):
         assert Samples("x", torch.zeros(2, 3), torch.tensor([0, 1]).to(dtype), None).targets.dtype == torch.int64
-    with pytest.raises(resect.DataError, match=r"must be integer classes, got torch.complex64"):
+    with pytest.raises(resect.DataError, match=r"must be integers or floats, got torch.complex64"):
         Samples("x", torch.zeros(2, 3), torch.zeros(2, dtype=torch.complex64), None)
 
 

@@ -39,8 +39,8 @@ WRONG_DATA = {
     "a pair": ((IMAGES, TARGETS), BATCHES + r", got Tensor \(6, 1, 8, 8\)\. A single batch goes into a list"),
     "a tensor": (IMAGES, BATCHES + r", got Tensor \(1, 8, 8\)"),
     "three": (
-        [(IMAGES, TARGETS, TARGETS)],
-        BATCHES + r", got tuple of 3\. Several inputs go into one tuple: \(\(a, b\)",
+        [(IMAGES, TARGETS, torch.ones(6))],
+        BATCHES + r", got tuple of 3, among them Tensor \(6,\) as a third\. .* one tuple: \(\(a, b\)",
     ),
     "a dataset": (TensorDataset(IMAGES, TARGETS), r"got a single sample with the target \d\. .*DataLoader\(dataset"),
     "a sample": ([(IMAGES[0], 3)], r"got a single sample with the target 3"),
@@ -50,10 +50,13 @@ WRONG_DATA = {
         r"its targets under 'labels', got 'input_ids'\. Or give \(inputs, targets\)",
     ),
     "many labels": (
-        [{"x": IMAGES, "labels": torch.zeros(6, 4)}],
+        [{"x": IMAGES, "labels": torch.zeros(6, 4, dtype=torch.long)}],
         r"one label a sample, got labels \(6, 4\)\. .*moved by",
     ),
-    "other inputs": ([{"x": IMAGES, "labels": TARGETS}], r"structure of the example, \(\.\), got \(x=\.\)"),
+    "other inputs": (
+        [{"x": IMAGES, "mask": IMAGES, "labels": TARGETS}],
+        r"structure of the example, \(\.\), got \(x=\., mask=\.\)",
+    ),
     "nothing that counts": ([(IMAGES, IGNORED), (IMAGES, IGNORED)], "a target that counts, but all are -100"),
     "one-hot": ([(IMAGES, torch.eye(10)[TARGETS])], r"\(6,\), got \(6, 10\)\. .* take targets\.argmax\(-1\)"),
     "None": (None, "`data` must be batches, a DataLoader, a spec such as 'digits', or resect.Samples, got NoneType"),

@@ -32,6 +32,7 @@ from .jobs.evaluate import evaluate as evaluate
 from .jobs.study import study as study
 from .jobs.train import train as train
 from .measuring.calibration import calibrate as calibrate
+from .measuring.tasks import Task as Task
 from .models.specs import load_model as load_model
 from .network.arrangement import Arrangement as Arrangement
 from .network.blocks import Block as Block

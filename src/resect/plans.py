@@ -1,6 +1,7 @@
 """Plans: the arrangements that a sweep runs."""
 
 from resect.sweep.plans import Plan as Plan
+from resect.sweep.plans import bypassed as bypassed
 from resect.sweep.plans import explicit as explicit
 from resect.sweep.plans import orders as orders
 from resect.sweep.plans import pairs as pairs

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from resect.cli._process import silent_libraries
 from resect.errors import InputError
 from resect.jobs.source import DTYPES
+from resect.measuring.meaning import TASKS
 
 SEED = click.IntRange(0, 2**63 - 1)
 Decorated = Callable[..., Any]
@@ -149,6 +150,12 @@ def data_options(function: Decorated) -> Decorated:
     ):
         function = option(function)
     return function
+
+
+def task_option(function: Decorated) -> Decorated:
+    """--task; None for auto."""
+    said = f"What targets mean: {', '.join(TASKS)}; of an output NAME:OUTPUT. auto: guessed, and said."
+    return click.option("--task", metavar="NAME", help=said)(function)
 
 
 def batch_option(function: Decorated) -> Decorated:

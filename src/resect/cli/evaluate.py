@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from resect.cli._options import batch_option, data_options, given, output_options
+from resect.cli._options import batch_option, data_options, given, output_options, task_option
 from resect.cli._terminal import do
 from resect.jobs.asked import EvaluateAsked
 
@@ -18,6 +18,7 @@ from resect.jobs.asked import EvaluateAsked
 @click.option("--out", type=click.Path(path_type=Path), help="A folder for the record and its table.")
 @batch_option
 @data_options
+@task_option
 @output_options
 def evaluate(data: str, models: tuple[str, ...], out: Path | None, output: str, quiet: bool, **options: Any) -> None:
     """Test error of MODELs on DATA with intervals, and the difference of each to the first.

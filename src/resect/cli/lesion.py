@@ -18,6 +18,7 @@ from resect.cli._options import (
     out_option,
     output_options,
     renamed_option,
+    task_option,
     whole,
 )
 from resect.cli._terminal import do
@@ -73,6 +74,7 @@ from resect.sweep.settings import METRICS, PLANS
 @out_option
 @model_options
 @data_options
+@task_option
 @output_options
 def lesion(model: str, data: str, out: Path | None, output: str, quiet: bool, **options: Any) -> None:
     """Delete or reorder blocks of MODEL and measure it on DATA, e.g. `resect lesion resect:resnet110-digits digits`."""

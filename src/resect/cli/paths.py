@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -16,9 +16,11 @@ from resect.cli._options import (
     out_option,
     output_options,
     renamed_option,
+    task_option,
     whole,
 )
 from resect.cli._terminal import do
+from resect.graph.decisions import Gates
 from resect.jobs.asked import PathsAsked
 
 
@@ -41,6 +43,13 @@ from resect.jobs.asked import PathsAsked
 @click.option(
     "--of", default="loss", show_default=True, metavar="WHAT", help="loss, target (its logit), or a class (its logit)."
 )
+@click.option(
+    "--gates",
+    type=click.Choice(get_args(Gates)),
+    default=PathsAsked.gates,
+    show_default=True,
+    help="How gradients take what is computed and multiplies a skip: hyper-connections' mixing, highway gates.",
+)
 @mass_option
 @click.option("--memory", metavar="SIZE", type=Bytes(), help="Room for values, e.g. 4GiB; half of what is free.")
 @click.option(
@@ -51,6 +60,7 @@ from resect.jobs.asked import PathsAsked
 @out_option
 @model_options
 @data_options
+@task_option
 @whole("--batch-size", default=PathsAsked.batch_size)
 @output_options
 def paths(model: str, data: str, out: Path | None, output: str, quiet: bool, **options: Any) -> None:

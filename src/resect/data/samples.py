@@ -24,13 +24,13 @@ class Samples:
     Attributes:
         name: the spec they were loaded from.
         inputs: (N, ...) what the model takes; images are (N, C, H, W) float32, normalised.
-        targets: (N,) or (N, L) int64 classes, or -100 for what is ignored.
+        targets: (N,) or (N, L) int64 classes, or -100 for what is ignored; or floats, of labels or values.
         classes: how many classes there are, None if unknown.
         normalization: what made inputs of their pixels; None if they came as the model takes them.
 
     Raises:
-        DataError: no samples, numbers that differ, classes that are not integers or are negative, no target that
-            counts, or values that are not finite.
+        DataError: no samples, numbers that differ, classes that are negative, no target that counts, or values that
+            are not finite.
     """
 
     name: str
@@ -52,10 +52,13 @@ class Samples:
                 f"{self.name} must hold as many targets as inputs, got {len(self.inputs)} inputs and "
                 f"{len(self.targets)} targets."
             )
-        if self.targets.is_floating_point() or self.targets.is_complex():
-            raise DataError(f"the targets of {self.name} must be integer classes, got {self.targets.dtype}.")
-        object.__setattr__(self, "targets", self.targets.long())  # whatever integers they came as
-        if bool((negative := (self.targets < 0) & (self.targets != IGNORED)).any()):
+        if self.targets.is_complex():
+            raise DataError(f"the targets of {self.name} must be integers or floats, got {self.targets.dtype}.")
+        floating = self.targets.is_floating_point()
+        if floating and not bool(torch.isfinite(self.targets).all()):
+            raise DataError(f"the targets of {self.name} must be finite, but hold NaN or infinity.")
+        object.__setattr__(self, "targets", self.targets.float() if floating else self.targets.long())
+        if not floating and bool((negative := (self.targets < 0) & (self.targets != IGNORED)).any()):
             raise DataError(
                 f"the targets of {self.name} must be classes from 0, or {IGNORED} to be ignored, got "
                 f"{int(self.targets[negative].min())}."

@@ -39,7 +39,7 @@ class Local:
         for work, batch in pieces:
             meter = _Meter(work.cost(net, batch), progress)
             compute = partial(work.run, net, batch, meter)
-            if self.store is None or (key := work.key) is None:
+            if self.store is None or (key := work.key) is None or batch.digest is None:
                 arrays = compute()
             else:
                 arrays = self.kept({**identity, "work": dict(key), "batch": [batch.number, batch.digest]}, compute)

@@ -23,7 +23,10 @@ class Work(Protocol):
 
     @property
     def key(self) -> Mapping[str, Any] | None:
-        """All that decides the result beside network and batch, as plain values; None if no store may keep it."""
+        """All that decides the result beside network and batch, as plain values; None if no store may keep it.
+
+        What a batch whose digest is None gives, no store may keep either.
+        """
 
     def cost(self, net: Unraveled, batch: Batch) -> float:
         """What running it reports as progress in all."""

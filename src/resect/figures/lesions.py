@@ -21,6 +21,7 @@ BY_BLOCK = {
     "single": ("one block deleted", "deleted block (its index)"),
     "skips": ("one skip deleted, its branch kept", "block whose skip is deleted (its index)"),
     "repeated": ("one block run twice", "block that is run twice (its index)"),
+    "bypassed": ("one block left out with its skip", "block that is left out (its index)"),
 }  # plans with one lesion a block: title, and name of the x axis
 _BY_ROW = {
     "explicit": "arrangements of blocks",

@@ -24,6 +24,7 @@ _PER_ROW = 64
 _FEWEST = 14  # a row is this many blocks wide at least, so that one block does not fill the page
 _ROW_HEIGHT = 3.1  # in block widths: the block, its index, the bracket of its span
 _NEGLIGIBLE = "#f4f5f6"
+_GATED = {"gated": "□ gated", "hyper": "□ hyper-connection"}  # kinds whose skip multiplies the signal, in the key
 
 
 def strip(blocks: pd.DataFrame, deletions: pd.DataFrame, intact_loss: float, ax: Axes | None = None) -> Axes:
@@ -70,7 +71,7 @@ def _blocks(table: pd.DataFrame, colours: Sequence[Any], ax: Axes | None) -> Axe
     ax = axes_or_new(ax, height=height(len(table)))
     for position, (row, colour) in enumerate(zip(table.to_dict("records"), colours, strict=True)):
         x, y = position % per_row, -_ROW_HEIGHT * (position // per_row)
-        projects, gated = row["kind"] == "projection" or row["downsampling"], row["kind"] == "gated"
+        projects, gated = row["kind"] == "projection" or row["downsampling"], row["kind"] in _GATED
         frame = ORANGE if projects else INK if gated else "#c3c7cc"
         width = 2.0 if projects else 1.4 if gated else 0.5
         ax.add_patch(Rectangle((x + 0.1, y), 0.8, 1, facecolor=colour, edgecolor=frame, linewidth=width))
@@ -123,8 +124,7 @@ def _frame(ax: Axes, table: pd.DataFrame, entries: list[Entry]) -> None:
         entries.insert(0, ("□ projection skip", ORANGE))
     if table["downsampling"].any():
         entries.insert(0, ("▼ downsampling", ORANGE))
-    if (table["kind"] == "gated").any():
-        entries.insert(0, ("□ gated", INK))
+    entries[:0] = [(name, INK) for kind, name in _GATED.items() if (table["kind"] == kind).any()]
     head(ax, "", entries)
 
 

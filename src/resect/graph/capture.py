@@ -7,7 +7,7 @@ import logging
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -58,6 +58,7 @@ class Capture:
         outputs: the flat outputs, nodes or plain Python values.
         mutations: buffers that the graph updates (batch statistics in train mode): (new value, dotted name).
         batch_size: None if the batch dimension is free, else the one size the graph accepts.
+        as_run: whether the model was told that it is not being exported, see `capture`.
     """
 
     model: nn.Module
@@ -71,6 +72,7 @@ class Capture:
     in_spec: pytree.TreeSpec
     out_spec: pytree.TreeSpec
     batch_size: int | None
+    as_run: bool
 
 
 def as_call(example: Any) -> Call:
@@ -134,8 +136,13 @@ def without_fused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def capture(model: nn.Module, example: Any, mode: Mode = "eval") -> Capture:
-    """Export `model` in `mode`, functionally, with a free batch dimension where the model allows it; see `unravel`."""
+def capture(model: nn.Module, example: Any, mode: Mode = "eval", *, as_run: bool = False) -> Capture:
+    """Export `model` in `mode`, functionally, with a free batch dimension where the model allows it; see `unravel`.
+
+    Args:
+        as_run: tell a model that asks (`torch.compiler.is_exporting`) that it is not: some compute in another way when
+            they are exported, by other operators with other last bits.
+    """
     call = as_call(example)
     leaves = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)]
     if not leaves:
@@ -155,13 +162,13 @@ def capture(model: nn.Module, example: Any, mode: Mode = "eval") -> Capture:
         # A batch of 0 or 1 is burnt into an exported graph, so it is widened to 2 first.
         batch = leaves[0].shape[0] if leaves[0].ndim else 0
         try:
-            captured = _read(model, _widen(call, batch), mode)
+            captured = _read(model, _widen(call, batch), mode, as_run)
         except ExportError:
             if mode == "train" or batch != 1:
                 raise
-            captured = _read(model, call, mode)  # some take one sample only
+            captured = _read(model, call, mode, as_run)  # some take one sample only
         if captured.batch_size not in (None, batch) and mode == "eval":  # its forward() counts the samples
-            captured = _read(model, call, mode)
+            captured = _read(model, call, mode, as_run)
     return captured
 
 
@@ -220,15 +227,27 @@ def outputs_of(model: nn.Module, call: Call) -> Any:
 
 
 class _TensorsOnly(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, as_run: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.as_run = model, as_run
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return outputs_of(self.model, (args, kwargs))
+        with _unaware_of_export() if self.as_run else nullcontext():
+            return outputs_of(self.model, (args, kwargs))
 
 
-def _export(model: nn.Module, call: Call, mode: Mode) -> ExportedProgram:
+@contextmanager
+def _unaware_of_export() -> Iterator[None]:
+    """Let `torch.compiler.is_exporting` and `is_compiling` say no."""
+    before = torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag
+    torch.compiler._is_exporting_flag = torch.compiler._is_compiling_flag = False
+    try:
+        yield
+    finally:
+        torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag = before
+
+
+def _export(model: nn.Module, call: Call, mode: Mode, as_run: bool) -> ExportedProgram:
     dynamic: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]  # torch has no annotation
     shaped = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor) and leaf.ndim]
     for leaf in shaped:
@@ -238,7 +257,7 @@ def _export(model: nn.Module, call: Call, mode: Mode) -> ExportedProgram:
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(
-                _TensorsOnly(model),
+                _TensorsOnly(model, as_run),
                 *call,
                 dynamic_shapes=dynamic,
                 strict=False,
@@ -311,8 +330,8 @@ def cause(model: nn.Module, error: Exception) -> str:
     return place + (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
-def _read(model: nn.Module, call: Call, mode: Mode) -> Capture:
-    exported = _export(model, call, mode)
+def _read(model: nn.Module, call: Call, mode: Mode, as_run: bool) -> Capture:
+    exported = _export(model, call, mode, as_run)
     canonical(exported.graph)
     signature, labels = exported.graph_signature, _labels(call)
     placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
@@ -354,6 +373,7 @@ def _read(model: nn.Module, call: Call, mode: Mode) -> Capture:
         in_spec=exported.call_spec.in_spec,
         out_spec=exported.call_spec.out_spec,
         batch_size=None if None in batches or not batches else batches[0],
+        as_run=as_run,
     )
 
 

@@ -14,11 +14,12 @@ from typing import Any, Literal
 from torch.fx import Node
 
 from resect.graph.capture import Capture
+from resect.graph.hyper import HyperConnection, SkipFactor, hyper_connection
 from resect.graph.ops import LINEAR, PARTS, POINTWISE, VIEWS, hint_shape, is_float, module_of, op_name
 from resect.graph.reach import Reach, union
 from resect.graph.sums import why_no_addition
 
-Kind = Literal["identity", "scaled", "projection", "gated", "layer"]
+Kind = Literal["identity", "scaled", "projection", "gated", "hyper", "layer"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class Join:
     Attributes:
         node: the addition; of a plain layer, the layer's output.
         kind: "identity", "scaled" (by a number or learned factors), "projection", "gated" (highway: the skip is scaled
-            by a gate), or "layer" in a plain network.
+            by a gate), "hyper" (a hyper-connection: it mixes copies of the stream), or "layer" in a plain network.
         skip: the operand that stays when the branch is deleted.
         branch: the operand (or, split, the term of the operand) that the branch computes.
         consumer: the node that reads `branch` as the branch: the addition, or a sum inside the operand.
         entries: the values at which branch and skip part.
         bypass: what the join's value becomes without the branch; the skip, but for a highway's the ungated skip.
+        factor: what multiplies the signal on a skip and is itself computed from a signal.
+        hyper: the parts of a hyper-connection.
     """
 
     node: Node
@@ -43,6 +46,8 @@ class Join:
     consumer: Node
     entries: tuple[Node, ...]
     bypass: Node
+    factor: SkipFactor | None = None
+    hyper: HyperConnection | None = None
 
     @property
     def entry(self) -> Node | None:
@@ -147,7 +152,12 @@ def _judge_ordered(node: Node, skip: Node, branch: Node, reach: Reach, joins: di
         return Join(node, "identity" if base is root else "scaled", skip, branch, node, (base,), skip)
     gated = _gated_skip(skip, branch, reach)
     if gated is not None:
-        return Join(node, "gated", skip, branch, node, (gated,), gated)
+        signal, carry = gated
+        return Join(node, "gated", skip, branch, node, (signal,), signal, SkipFactor(carry, (skip,)))
+    hyper = hyper_connection(node, skip, branch, reach)
+    if hyper is not None:
+        factor = hyper.mixing if reach.is_dependent(hyper.mixing.value) else None
+        return Join(node, "hyper", skip, branch, node, (hyper.streams,), skip, factor, hyper)
     return _judge_projection(node, skip, root, branch, reach)
 
 
@@ -209,8 +219,8 @@ def _linear(bits: int, reach: Reach) -> bool:
     return all(op_name(n) in LINEAR and not reach.is_product_of_signals(n) for n in reach.nodes(bits))
 
 
-def _gated_skip(skip: Node, branch: Node, reach: Reach) -> Node | None:
-    """The signal x if `skip` is x * (1 - T) or x * C with a sigmoid gate, and x flows into `branch` (highway)."""
+def _gated_skip(skip: Node, branch: Node, reach: Reach) -> tuple[Node, Node] | None:
+    """x and its factor if `skip` is x * (1 - T) or x * C with a sigmoid gate, and x flows into `branch` (highway)."""
     if op_name(skip) != "mul":
         return None
     for signal, factor in [(skip.args[0], skip.args[1]), (skip.args[1], skip.args[0])]:
@@ -223,13 +233,19 @@ def _gated_skip(skip: Node, branch: Node, reach: Reach) -> Node | None:
             continue
         same_shape = hint_shape(signal) == hint_shape(branch)
         if same_shape and reach.is_ancestor(signal, branch) and reach.has_weights(reach.between(signal, branch)):
-            return signal
+            return signal, factor
     return None
 
 
 def branch_region(join: Join, reach: Reach) -> int:
     """The nodes that the branch computes: what lies between the entries and the branch operand."""
     return union(reach.between(entry, join.branch) for entry in join.entries)
+
+
+def layer_region(join: Join, reach: Reach) -> int:
+    """The nodes whose layers are counted: the branch's, without how a hyper-connection reads and writes the streams."""
+    hyper = join.hyper
+    return reach.between(hyper.read or hyper.streams, hyper.written) if hyper else branch_region(join, reach)
 
 
 def _parent(node: Node, regions: dict[Node, int], reach: Reach) -> Node | None:
@@ -306,7 +322,7 @@ def branch_names(joins: list[Join], reach: Reach) -> list[str]:
 
 
 def _name(join: Join, alone: bool, reach: Reach) -> str:
-    region = branch_region(join, reach)
+    region = layer_region(join, reach)
     nodes = reach.mixing(region) or [n for n in reach.nodes(region) if module_of(n)]
     home = module_of(join.node)
     paths = [module_of(node).split(".") for node in nodes]

@@ -10,7 +10,7 @@ from resect.graph.slices import Sliced
 from resect.graph.slots import Slot
 
 _SKIPS = 1  # the copy that holds the skips; those of the slots come after it
-_BORROWED, _FIRST, _SECOND = range(3)  # the copies of a slot
+_BORROWED, _FIRST, _SECOND, _FROZEN = range(4)  # the copies of a slot
 
 
 class Keys:
@@ -18,8 +18,9 @@ class Keys:
 
     None of them collide. The N nodes are numbered, and the value of a node has its number, 0 to N - 1. What an
     arrangement adds is the value of some node once more: copy c of it has the key c N + number, which tells both c and
-    the node. Copy 1 is of the skips on their way into the joins; three follow for each slot: of the branch that it
-    borrows, and of the first and the second run of its block. Values that no node computes have keys below 0, one each.
+    the node. Copy 1 is of the skips on their way into the joins; four follow for each slot: of the branch that it
+    borrows, of the first and the second run of its block, and of its skip with the factor held fixed. Values that no
+    node computes have keys below 0, one each.
 
     Attributes:
         nodes: the nodes by number: parameters, constants, inputs, then the operators in the order of execution.
@@ -66,10 +67,14 @@ class Keys:
         """The value of a node of the branch or the skip in the second run of a block that runs twice."""
         return self._copy(slot, _SECOND, node)
 
+    def frozen(self, slot: Slot, node: Node) -> int:
+        """The value of a node of the skip where what multiplies the signal on it is held fixed."""
+        return self._copy(slot, _FROZEN, node)
+
     def mean(self, slot: Slot) -> int:
         """The mean of a slot's branch over the data."""
         return self.others - 1 - slot.index
 
     def _copy(self, slot: Slot, which: int, node: Node) -> int:
-        copy = _SKIPS + 1 + 3 * slot.index + which
+        copy = _SKIPS + 1 + 4 * slot.index + which
         return copy * len(self.nodes) + self._number[node]

@@ -1,7 +1,8 @@
-"""Which of a model's outputs is scored, its logits, and against which targets."""
+"""Which of a model's outputs is scored, and what it is called."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.utils._pytree as pytree
@@ -14,8 +15,17 @@ from resect.graph.capture import Capture
 IGNORED = -100  # targets that count for nothing, as torch and transformers mark them
 
 
-def logits_of(outputs: Any) -> Tensor:
-    """The logits among a model's outputs: the tensor itself, the field `logits`, or the first floating tensor."""
+def logits_of(outputs: Any, output: str | None = None) -> Tensor:
+    """The scored tensor among a model's outputs: the tensor itself, the field `logits`, or the first floating tensor.
+
+    Args:
+        output: names another one: a key or field ("aux"), a place ("1"), or a way through several ("decoder.logits").
+
+    Raises:
+        DataError: there is no such output, or none is floating-point.
+    """
+    if output is not None:
+        return _named(outputs, output)
     if isinstance(outputs, Tensor):
         return outputs
     named = getattr(outputs, "logits", None)
@@ -29,9 +39,43 @@ def logits_of(outputs: Any) -> Tensor:
     raise DataError("the model's outputs must hold logits, but no tensor among them is floating-point.")
 
 
-def scored_output(captured: Capture) -> Node:
-    """The node that computes the logits; paths are counted up to it."""
+def _named(outputs: Any, output: str) -> Tensor:
+    value = outputs
+    for part in output.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, Sequence) and part.lstrip("-").isdigit():
+            value = value[int(part)] if -len(value) <= int(part) < len(value) else None
+        else:
+            value = getattr(value, part, None)
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise DataError(
+            f"the output {output!r} must be a floating-point tensor that the model returns; it returns "
+            f"{outputs_in_words(outputs)}."
+        )
+    return value
+
+
+def outputs_in_words(outputs: Any) -> str:
+    """The floating-point tensors that a model returns, by the names that `logits_of` takes, with their shapes."""
+    leaves, _ = pytree.tree_flatten_with_path(outputs)
+    tensors = [(path, leaf) for path, leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    named = [f"{'.'.join(map(_part, path)) if path else 'one tensor'} {_shape(leaf)}" for path, leaf in tensors]
+    return ", ".join(named) or "none"
+
+
+def _shape(tensor: Tensor) -> str:
+    sizes = [str(size) if isinstance(size, int) else "B" for size in tensor.shape]
+    return f"({', '.join(sizes)})"
+
+
+def _part(entry: Any) -> str:
+    return str(next(getattr(entry, name) for name in ("key", "idx", "name") if hasattr(entry, name)))
+
+
+def scored_output(captured: Capture, output: str | None = None) -> Node:
+    """The node that computes the scored output; paths are counted up to it."""
     values = [o.meta["val"] if isinstance(o, Node) else o for o in captured.outputs]
-    chosen = logits_of(pytree.tree_unflatten(values, captured.out_spec))
+    chosen = logits_of(pytree.tree_unflatten(values, captured.out_spec), output)
     nodes = [o for o, value in zip(captured.outputs, values, strict=True) if value is chosen and isinstance(o, Node)]
     return nodes[0]

@@ -50,13 +50,15 @@ class Programs:
     Args:
         edges: the skip and the branches of every join enter it through steps of their own, `keys.skip` and `keys.gate`,
             at which gradients can be taken apart.
+        frozen: with `edges`, what multiplies the signal on a skip (`Join.factor`) hands no gradient on.
         removal: what enters a join in the place of a deleted branch: zero, the branch's mean over the data set, which
             `base` holds under `keys.mean`, or its value for the sample that `base` names under `keys.others`.
     """
 
-    def __init__(self, sliced: Sliced, *, edges: bool = False, removal: Removal = "zero") -> None:
+    def __init__(self, sliced: Sliced, *, edges: bool = False, frozen: bool = False, removal: Removal = "zero") -> None:
         self.sliced = sliced
         self.edges = edges
+        self.frozen = frozen
         self.removal = removal
         self.keys = keys = Keys(sliced)
         inputs = [entry for entry in sliced.captured.inputs if entry]
@@ -106,7 +108,7 @@ class Programs:
 
     def live_at_end(self, arrangement: Sequence[Decision]) -> frozenset[int]:
         """The outputs, and the buffer updates (train mode) of all modules but those of branches that do not run."""
-        running = {i if isinstance(branch, Variant) else branch for i, branch in enumerate(arrangement)}
+        running = {i if isinstance(b, Variant) else b for i, b in enumerate(arrangement) if b is not Variant.BYPASS}
         return self._outputs.union(key for key, owners in self._owners.items() if not owners or owners & running)
 
     @cached_property
@@ -189,7 +191,10 @@ class _Resolution:
     def join(self, node: Node, slots: Sequence[Slot], decisions: Sequence[Decision]) -> None:
         """Execute a join as its slots were told; several slots share one where a branch is a sum of branches."""
         slot, decision = slots[0], decisions[0]
-        if Variant.BRANCH_ONLY in decisions:
+        if decision is Variant.BYPASS:
+            assert slot.join.entry is not None
+            self._value[self.keys.of(node)] = self._resolved(slot.join.entry)
+        elif Variant.BRANCH_ONLY in decisions:
             self._without_skip(node, slot.join.skip, self.keys.skip(slot))
         elif decision is Variant.TWICE:
             self._twice(slot)
@@ -197,10 +202,23 @@ class _Resolution:
             self._value[self.keys.of(node)] = self._resolved(slot.join.bypass)
         elif self.programs.edges:  # on its gates, and on a step of its own for the skip
             skip, entering = self.keys.of(slot.join.skip), self.keys.skip(slot)
-            self._call(entering, gate, skip)
+            self._call(entering, gate, self._frozen_skip(slot) if self.programs.frozen else skip)
             self._step(self.keys.of(node), node, {skip: entering})
         else:
             self.keep(node)
+
+    def _frozen_skip(self, slot: Slot) -> int:
+        """The skip once more, with what multiplies the signal on it held fixed."""
+        keys, factor = self.keys, slot.join.factor
+        if factor is None:
+            return keys.of(slot.join.skip)
+        held = keys.frozen(slot, factor.value)
+        self._call(held, torch.ops.aten.detach.default, keys.of(factor.value))
+        local: dict[int, int | object] = {keys.of(factor.value): held}
+        for node in factor.nodes:
+            self._step(keys.frozen(slot, node), node, local)
+            local[keys.of(node)] = keys.frozen(slot, node)
+        return keys.frozen(slot, slot.join.skip)
 
     def _without_skip(self, node: Node, skip: Node, entering: int) -> None:
         """Execute a join with a zero, under the key `entering`, in the place of its skip."""

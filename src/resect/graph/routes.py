@@ -61,9 +61,9 @@ class Counts:
 
 
 class Routes:
-    """All routes from `start` (the stem by default); station i is the join that ends slice i + 1."""
+    """All routes from `start` (the stem by default) to an output; station i is the join that ends slice i + 1."""
 
-    def __init__(self, sliced: Sliced, start: Start | None = None) -> None:
+    def __init__(self, sliced: Sliced, start: Start | None = None, output: str | None = None) -> None:
         self.sliced = sliced
         self.start = start or Start()
         joins = [part[-1] for part in sliced.slices[1:-1]]
@@ -71,7 +71,7 @@ class Routes:
         self._gate = {slot.place.gate: slot for slot in sliced.slots}
         self._sources: dict[Node, frozenset[int]] = {}
         self.stations = tuple(Station(self._edges(node.all_input_nodes)) for node in joins)
-        self.output = Station(self._edges([scored_output(sliced.captured)]))
+        self.output = Station(self._edges([scored_output(sliced.captured, output)]))
         self._counts: list[Counts] = []  # of the paths to each station
         for station in self.stations:
             self._counts.append(self._sum(station))

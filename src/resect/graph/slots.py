@@ -9,7 +9,7 @@ from torch.fx import Node
 
 from resect.graph.capture import Capture
 from resect.graph.decisions import Variant
-from resect.graph.joins import Join, branch_region
+from resect.graph.joins import Join, branch_region, layer_region
 from resect.graph.ops import POINTWISE, free_shape, is_check, op_name
 from resect.graph.reach import Reach, union
 
@@ -64,15 +64,17 @@ class Refusals:
         trade: its branch in another slot, or another branch in its own.
         twice: the block run twice (`Variant.TWICE`).
         branch_only: its skip deleted (`Variant.BRANCH_ONLY`).
+        bypass: the whole block left out (`Variant.BYPASS`).
     """
 
     trade: str
     twice: str
     branch_only: str
+    bypass: str
 
     def of(self, variant: Variant) -> str:
         """Why a slot cannot run as `variant`."""
-        return self.twice if variant is Variant.TWICE else self.branch_only
+        return {Variant.TWICE: self.twice, Variant.BRANCH_ONLY: self.branch_only, Variant.BYPASS: self.bypass}[variant]
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,12 @@ def make_slots(
     slots = []
     for i, ((_, name), piece) in enumerate(zip(named, pieces, strict=True)):
         place = Place(slice_of[piece.join.node], piece.gate, spans[i], _parent(piece, pieces, reach))
-        refusals = Refusals(trades[i], trades[i] or _why_not_twice(piece, pieces), _why_no_branch_only(piece, pieces))
+        refusals = Refusals(
+            trade=trades[i],
+            twice=trades[i] or _why_not_twice(piece, pieces),
+            branch_only=_why_no_branch_only(piece, pieces),
+            bypass=_why_no_bypass(piece, pieces),
+        )
         slots.append(Slot(i, name, piece.join, piece.block, place, refusals))
     return tuple(slots)
 
@@ -133,7 +140,7 @@ def _block(join: Join, captured: Capture, reach: Reach) -> BlockGraph:
         region=region,
         body=() if join.entry is None else tuple(reach.nodes(reach.between(join.entry, join.node))),
         after=() if join.kind == "layer" else _after(join.node, reach),
-        layers=reach.depth_in_layers(bits),
+        layers=reach.depth_in_layers(layer_region(join, reach)),
         parameters=_parameters(captured, reach, region),
         entry_shape=free_shape(join.entries[0]),
         branch_shape=free_shape(join.branch),
@@ -176,13 +183,35 @@ def _why_no_trade(piece: _Piece, pieces: Sequence[_Piece], slice_of: Mapping[Nod
 
 def _why_not_twice(piece: _Piece, pieces: Sequence[_Piece]) -> str:
     """Why a block that can trade places cannot run twice."""
-    if piece.block.entry_shape != piece.block.branch_shape:
-        return "it changes the shape of its input"
+    if why := _why_other_output(piece):
+        return why
     entry, inside = piece.join.entry, {*piece.block.body}
     others = [other.join for other in pieces if other is not piece]
     if any(other.entry is entry or other.node in inside or other.branch in inside for other in others):
         return "another block starts from the same value"
     return ""
+
+
+def _why_other_output(piece: _Piece) -> str:
+    """Why what a block gives cannot stand for what it takes."""
+    if piece.block.entry_shape != piece.block.branch_shape:
+        return "it changes the shape of its input"
+    if piece.join.hyper and piece.join.hyper.turned:
+        return "its streams are permuted, and two of their dimensions have one size"
+    return ""
+
+
+def _why_no_bypass(piece: _Piece, pieces: Sequence[_Piece]) -> str:
+    join = piece.join
+    if join.entry is None:
+        return "its branch starts at several values"
+    for i, other in enumerate(pieces):
+        beside = other is not piece and other.join.entry is join.entry
+        if beside and other.join.node in (join.node, join.skip):
+            return f"it shares the skip of block {i}, with which it runs in parallel"
+    if join.entry.meta["val"].dtype != join.node.meta["val"].dtype:
+        return "it changes the type of its input"
+    return _why_other_output(piece)
 
 
 def _why_no_branch_only(piece: _Piece, pieces: Sequence[_Piece]) -> str:

@@ -12,6 +12,8 @@ from resect.graph.ops import NORMS, VIEWS, WEIGHT_MIXING, is_float, op_name
 from resect.graph.slices import Sliced
 from resect.graph.slots import Slot
 
+_BILINEAR = frozenset({"mul", "matmul", "mm", "bmm", "einsum"})  # one operand is scaled, and so is the product
+
 
 def tail_parameters(sliced: Sliced, slot: Slot) -> tuple[str, ...]:
     """Names of the parameters whose product with p makes the branch of `slot` p times as large, and changes nothing
@@ -33,12 +35,12 @@ def _ends(node: Node, names: Mapping[Node, str]) -> list[Node] | None:
     own = [_bare(operand) for operand in node.all_input_nodes if _bare(operand) in names]
     others = [operand for operand in node.all_input_nodes if _bare(operand) not in names and is_float(operand)]
     name = op_name(node)
+    if name in _BILINEAR and len(node.all_input_nodes) == 2:
+        return own if len(own) == 1 else next((ends for other in others if (ends := _ends(other, names))), None)
     if name in WEIGHT_MIXING:  # a weight that is computed is an operand, too, and does not scale with the bias
         return own if len(others) == 1 and _has_weight(node, names) else None
     if name in NORMS:
         return own if _has_weight(node, names) else None
-    if name == "mul" and len(node.all_input_nodes) == 2:
-        return own if len(own) == 1 else next((ends for other in others if (ends := _ends(other, names))), None)
     if name in ("add", "sub") and len(own) + len(others) == 2:  # a number that is added cannot be scaled
         terms = [_ends(other, names) for other in others]
         if None in terms:

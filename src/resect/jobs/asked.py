@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from resect.errors import InputError, SpecError
-from resect.graph.decisions import Removal
+from resect.graph.decisions import Gates, Removal
 from resect.jobs.source import Source, split_spec
+from resect.measuring.meaning import require_task
 from resect.models.names import SPECIFIC, has_weights, is_shipped, require_model_spec
 from resect.runs.command import command_line
 from resect.sweep.settings import PLANS, PLANS_OF, LesionSettings
@@ -82,6 +83,7 @@ class LesionAsked(Asked):
         removed: of ensemble, blocks missing in every member; None for a tenth.
         members: of ensemble.
         metrics, precision, compile: as in `LesionSettings`.
+        task: what the targets mean, by name; None to have it guessed.
         batch_size: None for the fastest of several.
         memory: bytes for values; None for half of what is free.
         memory_format: "auto" for the faster, "contiguous" or "channels-last".
@@ -104,8 +106,10 @@ class LesionAsked(Asked):
     memory_format: str = "auto"
     compile: bool = False
     plain: bool = False
+    task: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "task", require_task(self.task))
         if isinstance(self.metrics, str):
             object.__setattr__(self, "metrics", (self.metrics,))
         self.settings(channels_last=False)  # says what is wrong with metrics and precision
@@ -143,10 +147,11 @@ class PathsAsked(Asked):
         strongest: how many of the strongest paths to search for; 0 for none.
         pairs: the share through each pair of blocks, too.
         max_length: the longest paths that are told apart.
-        at, of, memory: as in `PathSettings`.
+        at, of, memory, gates: as in `PathSettings`.
         mass: of the effective range.
         checkpoints: a folder of weights of this network, in the order of the numbers in their names.
         batch_size: samples at a time; the strongest paths are those of the first batch.
+        task: what the targets mean, by name; None to have it guessed.
     """
 
     verb: ClassVar[str] = "paths"
@@ -159,8 +164,14 @@ class PathsAsked(Asked):
     of: str | int = "loss"
     mass: float = 0.95
     memory: int | None = None
+    gates: Gates = "differentiated"
     checkpoints: Path | None = None
     batch_size: int = 32
+    task: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "task", require_task(self.task))
+        super().__post_init__()
 
     def idle(self) -> dict[str, str]:
         """Random signs serve all lengths at once: where shares stop, there is no room for them."""
@@ -232,13 +243,16 @@ class EvaluateAsked(Asked):
 
     Attributes:
         others: SPEC or SPEC@FILE of the other networks, each set beside the first.
+        task: what the targets mean, by name; None to have it guessed.
     """
 
     verb: ClassVar[str] = "evaluate"
     others: tuple[str, ...] = ()
     batch_size: int = 500
+    task: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "task", require_task(self.task))
         for text in self.others:
             require_model_spec(split_spec(text)[0])
         super().__post_init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,26 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import binomtest
-from torch import Tensor, nn
+from torch import nn
 
 from resect.data import Samples
 from resect.digest import fingerprint
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine
-from resect.errors import DataError
-from resect.graph.outputs import logits_of
+from resect.errors import DataError, InputError
 from resect.jobs.asked import EvaluateAsked
 from resect.jobs.fit import require_fit
 from resect.jobs.job import Advance, Answer, Job, Lab, digest_of, silent
 from resect.jobs.source import Source
 from resect.jobs.warn import at_chance, random_weights
-from resect.measuring.batches import Batch, batches_of
-from resect.measuring.metrics import error_and_loss, positions
-from resect.measuring.statistics import mcnemar, paired_error_interval
+from resect.measuring.batches import AnyTask, Batch, batches_of
+from resect.measuring.clusters import clustered_rate_interval
+from resect.measuring.statistics import bootstrap_interval, mcnemar, paired_error_interval
+from resect.measuring.tasks import CLASSIFICATION, Task
 from resect.models.specs import LoadedModel
 from resect.runs.record import Record
+
+_KEPT = ("error", "loss", "weights")
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,13 @@ class EvaluateJob(EvaluateAsked, Job):
             DataError: the samples have more than one target each, or do not fit a network.
         """
         bar = lab.track("images", sum(map(len, subject.samples)))
-        table = evaluate_networks(subject.networks, subject.samples, self.batch_size, bar, lab.engine)
+        task = require_fit(subject.networks[0].module, subject.samples[0], self.task)
+        table = evaluate_networks(subject.networks, subject.samples, self.batch_size, bar, lab.engine, task=task)
         warnings = subject.warnings
         for network, samples, error in zip(subject.networks, subject.samples, table["error"], strict=True):
-            warnings += at_chance(network.spec, error, samples, random=bool(network.random))
-        return Answer({"samples": int(table["samples"][0])}, {"networks": table}, warnings)
+            warnings += at_chance(network.spec, error, samples, random=bool(network.random), task=task)
+        found = {"samples": int(table["samples"][0]), "task": task.meaning(subject.samples[0].targets).as_dict()}
+        return Answer(found, {"networks": table}, warnings)
 
     def _other(self, text: str) -> Source:
         """The source of another network; the normalisation that is asked for is that of all."""
@@ -90,7 +95,7 @@ def evaluate(data: str, *models: str, out: Path | str | None = None, **options: 
         data: a data spec.
         models: SPEC or SPEC@FILE of one network or more.
         out: a folder for the record; None keeps nothing.
-        options: those of `resect evaluate`: batch_size, limit, normalize, seed, device, dtype.
+        options: those of `resect evaluate`: task, batch_size, limit, normalize, seed, device, dtype.
 
     Returns:
         A record whose table `networks` is that of `evaluate_networks`.
@@ -107,6 +112,8 @@ def evaluate_networks(
     batch_size: int = 500,
     progress: Advance | None = None,
     engine: Engine = LOCAL,
+    *,
+    task: AnyTask = None,
 ) -> pd.DataFrame:
     """Measure networks on the same samples, each beside the first.
 
@@ -117,69 +124,101 @@ def evaluate_networks(
         samples: of all networks; or of each, the same but for how they are normalised.
         progress: called with the number of samples after every batch.
         engine: its store keeps the outcomes of every batch.
+        task: what the targets mean, as for `resect.lesion`; it must have an error.
 
     Returns:
         One row a network: `model`, `normalization` (of its pixels, if any), `parameters`, `samples` (those whose target
-        is ignored are left out), `error` (fraction) with the 95 % Wilson interval `error_low` and `error_high`, `loss`
-        (nats), and, but for the first, the `difference` of its error to that of the first with Tango's 95 % interval
-        `difference_low` and `difference_high` and McNemar's `p_value`.
+        is ignored are left out), `error` with its 95 % interval `error_low` and `error_high` (a fraction with Wilson's;
+        where a sample has several outcomes the clustered score interval, of what is no rate the bootstrap's), `loss`,
+        and, but for the first, the `difference` of its error to that of the first with the paired 95 % interval
+        `difference_low` and `difference_high` and, where every sample is one outcome, McNemar's `p_value`.
 
     Raises:
-        DataError: the samples have more than one target each, or do not fit a network.
+        InputError: the task has no error.
+        DataError: the samples do not fit a network, or are classes of several positions each.
     """
     each = [samples] * len(networks) if isinstance(samples, Samples) else samples
-    if each[0].targets.ndim != 1:
-        raise DataError(f"{each[0].name} must have one target a sample, got {tuple(each[0].targets.shape)}.")
     rows: list[dict[str, object]] = []
-    first: np.ndarray | None = None
+    first: _Measured | None = None
     for network, own in zip(networks, each, strict=True):
-        require_fit(network.module, own)
-        errors, losses = _measure(network, own, batch_size, progress or silent("", 0), engine)
-        wrong = errors.numpy() > 0
+        known = require_fit(network.module, own, task)
+        if not known.error:
+            raise InputError(f"`task` must have an error to be told, but {known.name} has a loss only.")
+        if known.name == "classification" and own.targets.ndim != 1:
+            raise DataError(f"{own.name} must have one target a sample, got {tuple(own.targets.shape)}.")
+        measured = _measure(network, own, batch_size, progress or silent("", 0), engine, known)
         row = {
             "model": network.spec,
             "normalization": None if own.normalization is None else str(own.normalization),
             "parameters": sum(parameter.numel() for parameter in network.module.parameters()),
-            **_error(wrong),
-            "loss": float(losses.mean()),
+            **measured.row(),
+            "loss": measured.mean(measured.losses),
         }
         if first is None:
-            first = wrong
+            first = measured
         else:
-            row |= _difference(wrong, first)
+            row |= measured.difference(first)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _error(wrong: np.ndarray) -> dict[str, object]:
-    """Error with Wilson's interval."""
-    interval = binomtest(int(wrong.sum()), len(wrong)).proportion_ci(0.95, method="wilson")
-    error = float(wrong.mean())
-    return {"samples": len(wrong), "error": error, "error_low": interval.low, "error_high": interval.high}
+@dataclass(frozen=True)
+class _Measured:
+    """Error, loss and number of outcomes of every sample that counts, (N,) float32 each.
 
+    Attributes:
+        single: every sample is one outcome, right or wrong.
+        rate: the error is a rate.
+    """
 
-def _difference(wrong: np.ndarray, first: np.ndarray) -> dict[str, object]:
-    """The difference to the first network's error, paired."""
-    broken, repaired = [int((wrong & ~first).sum())], [int((first & ~wrong).sum())]
-    low, high = paired_error_interval(broken, repaired, len(wrong))
-    return {
-        "difference": float(wrong.mean()) - float(first.mean()),
-        "difference_low": low[0],
-        "difference_high": high[0],
-        "p_value": mcnemar(broken, repaired)[0],
-    }
+    errors: np.ndarray
+    losses: np.ndarray
+    weights: np.ndarray
+    single: bool
+    rate: bool
+
+    def mean(self, values: np.ndarray) -> float:
+        """The mean over outcomes."""
+        return float(np.average(values, weights=self.weights)) if not self.single else float(values.mean())
+
+    def row(self) -> dict[str, object]:
+        """The error with its interval."""
+        if self.single:
+            wrong = self.errors > 0
+            interval = binomtest(int(wrong.sum()), len(wrong)).proportion_ci(0.95, method="wilson")
+            error, low, high = float(wrong.mean()), float(interval.low), float(interval.high)
+        else:
+            error, (low, high) = self.mean(self.errors), self._interval(self.errors)
+        return {"samples": len(self.errors), "error": error, "error_low": max(low, 0.0), "error_high": high}
+
+    def difference(self, first: _Measured) -> dict[str, object]:
+        """The difference to the first network's error, paired."""
+        difference, p_value = self.mean(self.errors) - self.mean(first.errors), nan
+        if self.single:
+            wrong, others = self.errors > 0, first.errors > 0
+            broken, repaired = [int((wrong & ~others).sum())], [int((others & ~wrong).sum())]
+            low, high = (float(end[0]) for end in paired_error_interval(broken, repaired, len(wrong)))
+            difference, p_value = float(wrong.mean()) - float(others.mean()), float(mcnemar(broken, repaired)[0])
+        else:
+            low, high = self._interval(self.errors - first.errors)
+        return {"difference": difference, "difference_low": low, "difference_high": high, "p_value": p_value}
+
+    def _interval(self, values: np.ndarray) -> tuple[float, float]:
+        ends = clustered_rate_interval if self.rate else bootstrap_interval
+        low, high = ends(values[None], self.weights)
+        return float(low[0]), float(high[0])
 
 
 def mean_error_and_loss(module: nn.Module, samples: Samples, batch_size: int = 500) -> tuple[float, float]:
     """Error (fraction) and cross-entropy (nats) of a module in eval mode, means over samples."""
-    errors, losses = _measure(LoadedModel(module, "", None), samples, batch_size, silent("", 0), LOCAL)
-    return float(errors.double().mean()), float(losses.double().mean())
+    measured = _measure(LoadedModel(module, "", None), samples, batch_size, silent("", 0), LOCAL, CLASSIFICATION)
+    return float(measured.errors.mean(dtype=float)), float(measured.losses.mean(dtype=float))
 
 
 def _measure(
-    network: LoadedModel, samples: Samples, batch_size: int, progress: Advance, engine: Engine
-) -> tuple[Tensor, Tensor]:
-    """Error and loss of every sample whose target counts, (N,) float32 each."""
+    network: LoadedModel, samples: Samples, batch_size: int, progress: Advance, engine: Engine, task: Task
+) -> _Measured:
+    """The outcomes of every sample that has any."""
     module = network.module
     device = next(iter(module.parameters()), samples.inputs).device
     identity = {
@@ -188,17 +227,20 @@ def _measure(
         "threads": torch.get_num_threads(),
     }
     pieces = []
-    for batch in batches_of(samples.batches(batch_size)):
+    for batch in batches_of(samples.batches(batch_size), task=task):
+        compute = partial(_outcomes, module, batch, device)
         key = {**identity, "batch": [batch.number, batch.digest]}
-        pieces.append(engine.kept(key, partial(_outcomes, module, batch, device)))
+        pieces.append(engine.kept(key, compute) if batch.digest else compute())
         progress(len(batch))
-    errors, losses = (torch.from_numpy(np.concatenate([piece[name] for piece in pieces])) for name in ("error", "loss"))
-    return errors, losses
+    errors, losses, weights = (np.concatenate([piece[name] for piece in pieces]) for name in _KEPT)
+    return _Measured(errors, losses, weights, task.rate and samples.targets.ndim == 1, task.rate)
 
 
 @torch.inference_mode()
 def _outcomes(module: nn.Module, batch: Batch, device: torch.device) -> Arrays:
-    targets = batch.targets.to(device)
-    outcomes = error_and_loss(logits_of(module(batch.inputs.to(device))), targets)
-    counted = positions(targets) > 0
-    return {name: value[counted].cpu().numpy() for name, value in zip(("error", "loss"), outcomes, strict=True)}
+    targets, task = batch.targets.to(device), batch.task
+    error, loss = task.outcomes(module(batch.inputs.to(device)), targets)
+    weights = task.weights(targets)
+    assert error is not None, "a task without an error is refused"
+    values = dict(zip(_KEPT, (error, loss, weights), strict=True))
+    return {name: value[weights > 0].cpu().numpy() for name, value in values.items()}

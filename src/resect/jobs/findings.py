@@ -140,8 +140,8 @@ class Study:
     """Everything one study measured.
 
     Attributes:
-        blocks: one row a block: `block` (index), `name`, `kind` ("identity", "scaled", "projection", "gated", "layer"),
-            `span`, `layers`, `parameters`, `downsampling` (bool: a projection that changes the shape).
+        blocks: one row a block: `block` (index), `name`, `kind` ("identity", "scaled", "projection", "gated", "hyper",
+            "layer"), `span`, `layers`, `parameters`, `downsampling` (bool: a projection that changes the shape).
         deletions: one row a block: `block`, `name`, `kind`, `downsampling`, `error`, `loss`, `damage`.
         random: one row a random deletion: `deleted` (how many blocks), `repeat`, `error`, `loss`.
         reorderings: one row a reordering: `swaps`, `repeat`, `kendall_tau`, `error`, `loss`.

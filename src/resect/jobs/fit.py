@@ -9,11 +9,19 @@ from resect.data import Samples
 from resect.errors import DataError, InputError
 from resect.graph.outputs import logits_of
 from resect.graph.untouched import untouched
-from resect.measuring.metrics import check_classes, check_targets
+from resect.measuring.batches import AnyTask
+from resect.measuring.items import Item
+from resect.measuring.metrics import check_classes
+from resect.measuring.targets import as_task, guessed, prepared
+from resect.measuring.tasks import Task
 
 
-def require_fit(module: nn.Module, samples: Samples) -> None:
-    """Raise DataError unless `module` runs on the samples and has an output for each of their classes."""
+def require_fit(module: nn.Module, samples: Samples, task: AnyTask = None) -> Task:
+    """The task of the samples, guessed if it is not given.
+
+    Raises:
+        DataError: `module` does not run on the samples, or has no output for each of their classes or values.
+    """
     parameter = next(iter(module.parameters()), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     try:
@@ -25,12 +33,19 @@ def require_fit(module: nn.Module, samples: Samples) -> None:
             f"{samples.name} must fit the network, but on inputs {tuple(samples.inputs[:2].shape)} "
             f"{type(module).__name__} says: {said}. Name a network for such inputs, or data as it takes them."
         ) from error
-    logits = logits_of(outputs)
     try:
-        check_targets(logits, samples.targets[: len(logits)].to(device))
-        check_classes(samples.targets, logits.shape[-1])
+        known = as_task(task)
+        every = Item(samples.inputs, samples.targets)
+        shape = tuple(logits_of(outputs, None if known is None else known.output).shape)
+        known = known or guessed(every, (None, *shape[1:]))
+        targets = prepared(every, shape, known)
+        if not known.whole:
+            known.outcomes(outputs, targets[: len(samples.inputs[:2])].to(device))
+        if known.classes:
+            check_classes(targets, known.scored(outputs).shape[-1])
     except DataError as error:
         raise DataError(f"{samples.name}: {error}") from error
+    return known
 
 
 def placed(module: nn.Module, device: str, dtype: torch.dtype | None = None) -> nn.Module:

@@ -15,7 +15,9 @@ from resect.errors import InputError
 from resect.jobs.asked import LesionAsked
 from resect.jobs.job import Answer, Job, Lab, Subject
 from resect.jobs.warn import at_chance
+from resect.measuring.meaning import CLASSIFIED
 from resect.measuring.memory import bytes_per_sample
+from resect.measuring.tasks import Task
 from resect.network.unraveled import Unraveled, require_blocks
 from resect.sweep import plans
 from resect.sweep.batching import Choices, Trial, best, trials
@@ -64,11 +66,11 @@ class LesionJob(LesionAsked, Job):
         else:
             lesions = (len(plan) + len(plan.references) + 1) * len(samples)
             advance = lab.track("arrangements" if plan.name == "explicit" else f"{plan.name} lesions", lesions)
-            result = lesion(net, data, plan, settings, progress=advance, engine=lab.engine)
+            result = lesion(net, data, plan, settings, task=self.task, progress=advance, engine=lab.engine)
             answer = self._shapley(net, result) if self.plan == "shapley" else lesion_answer(result)
         found = {**answer.found, "ran": ran, "normalization": plain_normalization(samples)}
-        intact = found["intact"].get("error")
-        warnings = (*subject.warnings, *at_chance(self.source.model, intact, samples, random=subject.random))
+        intact, task = found["intact"].get("error"), Task.named(found["task"]["task"])
+        warnings = (*subject.warnings, *at_chance(self.source.model, intact, samples, random=subject.random, task=task))
         return Answer(found, {**answer.tables, "trials": tried}, warnings)
 
     def make_plan(self, net: Unraveled) -> plans.Plan:
@@ -91,6 +93,7 @@ class LesionJob(LesionAsked, Job):
             "shuffled": lambda: plans.shuffled(net, counts, repeats, seed),
             "skips": lambda: plans.skips(net),
             "repeated": lambda: plans.repeated(net),
+            "bypassed": lambda: plans.bypassed(net),
             "shapley": lambda: plans.orders(net, self.orders, seed),
             "ensemble": lambda: plans.random(net, [self._removed(net)], self.members, seed),
         }
@@ -100,6 +103,7 @@ class LesionJob(LesionAsked, Job):
                 "shuffled": "no two blocks have the same shapes, so none can trade places",
                 "pairs": "it has a single block",
                 "repeated": "no block keeps the shape of its input",
+                "bypassed": "no block keeps the shape of its input",
                 "skips": "a plain network has none",
             }
             raise InputError(f"the plan {self.plan} is empty on this network: {why.get(self.plan, 'nothing fits it')}.")
@@ -116,11 +120,14 @@ class LesionJob(LesionAsked, Job):
     def _ensemble(self, net: Unraveled, samples: Samples, data: Any, settings: LesionSettings, lab: Lab) -> Answer:
         removed = self._removed(net)
         advance = lab.track("ensemble", (self.members + 1) * len(samples))
-        result = ensemble(net, data, removed, self.members, settings, progress=advance, engine=lab.engine)
+        result = ensemble(
+            net, data, removed, self.members, settings, task=self.task, progress=advance, engine=lab.engine
+        )
         found = {
             "summary": result.summary(),
             "plan": "ensemble",
             "removed": removed,
+            "task": CLASSIFIED.as_dict(),
             "samples": len(result.intact_error),
             "intact": {"error": float(result.intact_error.mean())},
         }
@@ -150,16 +157,19 @@ def lesion_answer(result: LesionResult) -> Answer:
         "summary": result.summary(),
         "plan": result.plan.name,
         "samples": result.samples,
+        "task": result.meaning.as_dict(),
         "intact": {name: result.intact_mean(name) for name in result.values},
     }
     tables = {"lesions": result.table}
     if result.plan.name == "pairs":
         tables["interaction"] = result.interaction(result.main_metric).rename(columns=str)
-        if "error" in result.values:
+        if "error" in result.values and result.meaning.rate:
             tables["saturated"] = result.saturated().rename(columns=str)
     if result.targets is not None and "error" in result.values:
         flips = [result.flips(i).assign(lesion=i) for i in range(len(result.plan))]
         tables["flips"] = pd.concat(flips, ignore_index=True) if flips else pd.DataFrame()
+        if result.meaning.outcome == "query":
+            return Answer(found, tables)
         tables["classes"] = (
             result.by_class().rename(columns=str).rename_axis("lesion").reset_index().astype({"lesion": str})
         )

@@ -44,7 +44,7 @@ class PathsJob(PathsAsked, Job):
     @property
     def settings(self) -> PathSettings:
         """What is differentiated, where, and in how much memory."""
-        return PathSettings(self.at, self.of, self.memory, self.source.seed)
+        return PathSettings(self.at, self.of, self.memory, self.source.seed, self.gates)
 
     def prepare(self, lab: Lab) -> Subject:
         """Load and unravel the network, and load the samples.
@@ -137,7 +137,8 @@ class _Bench:
     def measure(self, function: Callable[..., Any], title: str, passes: int = 1, **options: Any) -> Any:
         """What a function finds, with a bar for so many passes through all joins a batch."""
         bar = self.lab.track(title, passing(self.net) * passes * len(self.data))
-        return function(self.net, self.data, self.job.settings, progress=bar, engine=self.lab.engine, **options)
+        options |= {"task": self.job.task, "progress": bar, "engine": self.lab.engine}
+        return function(self.net, self.data, self.job.settings, **options)
 
     def over_training(self, checkpoints: list[Path]) -> pd.DataFrame:
         """How the gradient's paths change over training; the network's own weights are put back at the end.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from resect.data import Samples
 from resect.graph.outputs import IGNORED
 from resect.measuring.chance import no_better_than_chance
-from resect.measuring.metrics import chance_error
+from resect.measuring.meaning import number
+from resect.measuring.tasks import CLASSIFICATION, Task
 from resect.models.specs import LoadedModel
 from resect.words import percent, plural
 
@@ -27,24 +28,32 @@ def random_weights(loaded: LoadedModel) -> tuple[str, ...]:
     )
 
 
-def at_chance(model: str, error: float | None, samples: Samples, *, random: bool = False) -> tuple[str, ...]:
-    """One sentence if an intact network does no better than always naming the commonest class.
+def at_chance(
+    model: str, error: float | None, samples: Samples, *, random: bool = False, task: Task = CLASSIFICATION
+) -> tuple[str, ...]:
+    """One sentence if an intact network does no better than one answer for all samples, as the commonest class.
 
     Args:
         model: its spec.
         error: fraction of the counted targets; None where it was not measured.
         samples: what it was measured on.
         random: the weights are known to be random, which explains it.
+        task: what the targets mean.
     """
     targets = samples.targets.numpy()
-    counted, chance = int((targets != IGNORED).sum()), chance_error(targets)
-    if error is None or not no_better_than_chance(error, chance, counted):
+    counted, chance = int((targets != IGNORED).sum()), task.chance(targets)
+    if error is None or chance is None:
+        return ()
+    if not (no_better_than_chance(error, chance, counted) if task.rate else error >= chance > 0):
         return ()
     of = plural(counted, "target" if targets.ndim > 1 else "sample")
-    said = (
-        f"{model} errs on {percent(error)} of {of} of {samples.name}, no better than always naming the commonest "
-        f"class ({percent(chance)}). What is measured on such a network says nothing about trained ones."
-    )
+    answer = "class" if task.classes else "state of each label"
+    said = f"errs on {percent(error)} of {of} of {samples.name}, no better than always naming the commonest {answer} "
+    said += f"({percent(chance)})"
+    if not task.rate:
+        said = f"is off by {number(error)} on {samples.name}, no better than always answering the median "
+        said += f"({number(chance)})"
+    said = f"{model} {said}. What is measured on such a network says nothing about trained ones."
     if not random:
         said += " Are these weights for these data"
         if samples.normalization is not None:

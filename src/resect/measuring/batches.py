@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,9 +14,16 @@ from torch import Tensor
 from resect.digest import tensors_digest
 from resect.errors import DataError
 from resect.graph.outputs import IGNORED
+from resect.measuring.items import item_of
+from resect.measuring.targets import as_task, guessed, prepared, scored_shape
+from resect.measuring.tasks import CLASSIFICATION, PerSample, Task
+from resect.network.unraveled import Unraveled
 
-Batches = Iterable[tuple[Any, Tensor] | Mapping[str, Any]]  # what users give as `data`
-_WANTED = "`data` must give (inputs, targets) batches"
+Batches = Iterable[Any]
+"""What users give as `data`: (inputs, targets) batches, or what else `items` reads."""
+
+AnyTask = Task | str | PerSample | None
+"""What users give as `task`: None to have it guessed, a name, a `Task`, or a loss (outputs, targets) -> (B,)."""
 
 
 @dataclass(frozen=True)
@@ -26,87 +33,67 @@ class Batch:
     Attributes:
         number: its place among the batches of the data; what is drawn at random depends on it.
         inputs: as the network takes them.
-        targets: (B,) or (B, L) integers.
+        targets: (B,) or (B, L) integers, or what else the task takes.
+        task: what the targets mean.
     """
 
     number: int
     inputs: Any
     targets: Tensor
+    task: Task = CLASSIFICATION
 
     def __len__(self) -> int:
         return len(self.targets)
 
     @cached_property
-    def digest(self) -> str:
-        """A hash of inputs and targets."""
+    def digest(self) -> str | None:
+        """A hash of inputs, targets and task; None with a task that no hash can tell from others."""
+        if self.task.key is None:
+            return None
         leaves = [leaf for leaf in pytree.tree_leaves(self.inputs) if isinstance(leaf, Tensor)]
-        return tensors_digest(*leaves, self.targets)
+        digest = tensors_digest(*leaves, self.targets)
+        return digest if self.task == CLASSIFICATION else f"{digest} {self.task.key}"
 
 
-def batches_of(data: Batches) -> Iterator[Batch]:
+def batches_of(data: Batches, net: Unraveled | None = None, task: AnyTask = None) -> Iterator[Batch]:
     """The batches of `data`, checked and numbered.
 
+    Args:
+        net: what they are for; it says how many inputs there are, and what its outputs look like.
+        task: what the targets mean; None to have it guessed from those of the first batch.
+
     Raises:
-        DataError: one of them is neither an (inputs, targets) batch nor a dict with `labels`, or is empty; there is
-            none at all; or, at the end, all targets are ignored.
+        InputError: there is no such task.
+        DataError: one of them is no batch, or is empty, or the task cannot be told; there is none at all; or, at the
+            end, all targets are ignored.
     """
-    number, counted = -1, False
-    for number, item in enumerate(data):
-        inputs, targets = _labelled(item) if isinstance(item, Mapping) else _pair(item)
-        if not len(targets):
+    number, counted, known, shape = -1, False, as_task(task), None
+    for number, given in enumerate(data):
+        if isinstance(given, Batch):
+            batch = given
+        else:
+            item = item_of(given, net, pairs=known is not None and known.whole)
+            shape = shape or (None if net is None else scored_shape(net, known.output if known else None))
+            known = known or guessed(item, shape)
+            batch = Batch(number, item.inputs, prepared(item, shape, known), known)
+        if not len(batch):
             raise DataError("every batch of `data` must hold at least one sample, got an empty one.")
-        counted = counted or bool((targets != IGNORED).any())
-        yield Batch(number, dict(inputs) if isinstance(inputs, Mapping) else inputs, targets)
+        counted = counted or bool((batch.targets != IGNORED).any())
+        yield batch
     if number < 0:
-        raise DataError("`data` must hold at least one (inputs, targets) batch, got none.")
+        once = " It is an iterator, which gives its batches once: pass a list or a DataLoader." * _once(data)
+        raise DataError(f"`data` must hold at least one (inputs, targets) batch, got none.{once}")
     if not counted:
         raise DataError(f"`data` must have a target that counts, but all are {IGNORED}, which is ignored.")
 
 
-def _pair(item: Any) -> tuple[Any, Tensor]:
-    """Inputs and targets of one batch."""
-    if not isinstance(item, (tuple, list)):
-        raise DataError(f"{_WANTED}, got {_words(item)}. A single batch goes into a list: [(inputs, targets)].")
-    if len(item) != 2:
-        raise DataError(
-            f"{_WANTED}, got {type(item).__name__} of {len(item)}. Several inputs go into one tuple: "
-            "((a, b), targets); what is neither has to be left out."
-        )
-    inputs, targets = item
-    if isinstance(targets, (int, float)) or getattr(targets, "ndim", 1) == 0:
-        raise DataError(
-            f"{_WANTED}, got a single sample with the target {targets}. Read a Dataset by batches: "
-            "torch.utils.data.DataLoader(dataset, batch_size=100)."
-        )
-    if not isinstance(targets, Tensor):
-        raise DataError(
-            f"{_WANTED}, whose targets are a torch.Tensor, got {_words(targets)} as targets. "
-            "torch.as_tensor makes one of arrays and lists."
-        )
-    return inputs, targets
+def _once(data: Batches) -> bool:
+    return hasattr(data, "__iter__") and iter(data) is data
 
 
-def _labelled(item: Mapping[str, Any]) -> tuple[Any, Tensor]:
-    """Inputs and targets of a batch as collators of transformers make it: named inputs, and `labels`."""
-    if "labels" not in item:
-        raise DataError(
-            f"a batch that is a dict must have its targets under 'labels', got {', '.join(map(repr, item))}. Or give "
-            "(inputs, targets), where inputs is the dict."
-        )
-    inputs, targets = _pair(({name: value for name, value in item.items() if name != "labels"}, item["labels"]))
-    if targets.ndim > 1:
-        raise DataError(
-            f"a batch that is a dict must have one label a sample, got labels {tuple(targets.shape)}. Give (inputs, "
-            "targets), where targets[b, i] is what position i should predict: of a causal language model the labels "
-            f"moved by one, with {IGNORED} at the end."
-        )
-    return inputs, targets
-
-
-def _words(value: Any) -> str:
-    """The type of a value, and its shape if it has one."""
-    shape = getattr(value, "shape", None)
-    return type(value).__name__ if shape is None else f"{type(value).__name__} {tuple(shape)}"
+def again(data: Batches) -> Batches:
+    """The same data, such that they can be read twice."""
+    return list(data) if _once(data) else data
 
 
 def to_device(inputs: Any, device: torch.device) -> Any:

@@ -1,4 +1,4 @@
-"""What a lesion does to a network, sample by sample: error and cross-entropy."""
+"""What a lesion does to a network, sample by sample, where outputs are logits of classes: error and cross-entropy."""
 
 from __future__ import annotations
 
@@ -11,23 +11,29 @@ from resect.graph.outputs import IGNORED
 
 
 def error_and_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Error and cross-entropy of every sample.
-
-    Args:
-        logits: (B, C), or (B, L, C) for sequences; floating-point.
-        targets: (B,) or (B, L) integers; -100 is ignored.
-
-    Returns:
-        error: (B,) float32; 0 or 1, for sequences the fraction of wrong positions.
-        loss: (B,) float32; cross-entropy in nats, for sequences the mean over positions.
+    """Error and cross-entropy of every sample, (B,) float32 each.
 
     Raises:
         DataError: shapes or classes do not fit.
     """
     check_targets(logits, targets)
+    return class_error(logits, targets), cross_entropy(logits, targets)
+
+
+def class_error(logits: Tensor, targets: Tensor) -> Tensor:
+    """The error of every sample, (B,) float32; 0 or 1, for sequences the fraction of wrong positions.
+
+    Args:
+        logits: (B, C), or (B, L, C) for sequences; floating-point.
+        targets: (B,) or (B, L) integers; -100 is ignored.
+    """
+    return over_positions(logits.float().argmax(-1) != targets.long(), targets)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy of every sample in nats, (B,) float32; for sequences the mean over positions."""
     flat, wanted = logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1).long()
-    loss = F.cross_entropy(flat, wanted, reduction="none", ignore_index=IGNORED)
-    return over_positions(flat.argmax(-1) != wanted, targets), over_positions(loss, targets)
+    return over_positions(F.cross_entropy(flat, wanted, reduction="none", ignore_index=IGNORED), targets)
 
 
 def agreement(predictions: Tensor, intact: Tensor, targets: Tensor) -> Tensor:
@@ -85,7 +91,13 @@ def check_classes(targets: Tensor, classes: int) -> None:
         raise DataError(f"the targets must be integer classes, got {str(targets.dtype).removeprefix('torch.')}.")
     counted = targets[targets != IGNORED]
     if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
+        least, most = int(counted.min()), int(counted.max())
+        why = "The data belong to another model."
+        if classes == 1:
+            why = "A single output is a regression, or one label that is there or not: give float targets (B, 1)."
+        elif (least, most) == (1, classes):
+            why = "They seem to be numbered from 1: give targets - 1."
         raise DataError(
-            f"the targets must be classes 0 to {classes - 1} of the model's outputs, got values from "
-            f"{int(counted.min())} to {int(counted.max())}. The data belong to another model."
+            f"the targets must be classes 0 to {classes - 1} of the model's outputs, got values from {least} to "
+            f"{most}. {why}"
         )

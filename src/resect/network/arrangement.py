@@ -13,7 +13,12 @@ from resect.graph.slices import Sliced
 from resect.graph.slots import Slot
 from resect.network.blocks import BlockLike, block_index, block_indices
 
-_WORDS: Final[dict[Decision, str]] = {None: "-", Variant.BRANCH_ONLY: "no-skip", Variant.TWICE: "twice"}
+_WORDS: Final[dict[Decision, str]] = {
+    None: "-",
+    Variant.BRANCH_ONLY: "no-skip",
+    Variant.TWICE: "twice",
+    Variant.BYPASS: "bypass",
+}
 _DECISIONS: Final = {word: decision for decision, word in _WORDS.items()}
 _WRITTEN_OUT: Final = 12  # slots
 _BLOCKS: Final = re.compile(r"([0-9]{1,6})(?:\.\.([0-9]{1,6}))?")  # so few digits that no typing error fills the memory
@@ -23,7 +28,8 @@ class Arrangement(tuple[Decision, ...]):
     """For each slot the index of the branch it runs, None where it runs none, or a `Variant` of its own block.
 
     A tuple, and equal to plain ones. As text (`str(arrangement)`) it is its entries with commas between: the number of
-    a block, "-" for None, "no-skip" for BRANCH_ONLY, "twice", or a range of blocks that run in their own slots.
+    a block, "-" for None, "no-skip" for BRANCH_ONLY, "twice", "bypass", or a range of blocks that run in their own
+    slots.
 
     >>> intact = Arrangement(range(6))
     >>> intact.without(1).swapped(2, 3)
@@ -85,6 +91,10 @@ class Arrangement(tuple[Decision, ...]):
         """The same arrangement with blocks run twice: y = block(block(x))."""
         return self._with(Variant.TWICE, blocks)
 
+    def bypassed(self, *blocks: BlockLike | Iterable[BlockLike]) -> Arrangement:
+        """The same arrangement with blocks left out as a whole: y = x, without what their skips do to the signal."""
+        return self._with(Variant.BYPASS, blocks)
+
     def _with(self, decision: Decision, blocks: Iterable[Any]) -> Arrangement:
         chosen = block_indices(blocks, len(self), self.names)
         return Arrangement((decision if i in chosen else branch for i, branch in enumerate(self)), self.names)
@@ -112,8 +122,8 @@ def _read(entry: str, slot: int) -> list[Decision]:
     blocks = _BLOCKS.fullmatch(entry)
     if blocks is None:
         raise ArrangementError(
-            "an arrangement's text must have for each slot a block's number, '-', 'no-skip' or 'twice', or a range of "
-            f"blocks in their own slots, such as '0..2,-,4..53', got {entry!r} for slot {slot}."
+            "an arrangement's text must have for each slot a block's number, '-', 'no-skip', 'twice' or 'bypass', or a "
+            f"range of blocks in their own slots, such as '0..2,-,4..53', got {entry!r} for slot {slot}."
         )
     first, last = int(blocks[1]), int(blocks[2] or blocks[1])
     if blocks[2] and not slot == first <= last:
@@ -157,7 +167,11 @@ def validate(arrangement: Sequence[Decision] | str, sliced: Sliced) -> Arrangeme
 def _check_variant(slot: Slot, variant: Variant) -> None:
     why, block = slot.refusals.of(variant), f"block {slot.index} ({slot.name})"
     if why:
-        what = f"{block} cannot run twice" if variant is Variant.TWICE else f"the skip of {block} cannot be deleted"
+        what = {
+            Variant.TWICE: f"{block} cannot run twice",
+            Variant.BRANCH_ONLY: f"the skip of {block} cannot be deleted",
+            Variant.BYPASS: f"{block} cannot be bypassed",
+        }[variant]
         raise ArrangementError(f"{what}: {why}.")
 
 

@@ -26,7 +26,8 @@ class Block:
     Attributes:
         index: the block's number in the order of execution, and that of its slot.
         name: the module path of its branch, e.g. "layer2.0".
-        kind: "identity", "scaled" or "projection" by its skip, "gated" for a highway block, "layer" in a plain network.
+        kind: "identity", "scaled" or "projection" by its skip, "gated" for a highway block, "hyper" for a
+            hyper-connection, whose skip mixes copies of the stream, "layer" in a plain network.
         span: blocks with one span number have entries and branches of the same shapes and can trade places.
         layers: weight layers on the branch, as papers count depth (2 in a basic block, 3 in a bottleneck).
         parameters: parameters that the branch reads.

@@ -13,7 +13,7 @@ from resect.errors import InputError
 from resect.graph.slices import Sliced
 from resect.graph.tails import tail_parameters
 
-_ADDED = ("identity", "scaled", "projection")  # kinds of blocks whose branch is added to the skip as it is
+_ADDED = ("identity", "scaled", "projection", "hyper")  # kinds of blocks whose branch is added to the skip as it is
 
 
 class _Copies(WeakSet[nn.Module]):

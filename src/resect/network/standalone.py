@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -17,19 +18,27 @@ from resect.graph.decisions import Decision
 from resect.graph.emit import emit
 from resect.graph.program import Ref
 from resect.graph.resolve import Programs
+from resect.network.arrangement import Arrangement
+from resect.network.replicas import replica, with_layers
+from resect.words import plural
 
 
 class Standalone(nn.Module):
     """A network under one arrangement, with copies of only those parameters that the arrangement uses.
 
-    Parameters and buffers keep the names they have in the original model. Starts in eval mode. `train()` needs the
-    network's train graph, which is exported when the module is made; where that is impossible, `train()` says why.
+    Parameters, buffers and submodules keep the names they have in the original model; linear layers, convolutions,
+    embeddings and layer norms are modules that run, others only hold their tensors. Starts in eval mode. `train()`
+    needs the network's train graph, which is exported when the module is made; where that is impossible, `train()`
+    says why.
+
+    Attributes:
+        arrangement: what runs in each slot.
     """
 
-    def __init__(
-        self, programs: Programs, arrangement: Sequence[Decision], train_programs: Callable[[], Programs]
-    ) -> None:
+    def __init__(self, programs: Programs, arrangement: Arrangement, train_programs: Callable[[], Programs]) -> None:
         super().__init__()
+        self.arrangement = arrangement
+        self._original = type(programs.sliced.captured.model).__name__
         self._eval_code = _Code(programs, arrangement)
         self._train_code: _Code | None = None
         self._no_training = ""
@@ -37,9 +46,11 @@ class Standalone(nn.Module):
             self._train_code = _train_code(programs, train_programs(), arrangement)
         except InputError as error:
             self._no_training = str(error)
-        for code in (self._eval_code, self._train_code):
-            if code:
-                _copy_tensors(programs.sliced.captured.model, self, code)
+        codes = [code for code in (self._eval_code, self._train_code) if code]
+        layers = {path for code in codes for path in code.layers}
+        copies: dict[int, nn.Parameter] = {}
+        for code in codes:
+            _copy_tensors(programs.sliced.captured.model, self, code, layers, copies)
         norms = {path: part for path, part in self.named_modules() if isinstance(part, _BatchNorm)}
         self._momenta = {path: norm.momentum for path, norm in norms.items() if norm.momentum}
         super().train(False)
@@ -47,11 +58,11 @@ class Standalone(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network on inputs as the example of `unravel` had them."""
         code = self._train_code if self.training and self._train_code else self._eval_code
-        tensors = dict(self.named_parameters()) | dict(self.named_buffers())
+        tensors = {name: attrgetter(name)(self) for name in code.names}
         leaves = flat_inputs((args, kwargs), code.in_spec)
         # Autograd keeps the old values of buffers for the backward pass, so it gets copies of those that change.
         arguments = [tensors[name].clone() if name in code.updates else tensors[name] for name in code.names]
-        results = code.function(*arguments, *leaves)
+        results = code.function(*map(self.get_submodule, code.layers), *arguments, *leaves)
         outputs = len(results) - len(code.updates)
         with torch.no_grad():
             for name, value in zip(code.updates, results[outputs:], strict=True):
@@ -79,6 +90,16 @@ class Standalone(nn.Module):
         super().train(mode)
         return self
 
+    def extra_repr(self) -> str:
+        """What it is, and what was done to it: "ResNet without 2 of 16 blocks: layer1.1, layer3.0"."""
+        gone = [
+            name for name, decision in zip(self.arrangement.names, self.arrangement, strict=True) if decision is None
+        ]
+        others = [i for i, decision in enumerate(self.arrangement) if decision not in (None, i)]
+        told = f" as {self.arrangement}" if others else ""
+        blocks = f"{len(gone)} of {plural(len(self.arrangement), 'block')}"
+        return f"{self._original}{told}" + (f" without {blocks}: {', '.join(gone)}" if gone else "")
+
 
 def _train_code(programs: Programs, trained: Programs, arrangement: Sequence[Decision]) -> _Code:
     names, others = ([slot.name for slot in p.sliced.slots] for p in (programs, trained))
@@ -88,17 +109,19 @@ def _train_code(programs: Programs, trained: Programs, arrangement: Sequence[Dec
 
 
 class _Code:
-    """The programs of one arrangement, joined into one function of tensors. Not a module: it owns no parameters.
+    """The programs of one arrangement, joined into one function. Not a module: it owns no parameters.
 
     Attributes:
-        names: of the parameters, buffers and constants that `function` takes first, before the inputs.
+        layers: paths of the submodules that `function` takes first.
+        names: of the parameters, buffers and constants that it takes then, before the inputs.
         updates: names of the buffers whose new values `function` returns last, after the outputs.
     """
 
     def __init__(self, programs: Programs, arrangement: Sequence[Decision]) -> None:
         captured = programs.sliced.captured
         key = programs.keys.of
-        folded = programs.fold(arrangement)
+        below = programs.keys.others - 1 - len(programs.sliced.slots)
+        folded, layers = with_layers(programs.fold(arrangement), captured.model, programs.parameter_keys, below)
         live = programs.live_at_end(arrangement)
         changed = {name: key(value) for value, name in captured.mutations if key(value) in live}
         reads = {read for program in folded for step in program.steps for read in step.reads}
@@ -106,44 +129,49 @@ class _Code:
         kept = {k: name for k, name in programs.parameter_keys.items() if k in reads or name in changed}
         constants = {key(node): value for node, value in captured.constants.items() if key(node) in reads}
         self.constants = {f"_constant_{captured.mode}_{k}": value for k, value in constants.items()}
+        self.layers = tuple(layers.values())
         self.parameters = tuple(kept.values())
         self.names = (*self.parameters, *self.constants)
         self.updates = tuple(changed)
         self.in_spec, self.out_spec = captured.in_spec, captured.out_spec
         inputs = [key(entry.node) if entry else None for entry in captured.inputs]
         results = [Ref(key(o)) if isinstance(o, fx.Node) else o for o in captured.outputs]
-        self.function = emit(folded, [*kept, *constants, *inputs], [*results, *map(Ref, changed.values())])
+        self.function = emit(folded, [*layers, *kept, *constants, *inputs], [*results, *map(Ref, changed.values())])
 
 
-def _copy_tensors(model: nn.Module, target: nn.Module, code: _Code) -> None:
-    """Copy what `code` uses of `model` into `target`, under the original dotted names."""
+def _copy_tensors(
+    model: nn.Module, target: nn.Module, code: _Code, layers: Collection[str], copies: dict[int, nn.Parameter]
+) -> None:
+    """Copy what `code` uses of `model` into `target`, under the original dotted names.
+
+    Args:
+        layers: paths of the submodules that run.
+        copies: of parameters that were copied before, by the identity of the original: tied ones stay tied.
+    """
     persistent = set(model.state_dict())
-    for name in code.parameters:
+    inside = {f"{path}.{name}" for path in code.layers for name, _ in attrgetter(path)(model).named_parameters()}
+    named = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    for name in [name for name, _ in named if name in inside or name in code.parameters]:
         path, _, leaf = name.rpartition(".")
-        home, old = _home(target, path, model), attrgetter(name)(model)
+        home, old = _home(target, path, model, layers), attrgetter(name)(model)
         if home._parameters.get(leaf) is not None or home._buffers.get(leaf) is not None:
             continue
         if isinstance(old, nn.Parameter):
-            home.register_parameter(leaf, nn.Parameter(old.detach().clone(), requires_grad=old.requires_grad))
+            if id(old) not in copies:
+                copies[id(old)] = nn.Parameter(old.detach().clone(), requires_grad=old.requires_grad)
+            home.register_parameter(leaf, copies[id(old)])
         else:
             home.register_buffer(leaf, old.detach().clone(), persistent=name in persistent)
     for name, value in code.constants.items():
         target.register_buffer(name, value.clone(), persistent=False)
 
 
-def _home(root: nn.Module, path: str, model: nn.Module) -> nn.Module:
+def _home(root: nn.Module, path: str, model: nn.Module, layers: Collection[str]) -> nn.Module:
+    """The submodule of `root` at a path, made if it is not there."""
+    passed = ""
     for part in path.split(".") if path else []:
-        model = getattr(model, part)
+        model, passed = getattr(model, part), f"{passed}.{part}".removeprefix(".")
         if part not in root._modules:
-            root.add_module(part, _holder(model))
+            root.add_module(part, replica(model, runs=passed in layers))
         root = root.get_submodule(part)
     return root
-
-
-def _holder(old: nn.Module) -> nn.Module:
-    """A module that only holds tensors; a batch norm's is one that `torch.optim.swa_utils.update_bn` knows."""
-    if not isinstance(old, _BatchNorm):
-        return nn.Module()
-    holder = nn.BatchNorm1d(old.num_features, old.eps, old.momentum, affine=False, track_running_stats=False)
-    holder.affine, holder.track_running_stats = old.affine, old.track_running_stats
-    return holder

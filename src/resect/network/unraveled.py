@@ -100,7 +100,7 @@ class Unraveled:
     @cached_property
     def train_graph(self) -> Unraveled:
         """The same network in train mode (batch statistics, dropout), exported when first asked for."""
-        return unraveled(self.model, self._example, self.plain, "train")
+        return unraveled(self.model, self._example, self.plain, "train", self.sliced.captured.as_run)
 
     def require_own_gradient(self) -> None:
         """Raise ExportError if the graph has another gradient than the model (custom backwards); looked at once.
@@ -110,7 +110,9 @@ class Unraveled:
         if not self._own_gradient:
             compared = require_own_gradient(self, self._example)
             if not compared and self.sliced.captured.mode == "train":
-                unraveled(self.model, self._example, self.plain, "eval").require_own_gradient()
+                unraveled(
+                    self.model, self._example, self.plain, "eval", self.sliced.captured.as_run
+                ).require_own_gradient()
             self._own_gradient = True
 
     def arrangement(self, decisions: Sequence[Decision] | str) -> Arrangement:
@@ -126,9 +128,13 @@ class Unraveled:
         refused = {slot.index: slot.refusals.of(variant) for slot in self.sliced.slots}
         return tuple(index for index, why in refused.items() if not why)
 
-    def routes(self, start: Start | None = None) -> Routes:
-        """The routes of the signal from `start`, the stem by default: its paths, their number and lengths."""
-        return Routes(self.sliced, start)
+    def routes(self, start: Start | None = None, output: str | None = None) -> Routes:
+        """The routes of the signal from `start`, the stem by default: its paths, their number and lengths.
+
+        Args:
+            output: to which they lead, as in `logits_of`.
+        """
+        return Routes(self.sliced, start, output)
 
     def parameter_nodes(self, name: str) -> tuple[Node, ...]:
         """The nodes that hold a parameter in the graph: several where it is tied, none where it is not used."""
@@ -308,7 +314,8 @@ class Unraveled:
 
     def __reduce__(self) -> Any:
         """Model and example are pickled, and captured again when they are read."""
-        return unraveled, (self.model, self._example, self.plain, self.sliced.captured.mode)
+        captured = self.sliced.captured
+        return unraveled, (self.model, self._example, self.plain, captured.mode, captured.as_run)
 
     def __repr__(self) -> str:
         units = plural(len(self.blocks), "layer" if self.plain else "block")
@@ -319,9 +326,9 @@ class Unraveled:
         return f"<p>{escape(type(self.model).__name__)}</p>{self.blocks._repr_html_()}"
 
 
-def unraveled(model: nn.Module, example: Any, plain: bool, mode: Mode) -> Unraveled:
-    """A network captured in one mode."""
-    return Unraveled(cut(capture(model, example, mode), plain=plain), example, plain=plain)
+def unraveled(model: nn.Module, example: Any, plain: bool, mode: Mode, as_run: bool = False) -> Unraveled:
+    """A network captured in one mode; for `as_run` see `capture`."""
+    return Unraveled(cut(capture(model, example, mode, as_run=as_run), plain=plain), example, plain=plain)
 
 
 def require_unraveled(net: object) -> None:

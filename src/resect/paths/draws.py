@@ -25,7 +25,7 @@ class Draws(Shown):
         norms: (N, R, n+1) float64; NaN for lengths of which nothing was drawn. The samples of a batch see the same
             draws; lengths of one draw are not independent of each other, but different draws are.
         batch: (N,) the batch that each row was in.
-        at: where the gradient is measured.
+        at: where the gradient is measured, see `PathSpectrum`.
     """
 
     counts: Counts

@@ -19,7 +19,7 @@ from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import require_whole
 from resect.figures.shown import Shown
-from resect.measuring.batches import Batch, Batches, batches_of
+from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.measuring.results import require_alike
 from resect.network.unraveled import Unraveled
 from resect.paths.measures import binary_entropy
@@ -120,6 +120,7 @@ def path_energy(
     data: Batches,
     settings: PathSettings | None = None,
     *,
+    task: AnyTask = None,
     draws: int = 32,
     progress: Progress | None = None,
     engine: Engine = LOCAL,
@@ -127,7 +128,7 @@ def path_energy(
     """Estimate through which blocks the energy of all paths goes.
 
     Args:
-        net, data, progress, engine: as for `path_spectrum`.
+        net, data, task, progress, engine: as for `path_spectrum`.
         settings: also the seed; every batch has signs of its own, drawn by the seed and the batch's number.
         draws: random signs a batch, each a backward and a forward-mode pass.
 
@@ -135,14 +136,14 @@ def path_energy(
         InputError, DataError: as for `path_spectrum`.
     """
     require_whole("draws", draws)
-    traces = Traces(net, settings)
+    traces = Traces(net, settings, task)
     own = {"draws": draws, "seed": traces.settings.seed}
     work = PathWork("energy by block", _energy, traces.settings, own, 2 * draws)
-    runs = list(engine.run(net, ((work, batch) for batch in batches_of(data)), progress))
+    runs = list(engine.run(net, ((work, batch) for batch in batches_of(data, net, task)), progress))
     products, squares = (np.concatenate([arrays[name] for arrays in runs]) for name in ("products", "squares"))
-    require_finite(squares, traces.target.name)
+    require_finite(squares, traces.at)
     batch = np.repeat(np.arange(len(runs)), [len(arrays["squares"]) for arrays in runs])
-    return PathEnergy(tuple(block.name for block in net.blocks), products, squares, batch, traces.target.name)
+    return PathEnergy(tuple(block.name for block in net.blocks), products, squares, batch, traces.at)
 
 
 def _energy(traces: Traces, batch: Batch, progress: Progress, draws: int, seed: int) -> Arrays:

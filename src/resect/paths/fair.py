@@ -20,7 +20,7 @@ from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import AccuracyError, require_whole
 from resect.figures.shown import Shown
-from resect.measuring.batches import Batch, Batches, batches_of
+from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
@@ -115,6 +115,7 @@ def fair_shares(
     data: Batches,
     settings: PathSettings | None = None,
     *,
+    task: AnyTask = None,
     nodes: int | None = None,
     progress: Progress | None = None,
     engine: Engine = LOCAL,
@@ -122,7 +123,7 @@ def fair_shares(
     """The Shapley value of every block for the gradient: each path's share, split among the blocks that it enters.
 
     Args:
-        net, data, settings, progress, engine: as for `path_spectrum`.
+        net, data, settings, task, progress, engine: as for `path_spectrum`.
         nodes: of the quadrature, each a backward and a forward-mode pass; half the longest path makes it exact for
             every network. By default that, but at most 8, which is exact if no longer paths than 16 blocks carry any.
 
@@ -130,16 +131,16 @@ def fair_shares(
         InputError, DataError: as for `path_spectrum`.
         AccuracyError: the shares sum to something else than 1, by more than 1e-3: give more `nodes`.
     """
-    traces = Traces(net, settings)
+    traces = Traces(net, settings, task)
     exact = max(1, -(-longest_path(traces.routes.counts) // 2))
     if nodes is not None:
         require_whole("nodes", nodes)
     chosen = min(exact, NODES) if nodes is None else min(nodes, exact)
     work = PathWork("fair shares", _shares, traces.settings, {"nodes": chosen}, 2 * chosen + 2)
-    runs = list(engine.run(net, ((work, batch) for batch in batches_of(data)), progress))
+    runs = list(engine.run(net, ((work, batch) for batch in batches_of(data, net, task)), progress))
     arrays = {name: np.concatenate([run[name] for run in runs]) for name in ("products", "skips", "squares")}
-    require_finite(arrays["squares"], traces.target.name)
-    result = FairShares(tuple(block.name for block in net.blocks), at=traces.target.name, **arrays)
+    require_finite(arrays["squares"], traces.at)
+    result = FairShares(tuple(block.name for block in net.blocks), at=traces.at, **arrays)
     if not result.sum_error <= TOLERANCE:
         raise AccuracyError(
             f"the shares of all blocks and the skips must sum to 1, but by {plural(chosen, 'node')} are off by "

@@ -18,7 +18,7 @@ from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import InputError
 from resect.figures.shown import Shown
-from resect.measuring.batches import Batch, Batches, batches_of
+from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
@@ -87,23 +87,24 @@ def first_order(
     data: Batches,
     settings: PathSettings | None = None,
     *,
+    task: AnyTask = None,
     progress: Progress | None = None,
     engine: Engine = LOCAL,
 ) -> FirstOrder:
     """How much the scalar would change by deleting each block, to first order: one backward pass for all.
 
     Args:
-        net, data, settings, progress, engine: as for `path_spectrum`; where gradients are measured (`at`) decides which
-            blocks lie on the way, so leave it as it is to have all.
+        net, data, settings, task, progress, engine: as for `path_spectrum`; where gradients are measured (`at`)
+            decides which blocks lie on the way, so leave it as it is to have all.
 
     Raises:
         InputError, DataError: as for `path_spectrum`; and `at` is a parameter.
     """
-    traces = Traces(net, settings)
+    traces = Traces(net, settings, task)
     if traces.target.kind == "parameter":
-        raise InputError(f"`at` must be a place of the signal, got the parameter {traces.target.name}. Leave it out.")
+        raise InputError(f"`at` must be a place of the signal, got the parameter {traces.at}. Leave it out.")
     work = PathWork("first order", _changes, traces.settings, {})
-    runs = engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
+    runs = engine.run(net, ((work, batch) for batch in batches_of(data, net, task)), progress)
     changes = np.concatenate([arrays["changes"] for arrays in runs])
     return FirstOrder(tuple(block.name for block in net.blocks), changes)
 

@@ -21,7 +21,7 @@ from resect.calculus.linear import Lanes
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.figures.shown import Shown
-from resect.measuring.batches import Batch, Batches, batches_of
+from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
@@ -46,7 +46,7 @@ class Participation(Shown):
         squares: (N,) float64; <g, g>.
         pairs: (n, n) float64, symmetric: the mean share of all paths through both of two blocks; on the diagonal
             that through the block itself. None if pairs were not asked for.
-        at: where the gradient is measured.
+        at: where the gradient is measured, see `PathSpectrum`.
     """
 
     names: tuple[str, ...]
@@ -147,6 +147,7 @@ def participation(
     data: Batches,
     settings: PathSettings | None = None,
     *,
+    task: AnyTask = None,
     pairs: bool = False,
     progress: Progress | None = None,
     engine: Engine = LOCAL,
@@ -154,23 +155,23 @@ def participation(
     """The exact share of the gradient through each block: one backward and one forward-mode pass.
 
     Args:
-        net, data, settings, progress, engine: as for `path_spectrum`.
+        net, data, settings, task, progress, engine: as for `path_spectrum`.
         pairs: through each pair of blocks, too: about half as many forward-mode passes as there are blocks.
 
     Raises:
         InputError, DataError: as for `path_spectrum`.
         AccuracyError: <J t, scalar's gradient> at the output is off <g, g> by more than 1e-3.
     """
-    traces = Traces(net, settings)
+    traces = Traces(net, settings, task)
     work = PathWork("participation", _carry, traces.settings, {"pairs": pairs}, 2)  # back, and forward
-    runs = list(engine.run(net, ((work, batch) for batch in batches_of(data)), progress))
+    runs = list(engine.run(net, ((work, batch) for batch in batches_of(data, net, task)), progress))
     products, squares = (np.concatenate([arrays[name] for arrays in runs]) for name in ("products", "squares"))
     require_finite(squares, traces.target.name)
     # The tangent of g, met by the scalar's gradient at the output, is <g, g> once more.
     error = abs(sum(arrays["arrived"].sum() for arrays in runs) / squares.sum() - 1)
     require_accurate(error, "the tangent of the gradient must give back its squared norm, but is off")
     both = sum(arrays["pairs"].sum(0) for arrays in runs) / (squares > 0).sum() if pairs else None
-    return Participation(tuple(block.name for block in net.blocks), products, squares, both, traces.target.name)
+    return Participation(tuple(block.name for block in net.blocks), products, squares, both, traces.at)
 
 
 def _carry(traces: Traces, batch: Batch, progress: Progress, pairs: bool) -> Arrays:

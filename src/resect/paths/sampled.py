@@ -18,7 +18,7 @@ from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import InputError, require_whole
 from resect.graph.routes import Routes
-from resect.measuring.batches import Batch, Batches, batches_of
+from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.network.unraveled import Unraveled
 from resect.paths.draws import Draws
 from resect.paths.lanes import per_row, widened
@@ -116,6 +116,7 @@ def sample_paths(
     data: Batches,
     settings: PathSettings | None = None,
     *,
+    task: AnyTask = None,
     draws: int = 20,
     lengths: Sequence[int] | None = None,
     progress: Progress | None = None,
@@ -124,7 +125,7 @@ def sample_paths(
     """Sample single paths of every length and measure the norm of the gradient along each.
 
     Args:
-        net, data, progress, engine: as for `path_spectrum`.
+        net, data, task, progress, engine: as for `path_spectrum`.
         settings: also the seed; every batch has paths of its own, drawn by the seed and the batch's number.
         draws: sampled paths of each length and batch.
         lengths: the lengths to sample, all by default; the norms of others are NaN.
@@ -135,7 +136,7 @@ def sample_paths(
     Source: Veit et al. 2016, section 5.2.
     """
     require_whole("draws", draws)
-    traces = Traces(net, settings)
+    traces = Traces(net, settings, task)
     counts = traces.routes.counts
     existing = [k for k, count in enumerate(counts.paths) if count]
     if lengths is not None and set(lengths) - set(existing):
@@ -144,8 +145,8 @@ def sample_paths(
     wanted = [k for k in existing if lengths is None or k in lengths]
     own = {"draws": draws, "lengths": wanted, "seed": traces.settings.seed}
     work = PathWork("sampled paths", _sample, traces.settings, own)
-    runs = engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
-    return PathDraws.of_batches(runs, counts, traces.target.name)
+    runs = engine.run(net, ((work, batch) for batch in batches_of(data, net, task)), progress)
+    return PathDraws.of_batches(runs, counts, traces.at)
 
 
 def _sample(traces: Traces, batch: Batch, progress: Progress, draws: int, lengths: Sequence[int], seed: int) -> Arrays:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,9 +13,11 @@ import torch
 from resect.engines.work import Arrays, Progress
 from resect.errors import AccuracyError, InputError, require_whole, settings_or_default
 from resect.graph.capture import cut_samples
+from resect.graph.decisions import Gates
 from resect.graph.routes import Routes
-from resect.measuring.batches import Batch
+from resect.measuring.batches import AnyTask, Batch
 from resect.measuring.memory import bytes_of_all_values, bytes_per_sample, free_bytes, in_words
+from resect.measuring.targets import as_task
 from resect.network.unraveled import Unraveled, require_blocks
 from resect.paths.target import At, resolve_target
 from resect.paths.trace import Scalar, Trace
@@ -33,21 +35,29 @@ class PathSettings:
             else that lives on there), the name of a parameter, or "auto": the input, but the stem for networks that
             read tokens. A parameter has one gradient a batch, so a row of its results is a batch: give batches of
             one sample to have it sample by sample.
-        of: what is differentiated: "loss" (cross-entropy), "target" (the logit of the target class), the number of a
-            class (its logit), or a function (outputs, targets) -> (B,); of sequences, the mean over positions.
+        of: what is differentiated: "loss" (that of the task, by default cross-entropy), "target" (the logit of the
+            target class), the number of a class (its logit), or a function (outputs, targets) -> (B,); of sequences,
+            the mean over positions.
         memory: bytes that values may take beside the weights; half of what is free by default. Batches and lanes are
             split to fit.
         seed: of what is drawn at random: paths and signs.
+        gates: what is computed from a signal and multiplies that on a skip (the mixing of a hyper-connection, the carry
+            gate of a highway block): "differentiated" with all else, so that paths sum to the model's own gradient; or
+            "frozen", held at its value, so that a skip is the linear map that it is at the sample, and paths sum to
+            the gradient of that.
     """
 
     at: At = "auto"
     of: Scalar = "loss"
     memory: int | None = None
     seed: int = 0
+    gates: Gates = "differentiated"
 
     def __post_init__(self) -> None:
         if self.memory is not None:
             require_whole("memory", self.memory)
+        if self.gates not in get_args(Gates):
+            raise InputError(f"`gates` must be one of {', '.join(get_args(Gates))}, got {self.gates!r}.")
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,8 @@ class PathWork:
         if callable(self.settings.of):
             return None
         memory = {"memory": self.settings.memory} if self.bounded else {}
-        return {"what": self.what, "at": self.settings.at, "of": self.settings.of, **self.own, **memory}
+        gates = {} if self.settings.gates == "differentiated" else {"gates": self.settings.gates}
+        return {"what": self.what, "at": self.settings.at, "of": self.settings.of, **gates, **self.own, **memory}
 
     def cost(self, net: Unraveled, batch: Batch) -> float:
         """Joins passed."""
@@ -85,7 +96,7 @@ class PathWork:
     def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
         """Compute it."""
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
-            return self.compute(Traces(net, self.settings), batch, progress, **self.own)
+            return self.compute(Traces(net, self.settings, batch.task), batch, progress, **self.own)
 
 
 def passing(net: Unraveled) -> int:
@@ -96,12 +107,17 @@ def passing(net: Unraveled) -> int:
 class Traces:
     """The traces of batches, cut into parts that fit into the memory.
 
+    Args:
+        task: says which output the routes lead to, where it names one.
+
     Raises:
         InputError: the network has one path only, or the settings do not fit it.
     """
 
-    def __init__(self, net: Unraveled, settings: PathSettings | None) -> None:
+    def __init__(self, net: Unraveled, settings: PathSettings | None, task: AnyTask = None) -> None:
         require_paths(net)
+        named = as_task(task)
+        self._output = None if named is None else named.output
         self.net, self.settings = net, settings_or_default(settings, PathSettings)
         self.target = resolve_target(net, self.settings.at)
         self.memory = free_bytes() // 2 if self.settings.memory is None else self.settings.memory
@@ -109,10 +125,16 @@ class Traces:
         self._fixed = bytes_per_sample(net, net.slices) + bytes_of_all_values(net)
         self._lane = 2 * (bytes_per_sample(net, 1) - bytes_per_sample(net, 0))
 
+    @property
+    def at(self) -> str:
+        """Where gradients are measured, and where skips have gates of their own, how these are taken."""
+        gated = any(slot.join.factor for slot in self.net.sliced.slots)
+        return f"{self.target.name} (gates {self.settings.gates})" if gated else self.target.name
+
     @cached_property
     def routes(self) -> Routes:
         """The routes to the target."""
-        return self.net.routes(self.target.start)
+        return self.net.routes(self.target.start, self._output)
 
     def of(
         self, batch: Batch, lanes: int, progress: Progress, *, truth: bool = True, keep: bool = False
@@ -136,13 +158,14 @@ class Traces:
                 f"{in_words(self.memory)}. Give more, or a smaller `max_length`."
             )
         total, size = len(batch), max(1, self.memory // needed)
-        if self.target.kind == "parameter" or self.net.batch_size is not None:  # it cannot be cut
+        if self.target.kind == "parameter" or self.net.batch_size is not None or batch.task.whole:  # it cannot be cut
             size = total
         for start in range(0, total, size):
             part = slice(start, start + size)
             inputs = batch.inputs if size >= total else cut_samples(batch.inputs, part, total)
+            frozen = self.settings.gates == "frozen"
             targets, of = batch.targets[part], self.settings.of
-            trace = Trace(self.net, inputs, targets, self.target, of, truth, keep=keep)
+            trace = Trace(self.net, inputs, targets, self.target, of, truth, batch.task, frozen=frozen, keep=keep)
             yield trace, partial(_portion, progress, len(trace.targets) / total)
 
     def lanes_for(self, trace: Trace) -> int:

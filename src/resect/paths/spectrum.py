@@ -24,7 +24,7 @@ from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import InputError, require_whole
 from resect.figures.shown import Shown
 from resect.graph.routes import Counts
-from resect.measuring.batches import Batch, Batches, batches_of
+from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.measuring.results import require_alike
 from resect.network.unraveled import Unraveled
 from resect.paths import measures
@@ -55,7 +55,8 @@ class PathSpectrum(Shown):
         rest: (N,) float64; <R, g>, where R is the sum of all C_k beyond `max_length`; 0 without.
         rest_norms: (N,) float64; |R|.
         inner: (N, K+1, K+1) float64; <C_j, C_k> of every row, up to the longest that count; see `gram`.
-        at: where the gradient is measured: "input", "stem", "input of blocks.3" or a parameter.
+        at: where the gradient is measured: "input", "stem", "input of blocks.3" or a parameter; and how the gates of
+            skips are taken where there are any, "input (gates frozen)".
     """
 
     counts: Counts
@@ -234,6 +235,7 @@ def path_spectrum(
     data: Batches,
     settings: PathSettings | None = None,
     *,
+    task: AnyTask = None,
     max_length: int | None = None,
     progress: Progress | None = None,
     engine: Engine = LOCAL,
@@ -244,6 +246,7 @@ def path_spectrum(
         net: an unravelled network with at least one block.
         data: (inputs, targets) batches, or a data spec such as "digits".
         settings: what is differentiated, where, and in how much memory.
+        task: what the targets mean, as for `lesion`, whose loss is differentiated.
         max_length: the longest paths, in blocks, that are told apart; the exact sum of all longer ones is `rest`.
         progress: called with the number of joins passed since the last call.
         engine: runs the pieces of work: one batch each.
@@ -256,11 +259,11 @@ def path_spectrum(
     Example:
         >>> resect.path_spectrum(net, "digits").effective(0.95)
     """
-    traces = Traces(net, settings)
-    counts, at = traces.routes.counts, traces.target.name
+    traces = Traces(net, settings, task)
+    counts, at = traces.routes.counts, traces.at
     top, rest = _highest(counts, max_length)
     work = PathWork("lengths", _spectrum, traces.settings, {"top": top, "rest": rest})
-    runs = engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
+    runs = engine.run(net, ((work, batch) for batch in batches_of(data, net, task)), progress)
     spectrum = PathSpectrum.joined([PathSpectrum(counts, at=at, **arrays) for arrays in runs])
     require_finite(spectrum.squares, at)
     require_accurate(spectrum.sum_error, "the gradients of all path lengths must sum to autograd's, but are off")

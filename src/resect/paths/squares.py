@@ -19,7 +19,7 @@ import pandas as pd
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import InputError, require_whole
-from resect.measuring.batches import Batch, Batches, batches_of
+from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.network.unraveled import Unraveled
 from resect.paths.draws import Draws
 from resect.paths.measures import MASS, Effective, effective_range, held, longest_path, weighted_by_count
@@ -134,6 +134,7 @@ def path_squares(
     data: Batches,
     settings: PathSettings | None = None,
     *,
+    task: AnyTask = None,
     sweeps: int = 8,
     progress: Progress | None = None,
     engine: Engine = LOCAL,
@@ -141,7 +142,7 @@ def path_squares(
     """Estimate the root mean square norm of single paths, over all paths of every length at once.
 
     Args:
-        net, data, progress, engine: as for `path_spectrum`.
+        net, data, task, progress, engine: as for `path_spectrum`.
         settings: also the seed; every batch has signs of its own, drawn by the seed and the batch's number.
         sweeps: random signs a batch; each costs what `path_spectrum` does.
 
@@ -149,11 +150,11 @@ def path_squares(
         InputError, DataError: as for `path_spectrum`.
     """
     require_whole("sweeps", sweeps)
-    traces = Traces(net, settings)
+    traces = Traces(net, settings, task)
     own = {"sweeps": sweeps, "seed": traces.settings.seed}
     work = PathWork("random signs", _sweep, traces.settings, own, sweeps)
-    runs = engine.run(net, ((work, batch) for batch in batches_of(data)), progress)
-    return PathSquares.of_batches(runs, traces.routes.counts, traces.target.name)
+    runs = engine.run(net, ((work, batch) for batch in batches_of(data, net, task)), progress)
+    return PathSquares.of_batches(runs, traces.routes.counts, traces.at)
 
 
 def _sweep(traces: Traces, batch: Batch, progress: Progress, sweeps: int, seed: int) -> Arrays:

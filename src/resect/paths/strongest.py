@@ -15,7 +15,7 @@ from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import DataError, InputError, require_whole
 from resect.figures.shown import Shown
-from resect.measuring.batches import Batch, Batches, batches_of
+from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.measuring.results import require_alike
 from resect.network.unraveled import Unraveled
 from resect.paths.search import Search
@@ -40,7 +40,7 @@ class StrongPaths(Shown):
             power iteration, which approaches them from below.
         expanded: nodes of the search that were expanded; a node is a part of a path from the output down to a join.
         open: nodes that were left; 0 if every path was looked at.
-        at: where the gradient is measured.
+        at: where the gradient is measured, see `PathSpectrum`.
         samples: of the search.
         squares: <g, g>, summed over them.
         total: the squared norms of all paths, summed over paths and samples; from random signs unless `open` is 0.
@@ -148,6 +148,7 @@ def strongest_paths(
     data: Batches,
     settings: PathSettings | None = None,
     *,
+    task: AnyTask = None,
     count: int = 20,
     limit: int = 5000,
     progress: Progress | None = None,
@@ -159,7 +160,7 @@ def strongest_paths(
     promising nodes are expanded until the limit is reached.
 
     Args:
-        net, settings, progress, engine: as for `path_spectrum`.
+        net, settings, task, progress, engine: as for `path_spectrum`.
         data: as for `path_spectrum`; the first batch is used, cut to what fits into the memory.
         count: paths to find; fewer if there are not so many.
         limit: nodes to expand at the most; each passes one join back. A chain of n blocks has 2^n - 1.
@@ -169,11 +170,11 @@ def strongest_paths(
     """
     require_whole("count", count)
     require_whole("limit", limit)
-    traces = Traces(net, settings)
+    traces = Traces(net, settings, task)
     work = PathWork(
         "strongest paths by the whole limit", _find, traces.settings, {"count": count, "limit": limit}, bounded=True
     )
-    (batch,) = batches_of(islice(data, 1))
+    (batch,) = batches_of(list(islice(data, 1)), net, task)
     (arrays,) = engine.run(net, [(work, batch)], progress)
     paths = [tuple(int(block) for block in row if block >= 0) for row in arrays["blocks"]]
     table = pd.DataFrame(
@@ -186,7 +187,7 @@ def strongest_paths(
             "share": arrays["shares"],
         }
     )
-    return StrongPaths(table, at=traces.target.name, **{name: arrays[name].item() for name in _FACTS})
+    return StrongPaths(table, at=traces.at, **{name: arrays[name].item() for name in _FACTS})
 
 
 def _find(traces: Traces, batch: Batch, progress: Progress, count: int, limit: int) -> Arrays:

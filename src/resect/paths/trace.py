@@ -12,10 +12,10 @@ from torch import Tensor
 from resect.calculus.linear import Lanes, LinearSlice, add_into
 from resect.calculus.maps import Identity
 from resect.errors import DataError, InputError, whole_number
-from resect.graph.outputs import IGNORED, logits_of
+from resect.graph.outputs import IGNORED
 from resect.graph.resolve import Programs
 from resect.measuring.batches import channels_last, to_device
-from resect.measuring.metrics import check_targets
+from resect.measuring.tasks import CLASSIFICATION, Task
 from resect.network.unraveled import Unraveled
 from resect.paths.target import Target
 
@@ -98,7 +98,9 @@ class Trace:
     Args:
         of: the scalar, as in `PathSettings`.
         truth: whether the gradient at the target is wanted, which autograd finds on the way.
-        keep: whether the values of skips and branches are.
+        task: what the targets mean.
+        frozen: whether the gates of skips are held fixed, see `PathSettings`.
+        keep: whether the values of skips and branches are kept.
 
     Attributes:
         first, last: the slices that end in the first and the last join on the way to the target.
@@ -116,13 +118,15 @@ class Trace:
         target: Target,
         of: Scalar = "loss",
         truth: bool = True,
+        task: Task = CLASSIFICATION,
         *,
+        frozen: bool = False,
         keep: bool = False,
     ) -> None:
         net.require_own_gradient()
-        self.net, self.target, self.of, self.keep = net, target, of, keep
+        self.net, self.target, self.of, self.task, self.keep = net, target, of, task, keep
         sliced = net.sliced if target.slot is None else net.sliced.cut_at_input(target.slot)
-        self.programs = Programs(sliced, edges=True)
+        self.programs = Programs(sliced, edges=True, frozen=frozen)
         inputs = channels_last(to_device(inputs, net.device))
         self.targets = targets.to(net.device)
         self.base = {
@@ -170,11 +174,11 @@ class Trace:
             live = {k: (v if v.requires_grad else v.detach().requires_grad_()).view_as(v) for k, v in values.items()}
             base = {**self.base, **live}
             results = self.folded[-1].run(base, {**state, **live})
-            scalar = scalar_of(self.of, self.net.outputs(base, results), self.targets)
+            scalar = scalar_of(self.of, self.net.outputs(base, results), self.targets, self.task)
         if not scalar.requires_grad:
             raise InputError(
-                "`of` must be differentiable, but what it returns has no gradient with respect to the outputs (argmax, "
-                "a comparison, detach). Return a smooth function of the outputs."
+                "`of` must be differentiable, and so must a loss of your own, but what it returns has no gradient with "
+                "respect to the outputs (argmax, a comparison, detach). Return a smooth function of the outputs."
             )
         gradients = torch.autograd.grad(scalar.sum(), [*live.values(), *leaves.values()], allow_unused=True)
         lanes = [None if value is None else value[None] for value in gradients]
@@ -236,7 +240,7 @@ def _plain(value: Tensor) -> Tensor:
     return value.clone() if value.is_inference() else value.detach()
 
 
-def scalar_of(of: Scalar, outputs: Any, targets: Tensor) -> Tensor:
+def scalar_of(of: Scalar, outputs: Any, targets: Tensor, task: Task = CLASSIFICATION) -> Tensor:
     """The scalar that is differentiated, one value a sample, so that every sample's gradient is its own.
 
     Args:
@@ -246,13 +250,23 @@ def scalar_of(of: Scalar, outputs: Any, targets: Tensor) -> Tensor:
         InputError, DataError: there is no such logit, or the function gives another shape.
     """
     if callable(of):
-        values = of(outputs, targets)
-        if not isinstance(values, Tensor) or values.shape != targets.shape[:1] or not values.is_floating_point():
-            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise InputError(f"`of` must give one number a sample, ({len(targets)},), got {got}.")
-        return values
-    logits = logits_of(outputs)
-    check_targets(logits, targets)
+        return _one_each("`of`", of(outputs, targets), targets)
+    scored = task.checked(outputs, targets)
+    if not task.classes:
+        if of != "loss":
+            raise InputError(f"`of` must be 'loss' or a function where the task is {task.name}, got {of!r}.")
+        return _one_each(f"the loss of {task.name}", task.loss(scored, targets), targets)
+    return _of_classes(of, scored, targets)
+
+
+def _one_each(what: str, values: Any, targets: Tensor) -> Tensor:
+    if not isinstance(values, Tensor) or values.shape != targets.shape[:1] or not values.is_floating_point():
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(f"{what} must give one number a sample, ({len(targets)},), got {got}.")
+    return values
+
+
+def _of_classes(of: str | int, logits: Tensor, targets: Tensor) -> Tensor:
     flat, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1).long()
     if of == "loss":
         values = torch.nn.functional.cross_entropy(flat, wanted, reduction="none", ignore_index=IGNORED)

@@ -17,7 +17,7 @@ from resect.engines.local import LOCAL, Local, Memory
 from resect.engines.work import Engine
 from resect.errors import InputError
 from resect.figures.shown import Shown
-from resect.measuring.batches import Batches
+from resect.measuring.batches import AnyTask, Batches, batches_of
 from resect.measuring.results import require_alike
 from resect.network.unraveled import Unraveled, require_blocks
 from resect.paths import first_order as slopes
@@ -34,6 +34,7 @@ Score = Callable[[Unraveled, Batches, Engine], pd.DataFrame]
 """A row a block, in order: `value`, higher for what matters more, and its 95 % interval `low` and `high`."""
 
 SCORES: dict[str, Score] = {}
+_OF_ERRORS = ("damage", "shapley")  # which a task of one's own may lack
 
 
 def score(function: Score) -> Score:
@@ -136,13 +137,15 @@ class Scores(Shown):
         return ranks(self.ranks, ax)
 
 
-def scores(net: Unraveled, data: Batches, *names: str, engine: Engine = LOCAL) -> Scores:
+def scores(net: Unraveled, data: Batches, *names: str, task: AnyTask = None, engine: Engine = LOCAL) -> Scores:
     """What each block of a network is worth, by several measures.
 
     Args:
         net: an unravelled network with at least one block.
         data: (inputs, targets) batches, or a data spec.
-        names: of `SCORES`; all of them by default. Scores that need the same lesions share them.
+        names: of `SCORES`; all of them by default (those of a task that has them). Scores that need the same lesions
+            share them.
+        task: what the targets mean, as for `lesion`.
         engine: runs the pieces of work; without a store, one in memory is made, as scores share lesions.
 
     Raises:
@@ -152,6 +155,7 @@ def scores(net: Unraveled, data: Batches, *names: str, engine: Engine = LOCAL) -
     require_blocks(net)
     if unknown := [name for name in names if not isinstance(name, str) or name not in SCORES]:
         raise InputError(f"`names` must be of {', '.join(SCORES)}, got {unknown[0]!r}.")
-    engine, data = engine if engine.keeps else Local(Memory()), list(data)
-    chosen = {name: SCORES[name](net, data, engine) for name in names or SCORES}
+    engine, batches = engine if engine.keeps else Local(Memory()), list(batches_of(data, net, task))
+    known = names or [name for name in SCORES if batches[0].task.error or name not in _OF_ERRORS]
+    chosen = {name: SCORES[name](net, batches, engine) for name in known}
     return Scores(tuple(block.name for block in net.blocks), chosen)

@@ -20,10 +20,10 @@ from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import InputError, require_whole, settings_or_default, whole_number
 from resect.figures.shown import Shown
-from resect.graph.outputs import IGNORED, logits_of
-from resect.measuring.batches import Batch, Batches, batches_of
+from resect.graph.outputs import IGNORED
+from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.measuring.clusters import clustered_rate_interval
-from resect.measuring.metrics import check_targets, positions
+from resect.measuring.metrics import positions
 from resect.measuring.results import require_alike
 from resect.measuring.statistics import independent_vote_error
 from resect.network.unraveled import Unraveled
@@ -128,13 +128,14 @@ def ensemble(
     members: int = 32,
     settings: LesionSettings | None = None,
     *,
+    task: AnyTask = None,
     progress: Progress | None = None,
     engine: Engine = LOCAL,
 ) -> EnsembleResult:
     """Average the outputs of 1 to `members` random sub-networks with `removed` blocks deleted.
 
     Args:
-        net, data, engine: as for `lesion`.
+        net, data, task, engine: as for `lesion`; the outputs must be logits of classes.
         removed: blocks deleted in every member, drawn at random.
         members: how many are drawn, 2 or more.
         settings: the seed of the members, and how the network runs; metrics and precision have no part.
@@ -151,7 +152,7 @@ def ensemble(
     require_whole("members", members, 2)
     work = Ensembles(Sweep(settings_or_default(settings, LesionSettings)), removed, members)
     parts = []
-    for arrays in engine.run(net, ((work, batch) for batch in batches_of(data)), progress):
+    for arrays in engine.run(net, ((work, batch) for batch in batches_of(data, net, task)), progress):
         values = {name: arrays[name] for name in MEASURES}
         intact = arrays["intact_error"], arrays["intact_loss"]
         classes, sample = int(arrays["classes"]), arrays["sample"]
@@ -180,6 +181,11 @@ class Ensembles:
 
     def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
         """The measures of ensembles of every size, and error and loss of the intact network."""
+        if not batch.task.classes:
+            raise InputError(
+                f"an ensemble averages log-probabilities, so the outputs must be logits of classes, but the task is "
+                f"{batch.task.name}. resect.lesion takes it."
+            )
         seed = self.sweep.settings.seed
         pool = plans.random(net, [self.removed], self.members, seed).arrangements
         tour = self.sweep.tour(net, (*pool, net.intact))
@@ -215,8 +221,7 @@ def _log_probabilities(execution: Execution, batch: Batch, tour: Tour, progress:
     by_position: dict[int, Tensor] = {}
 
     def visit(group: Sequence[int], outputs: Any) -> None:
-        logits = logits_of(outputs)
-        check_targets(logits, batch.targets.to(logits.device))
+        logits = batch.task.checked(outputs, batch.targets.to(execution.net.device))
         value = F.log_softmax(logits.reshape(-1, logits.shape[-1]).float(), -1)
         by_position.update(dict.fromkeys(group, value))
         progress(len(group) * len(batch))

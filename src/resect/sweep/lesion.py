@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,7 @@ import torch
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import CheckpointError, InputError, settings_or_default
-from resect.measuring.batches import Batch, Batches, batches_of
-from resect.measuring.metrics import positions
+from resect.measuring.batches import AnyTask, Batch, Batches, again, batches_of
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
 from resect.sweep.batching import forward_seconds
@@ -31,6 +30,7 @@ def lesion(
     plan: Plan,
     settings: LesionSettings | None = None,
     *,
+    task: AnyTask = None,
     progress: Progress | None = None,
     engine: Engine = LOCAL,
 ) -> LesionResult:
@@ -39,9 +39,11 @@ def lesion(
     Args:
         net: the unravelled network.
         data: (inputs, targets) batches, or a data spec such as "digits"; inputs as the network takes them, targets (B,)
-            or (B, L) integers.
+            or (B, L) integers, or what else the task takes.
         plan: of `resect.plans`, e.g. `resect.plans.single(net)`.
         settings: metrics, precision, and how the network runs.
+        task: what the targets mean: a name such as "multi-label" (see `resect.Task.named`), a `resect.Task`, or a loss
+            (outputs, targets) -> (B,); None to have it guessed from targets and outputs, which the result says.
         progress: called with the number of samples since the last call that a lesion has run on, or need not.
         engine: runs the pieces of work: some lesions on one batch each.
 
@@ -66,10 +68,11 @@ def lesion(
         raise InputError(
             f"`plan` must be made for this network of {len(net.blocks)} blocks, but is for one of {wrong[0]}."
         )
-    if plan.removal == "mean" and iter(data) is data:
-        data = list(data)  # it is read twice
-    means = branch_means(net, data) if plan.removal == "mean" else None
-    return _Run(net, plan, Sweep(settings, plan.removal, means), engine, progress).over(data)
+    means = None
+    if plan.removal == "mean":
+        data = again(data)
+        means = branch_means(net, batches_of(data, net, task))
+    return _Run(net, plan, Sweep(settings, plan.removal, means), engine, progress).over(batches_of(data, net, task))
 
 
 @dataclass
@@ -82,11 +85,13 @@ class _Run:
     engine: Engine
     progress: Progress | None
 
-    def over(self, data: Batches) -> LesionResult:
+    def over(self, data: Iterable[Batch]) -> LesionResult:
         """The outcomes of all batches; lesions that are known precisely enough are left out of the next ones."""
         active, precision = list(range(len(self.plan))), self.sweep.settings.precision
         parts: list[LesionResult] = []
-        for batch in batches_of(data):
+        for batch in data:
+            if precision is not None and not (batch.task.rate and batch.task.error):
+                raise InputError(f"`precision` is in points of an error rate, which {batch.task.name} has not.")
             if len(self.plan) and not active:
                 break
             parts.append(self._batch(batch, active))
@@ -134,8 +139,9 @@ def _as_result(plan: Plan, active: Sequence[int], outcomes: Arrays, batch: Batch
         values=rows,
         references={name: values[:-1] for name, values in beside.items()},
         intact={name: values[-1] for name, values in beside.items()},
-        targets=batch.targets.cpu().numpy() if batch.targets.ndim == 1 else None,
-        weights=positions(batch.targets).cpu().numpy(),
+        targets=batch.targets.cpu().numpy() if batch.targets.ndim == 1 and batch.task.rate else None,
+        weights=batch.task.weights(batch.targets).cpu().numpy(),
+        meaning=batch.task.meaning(batch.targets),
     )
 
 

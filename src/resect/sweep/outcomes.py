@@ -11,11 +11,10 @@ from torch import Tensor
 
 from resect.digest import tensors_digest
 from resect.engines.work import Arrays, Progress
-from resect.errors import DataError
 from resect.graph.decisions import Removal
-from resect.graph.outputs import logits_of
 from resect.measuring.batches import Batch
-from resect.measuring.metrics import agreement, divergence, error_and_loss
+from resect.measuring.metrics import agreement, divergence
+from resect.measuring.tasks import one_each
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
 from resect.sweep.execution import Execution
@@ -98,39 +97,35 @@ def measure(
     execution: Execution, batch: Batch, tour: Tour, settings: LesionSettings, advance: Callable[[float], None]
 ) -> Arrays:
     """Per-sample values of every metric for all arrangements of a tour, the last of which must be the intact one."""
-    net, names, metrics = execution.net, settings.names, settings.metrics
+    net, task = execution.net, batch.task
+    metrics = settings.metrics_of(task.name, task.metrics)
+    names = settings.names_of(metrics)
     targets, total = batch.targets.to(net.device), tour.arrangements
     values = {name: torch.zeros(total, len(targets), device=net.device) for name in names}
     predictions: dict[int, Tensor] = {}
     intact: list[Tensor] = []
 
     def visit(group: Sequence[int], outputs: Any) -> None:
-        logits = logits_of(outputs)
-        error, loss = error_and_loss(logits, targets)
+        error, loss = task.outcomes(outputs, targets)
         rows = list(group)
         for name, metric in zip(names, metrics, strict=True):
             if callable(metric):
-                values[name][rows] = _checked(name, metric(outputs, targets), len(targets))
+                values[name][rows] = one_each(name, metric(outputs, targets), len(targets)).detach()
             elif metric == "kl":
-                values[name][rows] = divergence(logits, intact[0], targets)
+                values[name][rows] = divergence(task.scored(outputs), intact[0], targets)
             elif metric == "agreement":
-                predictions.update(dict.fromkeys(rows, logits.argmax(-1).to(torch.int32)))
-            else:
-                values[name][rows] = error if metric == "error" else loss
+                predictions.update(dict.fromkeys(rows, task.predictions(outputs, targets)))
+            elif metric == "loss":
+                values[name][rows] = loss
+            elif error is not None:
+                values[name][rows] = error
         advance(len(rows) * len(targets))
 
     if "kl" in metrics:
         alone = Tour.of(execution.programs, [net.intact])
-        walk(execution, batch.inputs, alone, lambda _, outputs: intact.append(logits_of(outputs)))
+        walk(execution, batch.inputs, alone, lambda _, outputs: intact.append(task.scored(outputs)))
     walk(execution, batch.inputs, tour, visit)
     for row, predicted in predictions.items():
         values["agreement"][row] = agreement(predicted, predictions[total - 1], targets)
     # A lesion can make a network overflow; NaN is for samples that it did not run on.
     return {name: value.nan_to_num(nan=torch.inf, posinf=torch.inf).cpu().numpy() for name, value in values.items()}
-
-
-def _checked(name: str, values: Any, samples: int) -> Tensor:
-    if not isinstance(values, Tensor) or tuple(values.shape) != (samples,):
-        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise DataError(f"the metric {name} must return one value a sample, a tensor ({samples},), got {got}.")
-    return values.detach().float()

@@ -102,6 +102,16 @@ def repeated(net: Unraveled) -> Plan:
     return _each(net, "repeated", net.allowing(Variant.TWICE), net.intact.repeated)
 
 
+def bypassed(net: Unraveled) -> Plan:
+    """Leave each block out as a whole, y = x, where its shapes allow: what its skip does to the signal goes, too.
+
+    Differs from `single` where a skip is more than the signal itself: scaled, projected, or mixed (hyper-connections).
+    Labels: `block`, `name`.
+    """
+    require_blocks(net)
+    return _each(net, "bypassed", net.allowing(Variant.BYPASS), net.intact.bypassed)
+
+
 def orders(net: Unraveled, count: int = 20, seed: int = 0) -> Plan:
     """Delete all blocks one after another in random orders, each order also backwards: what Shapley values need.
 

@@ -14,11 +14,12 @@ from resect.errors import InputError, whole_number
 from resect.figures.shown import Shown
 from resect.measuring.chance import no_better_than_chance
 from resect.measuring.clusters import clustered_rate_interval
+from resect.measuring.meaning import CLASSIFIED, Meaning
 from resect.measuring.metrics import chance_error
 from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval, interval_over_repeats, mcnemar, paired_error_interval
 from resect.sweep.plans import Plan
-from resect.words import decimal, percent, plural
+from resect.words import decimal, plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,9 +41,10 @@ class LesionResult(Shown):
             network's; "kl": divergence from its output distribution, nats. NaN where a lesion was stopped before.
         references: per metric (references of the plan, N).
         intact: per metric (N,), of the intact network.
-        targets: (N,) classes; None for sequences.
+        targets: (N,) classes; None for sequences, and where there is not one of them a sample.
         weights: (N,) the number of counted positions of every sample, 1 for single targets. Means over samples are
             weighted by it, so that those of sequences are means over tokens.
+        meaning: what "error" and "loss" are; by default those of classification.
     """
 
     plan: Plan
@@ -51,11 +53,12 @@ class LesionResult(Shown):
     intact: Mapping[str, np.ndarray]
     targets: np.ndarray | None
     weights: np.ndarray
+    meaning: Meaning = CLASSIFIED
 
     @classmethod
     def joined(cls, parts: Sequence[LesionResult]) -> LesionResult:
         """The outcomes of one plan on other samples each, as one; InputError if the plans or the metrics differ."""
-        require_alike(parts, "plan", "metrics")
+        require_alike(parts, "plan", "metrics", "meaning")
 
         def join(field: str) -> dict[str, np.ndarray]:
             return {m: np.concatenate([getattr(p, field)[m] for p in parts], axis=-1) for m in parts[0].values}
@@ -68,6 +71,7 @@ class LesionResult(Shown):
             intact=join("intact"),
             targets=np.concatenate(targets) if len(targets) == len(parts) else None,
             weights=np.concatenate([part.weights for part in parts]),
+            meaning=parts[0].meaning,
         )
 
     @property
@@ -92,12 +96,12 @@ class LesionResult(Shown):
 
     @property
     def intact_error(self) -> float:
-        """Mean error of the intact network, 0 to 1."""
+        """Mean error of the intact network, 0 to 1 if it is a rate."""
         return self.intact_mean("error")
 
     @property
     def intact_loss(self) -> float:
-        """Mean cross-entropy of the intact network, in nats."""
+        """Mean loss of the intact network, in nats if it is a cross-entropy."""
         return self.intact_mean("loss")
 
     @property
@@ -129,17 +133,17 @@ class LesionResult(Shown):
         """One row a lesion: the plan's labels, `samples`, and for each metric its mean and 95 % intervals.
 
         Of `error`: `damage` (error minus intact error, paired on the samples that the lesion ran on), `damage_low`,
-        `damage_high` (score interval), and `p_value` (exact McNemar test; not of sequences). Of `loss` and of own
-        metrics: `..._change` from the intact network, `..._change_low`, `..._change_high` (bootstrap over samples; NaN
-        where no sample differs from another). Of `agreement` (score interval) and `kl` (bootstrap): `..._low`,
-        `..._high`. For sequences also `perplexity`.
+        `damage_high` (score interval; of what is no rate, bootstrap), and `p_value` (exact McNemar test; where every
+        sample is one outcome). Of `loss` and of own metrics: `..._change` from the intact network, `..._change_low`,
+        `..._change_high` (bootstrap over samples; NaN where no sample differs from another). Of `agreement` (score
+        interval) and `kl` (bootstrap): `..._low`, `..._high`. For sequences also `perplexity`.
         """
         table = pd.DataFrame(list(self.plan.labels), index=range(len(self.plan)))
         first = next(iter(self.values.values()))
         table["samples"] = (~np.isnan(first) & (self.weights > 0)).sum(1)
         for metric in self.values:
             self._add(table, metric)
-        if self.targets is None and "loss" in self.values:
+        if self.targets is None and "loss" in self.values and self.meaning.loss == Meaning.loss and not self._pixels:
             table["perplexity"] = np.exp(table["loss"])
         return table
 
@@ -147,7 +151,7 @@ class LesionResult(Shown):
         values = self.values[metric]
         table[metric] = self.means(metric)
         changes = values - self.intact[metric]
-        low, high = self._rate_interval(changes) if metric in RATES else _interval(changes, self.weights)
+        low, high = self._rate_interval(changes) if self._is_rate(metric) else _interval(changes, self.weights)
         if metric in _BOUNDED:
             own, least, most = _BOUNDED[metric]
             table[f"{metric}_low"] = np.clip(low + own, least, most)
@@ -156,8 +160,15 @@ class LesionResult(Shown):
         name = "damage" if metric == "error" else f"{metric}_change"
         table[name] = _mean(changes, self.weights)
         table[f"{name}_low"], table[f"{name}_high"] = low, high
-        if metric == "error" and self.targets is not None:
+        if metric == "error" and self.meaning.rate and self.targets is not None:
             table["p_value"] = mcnemar((changes > 0).sum(1), (changes < 0).sum(1))
+
+    def _is_rate(self, metric: str) -> bool:
+        return metric in RATES and (self.meaning.rate or metric != "error")
+
+    @property
+    def _pixels(self) -> bool:
+        return self.meaning.outcome == "pixel"
 
     def damage_widths(self) -> np.ndarray:
         """(lesions,) half the width of the interval of every lesion's damage, as a fraction."""
@@ -188,8 +199,8 @@ class LesionResult(Shown):
 
     def by_class(self) -> pd.DataFrame:
         """Error by class: one row a lesion and a last one, "intact"; one column a class that has samples."""
-        if self.targets is None:
-            raise InputError("`by_class` needs one target a sample, but the targets are sequences.")
+        if self.targets is None or self.meaning.outcome == "query":
+            raise InputError(f"`by_class` needs one target a sample, but {self._instead}.")
         classes = np.unique(self.targets[self.weights > 0])
         errors = np.vstack([self.errors, self.intact["error"]])
         columns = {int(c): _mean(errors[:, self.targets == c], self.weights[self.targets == c]) for c in classes}
@@ -202,13 +213,18 @@ class LesionResult(Shown):
             lesion: its row of the table; from the end if it is negative.
         """
         if self.targets is None:
-            raise InputError("`flips` needs one target a sample, but the targets are sequences.")
+            raise InputError(f"`flips` needs one target a sample, but {self._instead}.")
         if whole_number(lesion) is None or not -len(self.plan) <= lesion < len(self.plan):
             raise InputError(f"`lesion` must be a row of the table, 0 to {len(self.plan) - 1}, got {lesion!r}.")
         change = self.errors[lesion] - self.intact["error"]
         samples = np.flatnonzero(np.abs(change) > 0.5)
         kinds = np.where(change[samples] > 0, "broken", "repaired")
         return pd.DataFrame({"sample": samples, "target": self.targets[samples], "flip": kinds})
+
+    @property
+    def _instead(self) -> str:
+        plain = self.meaning.task == Meaning.task
+        return "the targets are sequences" if plain else f"the task is {self.meaning.task}"
 
     def interaction(self, metric: str = "loss") -> pd.DataFrame:
         """Of the plan `pairs`: how much worse deleting both blocks is than the two alone, (n, n), symmetric.
@@ -230,9 +246,12 @@ class LesionResult(Shown):
 
         There the error cannot grow much further, so that an `interaction` below 0 says nothing of the two blocks:
         each alone brings it 95 % of the way from the intact one to that of always naming the commonest class of the
-        samples (for sequences, whose targets are not kept: to 1). The diagonal is False.
+        samples (for sequences, whose targets are not kept: to 1). The diagonal is False, and so is all where the error
+        is no rate.
         """
         self._require_pairs("saturated")
+        if not self.meaning.rate:
+            return pd.DataFrame(np.zeros((len(self.references["error"]),) * 2, dtype=bool))
         chance = 1.0 if self.targets is None else chance_error(self.targets) or 1.0
         alone = self.reference_means("error") >= self.intact_error + _SATURATED * (chance - self.intact_error)
         return pd.DataFrame(np.outer(alone, alone) & ~np.eye(len(alone), dtype=bool))
@@ -244,28 +263,33 @@ class LesionResult(Shown):
     def summary(self) -> str:
         """One sentence: how many lesions, the intact error, and the damage: its median, and the largest one.
 
-        "(chance)" follows an intact error that is not significantly below that of the commonest class.
+        "(chance)" follows an intact error that is not significantly below that of the commonest class. Without an
+        error, it is about the loss; of a task that is not plain classification, it says which.
         """
-        many, own = len(self.plan), self.plan.name == "explicit"
+        many, own, meaning = len(self.plan), self.plan.name == "explicit", self.meaning
         ran = plural(many, "arrangement") if own else f"{plural(many, 'lesion')} ({self.plan.name})"
         ran += f" on {plural(self.samples, 'sample')}"
-        if not many or "error" not in self.values:
+        ran += f", {meaning.task}" if meaning.task != Meaning.task else ""
+        metric = meaning.main
+        if not many or metric not in self.values:
             return f"{ran}."
-        table = self.table
-        row = int(table["damage"].argmax())
-        worst, low, high = (decimal(table[name][row] * 100) for name in ("damage", "damage_low", "damage_high"))
-        at_chance = self.targets is not None and no_better_than_chance(
+        table, change = self.table, "damage" if metric == "error" else "loss_change"
+        row = int(table[change].argmax())
+        worst, low, high = (meaning.change(table[f"{change}{end}"][row]) for end in ("", "_low", "_high"))
+        at_chance = (self.targets is not None and meaning.task == Meaning.task) and no_better_than_chance(
             self.intact_error, chance_error(self.targets), int(self.weights.sum())
         )
-        text = f"{ran}: intact error {percent(self.intact_error, 2)}{' (chance)' if at_chance else ''}, "
+        known = f"intact {meaning.name} {meaning.value(self.intact_mean(metric))}{' (chance)' if at_chance else ''}"
+        text, unit, word = f"{ran}: {known}, ", meaning.points, "damage" if metric == "error" else "change"
+        interval = f"{unit} [{low}, {high}]"
         if many == 1 and own:
             without = self.plan.labels[0].get("without")
-            return f"{text}damage {worst} points [{low}, {high}]{f' without {without}' if without else ''}."
+            return f"{text}{word} {worst}{interval}{f' without {without}' if without else ''}."
         shown = {k: decimal(v) if isinstance(v, float) else v for k, v in self.plan.labels[row].items()}
         label = ", ".join(f"{key} {value}" for key, value in shown.items())
-        median = decimal(table["damage"].median() * 100)
-        text += f"median damage {median} points, largest {worst}" if many > 1 else f"damage {worst}"
-        return f"{text} points [{low}, {high}] ({label})."
+        median = meaning.change(table[change].median())
+        text += f"median {word} {median}{unit}, largest {worst}" if many > 1 else f"{word} {worst}"
+        return f"{text}{interval} ({label})."
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the plan in the way that suits it, e.g. `interaction` as a heat map; returns the axes."""

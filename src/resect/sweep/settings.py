@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the command line shows these settings without torch
 
 UserMetric: TypeAlias = "Callable[[Any, Tensor], Tensor]"
 METRICS = ("error", "loss", "agreement", "kl")
-PLANS = ("single", "pairs", "random", "windows", "shuffled", "skips", "repeated", "shapley", "ensemble")
+PLANS = ("single", "pairs", "random", "windows", "shuffled", "skips", "repeated", "bypassed", "shapley", "ensemble")
 _LESIONS = tuple(plan for plan in PLANS if plan != "ensemble")
 PLANS_OF = {  # options of a sweep that some plans make nothing of
     "removal": ("single", "pairs", "random", "windows", "shapley"),
@@ -70,4 +70,20 @@ class LesionSettings:
     @property
     def names(self) -> tuple[str, ...]:
         """The metrics' names; that of a function is its own."""
-        return tuple(m if isinstance(m, str) else getattr(m, "__name__", type(m).__name__) for m in self.metrics)
+        return self.names_of(self.metrics)
+
+    @staticmethod
+    def names_of(metrics: Sequence[str | UserMetric]) -> tuple[str, ...]:
+        """The names of some metrics."""
+        return tuple(m if isinstance(m, str) else getattr(m, "__name__", type(m).__name__) for m in metrics)
+
+    def metrics_of(self, task: str, known: Sequence[str]) -> tuple[str | UserMetric, ...]:
+        """The metrics as far as a task has them: by default those that it has.
+
+        Raises:
+            InputError: others are asked for by name.
+        """
+        missing = [m for m in self.metrics if not callable(m) and m not in known]
+        if missing and self.metrics != type(self).metrics:
+            raise InputError(f"`metrics` of the task {task} must be of {', '.join(known)}, got {missing[0]!r}.")
+        return tuple(m for m in self.metrics if m not in missing)

@@ -13,7 +13,8 @@ from resect.engines.local import LOCAL
 from resect.engines.work import Engine, Progress
 from resect.errors import InputError, require_whole, settings_or_default
 from resect.figures.shown import Shown
-from resect.measuring.batches import Batches
+from resect.measuring.batches import AnyTask, Batches
+from resect.measuring.meaning import CLASSIFIED, Meaning
 from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
@@ -37,12 +38,14 @@ class ShapleyResult(Shown):
             come in pairs, one the other backwards. Every row sums to `total`.
         alone: (n,) how much it grows when only this block is deleted.
         total: the metric without any block minus that of the intact network.
+        meaning: what "error" and "loss" are.
     """
 
     names: tuple[str, ...]
     marginals: Mapping[str, np.ndarray]
     alone: Mapping[str, np.ndarray]
     total: Mapping[str, float]
+    meaning: Meaning = CLASSIFIED
 
     @classmethod
     def joined(cls, parts: Sequence[ShapleyResult]) -> ShapleyResult:
@@ -51,14 +54,14 @@ class ShapleyResult(Shown):
         Raises:
             InputError: they differ in blocks or metrics, or in what deleting one block or all of them costs.
         """
-        require_alike(parts, "names", "total")
+        require_alike(parts, "names", "total", "meaning")
         first = parts[0]
         if any(
             not np.array_equal(part.alone[metric], alone) for part in parts for metric, alone in first.alone.items()
         ):
             raise InputError("`parts` must agree in `alone`: they are of other networks or samples.")
         marginals = {metric: np.concatenate([part.marginals[metric] for part in parts]) for metric in first.marginals}
-        return cls(first.names, marginals, first.alone, first.total)
+        return cls(first.names, marginals, first.alone, first.total, first.meaning)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -70,7 +73,7 @@ class ShapleyResult(Shown):
         table = pd.DataFrame({"block": range(len(self.names)), "name": self.names})
         for metric, marginals in self.marginals.items():
             pairs = marginals.reshape(-1, 2, len(self.names)).mean(1)  # the two of a pair are not independent
-            most = 1.0 if metric in RATES else np.inf
+            most = 1.0 if self._is_rate(metric) else np.inf
             table[metric] = marginals.mean(0)
             table[f"{metric}_low"], table[f"{metric}_high"] = np.clip(bootstrap_interval(pairs.T), -most, most)
             table[f"{metric}_alone"] = self.alone[metric]
@@ -80,7 +83,8 @@ class ShapleyResult(Shown):
         """One sentence: how many orders, and the block with the largest part in the first metric."""
         metric, table = next(iter(self.marginals)), self.table
         top = table.iloc[int(table[metric].abs().argmax())]
-        rate = metric in ("error", "agreement")  # told in points, as everywhere
+        rate = self._is_rate(metric)  # told in points, as everywhere
+        called = self.meaning.error if metric == "error" else metric
         whole, part, low, high, alone = (
             decimal(value * 100) if rate else f"{value:.4g}"
             for value in (self.total[metric], *(top[f"{metric}{end}"] for end in ("", "_low", "_high", "_alone")))
@@ -88,10 +92,13 @@ class ShapleyResult(Shown):
         interval = f" [{low}, {high}]" if np.isfinite(top[f"{metric}_low"]) else ""  # none without spread
         unit = " points" if rate else ""
         return (
-            f"Shapley values over {plural(len(self.marginals[metric]), 'order')}: without all blocks {metric} changes "
+            f"Shapley values over {plural(len(self.marginals[metric]), 'order')}: without all blocks {called} changes "
             f"by {whole}{unit}, of which block {top['block']} ({top['name']}) has the largest part, {part}{interval}; "
-            f"deleted alone it changes {metric} by {alone}."
+            f"deleted alone it changes {called} by {alone}."
         )
+
+    def _is_rate(self, metric: str) -> bool:
+        return metric in RATES and (self.meaning.rate or metric != "error")
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the values of the first metric with their intervals, beside single deletions; returns the axes."""
@@ -106,6 +113,7 @@ def shapley(
     orders: int = 20,
     settings: LesionSettings | None = None,
     *,
+    task: AnyTask = None,
     progress: Progress | None = None,
     engine: Engine = LOCAL,
 ) -> ShapleyResult:
@@ -115,7 +123,7 @@ def shapley(
     The values sum to `total` exactly, for any number of orders.
 
     Args:
-        net, data, settings, progress, engine: as for `lesion`; a metric that compares with the intact network has
+        net, data, settings, task, progress, engine: as for `lesion`; a metric that compares with the intact network has
             values, too.
         orders: how many pairs of orders, each drawn at random and run forwards and backwards; 2n lesions a pair.
 
@@ -123,7 +131,7 @@ def shapley(
     """
     require_whole("orders", orders)
     plan = plans.orders(net, orders, settings_or_default(settings, LesionSettings).seed)
-    return from_orders(net, lesion(net, data, plan, settings, progress=progress, engine=engine))
+    return from_orders(net, lesion(net, data, plan, settings, task=task, progress=progress, engine=engine))
 
 
 def from_orders(net: Unraveled, outcomes: LesionResult) -> ShapleyResult:
@@ -137,4 +145,4 @@ def from_orders(net: Unraveled, outcomes: LesionResult) -> ShapleyResult:
         np.put_along_axis(marginals[metric], blocks, np.diff(values, axis=1, prepend=intact), axis=1)
         alone[metric] = outcomes.reference_means(metric) - intact
         total[metric] = float(values[0, -1] - intact)
-    return ShapleyResult(tuple(block.name for block in net.blocks), marginals, alone, total)
+    return ShapleyResult(tuple(block.name for block in net.blocks), marginals, alone, total, outcomes.meaning)
