@@ -66,6 +66,11 @@ class PathSquares(Draws):
         """(n+1,) the part of the sum of squared norms over all paths that those of each length hold."""
         return np.asarray(self.total / self.total.sum())
 
+    def effective_energy(self, mass: float = 0.95) -> Effective:
+        """The shortest range of lengths that holds `mass` of the energy: what the gradient would be of, if no path
+        interfered with another."""
+        return effective_range(self.energy, self.counts, mass)
+
     @property
     def variation(self) -> np.ndarray:
         """(n+1,) the coefficient of variation of one sweep's estimate of `total`; NaN where it is not known.
@@ -104,7 +109,7 @@ class PathSquares(Draws):
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a length: `length`, `rms` with its interval, `rms_magnitude`."""
+        """One row a length: `length`, `rms` with its interval, `rms_magnitude`, `energy`, `variation`."""
         low, high = self.rms_interval()
         return pd.DataFrame(
             {
@@ -113,6 +118,8 @@ class PathSquares(Draws):
                 "rms_low": low,
                 "rms_high": high,
                 "rms_magnitude": self.magnitude,
+                "energy": self.energy,
+                "variation": self.variation,
             }
         )
 
