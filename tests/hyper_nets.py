@@ -55,7 +55,13 @@ def one_write(w: Weights, x: Tensor, f: Callable[[Tensor], Tensor]) -> tuple[Ten
     return w.mix @ x, f(x.mean(1))[:, None].expand(-1, STREAMS, -1)
 
 
-SPELLINGS = {f.__name__: f for f in (matmul, einsum, one_product, transposed, batched, summed, one_write)}
+def residual(w: Weights, x: Tensor, f: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """The mixing as a change of the streams."""
+    mixed, written = matmul(w, x, f)
+    return x + mixed, written
+
+
+SPELLINGS = {f.__name__: f for f in (matmul, einsum, one_product, transposed, batched, summed, one_write, residual)}
 
 
 class Connection(nn.Module):

@@ -149,6 +149,30 @@ def test_blocks_run_twice(net: resect.Unraveled) -> None:
         net(IMAGES, net.intact.repeated(3))
 
 
+def test_blocks_are_left_out_with_their_skips(net: resect.Unraveled) -> None:
+    kept = [i for i in range(9) if i not in (3, 6)]  # those two change the shape
+    plan = plans.bypassed(net)
+    assert [label["block"] for label in plan.labels] == kept
+    check(net, plan, [lambda i=i: patched(net.model.blocks[i], lambda own: lambda x: x) for i in kept])
+    with pytest.raises(resect.ArrangementError, match=r"block 6 \(blocks.6\) cannot be bypassed: it changes the shape"):
+        net(IMAGES, net.intact.bypassed(6))
+
+
+def test_what_is_left_out_is_the_block_alone() -> None:
+    class Shrunk(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            return 0.5 * x + self.f(x)
+
+    model = Frame(Shrunk(), Shrunk()).eval()
+    net = resect.unravel(model, IMAGES)
+    with patched(model.body[0], lambda own: lambda x: x), torch.no_grad():
+        assert torch.equal(net(IMAGES, net.intact.bypassed(0)), model(IMAGES))
+    for grouped in (False, True):
+        parallel = resect.unravel(Frame(Parallel(grouped)), IMAGES)
+        with pytest.raises(resect.ArrangementError, match=r"cannot be bypassed: it shares the skip of block 0, with"):
+            parallel(IMAGES, parallel.intact.bypassed(1))
+
+
 def test_a_highway_block_runs_twice_and_without_its_carry() -> None:
     model = CUSTOM["highway"][0]().eval()
     net = resect.unravel(model, IMAGES)

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import resect
-from resect import LesionSettings, PathSettings, Task, plans
+from resect import LesionSettings, PathSettings, Samples, Task, plans
+from resect.jobs.evaluate import evaluate_networks
+from resect.models.specs import LoadedModel
+from resect.training.loop import train
+from resect.training.recipe import Recipe
 
 X = torch.randn(40, 5, generator=torch.Generator().manual_seed(1))
 
@@ -277,3 +281,30 @@ def test_anchors_find_their_positives(net: resect.Unraveled) -> None:
         single(net, [(X[:3], torch.tensor([1, 1, 7]))], task="contrastive")
     with pytest.raises(resect.DataError, match="there are 1 and a target is 1"):
         single(net, [(X[:3], torch.tensor([0, 1, -100]))], task="contrastive")
+
+
+def test_training_descends_the_loss_of_the_task(own_accelerate: None) -> None:
+    torch.manual_seed(0)
+    network, labels = Chain(), (X @ torch.randn(5, 4) > 0).float()
+    before = F.binary_cross_entropy_with_logits(network(X), labels).item()
+    recipe = Recipe(epochs=60, batch_size=40, learning_rate=0.1, shift=0)
+    trained = train(network, X, labels, recipe, task=Task.named("multi-label"))
+    curve = trained.progress.curve
+    assert curve[0]["loss"] == pytest.approx(before, rel=1e-5)
+    assert curve[-1]["loss"] < curve[0]["loss"] / 2 and curve[-1]["error"] < 0.2
+
+
+def test_networks_are_evaluated_by_the_error_of_their_task() -> None:
+    torch.manual_seed(0)
+    networks = [LoadedModel(Chain().eval(), name, None) for name in ("a", "b")]
+    values, labels = torch.randn(40, 4), (torch.randn(40, 4) > 0).float()
+    table = evaluate_networks(networks, Samples("values", X, values, None))
+    errors = [(network.module(X) - values).abs().mean(1) for network in networks]
+    assert table["error"].tolist() == pytest.approx([error.mean().item() for error in errors], rel=1e-5)
+    second = table.iloc[1]
+    assert second["difference"] == pytest.approx((errors[1] - errors[0]).mean().item(), rel=1e-4)
+    assert second["difference_low"] < second["difference"] < second["difference_high"] and np.isnan(second["p_value"])
+    table = evaluate_networks(networks, Samples("labels", X, labels, None))
+    wrong = [((network.module(X) > 0) != (labels > 0.5)).float().mean().item() for network in networks]
+    assert table["error"].tolist() == pytest.approx(wrong, rel=1e-5)
+    assert (table["error_low"] < table["error"]).all() and (table["error"] < table["error_high"]).all()

@@ -11,7 +11,7 @@ ResectError
     │   └── DamagedError                a file of a finished run is missing or cannot be read
     └── AccuracyError                   a result that its own check refutes
 
-ResectWarning (a UserWarning) says what was mended, and went on.
+ResectWarning (a UserWarning) says what was mended, and went on; a DoubtfulWarning what was probably not meant.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ class ResectError(Exception):
 
 class ResectWarning(UserWarning):
     """Something was wrong and is mended: a damaged file, whose work is done again."""
+
+
+class DoubtfulWarning(ResectWarning):
+    """Data or outputs can be measured, but are probably not what was meant."""
 
 
 class InputError(ResectError, ValueError):

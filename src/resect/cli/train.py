@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from resect.cli._options import SEED, Decorated, arguments_option, normalize_option, quiet_option, whole
+from resect.cli._options import SEED, Decorated, arguments_option, normalize_option, quiet_option, task_option, whole
 from resect.cli._process import when_interrupted
 from resect.cli._terminal import console
 from resect.data.names import require_data_spec
@@ -59,6 +59,7 @@ def recipe_options(function: Decorated) -> Decorated:
 @arguments_option("E.g. width=32; repeatable.")
 @click.option("--data", metavar="SPEC", help="What to train on; the recipe's by default.")
 @click.option("--test-data", metavar="SPEC", help="What to test on, where the data have no test split of their own.")
+@task_option
 @normalize_option("none or imagenet. auto: the data's own.")
 @click.option("--out", type=click.Path(path_type=Path), help="Weights to write; MODEL-DATA.safetensors by default.")
 @click.option(
@@ -91,6 +92,7 @@ def train(recipe: str, out: Path | None, quiet: bool, **options: Any) -> None:
     from rich.progress import Progress
 
     from resect.jobs.train import TrainJob
+    from resect.measuring.meaning import Meaning
 
     job = TrainJob.from_options(recipe, out, options)
     terminal = console(stderr=True)
@@ -104,8 +106,10 @@ def train(recipe: str, out: Path | None, quiet: bool, **options: Any) -> None:
         took = (
             "trained before; nothing was done again" if before else f"{card.environment['seconds']:.0f} s of training"
         )
-        error, samples = card.found["test_error"], card.found["test_samples"]
-        terminal.print(f"Wrote {job.out}: test error {error:.2%} on {samples} samples, {took}.", soft_wrap=True)
+        samples, meaning = card.found["test_samples"], Meaning.of(card.found)
+        error = f"{card.found['test_error']:.2%}" if meaning.rate else meaning.value(card.found["test_error"])
+        said = f"Wrote {job.out}: test {meaning.error} {error} on {samples} samples, {took}."
+        terminal.print(said, soft_wrap=True)
 
 
 def _refuse(recipe: str, model: str | None, *data: str | None) -> None:

@@ -19,14 +19,16 @@ _LEGIBLE = 9  # letters, to which a name may be cut
 _NUMBERS = 105  # points, of the numbers beside a path
 
 
-def shapley(table: pd.DataFrame, metric: str = "error", ax: Axes | None = None) -> Axes:
+def shapley(table: pd.DataFrame, metric: str = "error", ax: Axes | None = None, *, unit: str | None = None) -> Axes:
     """What each block contributes to a metric, with intervals, and what deleting the block alone costs.
 
     Args:
         table: `block`, and of the metric its Shapley value, `..._low`, `..._high` and `..._alone`.
+        unit: of the metric; None for an error rate in points, a loss in nats, and all else as it is.
     """
     ax = axes_or_new(ax)
-    scale, unit = (100, "points of error") if metric == "error" else (1, "nats" if metric == "loss" else metric)
+    scale = 100 if metric == "error" and unit is None else 1
+    unit = unit or {"error": "points of error", "loss": "nats"}.get(metric, metric)
     value, low, high, alone = (table[f"{metric}{end}"] * scale for end in ("", "_low", "_high", "_alone"))
     ax.bar(table["block"], value, color=BLUE, width=0.75)
     words = [("■ Shapley value", BLUE), ("– deleted alone", INK)]

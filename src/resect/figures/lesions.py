@@ -1,11 +1,13 @@
 """What deleting, repeating and reordering blocks does (paper, Figures 3 and 5).
 
 Tables are those of a lesion result: one row a lesion, with its labels, its `error`, and what else a figure says it
-needs. Errors are fractions of 1 and drawn in percent. `intact` is the error of the intact network, `chance` that of
-always naming the commonest class.
+needs. Errors are fractions of 1 and drawn in percent, unless a `Measure` says what they are instead. `intact` is the
+error of the intact network, `chance` that of always naming the commonest class.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -30,17 +32,55 @@ _BY_ROW = {
 }  # titles of other plans
 
 
-def by_plan(plan: str, table: pd.DataFrame, intact: float, ax: Axes | None = None) -> Axes:
+@dataclass(frozen=True)
+class Measure:
+    """What is drawn as the error.
+
+    Attributes:
+        name: of it.
+        rate: it is a fraction, drawn in percent of 0 to 100; anything else as it is.
+    """
+
+    name: str = "error"
+    rate: bool = True
+
+    @property
+    def factor(self) -> int:
+        """What values are multiplied by to be drawn."""
+        return 100 if self.rate else 1
+
+    @property
+    def label(self) -> str:
+        """Of the axis."""
+        return f"{self.name} (%)" if self.rate else self.name
+
+    def said(self, value: float) -> str:
+        """A value as a label has it."""
+        return percent(value) if self.rate else f"{value:.3g}"
+
+
+ERROR = Measure()
+
+
+def with_error(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of a task that has a loss alone, with the loss in the place of the error."""
+    if "error" in table:
+        return table
+    ends = {f"loss_change{end}": f"damage{end}" for end in ("", "_low", "_high")}
+    return table.rename(columns={"loss": "error", **ends})
+
+
+def by_plan(plan: str, table: pd.DataFrame, intact: float, ax: Axes | None = None, measure: Measure = ERROR) -> Axes:
     """The figure that suits a plan, by its name; of pairs, `interaction` shows more."""
     if plan == "random":
-        return random(table, intact, ax=ax)
+        return random(table, intact, ax=ax, measure=measure)
     if plan == "shuffled":
-        return reorderings(table, intact, ax=ax)
+        return reorderings(table, intact, ax=ax, measure=measure)
     if plan == "windows":
-        return windows(table, ax)
+        return windows(table, ax, measure)
     row = "arrangement" if plan == "explicit" else "lesion"
     title, label = BY_BLOCK.get(plan, (_BY_ROW.get(plan, plan), f"{row} (row of the table)"))
-    return deletions(table, intact, title=title, label=label, ax=ax)
+    return deletions(table, intact, title=title, label=label, ax=ax, measure=measure)
 
 
 def deletions(
@@ -51,6 +91,7 @@ def deletions(
     title: str = "",
     label: str = BY_BLOCK["single"][1],
     ax: Axes | None = None,
+    measure: Measure = ERROR,
 ) -> Axes:
     """Error of every lesion, on a scale of its own: 0 to what the worst needs.
 
@@ -61,24 +102,24 @@ def deletions(
     """
     ax = axes_or_new(ax, height=3.9)
     where = bar_places(table)
-    _bars(ax, table, where, BLUE)
-    ends = _interval(table)
-    highest = np.nanmax([intact * 100, *table["error"] * 100, *(ends[1] if ends else ())])
-    top = _top(float(highest), chance)
+    _bars(ax, table, where, BLUE, measure=measure)
+    ends, factor = _interval(table, measure), measure.factor
+    highest = np.nanmax([intact * factor, *table["error"] * factor, *(ends[1] if ends else ())])
+    top = _top(float(highest), chance) if measure.rate else float(highest) * 1.25 or 1.0
     entries = []
     if ends:
         ax.vlines(where, *ends, color=BAR_GREY, linewidth=1.3)
         entries.append(("| 95 % interval of the change", GREY))
     if "downsampling" in table and table["downsampling"].any():
         marked = table["downsampling"].to_numpy(bool)
-        reached = np.fmax(table["error"] * 100, ends[1]) if ends else table["error"] * 100
+        reached = np.fmax(table["error"] * factor, ends[1]) if ends else table["error"] * factor
         ax.plot(where[marked], reached[marked] + top * 0.03, "v", color=ORANGE, markersize=5)
         entries.append(("▼ downsampling", ORANGE))
     if chance is not None and chance * 100 > top:
         entries.append((f"chance, {percent(chance)}, lies above", GREY))
-    ax.set(xlabel=label, ylabel="error (%)", ylim=(0, top))
+    ax.set(xlabel=label, ylabel=measure.label, ylim=(0, top))
     head(ax, title, entries)
-    _reference_errors(ax, intact, chance, top)
+    _reference_errors(ax, intact, chance, top, measure)
     return ax
 
 
@@ -107,19 +148,22 @@ def control(
     return ax
 
 
-def _bars(ax: Axes, table: pd.DataFrame, where: np.ndarray, colour: str, width: float = 0.8) -> None:
+def _bars(
+    ax: Axes, table: pd.DataFrame, where: np.ndarray, colour: str, width: float = 0.8, measure: Measure = ERROR
+) -> None:
     down = table["downsampling"] if "downsampling" in table else [False] * len(table)
     colours = [ORANGE if marked else colour for marked in down]
-    ax.bar(where, table["error"] * 100, color=colours, width=width if len(table) <= 100 else 1.0)
+    ax.bar(where, table["error"] * measure.factor, color=colours, width=width if len(table) <= 100 else 1.0)
     block_axis(ax, where.tolist())
 
 
-def _interval(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
-    """(low, high) of every error, in percent: those of the damage, moved to where the error is."""
+def _interval(table: pd.DataFrame, measure: Measure) -> tuple[np.ndarray, np.ndarray] | None:
+    """(low, high) of every error, as it is drawn: those of the damage, moved to where the error is."""
     if "damage_low" not in table:
         return None
-    low, high = ((table["error"] + table[f"damage_{end}"] - table["damage"]) * 100 for end in ("low", "high"))
-    return np.clip(low.to_numpy(float), 0, 100), np.clip(high.to_numpy(float), 0, 100)
+    low, high = (table["error"] + table[f"damage_{end}"] - table["damage"] for end in ("low", "high"))
+    most = 100 if measure.rate else np.inf
+    return tuple(np.clip(end.to_numpy(float) * measure.factor, 0, most) for end in (low, high))
 
 
 def _top(error: float, chance: float | None) -> float:
@@ -130,44 +174,61 @@ def _top(error: float, chance: float | None) -> float:
     return min(113.0, top)
 
 
-def _whole_scale(ax: Axes, intact: float, chance: float | None) -> None:
+def _whole_scale(ax: Axes, intact: float, chance: float | None, measure: Measure = ERROR) -> None:
     """An error axis from 0 to 100 %, with room above for a label, and the errors of reference."""
-    ax.set(ylabel="error (%)", ylim=(0, 110), yticks=range(0, 101, 20))
-    _reference_errors(ax, intact, chance, 110)
+    if measure.rate:
+        ax.set(ylabel=measure.label, ylim=(0, 110), yticks=range(0, 101, 20))
+    else:
+        ax.set(ylabel=measure.label, ylim=(0, None))
+    _reference_errors(ax, intact, chance, ax.get_ylim()[1], measure)
 
 
-def _reference_errors(ax: Axes, intact: float, chance: float | None, top: float) -> None:
+def _reference_errors(ax: Axes, intact: float, chance: float | None, top: float, measure: Measure) -> None:
     """The intact error and chance, the latter where the axis reaches it; one label where both would collide."""
-    label = f"intact {percent(intact)}"
+    label = f"intact {measure.said(intact)}"
     if chance is not None and chance * 100 <= top:
         together = abs(chance - intact) * 100 < top * 0.08
         reference_line(ax, chance * 100, f"chance {percent(chance)}" + (f", {label}" if together else ""))
         label = "" if together else label
-    reference_line(ax, intact * 100, label)
+    reference_line(ax, intact * measure.factor, label)
 
 
 def random(
-    table: pd.DataFrame, intact: float, chance: float | None = None, *, unit: str = "block", ax: Axes | None = None
+    table: pd.DataFrame,
+    intact: float,
+    chance: float | None = None,
+    *,
+    unit: str = "block",
+    ax: Axes | None = None,
+    measure: Measure = ERROR,
 ) -> Axes:
     """Error by the number of blocks `deleted` at random: every deletion, the mean and the middle half."""
     ax = axes_or_new(ax)
-    errors = table.groupby("deleted")["error"]
-    quartiles, mean = errors.quantile(np.array([0.25, 0.75])).unstack() * 100, errors.mean() * 100
+    drawn = table["error"] * measure.factor
+    errors = drawn.groupby(table["deleted"])
+    quartiles, mean = errors.quantile(np.array([0.25, 0.75])).unstack(), errors.mean()
     ax.fill_between(mean.index, quartiles[0.25], quartiles[0.75], color=PALE_BLUE, linewidth=0)
-    ax.plot(table["deleted"], table["error"] * 100, ".", color=BLUE, alpha=0.4, markersize=4, markeredgewidth=0)
+    ax.plot(table["deleted"], drawn, ".", color=BLUE, alpha=0.4, markersize=4, markeredgewidth=0)
     ax.plot(mean.index, mean, color=BLUE, linewidth=2, marker="o", markersize=3)
     head(ax, "", [("● one deletion", "#6b93bd"), ("■ middle half", "#8fb2d6"), ("—  mean", BLUE)])
     most = int(table["deleted"].max())
     ax.set(xlabel=f"{unit}s deleted at random", xlim=(0, most + max(0.5, most * 0.02)))
     whole_numbers(ax)
-    _whole_scale(ax, intact, chance)
+    _whole_scale(ax, intact, chance, measure)
     return ax
 
 
-def reorderings(table: pd.DataFrame, intact: float, chance: float | None = None, *, ax: Axes | None = None) -> Axes:
+def reorderings(
+    table: pd.DataFrame,
+    intact: float,
+    chance: float | None = None,
+    *,
+    ax: Axes | None = None,
+    measure: Measure = ERROR,
+) -> Axes:
     """Error by the `kendall_tau` of the blocks' order, from the intact order, 1, down."""
     ax = axes_or_new(ax)
-    tau, error = table["kendall_tau"].to_numpy(float), table["error"].to_numpy(float) * 100
+    tau, error = table["kendall_tau"].to_numpy(float), table["error"].to_numpy(float) * measure.factor
     ax.plot(tau, error, "o", color=BLUE, alpha=0.4, markersize=4.5, markeredgewidth=0)
     before = np.array([(tau > value).sum() for value in tau])  # equal ones stay together
     tenth = before * 10 // len(tau) if len(np.unique(tau)) > 10 else before
@@ -181,17 +242,23 @@ def reorderings(table: pd.DataFrame, intact: float, chance: float | None = None,
     width = max(1 - float(tau.min()), 0.01)
     ax.set_xlim(1 + width * 0.02, 1 - width * 1.04)
     ax.set_xlabel("Kendall tau of the order of the blocks (1 = intact order)")
-    _whole_scale(ax, intact, chance)
+    _whole_scale(ax, intact, chance, measure)
     return ax
 
 
-def windows(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def windows(table: pd.DataFrame, ax: Axes | None = None, measure: Measure = ERROR) -> Axes:
     """`damage` by the first block (`start`) and the number (`length`) of consecutive blocks deleted."""
     ax = axes_or_new(ax, height=4.2)
     grid = np.full((int(table["length"].max()), int(table["start"].max()) + 1), np.nan)
-    grid[table["length"] - 1, table["start"]] = table["damage"] * 100
+    grid[table["length"] - 1, table["start"]] = table["damage"] * measure.factor
     extent = (-0.5, grid.shape[1] - 0.5, 0.5, grid.shape[0] + 0.5)
-    heat_map(ax, grid, "growth of the error (points)", aspect="auto", extent=extent)
+    heat_map(
+        ax,
+        grid,
+        "growth of the error (points)" if measure.rate else f"growth of the {measure.name}",
+        aspect="auto",
+        extent=extent,
+    )
     ax.set(xlabel="first block deleted (its index)", ylabel="consecutive blocks deleted")
     whole_numbers(ax)
     whole_numbers(ax, "y")

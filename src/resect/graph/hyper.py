@@ -78,6 +78,8 @@ def _mixed(skip: Node, reach: Reach) -> tuple[list[Node], tuple[Node, Node], int
     """The nodes from `skip` back to the product that it is, its two operands, and over how many values it sums."""
     nodes = list(_chain(skip, reach))
     product = nodes[-1]
+    if op_name(product) == "add":
+        return _residual(nodes, reach)
     if op_name(product) == "sum" and isinstance(product.args[0], Node) and op_name(product.args[0]) == "mul":
         nodes.append(product.args[0])
         size = _numel(nodes[-1]) // max(_numel(product), 1)
@@ -87,6 +89,16 @@ def _mixed(skip: Node, reach: Reach) -> tuple[list[Node], tuple[Node, Node], int
         return None
     operands = nodes[-1].all_input_nodes
     return (nodes, (operands[0], operands[1]), size) if len(operands) == 2 and size > 1 else None
+
+
+def _residual(nodes: list[Node], reach: Reach) -> tuple[list[Node], tuple[Node, Node], int] | None:
+    """The same for a mixing that is written as x + H x."""
+    terms = reach.dependents(nodes[-1])
+    for product, streams in (terms, terms[::-1]) if len(terms) == 2 else ():
+        mixed = _mixed(product, reach) if op_name(product) != "add" else None
+        if mixed and any(not {*_chain(operand, reach)}.isdisjoint(_chain(streams, reach)) for operand in mixed[1]):
+            return [*nodes, *mixed[0]], *mixed[1:]
+    return None
 
 
 def _chain(node: Node, reach: Reach) -> Iterator[Node]:
@@ -103,9 +115,9 @@ def _numel(node: Node) -> int:
 
 def _summed(product: Node) -> int:
     """Over how many values each entry of a product of two tensors is summed."""
-    shapes = [hint_shape(operand) or () for operand in product.all_input_nodes]
+    shapes = [hint_shape(operand) or (0,) for operand in product.all_input_nodes]
     if op_name(product) != "einsum":
-        return shapes[product.all_input_nodes.index(product.args[0])][-1] if shapes[0] else 0  # type: ignore[arg-type]
+        return shapes[0][-1]
     terms, _, output = str(product.args[0]).replace(" ", "").partition("->")
     sizes: dict[str, int] = {}
     for term, shape in zip(terms.split(","), shapes, strict=False):
@@ -147,12 +159,8 @@ def _read(streams: Node, written: Node, size: int, reach: Reach) -> Node | None:
     """The sum of the streams through which all of them reach the layer."""
     region = reach.between(streams, written)
     for node in reach.nodes(region):
-        once = _numel(node) * size == _numel(streams)
-        if (
-            once
-            and _is_read(node, streams, reach)
-            and not region & ~(reach.between(streams, node) | reach.between(node, written))
-        ):
+        beside = region & ~(reach.between(streams, node) | reach.between(node, written))
+        if not beside and _numel(node) * size == _numel(streams) and _is_read(node, streams, reach):
             return node
     return None
 

@@ -75,10 +75,12 @@ def find_joins(captured: Capture, reach: Reach) -> tuple[list[Join], list[Reject
                 reasons[node] = reason
             continue
         verdict = _judge(node, *operands, reach, joins)
-        if isinstance(verdict, Join):
-            joins[node] = verdict
-        else:
+        if isinstance(verdict, str):
             reasons[node] = verdict
+            continue
+        joins[node] = verdict
+        if verdict.hyper and joins.pop(verdict.skip, None):
+            reasons[verdict.skip] = _MIXING
     _drop_nested(joins, reasons, reach)
     blocks = [term for join in joins.values() for term in _split(join, reasons, reach)]
     rejected = [Rejected(node.name, module_of(node), reason) for node, reason in reasons.items()]
@@ -135,6 +137,7 @@ _ONE_OPERATOR = "both operands come over ways with a non-linearity: a sum of two
 _ALL_LINEAR = "neither way has a non-linearity: a sum of linear maps, without a branch"
 _NO_PARAMETERS = "no parameters lie on the way from one operand to the other"
 _OTHER_PARTS = "the operands come from other parts of one value, each over weights: a sum of two heads"
+_MIXING = "the mixing of a hyper-connection, whose block is the addition of what is written back"
 _SUBTRACTED = "the skip would be subtracted or scaled"
 _NO_WEIGHTS_NESTED = "part of the branch of a block: it holds no weights that mix"
 _PARTIAL_NESTED = "part of the branch of a block: it adds other channels than its own branch reads"
@@ -144,6 +147,8 @@ _REASONS = [_NOT_RELATED, _ONE_OPERATOR, _OTHER_PARTS, _ALL_LINEAR, _NO_PARAMETE
 
 def _judge_ordered(node: Node, skip: Node, branch: Node, reach: Reach, joins: dict[Node, Join]) -> Join | str:
     """The same for `node` = `skip` + `branch`."""
+    if skip in joins and not reach.is_ancestor(skip, branch) and (join := _hyper(node, skip, branch, reach)):
+        return join
     root = _skip_root(skip, joins)
     base = root if reach.is_ancestor(root, branch) else _unscaled(root, reach)
     if reach.is_ancestor(base, branch):
@@ -154,11 +159,16 @@ def _judge_ordered(node: Node, skip: Node, branch: Node, reach: Reach, joins: di
     if gated is not None:
         signal, carry = gated
         return Join(node, "gated", skip, branch, node, (signal,), signal, SkipFactor(carry, (skip,)))
+    return _hyper(node, skip, branch, reach) or _judge_projection(node, skip, root, branch, reach)
+
+
+def _hyper(node: Node, skip: Node, branch: Node, reach: Reach) -> Join | None:
+    """The join of a hyper-connection."""
     hyper = hyper_connection(node, skip, branch, reach)
-    if hyper is not None:
-        factor = hyper.mixing if reach.is_dependent(hyper.mixing.value) else None
-        return Join(node, "hyper", skip, branch, node, (hyper.streams,), skip, factor, hyper)
-    return _judge_projection(node, skip, root, branch, reach)
+    if hyper is None:
+        return None
+    factor = hyper.mixing if reach.is_dependent(hyper.mixing.value) else None
+    return Join(node, "hyper", skip, branch, node, (hyper.streams,), skip, factor, hyper)
 
 
 def _skip_root(skip: Node, joins: dict[Node, Join]) -> Node:

@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from resect.errors import DataError
 from resect.graph.capture import Capture
+from resect.graph.ops import VIEWS, op_name
 
 IGNORED = -100  # targets that count for nothing, as torch and transformers mark them
 
@@ -71,6 +72,15 @@ def _shape(tensor: Tensor) -> str:
 
 def _part(entry: Any) -> str:
     return str(next(getattr(entry, name) for name in ("key", "idx", "name") if hasattr(entry, name)))
+
+
+def squashed_by(captured: Capture, output: str | None = None) -> str | None:
+    """ "softmax" or "sigmoid" if the scored output is made by one; None else, of a log-softmax, too."""
+    node = scored_output(captured, output)
+    while op_name(node) in VIEWS and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    name = op_name(node).lstrip("_")
+    return name if name in ("softmax", "sigmoid") else None
 
 
 def scored_output(captured: Capture, output: str | None = None) -> Node:

@@ -209,9 +209,11 @@ class _Measured:
         return float(low[0]), float(high[0])
 
 
-def mean_error_and_loss(module: nn.Module, samples: Samples, batch_size: int = 500) -> tuple[float, float]:
-    """Error (fraction) and cross-entropy (nats) of a module in eval mode, means over samples."""
-    measured = _measure(LoadedModel(module, "", None), samples, batch_size, silent("", 0), LOCAL, CLASSIFICATION)
+def mean_error_and_loss(
+    module: nn.Module, samples: Samples, batch_size: int = 500, task: Task = CLASSIFICATION
+) -> tuple[float, float]:
+    """Error (fraction) and cross-entropy (nats), or those of the task, of a module in eval mode, means over samples."""
+    measured = _measure(LoadedModel(module, "", None), samples, batch_size, silent("", 0), LOCAL, task)
     return float(measured.errors.mean(dtype=float)), float(measured.losses.mean(dtype=float))
 
 

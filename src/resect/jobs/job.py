@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ import pandas as pd
 
 from resect.data import Samples
 from resect.engines.local import Local
+from resect.errors import DoubtfulWarning
 from resect.jobs.asked import Asked
 from resect.jobs.environment import environment
 from resect.network.unraveled import Unraveled
@@ -84,10 +86,21 @@ class Job(Asked, ABC):
         subject = self.prepare(lab)
         if lab.folder and (record := lab.folder.finished(subject.made_of)):
             return record
-        answer = self.answer(subject, lab)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            answer = self.answer(subject, lab)
+        doubts: dict[str, None] = {}  # once each, as the record has them
+        registry: dict[Any, Any] = {}
+        for warning in heard:
+            if issubclass(warning.category, DoubtfulWarning):
+                doubts[str(warning.message)] = None
+            else:
+                warnings.warn_explicit(
+                    warning.message, warning.category, warning.filename, warning.lineno, registry=registry
+                )
         made_with = environment() | {"seconds": time.perf_counter() - started}
         made_of, command = subject.made_of, self.command()
-        found = {**answer.found, "warnings": answer.warnings}
+        found = {**answer.found, "warnings": (*answer.warnings, *doubts)}
         record = Record(self.verb, self.asked(), made_of, made_with, command, found, answer.tables)
         if lab.folder:
             lab.folder.open()

@@ -18,6 +18,7 @@ from resect.data.normalization import plain_normalization
 from resect.errors import DataError, InputError
 from resect.jobs.asked import PathsAsked
 from resect.jobs.job import Answer, Job, Lab, Subject
+from resect.measuring.batches import batches_of
 from resect.network.unraveled import Unraveled
 from resect.paths.energy import path_energy
 from resect.paths.fair import NODES, fair_shares
@@ -72,6 +73,7 @@ class PathsJob(PathsAsked, Job):
             AccuracyError: a result fails its own check.
         """
         bench = _Bench(subject.net, list(subject.samples.batches(self.batch_size)), self, lab)
+        first = next(batches_of(bench.data, subject.net, self.task))
         spectrum = bench.measure(path_spectrum, "exact shares", max_length=self.max_length)
         through = bench.measure(participation, "shares through blocks", 2, pairs=self.pairs)
         draws = bench.measure(sample_paths, "sampled single paths", draws=self.draws) if self.draws else None
@@ -98,6 +100,7 @@ class PathsJob(PathsAsked, Job):
             tables["strongest"] = paths.table
         if self.checkpoints:
             tables["training"] = bench.over_training(checkpoints_in(self.checkpoints))
+        found["task"] = first.task.meaning(first.targets).as_dict()
         found["normalization"] = plain_normalization(subject.samples)
         return Answer(found, tables, subject.warnings)
 

@@ -16,6 +16,7 @@ from resect.errors import InputError
 from resect.jobs.answers import answer_depth, answer_ensemble, answer_gradient, multiplicity_row
 from resect.jobs.asked import DATA, MODEL, StudyAsked
 from resect.jobs.findings import Answers, PlainControl, StudySubject
+from resect.jobs.fit import require_fit
 from resect.jobs.job import Answer, Job, Lab, Subject, Track, digest_of, silent
 from resect.jobs.paths import lengths_table
 from resect.jobs.source import Source, slug, split_spec
@@ -195,6 +196,11 @@ class _Loader:
         """All of them."""
         job, source = self.job, self.job.source
         main = self._subject(source, plain=job.plain)
+        if not (task := require_fit(main.net.model, main.samples)).classes:
+            raise InputError(
+                f"a study asks for errors of classes, but the targets of {main.samples.name} are of {task.name}. "
+                "resect lesion and resect paths take them."
+            )
         control = self._subject(source.beside(job.control), plain=True) if job.control else None
         beside = tuple(self._subject(source.beside(text), plain=False) for text in job.beside)
         names = (source.model, *([job.control] if job.control else []), *job.beside)

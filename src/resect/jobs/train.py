@@ -22,6 +22,10 @@ from resect.jobs.environment import environment
 from resect.jobs.evaluate import mean_error_and_loss
 from resect.jobs.fit import placed, require_fit
 from resect.jobs.source import slug
+from resect.measuring.items import Item
+from resect.measuring.meaning import require_task
+from resect.measuring.targets import prepared
+from resect.measuring.tasks import CLASSIFICATION, Task
 from resect.models.names import SHIPPED, Value, bare_name
 from resect.models.specs import card_beside, load_model
 from resect.runs import lock
@@ -47,6 +51,7 @@ class TrainJob:
         test_data: the data spec of other samples to test on.
         history: a folder for the weights before training and after every epoch, epoch-0.safetensors and so on.
         logs: a folder for TensorBoard.
+        task: what the targets mean, by name; None to have it guessed.
     """
 
     model: str
@@ -61,6 +66,10 @@ class TrainJob:
     history: Path | None = None
     logs: Path | None = None
     save_every: float = Kept.every
+    task: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "task", require_task(self.task))
 
     @classmethod
     def from_options(cls, recipe: str, out: Path | None, options: Mapping[str, Any]) -> TrainJob:
@@ -131,6 +140,7 @@ class TrainJob:
             "test_data": self.test_data or self.data,
             "normalize": self.normalize,
             "recipe": self.recipe.as_dict(),
+            **({} if self.task is None else {"task": self.task}),
         }
 
     @property
@@ -169,6 +179,7 @@ class TrainJob:
                 if isinstance(value, bool)
                 else [f"--{option}", str(value)]
             )
+        words += ["--task", self.task] if self.task else []
         words += ["--device", self.device] if self.device != "cpu" else []
         return shlex.join([*words, "--out", self.out.name])
 
@@ -200,16 +211,23 @@ class TrainJob:
     def _train(self, watch: Watch | None) -> Record | None:
         samples, test = _splits(self.data, self.test_data, self.normalize)
         module = self._module(samples, test)
-        watch = replace(watch or Watch(), logs=self.logs, test=lambda: _tested(module, test))
+        task = require_fit(module, samples, self.task)
+        require_fit(module, test, task)
+        samples, test = (
+            replace(each, targets=prepared(Item(None, each.targets), None, task)) for each in (samples, test)
+        )
+        watch = replace(watch or Watch(), logs=self.logs, test=lambda: _tested(module, test, task))
         if self.history:
             history = _History(module, self.history, json.dumps(plain(self.asked), sort_keys=True))
             watch = replace(watch, epoch=history.keep, resume=history.require)
         kept = Kept(self.checkpoint, self.save_every, self.network)
         try:
-            trained = loop.train(module, samples.inputs, samples.targets, self.recipe, kept=kept, watch=watch)
+            trained = loop.train(
+                module, samples.inputs, samples.targets, self.recipe, task=task, kept=kept, watch=watch
+            )
             if not trained.main:
                 return None
-            card = self._written(module, trained, samples, test)
+            card = self._written(module, trained, samples, test, task)
             write_text(self.card, card.json())
         except OSError as error:
             if error.filename is None:  # no file of the training
@@ -232,19 +250,17 @@ class TrainJob:
             )
         if not any(parameter.requires_grad for parameter in module.parameters()):
             raise InputError(f"`model` must have parameters to train, but {self.spec} has none.")
-        require_fit(module, samples)
-        require_fit(module, test)
         return module
 
-    def _written(self, module: nn.Module, trained: Trained, samples: Samples, test: Samples) -> Record:
+    def _written(self, module: nn.Module, trained: Trained, samples: Samples, test: Samples, task: Task) -> Record:
         """Write the weights in half precision and measure them."""
         errors = {}
         if trained.scheduled and set(trained.scheduled.survival) != {1.0}:
-            errors["test_error_uncorrected"] = mean_error_and_loss(module, test)[0]
+            errors["test_error_uncorrected"] = mean_error_and_loss(module, test, task=task)[0]
             trained.scheduled.fold()
         save_weights(module, self.out, torch.float16)
         load_checkpoint(module, self.out)
-        error, loss = mean_error_and_loss(module, test)
+        error, loss = mean_error_and_loss(module, test, task=task)
         progress = trained.progress
         found = {
             "parameters": sum(parameter.numel() for parameter in module.parameters()),
@@ -255,6 +271,7 @@ class TrainJob:
             "normalization": plain_normalization(samples),
             "test_error": error,
             "test_loss": loss,
+            **({} if task == CLASSIFICATION else {"task": task.meaning(test.targets).as_dict()}),
             **errors,
             "precision": "float16",
             "processes": trained.processes,
@@ -271,8 +288,8 @@ def train(recipe: str = "digits", *, out: Path | str, **options: Any) -> Record:
     Args:
         recipe: "digits", "cifar10" or a YAML file.
         out: the safetensors file; an interrupted training goes on from the checkpoint beside it.
-        options: `model`, `model_args`, `data`, `normalize`, `test_data`, `history`, `logs`, `save_every`, `device`, and
-            any setting of a recipe, e.g. epochs=2; they go before the recipe's.
+        options: `model`, `model_args`, `task`, `data`, `normalize`, `test_data`, `history`, `logs`, `save_every`,
+            `device`, and any setting of a recipe, e.g. epochs=2; they go before the recipe's.
 
     Returns:
         The card, as a record.
@@ -317,8 +334,8 @@ class _History:
         return self.folder / f"epoch-{epoch}.safetensors"
 
 
-def _tested(module: nn.Module, test: Samples) -> dict[str, float]:
-    error, loss = mean_error_and_loss(module, test)
+def _tested(module: nn.Module, test: Samples, task: Task) -> dict[str, float]:
+    error, loss = mean_error_and_loss(module, test, task=task)
     return {"error": error, "loss": loss}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +13,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from resect.digest import tensors_digest
-from resect.errors import DataError
+from resect.errors import DataError, DoubtfulWarning
 from resect.graph.outputs import IGNORED
+from resect.measuring.doubts import doubts
 from resect.measuring.items import item_of
 from resect.measuring.targets import as_task, guessed, prepared, scored_shape
 from resect.measuring.tasks import CLASSIFICATION, PerSample, Task
@@ -55,12 +57,15 @@ class Batch:
         return digest if self.task == CLASSIFICATION else f"{digest} {self.task.key}"
 
 
-def batches_of(data: Batches, net: Unraveled | None = None, task: AnyTask = None) -> Iterator[Batch]:
+def batches_of(
+    data: Batches, net: Unraveled | None = None, task: AnyTask = None, *, seen: bool = False
+) -> Iterator[Batch]:
     """The batches of `data`, checked and numbered.
 
     Args:
         net: what they are for; it says how many inputs there are, and what its outputs look like.
         task: what the targets mean; None to have it guessed from those of the first batch.
+        seen: they gave batches before.
 
     Raises:
         InputError: there is no such task.
@@ -76,10 +81,15 @@ def batches_of(data: Batches, net: Unraveled | None = None, task: AnyTask = None
             shape = shape or (None if net is None else scored_shape(net, known.output if known else None))
             known = known or guessed(item, shape)
             batch = Batch(number, item.inputs, prepared(item, shape, known), known)
+            if number == 0 and net is not None:
+                for doubt in doubts(batch.inputs, batch.targets, known, net):
+                    warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
         if not len(batch):
             raise DataError("every batch of `data` must hold at least one sample, got an empty one.")
         counted = counted or bool((batch.targets != IGNORED).any())
         yield batch
+    if number < 0 and seen:
+        raise DataError("`data` gives no batches the second time that it is read; pass a list or a DataLoader.")
     if number < 0:
         once = " It is an iterator, which gives its batches once: pass a list or a DataLoader." * _once(data)
         raise DataError(f"`data` must hold at least one (inputs, targets) batch, got none.{once}")

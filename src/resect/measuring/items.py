@@ -49,7 +49,13 @@ def item_of(given: Any, net: Unraveled | None, *, pairs: bool = False) -> Item:
     if pairs and (item := _pair_of_inputs(given, net)):
         return item
     if isinstance(given, list) and given and all(map(_is_sample, given)):
-        given = default_collate([_named(sample) or tuple(sample) for sample in given])
+        try:
+            given = default_collate([_named(sample) or tuple(sample) for sample in given])
+        except (RuntimeError, TypeError, KeyError) as error:
+            raise DataError(
+                f"a batch that is a list of samples must have samples that can be stacked: {error}. Pad them, or "
+                "let a DataLoader's collate_fn do it."
+            ) from error
     named = _named(given)
     if named is not None:
         return _labelled(named, net)

@@ -61,6 +61,11 @@ class Meaning:
         """A difference of two of its values, without a unit: in percentage points where it is a rate."""
         return decimal(amount * 100) if self.rate and self.error else number(amount)
 
+    def unit(self, metric: str) -> str | None:
+        """The unit of "error" or "loss" where it is neither a rate nor nats; None else."""
+        own = {"error": "" if self.rate else self.error, "loss": "" if self.loss.endswith("nats") else self.loss}
+        return own.get(metric) or None
+
     @property
     def points(self) -> str:
         """The unit of a change, with a space before it."""

@@ -77,7 +77,8 @@ def chance_error(targets: np.ndarray) -> float | None:
 def check_targets(logits: Tensor, targets: Tensor) -> None:
     """Raise DataError unless `targets` fit `logits`."""
     if logits.ndim < 2 or tuple(logits.shape[:-1]) != tuple(targets.shape):
-        one_hot = " Of one-hot targets, take targets.argmax(-1)." if targets.shape == logits.shape else ""
+        same = targets.shape == logits.shape and bool((targets.float().sum(-1) == 1).all())
+        one_hot = " Of one-hot targets, take targets.argmax(-1)." if same else ""
         raise DataError(
             f"the targets must have the shape of the model's logits without their last dimension, "
             f"{tuple(logits.shape[:-1])}, got {tuple(targets.shape)}. Logits have shape {tuple(logits.shape)}.{one_hot}"
@@ -88,11 +89,17 @@ def check_targets(logits: Tensor, targets: Tensor) -> None:
 def check_classes(targets: Tensor, classes: int) -> None:
     """Raise DataError unless `targets` are classes below `classes`, or ignored."""
     if targets.is_floating_point() or targets.is_complex():
-        raise DataError(f"the targets must be integer classes, got {str(targets.dtype).removeprefix('torch.')}.")
+        raise DataError(
+            f"the targets must be integer classes, got {str(targets.dtype).removeprefix('torch.')}. Of classes, give "
+            "targets.long(); of values, the outputs must have their shape."
+        )
     counted = targets[targets != IGNORED]
     if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
         least, most = int(counted.min()), int(counted.max())
+        outside = set(counted[(counted < 0) | (counted >= classes)].tolist())
         why = "The data belong to another model."
+        if outside <= {-1, 255}:
+            why = f"If that marks what is ignored, give {IGNORED} there."
         if classes == 1:
             why = "A single output is a regression, or one label that is there or not: give float targets (B, 1)."
         elif (least, most) == (1, classes):

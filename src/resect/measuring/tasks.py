@@ -30,13 +30,14 @@ class Task:
 
     Attributes:
         name: of the task.
-        loss: (outputs, targets) -> (B,) floating-point, differentiable; what the model returns, or `output` of it.
+        loss: (outputs, targets) -> (B,) floating-point, differentiable; what the model returns, or `output` of it. Of
+            (B, ...), as torch's losses with reduction="none" give it, the mean of each sample is taken.
         error: (outputs, targets) -> (B,), the larger the worse; None for none.
         rate: the error is 0 or 1, so that its mean is an error rate.
         output: which of several outputs is meant, by name or place ("aux", "1"); None for `logits` or the first.
 
     Example:
-        >>> huber = resect.Task("huber", lambda out, y: F.huber_loss(out, y, reduction="none").mean(1))
+        >>> huber = resect.Task("huber", nn.HuberLoss(reduction="none"))
         >>> resect.lesion(net, data, plan, task=huber)
     """
 
@@ -115,10 +116,30 @@ class Task:
             DataError: shapes or classes do not fit, or a function of one's own gives something else.
         """
         scored = self.checked(outputs, targets)
-        error = None if self.error is None else one_each("error", self.error(scored, targets), len(targets))
+        error = (
+            None if self.error is None else one_each("error", self._called(self.error, scored, targets), len(targets))
+        )
         if error is not None and self.rate and self._own and not bool(((error == 0) | (error == 1)).all()):
             raise DataError(f"the error of {self.name} must be 0 or 1, as it is a rate. Make its Task with rate=False.")
-        return error, one_each("loss", self.loss(scored, targets), len(targets))
+        return error, one_each("loss", self.loss_of(scored, targets), len(targets))
+
+    def loss_of(self, scored: Any, targets: Tensor) -> Tensor:
+        """The loss of what `checked` gives; DataError if a function of one's own fails."""
+        return self._called(self.loss, scored, targets)
+
+    def _called(self, function: PerSample, scored: Any, targets: Tensor) -> Tensor:
+        try:
+            values = function(scored, targets)
+            each = self._own and isinstance(values, Tensor) and values.ndim > 1 and len(values) == len(targets)
+            return values.reshape(len(targets), -1).mean(1) if each else values  # of torch's losses, one a number
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+            if not self._own:
+                raise
+            said = " ".join(str(error).split())
+            raise DataError(
+                f"the task {self.name} must run on the model's outputs, {outputs_in_words(scored)}, and targets "
+                f"{tuple(targets.shape)}, but it says: {said}"
+            ) from error
 
     def checked(self, outputs: Any, targets: Tensor) -> Any:
         """`scored`, if the targets fit it; DataError if not, which names the other outputs."""
@@ -167,7 +188,8 @@ def one_each(what: str, values: Any, samples: int) -> Tensor:
     """Values of a function of one's own as (B,) float32; DataError unless it gives one a sample."""
     if not isinstance(values, Tensor) or tuple(values.shape) != (samples,):
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise DataError(f"the metric {what} must return one value a sample, a tensor ({samples},), got {got}.")
+        mean = " Of torch's losses, give reduction='none'." if got == () else ""
+        raise DataError(f"the metric {what} must return one value a sample, a tensor ({samples},), got {got}.{mean}")
     return values.float()
 
 

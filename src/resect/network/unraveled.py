@@ -320,7 +320,9 @@ class Unraveled:
     def __repr__(self) -> str:
         units = plural(len(self.blocks), "layer" if self.plain else "block")
         deep = "" if self.plain else f", {plural(self.layers, 'layer')}"
-        return f"<Unraveled {type(self.model).__name__}: {units}{deep}>"
+        differs = self.model.training and self.sliced.captured.mode == "eval"
+        other = "; runs as in eval mode, the model itself is in train mode" if differs else ""
+        return f"<Unraveled {type(self.model).__name__}: {units}{deep}{other}>"
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(type(self.model).__name__)}</p>{self.blocks._repr_html_()}"
@@ -363,4 +365,18 @@ def _check_leaf(entry: Input, leaf: Any) -> None:
     got = f"{tuple(leaf.shape)} {dtype_name(leaf.dtype)}" if isinstance(leaf, Tensor) else type(leaf).__name__
     raise InputError(
         f"`inputs` must have {entry.label} of shape {want} {dtype_name(dtype)} as the example has, got {got}."
+        f"{_mend(entry, leaf)}"
     )
+
+
+def _mend(entry: Input, leaf: Any) -> str:
+    """What makes a leaf fit, where that is plain."""
+    if not isinstance(leaf, Tensor):
+        return f" Give torch.as_tensor(..., dtype=torch.{dtype_name(entry.dtype)})." if hasattr(leaf, "dtype") else ""
+    if tuple(leaf.shape[1:]) == entry.shape[1:]:
+        return f" Give inputs.to(torch.{dtype_name(entry.dtype)})."
+    if leaf.ndim == 4 and (leaf.shape[3], *leaf.shape[1:3]) == entry.shape[1:]:
+        return " They have the channels last: give inputs.permute(0, 3, 1, 2)."
+    if tuple(leaf.shape) == entry.shape[1:]:
+        return " That is a single sample: give inputs[None]."
+    return ""

@@ -255,14 +255,15 @@ def scalar_of(of: Scalar, outputs: Any, targets: Tensor, task: Task = CLASSIFICA
     if not task.classes:
         if of != "loss":
             raise InputError(f"`of` must be 'loss' or a function where the task is {task.name}, got {of!r}.")
-        return _one_each(f"the loss of {task.name}", task.loss(scored, targets), targets)
+        return _one_each(f"the loss of {task.name}", task.loss_of(scored, targets), targets)
     return _of_classes(of, scored, targets)
 
 
 def _one_each(what: str, values: Any, targets: Tensor) -> Tensor:
     if not isinstance(values, Tensor) or values.shape != targets.shape[:1] or not values.is_floating_point():
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise InputError(f"{what} must give one number a sample, ({len(targets)},), got {got}.")
+        mean = " Of torch's losses, take reduction='none'." if got == () else ""
+        raise InputError(f"{what} must give one number a sample, ({len(targets)},), got {got}.{mean}")
     return values
 
 

@@ -156,6 +156,9 @@ def scores(net: Unraveled, data: Batches, *names: str, task: AnyTask = None, eng
     if unknown := [name for name in names if not isinstance(name, str) or name not in SCORES]:
         raise InputError(f"`names` must be of {', '.join(SCORES)}, got {unknown[0]!r}.")
     engine, batches = engine if engine.keeps else Local(Memory()), list(batches_of(data, net, task))
-    known = names or [name for name in SCORES if batches[0].task.error or name not in _OF_ERRORS]
+    lacking = _OF_ERRORS if batches[0].task.error is None else ()
+    if unknown := [name for name in names if name in lacking]:
+        raise InputError(f"`names` must be of scores that need no error, which the task has not, got {unknown[0]!r}.")
+    known = names or [name for name in SCORES if name not in lacking]
     chosen = {name: SCORES[name](net, batches, engine) for name in known}
     return Scores(tuple(block.name for block in net.blocks), chosen)

@@ -5,26 +5,30 @@ from __future__ import annotations
 import pandas as pd
 from rich.console import Console
 
+from resect.measuring.meaning import Meaning
 from resect.report.layout import print_table
 from resect.report.parts import say
 from resect.runs.record import Record
-from resect.words import count, decimal, percent, plural
+from resect.words import count, decimal, plural
 
 
 def show(record: Record, console: Console) -> None:
     """Print one row a network."""
-    networks = record.tables["networks"]
+    networks, meaning = record.tables["networks"], Meaning.of(record.found)
     samples = plural(int(networks["samples"][0]), "sample")
     rows = []
     for row in networks.to_dict("records"):
-        error = f"{percent(row['error'], 2)}\n{decimal(100 * row['error_low'])} to {decimal(100 * row['error_high'])}"
+        error = (
+            f"{meaning.value(row['error'])}\n{meaning.change(row['error_low'])} to {meaning.change(row['error_high'])}"
+        )
         cells = [row["model"], count(row["parameters"]), error, decimal(row["loss"], 3), "", ""]
         if pd.notna(row.get("difference")):
-            points = [decimal(100 * row[name]) for name in ("difference", "difference_low", "difference_high")]
-            cells[-2:] = [f"{points[0]}\n{points[1]} to {points[2]}", f"{row['p_value']:.2g}"]
+            points = [meaning.change(row[name]) for name in ("difference", "difference_low", "difference_high")]
+            p_value = f"{row['p_value']:.2g}" if pd.notna(row["p_value"]) else ""
+            cells[-2:] = [f"{points[0]}\n{points[1]} to {points[2]}", p_value]
         rows.append(cells)
-    headings = ("model", "parameters", "error", "loss", "to the first, points", "p")
-    title = f"Test error on {samples} of {record.asked['data']}, 95 % intervals"
+    headings = ("model", "parameters", meaning.error, "loss", f"to the first{',' * meaning.rate}{meaning.points}", "p")
+    title = f"Test {meaning.error} on {samples} of {record.asked['data']}, 95 % intervals"
     print_table(console, headings, rows, names=("model",), title=title)
     if "normalization" in networks:
         for how, alike in networks.groupby("normalization", sort=False):

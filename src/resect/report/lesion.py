@@ -11,6 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from resect.figures import carriers, ensembles, lesions, samples
+from resect.measuring.meaning import Meaning
 from resect.report.layout import least_width, print_table
 from resect.report.parts import Figures, save_figures, say
 from resect.runs.record import Record
@@ -30,15 +31,16 @@ def main_table(record: Record) -> pd.DataFrame:
 
 def show(record: Record, console: Console) -> None:
     """Print the table, its first rows if it is long, and the summary."""
-    rows = main_table(record)
+    rows, meaning = main_table(record), Meaning.of(record.found)
     columns = [str(name) for name in rows.columns if not str(name).endswith(("_low", "_high"))]
     columns = [name for name in columns if name not in ("name", "samples") or rows[name].nunique() > 1]
-    headings, names = [_HEADINGS.get(name, name.replace("_", " ")) for name in columns], {"name"} & set(columns)
+    called = {**_HEADINGS, "error": meaning.error}
+    headings, names = [called.get(name, name.replace("_", " ")) for name in columns], {"name"} & set(columns)
     shown, bracketed, bare = rows.head(_SHOWN).to_dict(orient="records"), _bracketed(columns, rows), []
-    cells = [[_cell(name, row, bracketed) for name in columns] for row in shown]
+    cells = [[_cell(name, row, bracketed, meaning) for name in columns] for row in shown]
     while bracketed and least_width(headings, cells, names) > console.width:
         bare.append(bracketed.pop().replace("_", " "))
-        cells = [[_cell(name, row, bracketed) for name in columns] for row in shown]
+        cells = [[_cell(name, row, bracketed, meaning) for name in columns] for row in shown]
     print_table(console, headings, cells, names=names)
     if bare:
         say(console, f"There is no room for the intervals of: {', '.join(bare)}. --format json and --out DIR have all.")
@@ -74,19 +76,19 @@ def _bracketed(columns: list[str], rows: pd.DataFrame) -> list[str]:
     return sorted((name for name in columns if f"{name}_low" in rows), key=lambda name: name != "damage")
 
 
-def _cell(name: str, row: dict[Any, Any], bracketed: list[str]) -> str:
+def _cell(name: str, row: dict[Any, Any], bracketed: list[str], meaning: Meaning) -> str:
     """A value, with its interval where there is one and room for it."""
     value = row[name]
     if not isinstance(value, float):
         return str(value)
-    text = _number(name, value)
+    text = _number(name, value, meaning)
     if name in bracketed and isfinite(row[f"{name}_low"]):
-        text += f" [{_number(name, row[f'{name}_low'])}, {_number(name, row[f'{name}_high'])}]"
+        text += " [" + ", ".join(_number(name, row[f"{name}{end}"], meaning) for end in ("_low", "_high")) + "]"
     return text
 
 
-def _number(name: str, value: float) -> str:
-    if name.startswith(_PERCENT):
+def _number(name: str, value: float, meaning: Meaning) -> str:
+    if name.startswith(_PERCENT) and (meaning.rate or not name.startswith(("error", "damage"))):
         return f"{round(value * 100, 1) + 0.0:.1f}"  # not -0.0
     return f"{value:.1e}" if name == "p_value" and value < 0.001 else f"{value:.3f}"
 
@@ -99,19 +101,22 @@ def draw(record: Record, folder: Path) -> Path:
 def _figures(record: Record) -> Figures:
     """Every figure that suits the plan."""
     tables, table, intact = record.tables, main_table(record), record.found["intact"]
+    meaning = Meaning.of(record.found)
+    measure = lesions.Measure(meaning.name, meaning.rate)
     if "ensembles" in tables:
         return {"ensemble": partial(ensembles.ensemble, table, record.found["removed"], intact["error"])}
     if "shapley" in tables:
-        return {"shapley": partial(carriers.shapley, table, next(iter(intact)))}
+        metric = next(iter(intact))
+        return {"shapley": partial(carriers.shapley, table, metric, unit=meaning.unit(metric))}
     plan, figures = record.found["plan"], {}
     if "interaction" in tables:
         metric = "loss" if "loss" in intact else next(iter(intact))
         figures[plan] = partial(lesions.interaction, tables["interaction"], metric, tables.get("saturated"))
     elif plan == "explicit" and "without" in record.tables["lesions"] and "error" in intact:
         title = f"deleted together: {record.tables['lesions']['without'][0]}"
-        figures[plan] = partial(lesions.deletions, table, intact["error"], title=title, label=_ROW)
+        figures[plan] = partial(lesions.deletions, table, intact["error"], title=title, label=_ROW, measure=measure)
     elif "error" in intact:
-        figures[plan] = partial(lesions.by_plan, plan, table, intact["error"])
+        figures[plan] = partial(lesions.by_plan, plan, table, intact["error"], measure=measure)
     if plan in lesions.BY_BLOCK and "flips" in tables:
         figures["flips"] = partial(samples.flips, table, tables["flips"])
         classes = tables["classes"].drop(columns="lesion")

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from resect.figures import carriers, paths
 from resect.figures.style import side_by_side
+from resect.measuring.meaning import CLASSIFIED, Meaning
 from resect.paths.measures import FEW_SAMPLES, Effective, interaction_of, most_tied
 from resect.report.layout import print_table
 from resect.report.parts import Figures, save_figures, say
@@ -59,6 +60,9 @@ def sentences(record: Record) -> list[str]:
     """What each part of the answers says."""
     numbers, whole = record.found, len(record.tables["lengths"]) - 1
     mass, size, all_known = f"{100 * numbers['mass']:g} %", numbers["multiplicity"], numbers["known"] == whole
+    meaning = Meaning.of(numbers)
+    other = meaning.task != CLASSIFIED.task and record.asked.get("of") == "loss"
+    told = [f"The gradient is that of the loss of {meaning.task}, the {meaning.loss}."] if other else []
     said = [f"The lengths told apart hold less than {mass} of the gradient; a longer --max-length may hold it."]
     if numbers["effective"]:
         effective = Effective(**numbers["effective"])
@@ -86,7 +90,7 @@ def sentences(record: Record) -> list[str]:
         said.append(f"Weighted within a length by the squared norms of the sampled paths, about {two_to(within)}.")
     if not all_known:
         said.append(f"All longer paths together: {percent(numbers['rest'])} of the gradient, exactly.")
-    return said + _carriers(record)
+    return said + told + _carriers(record)
 
 
 def _range_beside(numbers: Mapping[str, Any]) -> list[str]:

@@ -68,11 +68,12 @@ def lesion(
         raise InputError(
             f"`plan` must be made for this network of {len(net.blocks)} blocks, but is for one of {wrong[0]}."
         )
-    means = None
+    means, batches = None, batches_of(data, net, task)
     if plan.removal == "mean":
         data = again(data)
         means = branch_means(net, batches_of(data, net, task))
-    return _Run(net, plan, Sweep(settings, plan.removal, means), engine, progress).over(batches_of(data, net, task))
+        batches = batches_of(data, net, task, seen=True)
+    return _Run(net, plan, Sweep(settings, plan.removal, means), engine, progress).over(batches)
 
 
 @dataclass
@@ -149,5 +150,9 @@ def _check_intact(net: Unraveled, outcomes: Mapping[str, np.ndarray]) -> None:
     if all(np.isfinite(values[-1]).all() for values in outcomes.values()):
         return
     bad = [name for name, value in net.model.state_dict().items() if not torch.isfinite(value).all()]
-    cause = f"`{bad[0]}` holds NaN or infinity" if bad else "its weights are finite, so look at the inputs"
+    cause = (
+        f"`{bad[0]}` holds NaN or infinity"
+        if bad
+        else "its weights are finite, so look at the inputs, and at a loss of your own"
+    )
     raise CheckpointError(f"the intact network must give finite outputs, but its loss is not finite: {cause}.")

@@ -296,9 +296,12 @@ class LesionResult(Shown):
         from resect.figures import lesions
 
         if self.plan.name == "pairs":
-            saturated = self.saturated() if "error" in self.values else None
+            saturated = self.saturated() if "error" in self.values and self.meaning.rate else None
             return lesions.interaction(self.interaction(self.main_metric), self.main_metric, saturated, ax)
-        return lesions.by_plan(self.plan.name, self.table, self.intact_error, ax)
+        meaning = self.meaning
+        measure = lesions.Measure(meaning.name, meaning.rate and bool(meaning.error))
+        table = lesions.with_error(self.table)
+        return lesions.by_plan(self.plan.name, table, self.intact_mean(meaning.main), ax, measure)
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -104,7 +104,8 @@ class ShapleyResult(Shown):
         """Draw the values of the first metric with their intervals, beside single deletions; returns the axes."""
         from resect.figures import carriers
 
-        return carriers.shapley(self.table, next(iter(self.marginals)), ax)
+        metric = next(iter(self.marginals))
+        return carriers.shapley(self.table, metric, ax, unit=self.meaning.unit(metric))
 
 
 def shapley(

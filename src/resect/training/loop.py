@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from resect.digest import tensors_digest
 from resect.errors import CheckpointError, InputError, RunError
-from resect.graph.outputs import IGNORED, logits_of
+from resect.graph.outputs import IGNORED
+from resect.measuring.tasks import CLASSIFICATION, Task
 from resect.network.entrance import unravel
 from resect.network.scheduled import Scheduled
 from resect.seeds import generator_for, seeded
@@ -77,6 +78,7 @@ def train(
     targets: Tensor,
     recipe: Recipe,
     *,
+    task: Task = CLASSIFICATION,
     kept: Kept | None = None,
     watch: Watch | None = None,
 ) -> Trained:
@@ -85,7 +87,8 @@ def train(
 
     Args:
         inputs: (N, ...) what the module takes, on the CPU; images are (N, C, H, W) float.
-        targets: (N,) or (N, L) int64 classes; -100 is ignored.
+        targets: (N,) or (N, L) int64 classes; -100 is ignored; or what else the task takes.
+        task: whose loss is descended.
         kept: where a checkpoint is written; if it exists, training goes on from it, on the CPU to weights
             bit-identical to an uninterrupted run on the same machine and threads. The global random state is left
             alone.
@@ -96,11 +99,14 @@ def train(
         RunError: the checkpoint is damaged, or was made with another recipe, network or data.
     """
     with seeded(recipe.seed):
-        return _Training(module, inputs, targets, recipe, watch or Watch()).run(kept or Kept())
+        return _Training(module, inputs, targets, recipe, watch or Watch(), task).run(kept or Kept())
 
 
 class _Training:
-    def __init__(self, module: nn.Module, inputs: Tensor, targets: Tensor, recipe: Recipe, watch: Watch) -> None:
+    def __init__(
+        self, module: nn.Module, inputs: Tensor, targets: Tensor, recipe: Recipe, watch: Watch, task: Task
+    ) -> None:
+        self.task = task
         self.inputs, self.targets, self.recipe, self.watch = inputs, targets, recipe, watch
         self.augment = Augmentation.of(recipe, inputs)
         self.accelerator = _accelerator(next(module.parameters()).device, recipe.schedule != "full", watch.logs)
@@ -210,7 +216,7 @@ class _Training:
             self.watch.epoch(0)
 
     def _step(self, step: int) -> Tensor:
-        """Descend the mean cross-entropy of one batch; return this process's summed loss, wrong answers, answers."""
+        """Descend the mean loss of one batch; return this process's summed loss, wrong answers, answers."""
         epoch, within = divmod(step, len(self.batches))
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         if epoch != self.shuffled:
@@ -220,22 +226,31 @@ class _Training:
         share = slice(rank, None, processes)
         draws = generator_for(self.recipe.seed, "augmentation", step)
         images = self.augment(self.inputs[chosen], draws, share).to(self.device, memory_format=self._format)
-        wanted = self.targets[chosen][share].to(self.device).reshape(-1)
+        wanted = self.targets[chosen][share].to(self.device)
         torch.manual_seed(generator_for(self.recipe.seed, f"dropout {rank}", step).initial_seed())
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             outputs = self.model(images)
-        logits = logits_of(outputs).float()
-        logits = logits.reshape(-1, logits.shape[-1])
-        answers = int((self.targets[chosen] != IGNORED).sum())  # of the whole batch
-        own = int((self.targets[chosen][share] != IGNORED).sum())
-        loss = F.cross_entropy(logits, wanted, reduction="mean" if own else "sum")
+        answers = int(self.task.weights(self.targets[chosen]).sum())  # of the whole batch
+        own = int(self.task.weights(self.targets[chosen][share]).sum())
+        loss, wrong = self._loss_and_wrong(outputs, wanted, own)
         self.optimizer.zero_grad(set_to_none=True)
         # the mean over processes is that of the batch, however many answers each has
         self.accelerator.backward(loss * (own * processes / max(answers, 1)))
         self.optimizer.step()
         self.decay.step()
-        wrong = ((logits.argmax(-1) != wanted) & (wanted != IGNORED)).sum()
         return torch.stack([loss.detach() * own, wrong, wrong.new_tensor(own)])
+
+    def _loss_and_wrong(self, outputs: Any, wanted: Tensor, own: int) -> tuple[Tensor, Tensor]:
+        """The mean loss over the answers of a batch, and its summed error."""
+        if not self.task.classes:
+            error, loss = self.task.outcomes(outputs, wanted)
+            weights = self.task.weights(wanted)
+            assert error is not None, "tasks with names have an error"
+            return (loss * weights).sum() / max(own, 1), (error * weights).sum().detach()
+        logits, wanted = self.task.scored(outputs).float(), wanted.reshape(-1)
+        logits = logits.reshape(-1, logits.shape[-1])
+        loss = F.cross_entropy(logits, wanted, reduction="mean" if own else "sum")
+        return loss, ((logits.argmax(-1) != wanted) & (wanted != IGNORED)).sum()
 
     def _report(self, meter: Tensor, seconds: float, progress: Progress) -> None:
         loss, wrong, counted = self.accelerator.reduce(meter.clone(), "sum").tolist()
