@@ -379,7 +379,7 @@ CLAIMS: list[tuple[str, Check]] = [
      and is_percent(q, s.lengths["path_fraction"][int(c) : int(d or c) + 1].sum())),
     (rf"By exact share the effective paths have {LENGTHS}, by count × magnitude {LENGTHS}\.",
      lambda s, a, b, c, d: effective(s, a, b) and effective(s, c, d, "by_magnitude")),
-    (r"The exact range ends earlier: .*\.",
+    (r"Count × magnitude, a bound, is what would arrive if all paths were parallel; the exact range ends earlier\.",
      lambda s: s.answers.depth.by_share.high < s.answers.depth.by_magnitude.high),
     (r"Both ranges end .*\.", lambda s: s.answers.depth.by_share.high == s.answers.depth.by_magnitude.high),
     (r"The exact range reaches .*\.", lambda s: s.answers.depth.by_share.high > s.answers.depth.by_magnitude.high),
