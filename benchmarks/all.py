@@ -14,7 +14,7 @@ from typing import Any
 from _harness import machine
 
 HERE = Path(__file__).parent
-NAMES = sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("all", "_harness"))
+NAMES = sorted(p.stem for p in HERE.glob("*.py") if not p.stem.startswith("_") and p.stem not in ("all", "coverage"))
 NOTES = {
     "lesion": """\
 Sharing alone gives 1.93 for `single` of 54 blocks. The rest depends on the memory allocator: with glibc's defaults the

@@ -1,42 +1,43 @@
-"""A compiled model on a schedule: it trains as it is written, as its graph changes from step to step."""
+# %% [markdown]
+"""
+# A compiled model on a schedule
 
-from __future__ import annotations
+It may be compiled before or inside. While the schedule is open it runs as it is written, as its graph is another in
+every step.
+"""
 
+# %%
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import resect
 from resect.models.resnet import CifarResNet
 
+torch.manual_seed(0)
 
-def train(model: nn.Module, loader: DataLoader, epochs: int) -> None:
-    """Train a model, at first on 1 random block a step, in the end on all."""
-    net = resect.unravel(model, next(iter(loader))[0][:2])
-    compiled = torch.compile(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    with net.schedule(resect.schedules.Progressive(1, epochs * len(loader))):
-        compiled.train()
-        for _ in range(epochs):
-            for images, classes in loader:
-                loss = F.cross_entropy(compiled(images), classes)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+# %%
+train, test = (resect.load_samples("digits", split=split) for split in ("train", "test"))
+loader = DataLoader(TensorDataset(train.inputs, train.targets), batch_size=64, shuffle=True)
+model = CifarResNet(8, width=4, channels=1)
 
+# %% [markdown]
+# At first one random block in every step, in the end all three.
 
-def main() -> float:
-    """Train a ResNet-8 on scikit-learn's digits."""
-    torch.manual_seed(0)
-    data = resect.load_samples("digits", split="train")
-    model = CifarResNet(8, width=4, channels=1)
-    train(model, DataLoader(TensorDataset(data.inputs, data.targets), batch_size=64, shuffle=True), 2)
-    test = resect.load_samples("digits")
-    found = float((model.eval()(test.inputs).argmax(1) != test.targets).float().mean())
-    print(f"test error {found:.1%}")
-    return found
+# %%
+net = resect.unravel(model, train.inputs[:2])
+compiled = torch.compile(model)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+epochs = 2
+with net.schedule(resect.schedules.Progressive(1, epochs * len(loader))):
+    compiled.train()
+    for _ in range(epochs):
+        for images, classes in loader:
+            loss = cross_entropy(compiled(images), classes)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
-
-if __name__ == "__main__":
-    main()
+# %%
+test_error = float((model.eval()(test.inputs).argmax(1) != test.targets).float().mean())
+print(f"test error {test_error:.1%}")

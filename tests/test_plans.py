@@ -304,6 +304,10 @@ def test_explicit_plans_may_be_empty_and_hold_variants(preactivated: resect.Unra
     chosen = [net.intact.without(1).repeated(2), (resect.Variant.BRANCH_ONLY, *range(1, 9))]
     result = check(net, plans.explicit(net, chosen), _ways(net.model))
     assert list(result.table["arrangement"]) == [0, 1]
+    named = resect.lesion(net, DATA, plans.explicit(net, dict(zip(("another way", "no skip"), chosen, strict=True))))
+    assert list(named.table["arrangement"]) == ["another way", "no skip"]
+    assert np.array_equal(named.losses, result.losses)
+    assert named.summary().endswith(("(arrangement another way).", "(arrangement no skip)."))
 
 
 def _ways(model: CifarResNet) -> list:

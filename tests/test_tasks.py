@@ -82,6 +82,7 @@ def test_multi_label_is_guessed_and_has_torchs_losses(net: resect.Unraveled, kin
     given = {"floats": labels.float(), "integers": labels.long(), "booleans": labels}[kind]
     result = single(net, [(X[:30], given[:30]), (X[30:], given[30:])])
     assert (result.meaning.task, result.meaning.outcome) == ("multi-label", "label")
+    assert single(net, [{"x": X, "labels": given}]).intact_loss == pytest.approx(result.intact_loss, rel=1e-5)
     for block, row in enumerate(result.table.to_dict("records")):
         out = deleted(net, block)
         assert row["loss"] == pytest.approx(F.binary_cross_entropy_with_logits(out, labels.float()).item(), rel=1e-5)
@@ -281,6 +282,32 @@ def test_anchors_find_their_positives(net: resect.Unraveled) -> None:
         single(net, [(X[:3], torch.tensor([1, 1, 7]))], task="contrastive")
     with pytest.raises(resect.DataError, match="there are 1 and a target is 1"):
         single(net, [(X[:3], torch.tensor([0, 1, -100]))], task="contrastive")
+
+
+class Towers(nn.Module):
+    """Two towers with a residual block each, and what neither is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = Chain(6), Chain(6)
+
+    def forward(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        left = self.left(a)
+        return {"scale": left.sum(1, keepdim=True), "a": left, "b": self.right(b)}
+
+
+def test_two_towers_find_each_other() -> None:
+    torch.manual_seed(0)
+    net = resect.unravel(Towers().eval(), (X[:2], X[:2]))
+    assert len(net.blocks) == 6
+    out = net.model(X[:20], X[20:])
+    wanted = F.cross_entropy(F.normalize(out["a"], dim=1) @ F.normalize(out["b"], dim=1).T / 0.05, torch.arange(20))
+    for batch in ((X[:20], X[20:]), ((X[:20], X[20:]), torch.arange(20))):
+        result = single(net, [batch], task="contrastive:a,b")
+        assert result.intact_loss == pytest.approx(wanted.item(), rel=1e-4)
+    assert resect.path_spectrum(net, [batch], task="contrastive:a,b").sum_error < 1e-5
+    with pytest.raises(resect.DataError, match=r"one embedding .* returns scale .*, a \(20, 6\), b \(20, 6\)\. N"):
+        single(net, [batch], task="contrastive")
 
 
 def test_training_descends_the_loss_of_the_task(own_accelerate: None) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from resect.data import Samples, load_samples
+from resect.data import load_samples
+from resect.data.images import Preparation, scaled
+from resect.data.loaders import Again
+from resect.data.samples import SampleSet
+from resect.data.text import Reading
 from resect.errors import DataError, InputError
 from resect.measuring.batches import Batches
 from resect.network.unraveled import Unraveled, require_unraveled
@@ -21,9 +26,31 @@ from resect.sweep import lesion as lesions
 from resect.sweep import shapley as shapley_values
 from resect.sweep.settings import LesionSettings
 
-Data = str | Samples | Batches
+Data = str | SampleSet | Batches
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class _OfNet:
+    """What the example of a network says of its inputs."""
+
+    net: Unraveled
+
+    def preparation(self) -> Preparation | None:
+        """To the size of its example, where that is not free."""
+        channels, height, width = shape if len(shape := self.net.inputs[0].shape[1:]) == 3 else (None, None, None)
+        return None if height is None or width is None else scaled(height, width, channels)
+
+    def reading(self) -> Reading:
+        """The tokenizer that lies where transformers read the model; without one, the spec has to name it."""
+        config, entry = getattr(self.net.model, "config", None), self.net.inputs[0]
+        return Reading(
+            getattr(config, "_name_or_path", None) or None,
+            entry.shape[1] if len(entry.shape) == 2 and not entry.dtype.is_floating_point else None,
+            "MaskedLM" in type(self.net.model).__name__,
+            getattr(config, "vocab_size", None),
+        )
 
 
 def takes_specs(
@@ -51,14 +78,15 @@ def takes_specs(
                         f"`{name}` is a setting: give resect.{settings.__name__}({name}=...) as `settings`."
                     )
             require_unraveled(net)
-            data = load_samples(data) if isinstance(data, str) else data
-            if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__") and not isinstance(data, Samples):
+            data = load_samples(data, model=_OfNet(net)) if isinstance(data, str) else data
+            if callable(read := getattr(data, "batches", None)):  # Samples, or an object of that protocol
+                data = Again(read, size)
+            if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
                 raise DataError(
                     "`data` must be batches, a DataLoader, a spec such as 'digits', or resect.Samples, got "
                     f"{type(data).__name__}."
                 )
-            batches: Any = list(data.batches(size)) if isinstance(data, Samples) else data
-            return function(net, batches, *args, **kwargs)
+            return function(net, cast(Any, data), *args, **kwargs)
 
         return cast(Callable[Concatenate[Unraveled, Data, P], R], wrapped)
 

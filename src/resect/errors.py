@@ -2,7 +2,7 @@
 
 ResectError
 └── InputError (also a ValueError)      what the caller passed cannot be used
-    ├── ExportError                     torch.export cannot capture the model
+    ├── ExportError                     a model cannot be captured
     ├── ArrangementError                an arrangement cannot run on this network
     ├── SpecError                       a model or data specification is not understood
     ├── CheckpointError                 weights that do not fit, are damaged or are not finite
@@ -37,7 +37,7 @@ class InputError(ResectError, ValueError):
 
 
 class ExportError(InputError):
-    """`torch.export` cannot capture the model."""
+    """A model cannot be captured, neither by `torch.export` nor by recording a forward pass."""
 
 
 class ArrangementError(InputError):

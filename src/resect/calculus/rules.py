@@ -133,6 +133,10 @@ def _sum(sign: float, args: list[Any], kwargs: dict[str, Any], value: Tensor, pl
     return _factor(factor, args[place], value) if isinstance(place, int) else None
 
 
+def _summed(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
+    return _factor(1.0, args[place], value) if isinstance(place, int) and not kwargs["mean"] else None
+
+
 def _product(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
     return _factor(args[1 - place], args[place], value) if isinstance(place, int) else None
 
@@ -283,6 +287,7 @@ _RULES: Mapping[str, Rule] = {
     for names, rule in (
         ("add", partial(_sum, 1.0)),
         ("sub", partial(_sum, -1.0)),
+        ("summed", _summed),
         ("mul", _product),
         ("conv1d conv2d conv3d", _convolution),
         ("convolution", _general_convolution),

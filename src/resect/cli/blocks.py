@@ -48,12 +48,14 @@ def _numbers(model: str, net: Unraveled) -> dict[str, Any]:
     return {
         "model": model,
         "unit": "layer" if net.plain else "block",
+        "recorded": net.recorded,
         "blocks": [asdict(block) for block in net.blocks],
         "rejected": [asdict(entry) for entry in net.rejected],
     }
 
 
 def _print(model: str, net: Unraveled, rejected: bool) -> None:
+    from resect.network.unraveled import recorded_message
     from resect.report.layout import print_table
 
     unit = "layers that can be deleted" if net.plain else "blocks"
@@ -67,6 +69,8 @@ def _print(model: str, net: Unraveled, rejected: bool) -> None:
     terminal = console()
     title = f"{model}: {len(net.blocks)} {unit}, {net.layers} layers on their branches"
     print_table(terminal, headings, rows, names=names, title=title)
+    if message := recorded_message(net):
+        terminal.print(message)
     what = "layers" if net.plain else "additions"
     if net.rejected and not rejected:
         terminal.print(f"{len(net.rejected)} {what} were considered and are not among them; --rejected lists them.")

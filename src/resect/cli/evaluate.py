@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from resect.cli._options import batch_option, data_options, given, output_options, task_option
+from resect.cli._options import DATA_SPECS, batch_option, data_options, given, output_options, task_option
 from resect.cli._terminal import do
 from resect.jobs.asked import EvaluateAsked
 
 
-@click.command()
+@click.command(epilog=DATA_SPECS)
 @click.argument("data")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL[@FILE]...")
 @click.option("--out", type=click.Path(path_type=Path), help="A folder for the record and its table.")

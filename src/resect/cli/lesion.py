@@ -8,6 +8,7 @@ from typing import Any, get_args
 import click
 
 from resect.cli._options import (
+    DATA_SPECS,
     BatchSize,
     Blocks,
     Bytes,
@@ -27,7 +28,7 @@ from resect.jobs.asked import MEMORY_FORMATS, LesionAsked
 from resect.sweep.settings import METRICS, PLANS
 
 
-@click.command()
+@click.command(epilog=DATA_SPECS)
 @click.argument("model")
 @click.argument("data")
 @click.option("--plan", type=click.Choice(PLANS), default="single", show_default=True)

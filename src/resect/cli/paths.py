@@ -8,6 +8,7 @@ from typing import Any, get_args
 import click
 
 from resect.cli._options import (
+    DATA_SPECS,
     Bytes,
     data_options,
     given,
@@ -24,7 +25,7 @@ from resect.graph.decisions import Gates
 from resect.jobs.asked import PathsAsked
 
 
-@click.command()
+@click.command(epilog=DATA_SPECS)
 @click.argument("model")
 @click.argument("data")
 @whole("--draws", "Sampled single paths of each length and batch.", least=0, default=PathsAsked.draws)

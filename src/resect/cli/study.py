@@ -7,12 +7,21 @@ from typing import Any
 
 import click
 
-from resect.cli._options import batch_option, data_options, given, model_options, output_options, renamed_option, whole
+from resect.cli._options import (
+    DATA_SPECS,
+    batch_option,
+    data_options,
+    given,
+    model_options,
+    output_options,
+    renamed_option,
+    whole,
+)
 from resect.cli._terminal import do
 from resect.jobs.asked import DATA, MODEL, StudyAsked
 
 
-@click.command()
+@click.command(epilog=DATA_SPECS)
 @click.argument("model", default=MODEL)
 @click.argument("data", default=DATA)
 @click.option(

@@ -57,7 +57,7 @@ def recipe_options(function: Decorated) -> Decorated:
 @click.argument("recipe")
 @click.option("--model", metavar="SPEC", help="E.g. resnet110, vgg15 or torchvision:resnet18.")
 @arguments_option("E.g. width=32; repeatable.")
-@click.option("--data", metavar="SPEC", help="What to train on; the recipe's by default.")
+@click.option("--data", metavar="SPEC", help="What to train on, e.g. folder:DIR; the recipe's by default.")
 @click.option("--test-data", metavar="SPEC", help="What to test on, where the data have no test split of their own.")
 @task_option
 @normalize_option("none or imagenet. auto: the data's own.")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from resect.errors import DataError, SpecError
 
 if TYPE_CHECKING:  # what is asked is read without torch
     from torch import Tensor
 
-    from resect.data.samples import Samples
+    from resect.data.samples import SampleSet
 
-Origin = Literal["as asked", "of the model's card", "of the data spec"]
+Origin = Literal["as asked", "of the model's card", "of the model's configuration", "of the data spec"]
 _NAMED = {"none": "0/1", "imagenet": "0.485,0.456,0.406/0.229,0.224,0.225"}
 _FORM = (
     "`normalize` must be MEAN/STD of pixels scaled to [0, 1], each one number or one a channel (0.5/0.25 or "
@@ -71,9 +71,9 @@ class Normalization:
             return "none"
         return "/".join(",".join(repr(value).removesuffix(".0") for value in side) for side in (self.mean, self.std))
 
-    def fits(self, samples: Samples) -> bool:
+    def fits(self, samples: SampleSet) -> bool:
         """Whether it has one number, or one for each of their channels."""
-        return {len(self.mean), len(self.std)} <= {1, *samples.inputs.shape[1:2]}
+        return {len(self.mean), len(self.std)} <= {1, *samples.shape[:1]}
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Inputs (N, C, H, W) of pixels in [0, 1] of the same shape."""
@@ -84,13 +84,16 @@ class Normalization:
 
 
 def normalized(
-    samples: Samples, own: str | None, normalize: str | None = None, card: Normalization | None = None
-) -> Samples:
+    samples: SampleSet,
+    own: Normalization | str | None,
+    normalize: str | None = None,
+    card: Normalization | None = None,
+) -> SampleSet:
     """Samples whose pixels are normalised as asked.
 
     Args:
         samples: images (N, C, H, W) in [0, 1]; or, where `own` is None, whatever the model takes.
-        own: how the data spec normalises; None if it does not.
+        own: how the data spec, or the configuration of the model that it was made for, normalises; None for neither.
         normalize: None or "auto" for the card's, else the data spec's own; "card"; or what `Normalization.parse` reads.
         card: what the model's card or configuration says.
 
@@ -101,8 +104,10 @@ def normalized(
     if normalize in (None, "auto"):
         if own is None and not (card and card.floats):
             return samples
+        if not isinstance(own, Normalization):
+            own = Normalization.parse(own or "none", "of the data spec")
         # a card with other channels is of other data: loading the model says what is wrong
-        chosen = card if card and card.fits(samples) else Normalization.parse(own or "none", "of the data spec")
+        chosen = card if card and card.fits(samples) else own
     elif normalize == "card":
         if card is None:
             raise SpecError(
@@ -114,24 +119,31 @@ def normalized(
         chosen = Normalization.parse(str(normalize))
     if samples.normalization is not None:
         raise DataError(f"{samples.name} must give pixels to be normalised, but they are, by {samples.normalization}.")
-    if samples.inputs.ndim != 4 or not samples.inputs.is_floating_point():
-        kind, shape = str(samples.inputs.dtype).removeprefix("torch."), tuple(samples.inputs.shape)
+    inputs = samples.first()[0]
+    if getattr(inputs, "ndim", 0) != 4 or not inputs.is_floating_point():
+        kind = str(getattr(inputs, "dtype", type(inputs).__name__)).removeprefix("torch.")
+        shape = (len(samples), *samples.shape)
         raise DataError(
             f"`normalize` is of images (N, C, H, W), bytes or floats in [0, 1], but {samples.name} holds {kind} "
             f"{shape}."
         )
     if not chosen.fits(samples):
-        channels = samples.inputs.shape[1]
+        channels = samples.shape[0]
         raise DataError(
             f"`normalize` must have one number or one a channel, but is {chosen}, and {samples.name} has {channels} "
             f"channel{'s' if channels > 1 else ''}."
         )
-    return replace(samples, inputs=chosen(samples.inputs), normalization=replace(chosen, floats=own is None))
+    return samples.normalized(replace(chosen, floats=own is None))
 
 
-def plain_normalization(samples: Samples) -> dict[str, str | bool] | None:
-    """What a record keeps of how samples were normalised; None if they came as the model takes them."""
+def how_read(samples: SampleSet) -> dict[str, Any]:
+    """What a record keeps of how samples became inputs: normalised and, of files, prepared.
+
+    Its `normalization` is None if they came as the model takes them.
+    """
     chosen = samples.normalization
-    if chosen is None:
-        return None
-    return {"mean_std": str(chosen), "origin": chosen.origin, **({"floats": True} if chosen.floats else {})}
+    said: dict[str, Any] = {"normalization": None}
+    if chosen is not None:
+        floats = {"floats": True} if chosen.floats else {}
+        said["normalization"] = {"mean_std": str(chosen), "origin": chosen.origin, **floats}
+    return said if samples.prepared is None else {**said, "prepared": samples.prepared}

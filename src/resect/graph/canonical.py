@@ -14,6 +14,7 @@ from torch._higher_order_ops.wrap import wrap_with_set_grad_enabled
 from torch.fx import Graph, GraphModule, Node
 
 from resect.graph.ops import ATTENTION, WEIGHT_MIXING, op_name
+from resect.graph.spelling import plain_sums
 
 _END = 2**63 - 1  # of a slice that has none
 _RESHAPES = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
@@ -21,13 +22,18 @@ _RESHAPES = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
 
 def canonical(graph: Graph) -> None:
     """Rewrite `graph` in place: no x + 0 or x[:], no equal nodes twice, and views that do not depend on strides."""
+    unread = {node for node in graph.nodes if not node.users}
     for node in list(graph.nodes):
         if node.op == "call_function":
             _drop_identity(node)
             _copy_as_its_source(node)
             if node.target in _RESHAPES:  # a view fits the strides of the example's batch size only
                 node.target = torch.ops.aten.reshape.default
+    plain_sums(graph)
     _merge_equal(graph)
+    for node in reversed(list(graph.nodes)):  # who reads a value tells whether it is a partial sum
+        if node.op == "call_function" and not node.users and node not in unread:
+            graph.erase_node(node)
 
 
 def keep_stopped_gradients(module: GraphModule) -> None:

@@ -6,13 +6,15 @@ import io
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, replace
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import sympy
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
@@ -24,26 +26,42 @@ from torch.utils.checkpoint import CheckpointFunction
 from resect.errors import ExportError, InputError
 from resect.graph.canonical import canonical, keep_stopped_gradients
 from resect.graph.differences import largest_difference
+from resect.graph.ops import op_name
 from resect.graph.randomness import drawn_since, generator_states, kept_generators
-from resect.graph.sequences import batch_comes_first
+from resect.graph.sequences import batch_is_dimension
+from resect.graph.sizes import Input, Place, Size, SizeRules, simple_sizes
+from resect.graph.traced import DependsError, Recorded, require_same
 from resect.graph.untouched import Mode, untouched
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
+_NO_PYTHON_VALUES = (
+    "Change that line so that it does not turn tensor values into Python values (no .item(), no `if` on a tensor, no "
+    "numpy): use torch.where or torch.cond, or move the step out of forward()."
+)
+
 
 @dataclass(frozen=True)
-class Input:
-    """One tensor that the captured graph expects.
+class How:
+    """How a model is captured.
 
     Attributes:
-        label: how the user names it, e.g. "input 0" or "input_ids".
-        shape: ints, and None for the free batch dimension.
+        batch_dim: the dimension of inputs and outputs that counts the samples.
+        free: further dimensions that are free; all of them, or none where the export fails so.
+        as_run: tell a model that asks (`torch.compiler.is_exporting`) that it is not: some compute in another way when
+            they are exported, by other operators with other last bits.
     """
 
+    batch_dim: int = 0
+    free: frozenset[Place] = frozenset()
+    as_run: bool = False
+
+
+@dataclass(frozen=True)
+class NodeInput(Input):
+    """An input, and the node that stands for it in the graph."""
+
     node: Node
-    label: str
-    shape: tuple[int | None, ...]
-    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -52,19 +70,22 @@ class Capture:
 
     Attributes:
         nodes: `call_function` nodes in the order of execution.
-        inputs: one entry a tensor leaf of the example; None where the leaf is not a tensor.
+        inputs: one entry a leaf of the example; None where the leaf is not a tensor.
+        rules: what the inputs may be.
         constants: values of non-parameter constants by their placeholder.
         parameters: dotted names of parameters and buffers by their placeholder.
         outputs: the flat outputs, nodes or plain Python values.
         mutations: buffers that the graph updates (batch statistics in train mode): (new value, dotted name).
         batch_size: None if the batch dimension is free, else the one size the graph accepts.
-        as_run: whether the model was told that it is not being exported, see `capture`.
+        how: it was captured.
+        recorded: whether the graph is what one forward pass executed, as torch.export does not accept the model.
     """
 
     model: nn.Module
     mode: Mode
     nodes: tuple[Node, ...]
-    inputs: tuple[Input | None, ...]
+    inputs: tuple[NodeInput | None, ...]
+    rules: SizeRules
     constants: Mapping[Node, Any]
     parameters: Mapping[Node, str]
     outputs: tuple[Any, ...]
@@ -72,7 +93,14 @@ class Capture:
     in_spec: pytree.TreeSpec
     out_spec: pytree.TreeSpec
     batch_size: int | None
-    as_run: bool
+    how: How
+    recorded: bool = False
+
+    @property
+    def batch(self) -> sympy.Symbol | None:
+        """The symbol of the batch size; None if that is fixed."""
+        sizes = [entry.sizes[entry.batch] for entry in self.inputs if entry and entry.batch is not None]
+        return next((size for size in sizes if isinstance(size, sympy.Symbol)), None)
 
 
 def as_call(example: Any) -> Call:
@@ -84,45 +112,24 @@ def as_call(example: Any) -> Call:
     return (example,), {}
 
 
-def flat_inputs(call: Call, spec: pytree.TreeSpec) -> list[Any]:
-    """The leaves of a call in the example's order; its keywords may come in any. InputError for another structure."""
-    args, kwargs = call
-    example_args, example_kwargs = pytree.tree_unflatten([0] * spec.num_leaves, spec)
-    if kwargs.keys() == example_kwargs.keys():
-        kwargs = {name: kwargs[name] for name in example_kwargs}
-    leaves, own_spec = pytree.tree_flatten((args, kwargs))
-    if own_spec != spec:
-        wanted, got = _words(example_args, example_kwargs), _words(args, kwargs)
-        hint = "Give both alike."
-        if "labels" in example_kwargs.keys() - kwargs.keys():
-            hint = "Leave `labels` out of the example: they are the targets of the data."
-        raise InputError(f"`inputs` must have the structure of the example, {wanted}, got {got}. {hint}")
-    return leaves
-
-
 def dtype_name(dtype: torch.dtype) -> str:
     """A dtype as users write it: "float32"."""
     return str(dtype).removeprefix("torch.")
 
 
-def _words(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """The structure of a call: a dot for a leaf, e.g. "(., [., .], mask=.)"."""
+def batch_dimensions(leaves: Sequence[Any], batch_dim: int) -> list[int | None]:
+    """For each leaf of a call the dimension that counts the samples, None for what holds none.
 
-    def shape(value: Any) -> str:
-        if isinstance(value, Mapping):
-            return "{" + ", ".join(f"{name!r}: {shape(v)}" for name, v in value.items()) + "}"
-        return "[" + ", ".join(map(shape, value)) + "]" if isinstance(value, (tuple, list)) else "."
+    It is `batch_dim` wherever that has the size of the first tensor's, else the first dimension that has.
+    """
+    shaped = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim > batch_dim]
+    batch = shaped[0].shape[batch_dim] if shaped else None
 
-    return "(" + ", ".join([*map(shape, args), *(f"{name}={shape(value)}" for name, value in kwargs.items())]) + ")"
+    def at(leaf: Any) -> int | None:
+        sizes = tuple(leaf.shape) if isinstance(leaf, Tensor) else ()
+        return next((i for i in (batch_dim, 0) if i < len(sizes) and sizes[i] == batch), None)
 
-
-def cut_samples(inputs: Any, which: slice, total: int) -> Any:
-    """The same nested inputs with only some of the `total` samples; what holds no samples stays whole."""
-
-    def cut(leaf: Any) -> Any:
-        return leaf[which] if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == total else leaf
-
-    return pytree.tree_map(cut, inputs)
+    return [at(leaf) for leaf in leaves]
 
 
 @contextmanager
@@ -136,46 +143,102 @@ def without_fused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def capture(model: nn.Module, example: Any, mode: Mode = "eval", *, as_run: bool = False) -> Capture:
-    """Export `model` in `mode`, functionally, with a free batch dimension where the model allows it; see `unravel`.
+def capture(model: nn.Module, example: Any, mode: Mode = "eval", how: How | None = None) -> Capture:
+    """Export `model` in `mode`, functionally, with a free batch dimension where the model allows it; see `unravel`."""
+    how = how or How()
+    call = _unmarked(as_call(example))
+    batch = _require_samples(model, example, pytree.tree_leaves(call), how.batch_dim)
+    with untouched(model, mode), kept_generators(model), _plainly(model):
+        _refuse_coins(model, call, mode, how.batch_dim)
+        try:
+            return _exported(model, call, batch, mode, how)
+        except ExportError as refusal:
+            return _recorded(model, call, mode, how, refusal)
 
-    Args:
-        as_run: tell a model that asks (`torch.compiler.is_exporting`) that it is not: some compute in another way when
-            they are exported, by other operators with other last bits.
-    """
-    call = as_call(example)
-    leaves = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)]
-    if not leaves:
+
+def _exported(model: nn.Module, call: Call, batch: int, mode: Mode, how: How) -> Capture:
+    """A batch of 0 or 1 is burnt into an exported graph, so it is widened to 2 first."""
+    whole = _TensorsOnly(model, how.as_run)
+    wide = _widen(call, how.batch_dim) if batch == 1 else call
+    if how.free:
+        with suppress(ExportError), simple_sizes():
+            captured = _read(whole, wide, mode, how)
+            if captured.batch_size is None:
+                return captured
+    how = replace(how, free=frozenset())
+    try:
+        captured = _read(whole, wide, mode, how)
+    except ExportError:
+        if mode == "train" or batch != 1:
+            raise
+        captured = _read(whole, call, mode, how)  # some take one sample only
+    if captured.batch_size not in (None, batch) and mode == "eval":  # its forward() counts the samples
+        captured = _read(whole, call, mode, how)
+    return captured
+
+
+def _recorded(model: nn.Module, call: Call, mode: Mode, how: How, refusal: ExportError) -> Capture:
+    """What one forward pass executes; ExportError where that is not all that the model computes."""
+    whole = _TensorsOnly(model, as_run=True)
+    try:
+        with warnings.catch_warnings(action="ignore"), without_checkpoints():
+            recorded = Recorded(whole, _unmarked(call))
+            if mode == "eval":
+                require_same(recorded, whole, call)
+            return _read(recorded, _unmarked(call), mode, replace(how, free=frozenset()))
+    except DependsError as error:
+        raise ExportError(
+            f"`model` must compute alike on all inputs to be captured in {mode} mode, but {type(model).__name__} "
+            f"decides by their values: {cause(model, error)}. {_NO_PYTHON_VALUES}"
+        ) from refusal
+    except Exception:  # what torch.export said is as true, and says more of the model
+        raise refusal from None
+
+
+def _unmarked(call: Call) -> Call:
+    """The same values in tensors of our own: torch.export marks those that it is given, models may write into them."""
+
+    def own(leaf: Any) -> Any:
+        return leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
+
+    return pytree.tree_map(own, call)  # type: ignore[no-any-return]  # tree_map keeps the structure it is given
+
+
+def _require_samples(model: nn.Module, example: Any, leaves: Sequence[Any], batch_dim: int) -> int:
+    """The number of samples in the example, 0 where it has no such dimension."""
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if not tensors:
         raise InputError(
             f"`example` must hold at least one tensor, got none in {type(example).__name__}. Pass one batch of the "
             "model's inputs."
         )
-    if any(leaf.ndim and not leaf.shape[0] for leaf in leaves[:1]):
-        raise InputError(f"`example` must hold at least one sample, got an input of shape {tuple(leaves[0].shape)}.")
+    batch = next((leaf.shape[batch_dim] for leaf in tensors if leaf.ndim > batch_dim), 0)
+    if tensors[0].ndim > batch_dim and not batch:
+        raise InputError(f"`example` must hold at least one sample, got an input of shape {tuple(tensors[0].shape)}.")
     if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
         raise ExportError(
             f"`model` must be a module of Python code, but {type(model).__name__} is or holds TorchScript, which hides "
             "operators and names. Pass the module that it was made from."
         )
-    with untouched(model, mode), kept_generators(model):
-        _refuse_coins(model, call, mode)
-        # A batch of 0 or 1 is burnt into an exported graph, so it is widened to 2 first.
-        batch = leaves[0].shape[0] if leaves[0].ndim else 0
-        try:
-            captured = _read(model, _widen(call, batch), mode, as_run)
-        except ExportError:
-            if mode == "train" or batch != 1:
-                raise
-            captured = _read(model, call, mode, as_run)  # some take one sample only
-        if captured.batch_size not in (None, batch) and mode == "eval":  # its forward() counts the samples
-            captured = _read(model, call, mode, as_run)
-    return captured
+    return int(batch)
 
 
-def _refuse_coins(model: nn.Module, call: Call, mode: Mode) -> None:
+@contextmanager
+def _plainly(model: nn.Module) -> Iterator[None]:
+    """Without autocast, which a graph follows when it is run, and with tensors that can be trained on later."""
+    tensors = [*model.parameters(), *model.buffers()]
+    with ExitStack() as stack:
+        for kind in {"cpu", *(tensor.device.type for tensor in tensors)} - {"meta"}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if not any(tensor.is_inference() for tensor in tensors):
+            stack.enter_context(torch.inference_mode(False))
+        yield
+
+
+def _refuse_coins(model: nn.Module, call: Call, mode: Mode, batch_dim: int) -> None:
     """Run the model; ExportError if it is random in eval mode, or in a way that a graph would freeze."""
     before = generator_states(model)
-    with batch_comes_first(model, call):
+    with batch_is_dimension(batch_dim, model, call):
         outputs = _try_forward(model, call)
     drawn = drawn_since(before, model)
     if mode == "train":
@@ -195,13 +258,10 @@ def _refuse_coins(model: nn.Module, call: Call, mode: Mode) -> None:
         )
 
 
-def _widen(call: Call, batch: int) -> Call:
-    def widen(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == batch == 1:
-            return leaf.repeat(2, *(1,) * (leaf.ndim - 1))
-        return leaf
-
-    return pytree.tree_map(widen, call)  # type: ignore[no-any-return]  # tree_map keeps the structure it is given
+def _widen(call: Call, batch_dim: int) -> Call:
+    leaves, spec = pytree.tree_flatten(call)
+    places = zip(leaves, batch_dimensions(leaves, batch_dim), strict=True)
+    return pytree.tree_unflatten([leaf if at is None else torch.cat([leaf] * 2, at) for leaf, at in places], spec)  # type: ignore[no-any-return]  # of the structure that it is given
 
 
 def _try_forward(model: nn.Module, call: Call) -> Any:
@@ -238,41 +298,39 @@ class _TensorsOnly(nn.Module):
 
 @contextmanager
 def _unaware_of_export() -> Iterator[None]:
-    """Let `torch.compiler.is_exporting` and `is_compiling` say no."""
-    before = torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag
-    torch.compiler._is_exporting_flag = torch.compiler._is_compiling_flag = False
+    """Let `torch.compiler.is_exporting` say no; `is_compiling`, which asks for operators alone, keeps its yes."""
+    before = torch.compiler._is_exporting_flag
+    torch.compiler._is_exporting_flag = False
     try:
         yield
     finally:
-        torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag = before
+        torch.compiler._is_exporting_flag = before
 
 
-def _export(model: nn.Module, call: Call, mode: Mode, as_run: bool) -> ExportedProgram:
+def _export(whole: _TensorsOnly | Recorded, call: Call, mode: Mode, how: How) -> ExportedProgram:
+    model = whole.model
     dynamic: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]  # torch has no annotation
-    shaped = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor) and leaf.ndim]
-    for leaf in shaped:
-        if leaf.shape[0] == shaped[0].shape[0]:
-            dynamic[leaf] = {0: Dim.AUTO}
+    leaves = pytree.tree_leaves(call)
+    for number, (leaf, at) in enumerate(zip(leaves, batch_dimensions(leaves, how.batch_dim), strict=True)):
+        places = {dimension for owner, dimension in how.free if owner == number} | ({at} - {None})
+        if places:
+            dynamic[leaf] = dict.fromkeys(places, Dim.AUTO)
     with warnings.catch_warnings(), _quiet_export(), without_checkpoints():
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(
-                _TensorsOnly(model, as_run),
+                whole,
                 *call,
-                dynamic_shapes=dynamic,
+                dynamic_shapes=None if isinstance(whole, Recorded) else dynamic,
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
             keep_stopped_gradients(exported.graph_module)
             functional: ExportedProgram = exported.run_decompositions({})
         except Exception as error:  # torch.export raises dozens of kinds, and lets the model's own through
-            advice = (
-                "Change that line so that it does not turn tensor values into Python values (no .item(), no `if` on a "
-                "tensor, no numpy): use torch.where or torch.cond, or move the step out of forward()."
-            )
             raise ExportError(
                 f"`model` must be one that torch.export can capture in {mode} mode, but {type(model).__name__} is "
-                f"not: {cause(model, error)}. {advice}"
+                f"not: {cause(model, error)}. {_NO_PYTHON_VALUES}"
             ) from error
     return functional
 
@@ -280,14 +338,16 @@ def _export(model: nn.Module, call: Call, mode: Mode, as_run: bool) -> ExportedP
 @contextmanager
 def _quiet_export() -> Iterator[None]:
     """Keep torch from printing the graph it could not finish; the error that we raise says what is wrong with it."""
-    logger = logging.getLogger("torch")
-    before, output = logger.level, io.StringIO()
-    logger.setLevel(logging.CRITICAL)
+    before = {logger: logger.level for logger in map(logging.getLogger, ("torch", "torch.__trace"))}
+    output = io.StringIO()
+    for logger in before:
+        logger.setLevel(logging.CRITICAL)
     try:
         with redirect_stdout(output), redirect_stderr(output):
             yield
     finally:
-        logger.setLevel(before)
+        for logger, level in before.items():
+            logger.setLevel(level)
 
 
 @contextmanager
@@ -330,24 +390,27 @@ def cause(model: nn.Module, error: Exception) -> str:
     return place + (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
-def _read(model: nn.Module, call: Call, mode: Mode, as_run: bool) -> Capture:
-    exported = _export(model, call, mode, as_run)
+def _read(whole: _TensorsOnly | Recorded, call: Call, mode: Mode, how: How) -> Capture:
+    model, exported = whole.model, _export(whole, call, mode, how)
     canonical(exported.graph)
     signature, labels = exported.graph_signature, _labels(call)
+    batches = batch_dimensions([leaf for _, leaf in labels], how.batch_dim)
     placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
-    inputs: list[Input | None] = []
+    inputs: list[NodeInput | None] = []
     parameters: dict[Node, str] = {}
     constants: dict[Node, Any] = {}
     for node, spec in zip(placeholders, signature.input_specs, strict=True):
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
             parameters[node] = str(spec.target).removeprefix("model.")
         elif spec.kind is InputKind.USER_INPUT:
-            inputs.append(_input(node, labels[len(inputs)][0], exported.range_constraints))
+            number = len(inputs)
+            inputs.append(_input(node, number, labels[number][0], batches[number], exported.range_constraints))
         else:
             constants[node] = exported.constants[str(spec.target)]
     for node in exported.graph.nodes:
         if node.op == "get_attr":
             constants[node] = attrgetter(str(node.target))(exported.graph_module)
+    _refuse_unknown(model, parameters.values())
     flat = next(node for node in exported.graph.nodes if node.op == "output").args[0]
     outputs, mutations = [], []
     for value, output in zip(flat, signature.output_specs, strict=True):
@@ -360,33 +423,66 @@ def _read(model: nn.Module, call: Call, mode: Mode, as_run: bool) -> Capture:
                 f"`model` must not change its inputs in forward(), but {type(model).__name__} does "
                 f"({output.kind.name.lower()} of {output.target}). Let it work on a copy."
             )
-    batches = [entry.shape[0] for entry in inputs if entry and entry.shape]
+    counted = [entry.sizes[entry.batch] for entry in inputs if entry and entry.batch is not None]
+    fixed = [size for size in counted if isinstance(size, int)]
     return Capture(
         model=model,
         mode=mode,
         nodes=tuple(node for node in exported.graph.nodes if node.op == "call_function"),
         inputs=tuple(inputs),
+        rules=_rules([entry for entry in inputs if entry], exported),
         constants=constants,
         parameters=parameters,
         outputs=tuple(outputs),
         mutations=tuple(mutations),
         in_spec=exported.call_spec.in_spec,
         out_spec=exported.call_spec.out_spec,
-        batch_size=None if None in batches or not batches else batches[0],
-        as_run=as_run,
+        batch_size=fixed[0] if len(fixed) == len(counted) and fixed else None,
+        how=how,
+        recorded=isinstance(whole, Recorded),
     )
 
 
-def _input(node: Node, label: str, ranges: Mapping[Any, Any]) -> Input | None:
+def _refuse_unknown(model: nn.Module, names: Iterable[str]) -> None:
+    """Raise ExportError if the graph reads parts of a parameter that is made of several tensors."""
+    own = dict(chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)))
+    unknown = next((name for name in names if name not in own), None)
+    if unknown is None:
+        return
+    kinds = {name: type(value) for name, value in own.items() if hasattr(type(value), "__tensor_flatten__")}
+    name, kind = next(iter(kinds.items()), (unknown, Tensor))
+    raise ExportError(
+        f"`model` must hold plain tensors, but `{name}` is a {kind.__name__}, of whose parts (`{unknown}`) an exported "
+        "graph is made. Unravel the model before its weights are quantised or sharded."
+    )
+
+
+def _input(node: Node, number: int, label: str, batch: int | None, ranges: Mapping[Any, Any]) -> NodeInput | None:
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return None
-    return Input(node, label, tuple(_size(size, ranges) for size in value.shape), value.dtype)
+    return NodeInput(number, label, tuple(_size(size, ranges) for size in value.shape), value.dtype, batch, node)
 
 
-def _size(size: Any, ranges: Mapping[Any, Any]) -> int | None:
-    """A size as a number, None where it is free; a free one that can have one value only is none."""
+def _size(size: Any, ranges: Mapping[Any, Any]) -> Size:
+    """A size as a number, or an expression where it is free; a free one that can have one value only is none."""
     if isinstance(size, int):
         return size
     values = ranges.get(size.node.expr)
-    return int(values.lower) if values is not None and values.lower == values.upper else None
+    one = values is not None and values.lower == values.upper
+    return int(values.lower) if one else size.node.expr  # type: ignore[union-attr]  # it is not None
+
+
+def _rules(inputs: Sequence[NodeInput], exported: ExportedProgram) -> SizeRules:
+    """What the graph accepts: the ranges of its sizes, and what it asserts of them beside that of the batch."""
+    batches = {entry.sizes[entry.batch] for entry in inputs if entry.batch is not None}
+    lengths = {size for entry in inputs for size in entry.sizes if isinstance(size, sympy.Symbol)} - batches
+    ranges = {}
+    for symbol in lengths:
+        values = exported.range_constraints[symbol]
+        ranges[symbol] = (int(values.lower), int(values.upper) if values.upper < 2**62 else None)
+    asserted = [node.args[0].meta["val"] for node in exported.graph.nodes if op_name(node) == "_assert_scalar"]
+    conditions = [value.node.expr for value in asserted if isinstance(value, torch.SymBool)]
+    own = [expr for expr in dict.fromkeys(conditions) if expr.free_symbols and expr.free_symbols <= lengths]
+    plain = [Input(e.leaf, e.label, e.sizes, e.dtype, e.batch) for e in inputs]
+    return SizeRules(tuple(plain), ranges, tuple(own))

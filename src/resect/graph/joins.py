@@ -74,22 +74,25 @@ def find_joins(captured: Capture, reach: Reach) -> tuple[list[Join], list[Reject
             if reason := why_no_addition(node, reach):
                 reasons[node] = reason
             continue
-        verdict = _judge(node, *operands, reach, joins)
+        verdict = _judge(node, operands, reach, joins)
         if isinstance(verdict, str):
             reasons[node] = verdict
             continue
         joins[node] = verdict
         if verdict.hyper and joins.pop(verdict.skip, None):
             reasons[verdict.skip] = _MIXING
+    _drop_parallel(joins, reasons, reach)
     _drop_nested(joins, reasons, reach)
-    blocks = [term for join in joins.values() for term in _split(join, reasons, reach)]
+    blocks = [term for join in joins.values() for part in _terms(join) for term in _split(part, joins, reasons, reach)]
     rejected = [Rejected(node.name, module_of(node), reason) for node, reason in reasons.items()]
     return blocks, rejected
 
 
-def _operands(node: Node, reach: Reach) -> tuple[Node, Node] | None:
-    """The two signals that `node` adds, the possible skip first where the operator tells them apart."""
+def _operands(node: Node, reach: Reach) -> tuple[Node, ...] | None:
+    """The signals that `node` adds, the possible skip first where the operator tells them apart."""
     name = op_name(node)
+    if name == "summed" and not node.kwargs["mean"] and all(_signal(operand, reach) for operand in node.args):
+        return tuple(node.all_input_nodes) if len({*node.args}) == len(node.args) else None
     if name in ("add", "sub"):
         pair = node.args[:2]
     elif name == "addcmul":  # input + value * tensor1 * tensor2: the product is the branch
@@ -116,17 +119,20 @@ def _weights(value: object, reach: Reach) -> bool:
     return isinstance(value, Node) and value in reach.index and is_float(value) and reach.is_weighted(value)
 
 
-def _judge(node: Node, first: Node, second: Node, reach: Reach, joins: dict[Node, Join]) -> Join | str:
-    """The join that an addition is, or the reason why it is none."""
+def _judge(node: Node, operands: tuple[Node, ...], reach: Reach, joins: dict[Node, Join]) -> Join | str:
+    """The join that an addition is (with the first of its branches), or the reason why it is none."""
+    first, second = operands[:2]
     if hint_shape(first) != hint_shape(second) and op_name(node) != "addcmul":
         return f"the operands differ in shape: {hint_shape(first)} and {hint_shape(second)}"
-    either_way = op_name(node) == "add" and node.kwargs.get("alpha", 1) == 1
+    either_way = op_name(node) == "summed" or (op_name(node) == "add" and node.kwargs.get("alpha", 1) == 1)
     reasons = []
-    for skip, branch in [(first, second), (second, first)] if either_way else [(first, second)]:
-        verdict = _judge_ordered(node, skip, branch, reach, joins)
-        if isinstance(verdict, Join):
-            return verdict
-        reasons.append(verdict)
+    for skip in operands if either_way else operands[:1]:
+        verdicts = [_judge_ordered(node, skip, branch, reach, joins) for branch in operands if branch is not skip]
+        refused = [verdict for verdict in verdicts if isinstance(verdict, str)]
+        if not refused:
+            assert isinstance(verdicts[0], Join)
+            return verdicts[0]
+        reasons += refused
     if not either_way and isinstance(_judge_ordered(node, second, first, reach, joins), Join):
         return _SUBTRACTED
     return max(reasons, key=_REASONS.index)
@@ -173,7 +179,7 @@ def _hyper(node: Node, skip: Node, branch: Node, reach: Reach) -> Join | None:
 
 def _skip_root(skip: Node, joins: dict[Node, Join]) -> Node:
     """Where the skip starts: before the additions that nothing else reads (parallel branches)."""
-    while skip in joins and len(skip.users) == 1 and joins[skip].kind in ("identity", "projection"):
+    while skip in joins and len(skip.users) == 1 and joins[skip].kind in ("identity", "scaled", "projection"):
         skip = joins[skip].skip
     return skip
 
@@ -266,7 +272,7 @@ def _parent(node: Node, regions: dict[Node, int], reach: Reach) -> Node | None:
 
 def _drop_nested(joins: dict[Node, Join], reasons: dict[Node, str], reach: Reach) -> None:
     """Keep a join inside another's branch only if its branch mixes with weights and reads the skip's value alone."""
-    regions = {node: branch_region(join, reach) for node, join in joins.items()}
+    regions = {node: union(branch_region(term, reach) for term in _terms(join)) for node, join in joins.items()}
     for node in list(joins):
         parent = _parent(node, regions, reach)
         if parent is None:
@@ -299,24 +305,54 @@ def _is_open(join: Join, region: int, reach: Reach) -> bool:
     return False
 
 
-def _split(join: Join, reasons: dict[Node, str], reach: Reach) -> list[Join]:
-    """One block a term where the branch is a sum of independent branches, x + (attn(x) + mlp(x)); else the join."""
-    total = join.branch
-    while len(total.users) == 1 and (op_name(total) in VIEWS or _unscaled(total, reach) is not total):
-        total = reach.dependents(total)[0]
-    if total not in reasons or len(total.users) > 1 or op_name(total) not in ("add", "sub"):
+def _terms(join: Join) -> list[Join]:
+    """One join a branch where an addition has more than two operands."""
+    if op_name(join.node) != "summed":
         return [join]
-    if join.kind not in ("identity", "scaled"):
+    return [replace(join, branch=operand) for operand in join.node.all_input_nodes if operand is not join.skip]
+
+
+def _drop_parallel(joins: dict[Node, Join], reasons: dict[Node, str], reach: Reach) -> None:
+    """Take a projection beside a branch for two terms of the sum around it, if all three start from one value."""
+    for outer in list(joins.values()):
+        total = _sum_in(outer.branch, reach)
+        inner = joins.get(total)
+        if inner is None or inner.kind != "projection" or inner.entry is None or outer.entry is None:
+            continue
+        same = inner.entry is outer.entry or reach.is_ancestor(outer.entry, inner.entry)
+        if same and len(total.users) == 1 and not reach.mixing(reach.between(outer.entry, inner.entry)):
+            del joins[total]
+            reasons[total] = _ONE_OPERATOR
+
+
+def _sum_in(branch: Node, reach: Reach) -> Node:
+    """The sum of which a branch is a view, or a product with numbers or factors; it itself, if it is none."""
+    while len(branch.users) == 1 and (op_name(branch) in VIEWS or _unscaled(branch, reach) is not branch):
+        branch = reach.dependents(branch)[0]
+    return branch
+
+
+def _split(join: Join, joins: dict[Node, Join], reasons: dict[Node, str], reach: Reach) -> list[Join]:
+    """One block a term where the branch is a sum of branches, x + (attn(x) + mlp(x)); else the join.
+
+    Linear maps that are added are one linear map, and one branch.
+    """
+    total = _sum_in(join.branch, reach)
+    if total in joins or len(total.users) > 1 or op_name(total) not in ("add", "sub", "addcmul", "summed", "lerp"):
         return [join]
-    terms = [operand for operand in total.args[:2] if isinstance(operand, Node)]
-    regions = [sum(reach.bit(n) for n in reach.nodes(reach.between(join.entries[0], term))) for term in terms]
-    mixing = [reach.mixing(region) for region in regions]
-    if len(terms) < 2 or not all(mixing) or set(mixing[0]) & set(mixing[1]):
+    if join.kind not in ("identity", "scaled", "projection") or join.entry is None:
         return [join]
-    if any(_linear(region & ~other, reach) for region, other in zip(regions, regions[::-1], strict=True)):
+    terms = [operand for operand in dict.fromkeys(total.args) if isinstance(operand, Node) and _signal(operand, reach)]
+    regions = [reach.between(join.entry, term) for term in terms]
+    weighs = op_name(total) in ("lerp", "addcmul")  # by a number or factors; two signals would be a product
+    if len(terms) < 2 or (weighs and len(terms) > 2) or not all(map(reach.mixing, regions)):
         return [join]
-    del reasons[total]
-    return [part for term in terms for part in _split(replace(join, branch=term, consumer=total), reasons, reach)]
+    others = [union(regions[:i] + regions[i + 1 :]) for i in range(len(regions))]
+    if all(_linear(region & ~other, reach) for region, other in zip(regions, others, strict=True)):
+        return [join]
+    reasons.pop(total, None)
+    parts = [replace(join, branch=term, consumer=total) for term in terms]
+    return [term for part in parts for term in _split(part, joins, reasons, reach)]
 
 
 def branch_names(joins: list[Join], reach: Reach) -> list[str]:

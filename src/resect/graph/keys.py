@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Final
 
 from torch.fx import Node
@@ -36,6 +37,8 @@ class Keys:
         given = [*captured.parameters, *captured.constants, *inputs]
         self.nodes: tuple[Node, ...] = (*given, *(node for part in sliced.slices for node in part))
         self.given = len(given)
+        self._slots = len(sliced.slots)
+        self._sizes: dict[Hashable, int] = {}
         self._number = {node: i for i, node in enumerate(self.nodes)}
         assert len(self._number) == len(self.nodes)
 
@@ -74,6 +77,15 @@ class Keys:
     def mean(self, slot: Slot) -> int:
         """The mean of a slot's branch over the data."""
         return self.others - 1 - slot.index
+
+    def size(self, size: Hashable) -> int:
+        """A size that is computed from those of the inputs."""
+        return self.others - 1 - self._slots - self._sizes.setdefault(size, len(self._sizes))
+
+    @property
+    def lowest(self) -> int:
+        """The lowest key taken so far."""
+        return self.others - self._slots - len(self._sizes)
 
     def _copy(self, slot: Slot, which: int, node: Node) -> int:
         copy = _SKIPS + 1 + 4 * slot.index + which

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ FOURIER = frozenset(
     "_conj conj resolve_conj _conj_physical complex".split()
 )
 # Batch and layer normalisation count as linear: they stand on projection skips and leave no path of their own.
-LINEAR = VIEWS | NORMS | POOLS | RESHAPERS | WEIGHT_MIXING | FOURIER | {"mul", "div", "addcmul"}
+LINEAR = VIEWS | NORMS | POOLS | RESHAPERS | WEIGHT_MIXING | FOURIER | {"mul", "div", "addcmul", "summed"}
 
 POINTWISE = frozenset(
     "relu relu6 hardtanh gelu silu sigmoid tanh leaky_relu elu selu celu hardswish hardsigmoid mish softplus "
@@ -62,6 +63,13 @@ POINTWISE = frozenset(
 def gate(value: Tensor) -> Tensor:
     """Hand on `value`: the place where a branch enters its join, put into the graph by discovery."""
     return value
+
+
+def summed(*terms: Tensor, dim: int, mean: bool) -> Tensor:
+    """The sum (or mean) of equally shaped terms over an axis at which they are stacked."""
+    stacked = torch.ops.aten.stack.default(list(terms), dim)
+    total: Tensor = torch.ops.aten.mean.dim(stacked, [dim]) if mean else torch.ops.aten.sum.dim_IntList(stacked, [dim])
+    return total
 
 
 def op_name(node: Node) -> str:
@@ -92,10 +100,24 @@ def hint_shape(node: Node) -> tuple[int, ...] | None:
     return hints(value) if isinstance(value, Tensor) else None
 
 
-def free_shape(node: Node) -> tuple[int | str, ...]:
-    """The shape of a node's tensor with the free batch dimension as an expression, e.g. ("B", 64, 8, 8)."""
-    value = node.meta["val"]
-    return tuple(size if isinstance(size, int) else "B" if i == 0 else str(size) for i, size in enumerate(value.shape))
+def free_shape(node: Node) -> tuple[Any, ...]:
+    """The shape of a node's tensor, free sizes as expressions."""
+    return tuple(size if isinstance(size, int) else size.node.expr for size in node.meta["val"].shape)
+
+
+def shown_shape(node: Node, batch: Any) -> tuple[int | str, ...]:
+    """The shape of a node's tensor at the example, but with the batch as an expression, e.g. ("B", 64, 8, 8).
+
+    Args:
+        batch: the symbol of the batch size.
+    """
+    shown: list[int | str] = []
+    for i, (size, hint) in enumerate(zip(free_shape(node), hints(node.meta["val"]), strict=True)):
+        if isinstance(size, int) or batch not in size.free_symbols:
+            shown.append(hint)
+        else:
+            shown.append("B" if i == 0 else str(size).replace(str(batch), "B"))
+    return tuple(shown)
 
 
 def is_float(node: Node) -> bool:

@@ -84,8 +84,9 @@ def squashed_by(captured: Capture, output: str | None = None) -> str | None:
 
 
 def scored_output(captured: Capture, output: str | None = None) -> Node:
-    """The node that computes the scored output; paths are counted up to it."""
+    """The node that computes the scored output, of two with a comma between the first; paths are counted up to it."""
     values = [o.meta["val"] if isinstance(o, Node) else o for o in captured.outputs]
-    chosen = logits_of(pytree.tree_unflatten(values, captured.out_spec), output)
+    first = None if output is None else output.partition(",")[0]
+    chosen = logits_of(pytree.tree_unflatten(values, captured.out_spec), first)
     nodes = [o for o, value in zip(captured.outputs, values, strict=True) if value is chosen and isinstance(o, Node)]
     return nodes[0]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -60,16 +61,8 @@ class Program:
         Raises:
             InputError: an operator cannot take the shapes that it gets, e.g. clips that lack some of their frames.
         """
-        try:
+        with own_errors():
             return self._function(base, state)
-        except (RuntimeError, IndexError) as error:
-            said = str(error).partition("\n")[0]
-            if not re.search(r"invalid for input of size|size of tensor|must match|out of bounds", said):
-                raise
-            raise InputError(
-                f"`inputs` must be a batch that the network can run, but one of its operators says: {said} Where "
-                "samples belong together (clips, graphs), their number may have to be a multiple of the example's."
-            ) from error
 
     @cached_property
     def _function(self) -> Callable[[Mapping[int, Any], Mapping[int, Any]], Environment]:
@@ -99,6 +92,26 @@ class Program:
             dead.append(tuple(key for key in {step.key, *step.reads} if key not in needed))
             needed.update(step.reads)
         return tuple(reversed(dead))
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Say in a sentence that an operator cannot take the shapes, or the indices, that it gets."""
+    try:
+        yield
+    except (RuntimeError, IndexError) as error:
+        said = str(error).partition("\n")[0]
+        if re.search(r"index out of range in self", said):
+            raise InputError(
+                "`inputs` must be numbers that the network's tables hold, but one of its lookups is out of range: a "
+                "number is not in the vocabulary, or the sequence is longer than the table of positions."
+            ) from error
+        if not re.search(r"invalid for input of size|size of tensor|must match|out of bounds", said):
+            raise
+        raise InputError(
+            f"`inputs` must be a batch that the network can run, but one of its operators says: {said} Where "
+            "samples belong together (clips, graphs), their number may have to be a multiple of the example's."
+        ) from error
 
 
 def substitute(value: Any, kind: type, new: Callable[[Any], Any]) -> Any:

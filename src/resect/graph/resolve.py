@@ -6,33 +6,36 @@ its other operand, and whatever only the deleted one needed is not in the progra
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from typing import Any, Final
 
+import sympy
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.fx import Node
 
+from resect.graph.capture import NodeInput
 from resect.graph.decisions import Decision, Removal, Variant
 from resect.graph.keys import Keys
 from resect.graph.ops import VIEWS, gate, hint_shape, hints, op_name
 from resect.graph.program import Program, Ref, Step, substitute
+from resect.graph.sizes import Size
 from resect.graph.slices import Sliced
 from resect.graph.slots import Slot
 
 
-def zeros(reference: Tensor, sizes: Sequence[int | tuple[int]], dtype: torch.dtype) -> Tensor:
-    """Zeros on the device of `reference`; a size `(k,)` stands for k times the batch size of `reference`."""
-    batch = reference.shape[0]
-    return reference.new_zeros([size if isinstance(size, int) else size[0] * batch for size in sizes], dtype=dtype)
+def zeros(reference: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Zeros on the device of `reference`."""
+    return reference.new_zeros(sizes, dtype=dtype)
 
 
-def repeated_mean(mean: Tensor, reference: Tensor) -> Tensor:
+def repeated_mean(mean: Tensor, reference: Tensor, batch_dim: int) -> Tensor:
     """A mean over samples, (k, ...), as the value of every sample of the batch of `reference`, (k B, ...)."""
-    batch = reference.shape[0]
+    batch = reference.shape[batch_dim]
     return mean.expand(batch, *mean.shape).reshape(batch * mean.shape[0], *mean.shape[1:])
 
 
@@ -42,6 +45,11 @@ def of_other_samples(value: Tensor, others: Tensor) -> Tensor:
 
 
 _ZERO: Final = object()
+_OPERATORS: Final[dict[str, Callable[[Any, Any], Any]]] = {  # of expressions of sizes
+    "Add": operator.add, "Mul": operator.mul, "Pow": operator.pow, "PowByNatural": operator.pow,
+    "FloorDiv": operator.floordiv, "CleanDiv": operator.floordiv, "Mod": operator.mod, "PythonMod": operator.mod,
+    "Max": max, "Min": min,
+}  # fmt: skip
 
 
 class Programs:
@@ -62,12 +70,19 @@ class Programs:
         self.removal = removal
         self.keys = keys = Keys(sliced)
         inputs = [entry for entry in sliced.captured.inputs if entry]
-        shaped = next(entry.node for entry in inputs if entry.shape)
+        shaped = next((entry for entry in inputs if entry.batch is not None), next(e for e in inputs if e.sizes))
         self.slice_of = {keys.of(node): i for i, part in enumerate(sliced.slices) for node in part}
         # Gradients flow to the inputs as to any other live value; without gradients they are just there.
         self._base = keys.given - (len(inputs) if edges else 0)
-        self.reference = keys.of(shaped)  # a tensor that tells batch size and device
-        self.example_batch = (hint_shape(shaped) or (1,))[0]
+        self.reference = keys.of(shaped.node)  # a tensor that tells batch size and device
+        self.batch_dim = shaped.batch or 0
+        self.example_batch = _samples(inputs)
+        self.symbols = {
+            size: (keys.of(entry.node), dimension)
+            for entry in inputs
+            for dimension, size in enumerate(entry.sizes)
+            if isinstance(size, sympy.Symbol)
+        }
         outputs = {keys.of(output) for output in sliced.captured.outputs if isinstance(output, Node)}
         self._outputs = frozenset(outputs) - set(range(self._base))
         self._memo: dict[tuple[int, tuple[Decision, ...], frozenset[int]], Program] = {}
@@ -168,6 +183,7 @@ class _Resolution:
         self.keys = programs.keys
         self.steps: list[Step] = []
         self._value: dict[int, int | object] = {}
+        self._sizes: set[Size] = set()
 
     def keep(self, node: Node) -> None:
         """Execute `node`, unless its operands turn it into one of them or into zero."""
@@ -273,7 +289,8 @@ class _Resolution:
         elif self.programs.removal == "zero":
             self._value[key] = _ZERO
         elif self.programs.removal == "mean":
-            self._call(key, repeated_mean, self.keys.mean(slot), self.programs.reference)
+            reference, at = self.programs.reference, self.programs.batch_dim
+            self._call(key, repeated_mean, self.keys.mean(slot), reference, rest=(at,))
         else:
             value = self._resolved(slot.place.gate.all_input_nodes[0])
             assert isinstance(value, int)
@@ -293,13 +310,33 @@ class _Resolution:
 
     def _zeros(self, node: Node, key: int) -> int:
         value = node.meta["val"]
-        sizes = tuple(
-            size if isinstance(size, int) else (hint // self.programs.example_batch,)
-            for size, hint in zip(value.shape, hints(value), strict=True)
-        )
-        self._call(key, zeros, self.programs.reference, rest=(sizes, value.dtype))
+        sizes = [size if isinstance(size, int) else self._size(size.node.expr) for size in value.shape]
+        reads = (self.programs.reference, *(size.key for size in sizes if isinstance(size, Ref)))
+        args = (Ref(self.programs.reference), sizes, value.dtype)
+        self.steps.append(Step(key, zeros, args, {}, reads))
         self._value[key] = key
         return key
+
+    def _size(self, size: Size) -> int | Ref:
+        """A size as a number, or as the value of steps that compute it from those of the inputs."""
+        if isinstance(size, (int, sympy.Integer)):
+            return int(size)
+        key = self.keys.size(size)
+        if size in self._sizes:
+            return Ref(key)
+        self._sizes.add(size)
+        if isinstance(size, sympy.Symbol):
+            tensor, dimension = self.programs.symbols[size]
+            self._call(key, torch.ops.aten.sym_size.int, tensor, rest=(dimension,))
+            return Ref(key)
+        calculate = _OPERATORS[type(size).__name__]
+        first, *others = [self._size(part) for part in size.args]
+        for i, other in enumerate(others):
+            into = key if i == len(others) - 1 else self.keys.size((size, i))
+            reads = tuple(part.key for part in (first, other) if isinstance(part, Ref))
+            self.steps.append(Step(into, calculate, (first, other), {}, reads))
+            first = Ref(into)
+        return Ref(key)
 
     def _call(self, key: int, target: Any, *reads: int, rest: tuple[Any, ...] = ()) -> None:
         self.steps.append(Step(key, target, (*map(Ref, reads), *rest), {}, reads))
@@ -319,6 +356,12 @@ class _Resolution:
         args = tuple(substitute(value, Node, read) for value in node.args)
         kwargs = {name: substitute(value, Node, read) for name, value in node.kwargs.items()}
         self.steps.append(Step(key, node.target, args, kwargs, tuple(reads)))
+
+
+def _samples(inputs: Sequence[NodeInput]) -> int:
+    """The samples of the example, 1 where nothing counts them."""
+    counts = [(hint_shape(entry.node) or ())[entry.batch] for entry in inputs if entry.batch is not None]
+    return counts[0] if counts else 1
 
 
 def _is_like(operand: Node, node: Node) -> bool:

@@ -13,8 +13,8 @@ from resect.errors import InputError
 
 
 @contextmanager
-def batch_comes_first(model: nn.Module, example: Any) -> Iterator[None]:
-    """While the model runs on the example, refuse one whose dimension 0 is a sequence.
+def batch_is_dimension(batch_dim: int, model: nn.Module, example: Any) -> Iterator[None]:
+    """While the model runs on the example, refuse one whose dimension 0, taken for the batch, is a sequence.
 
     Raises:
         InputError: a module with batch_first=False is given the example's dimension 0 as its sequence.
@@ -30,9 +30,12 @@ def batch_comes_first(model: nn.Module, example: Any) -> Iterator[None]:
         raise InputError(
             f"`example` must have the batch in dimension 0, but `{names[module] or type(model).__name__}` has "
             f"batch_first=False and takes dimension 0 ({sequence}) for the sequence and dimension 1 ({batch}) for the "
-            "batch. Build the model with batch_first=True, or wrap it in a module that transposes inputs and outputs."
+            "batch. Say so by batch_dim=1, or build the model with batch_first=True."
         )
 
+    if batch_dim:
+        yield
+        return
     sequential = [module for module in names if getattr(module, "batch_first", True) is False]
     hooks = [module.register_forward_pre_hook(look, with_kwargs=True) for module in sequential]
     try:

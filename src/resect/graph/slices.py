@@ -131,12 +131,27 @@ def _slice(
         # Batch statistics are no signal, so `starts` does not hold them; they are computed where their batch norm is.
         if started or any(operand in later for operand in node.all_input_nodes):
             later.add(node)
-    slices: list[tuple[Node, ...]] = [tuple(n for n in order if n not in later)]
-    current: list[Node] = []
+    number = {node: i for i, node in enumerate((n for n in order if n in ends), 1)}
+    decided = {gate: number[join.node] for join, gate in zip(joins, gates, strict=True)}
+    # A gate waits for the slice of its join, as a sum of branches may be computed before an earlier join; unless that
+    # needs it.
+    places = _places(order, later, ends, decided) or _places(order, later, ends, {})
+    assert places is not None
+    slices: list[list[Node]] = [[] for _ in range(len(ends) + 2)]
     for node in order:
-        if node in later:
-            current.append(node)
+        slices[places[node]].append(node)
+    return tuple(map(tuple, slices))
+
+
+def _places(order: list[Node], later: set[Node], ends: set[Node], waits: dict[Node, int]) -> dict[Node, int] | None:
+    """The slice of every node, none before that of its operands or its own in `waits`; None if a join came too late."""
+    places: dict[Node, int] = {}
+    reached = 1
+    for node in order:
+        needed = max((places.get(operand, 0) for operand in node.all_input_nodes), default=0)
+        places[node] = max(reached, needed, waits.get(node, 0)) if node in later else 0
         if node in ends:
-            slices.append(tuple(current))
-            current = []
-    return (*slices, tuple(current))
+            if places[node] > reached:
+                return None
+            reached += 1
+    return places

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch.fx import Node
 
 from resect.graph.capture import Capture
 from resect.graph.decisions import Variant
 from resect.graph.joins import Join, branch_region, layer_region
-from resect.graph.ops import POINTWISE, free_shape, is_check, op_name
+from resect.graph.ops import POINTWISE, free_shape, is_check, op_name, shown_shape
 from resect.graph.reach import Reach, union
 
 
@@ -26,8 +27,9 @@ class BlockGraph:
             ResNet block, which belongs to the block's output.
         layers: weight layers on the branch, as papers count depth.
         parameters: names of the parameters and buffers that the branch reads.
-        entry_shape: of the (first) value at which the branch starts; "B" is the batch.
+        entry_shape: of the (first) value at which the branch starts; "B" is the batch, the rest as in the example.
         branch_shape: of what the branch brings to the join.
+        shapes: of both, with all that is free as expressions.
     """
 
     region: tuple[Node, ...]
@@ -37,6 +39,7 @@ class BlockGraph:
     parameters: tuple[str, ...]
     entry_shape: tuple[int | str, ...]
     branch_shape: tuple[int | str, ...]
+    shapes: tuple[tuple[Any, ...], tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,9 @@ def _block(join: Join, captured: Capture, reach: Reach) -> BlockGraph:
         after=() if join.kind == "layer" else _after(join.node, reach),
         layers=reach.depth_in_layers(layer_region(join, reach)),
         parameters=_parameters(captured, reach, region),
-        entry_shape=free_shape(join.entries[0]),
-        branch_shape=free_shape(join.branch),
+        entry_shape=shown_shape(join.entries[0], captured.batch),
+        branch_shape=shown_shape(join.branch, captured.batch),
+        shapes=(free_shape(join.entries[0]), free_shape(join.branch)),
     )
 
 
@@ -194,7 +198,8 @@ def _why_not_twice(piece: _Piece, pieces: Sequence[_Piece]) -> str:
 
 def _why_other_output(piece: _Piece) -> str:
     """Why what a block gives cannot stand for what it takes."""
-    if piece.block.entry_shape != piece.block.branch_shape:
+    entry_shape, branch_shape = piece.block.shapes
+    if entry_shape != branch_shape:
         return "it changes the shape of its input"
     if piece.join.hyper and piece.join.hyper.turned:
         return "its streams are permuted, and two of their dimensions have one size"
@@ -238,7 +243,7 @@ def _spans(pieces: Sequence[_Piece], trades: Sequence[str]) -> list[int]:
     last: object = None
     for piece, why in zip(pieces, trades, strict=True):
         block, ends = piece.block, (*piece.join.entries, piece.join.branch)
-        kind = None if why else (block.entry_shape, block.branch_shape, *(end.meta["val"].dtype for end in ends))
+        kind = None if why else (*block.shapes, *(end.meta["val"].dtype for end in ends))
         same = kind is not None and kind == last
         spans.append(spans[-1] + (not same) if spans else 0)
         last = kind

@@ -17,12 +17,14 @@ _COMPLEX = "the operands are complex numbers, for which no gradient of paths is 
 _INSIDE = "a cell or control flow whose additions stand inside one operator"
 _WRITE_SUM = "; write it as skip + branch, and it is a block"
 
+_OVER_STACKS = ("sum", "mean", "logsumexp", "einsum", "matmul", "mm", "bmm", "mv", "summed")
+
 _REASONS = {
     **dict.fromkeys(("add", "sub", "rsub"), _COMPLEX),
     **dict.fromkeys(("lerp", "logaddexp", "logaddexp2", "hypot"), _INTERPOLATED),
     **dict.fromkeys(("where", "maximum", "minimum"), _PICKED),
     **dict.fromkeys(("addmm", "baddbmm", "addbmm", "addmv", "addr", "addcdiv"), _MATMUL + _WRITE_SUM),
-    **dict.fromkeys(("sum", "mean", "logsumexp"), _STACKED + _WRITE_SUM),
+    **dict.fromkeys(_OVER_STACKS, _STACKED + _WRITE_SUM),
     **dict.fromkeys(("index_add", "scatter_add", "scatter_reduce", "index_put", "index_reduce"), _SCATTERED),
     **dict.fromkeys(("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell", "cond", "while_loop"), _INSIDE),
 }
@@ -33,17 +35,29 @@ def why_no_addition(node: Node, reach: Reach) -> str | None:
     name = op_name(node)
     if name not in _REASONS:
         return None
-    source = node.args[0] if name in ("sum", "mean", "logsumexp") else node
-    if source is not node and not (isinstance(source, Node) and op_name(source) in ("stack", "cat")):
+    source = _stack_in(node) if name in _OVER_STACKS and name != "summed" else node
+    if source is None:
         return None
-    assert isinstance(source, Node)
     signals = [operand for operand in reach.dependents(source) if _is_signal(operand)]
     if name in ("add", "sub", "rsub") and not any(operand.meta["val"].is_complex() for operand in signals):
         return None
-    if name in ("cond", "while_loop"):
-        return _INSIDE if signals and reach.reads_weights(node) else None
+    if _REASONS[name] is _INSIDE:  # a cell reads its state beside its input
+        enough = len(signals) > (name not in ("cond", "while_loop"))
+        return _INSIDE if enough and reach.reads_weights(node) else None
     related = any(_is_skip_of(skip, branch, node, reach) for skip in signals for branch in signals)
     return _REASONS[name] if related else None
+
+
+def _stack_in(node: Node) -> Node | None:
+    """The stack, or concatenation, whose values a node sums, behind views and factors."""
+    pending = list(node.all_input_nodes)
+    while pending:
+        source = pending.pop()
+        if op_name(source) in ("stack", "cat"):
+            return source
+        if op_name(source) in VIEWS | {"mul"}:
+            pending += source.all_input_nodes
+    return None
 
 
 def _is_signal(node: Node) -> bool:
@@ -53,7 +67,7 @@ def _is_signal(node: Node) -> bool:
 
 def _is_skip_of(skip: Node, branch: Node, node: Node, reach: Reach) -> bool:
     """Whether weights turn one operand into the other, and the sum has the shape of that one."""
-    if hint_shape(skip) != hint_shape(node) and op_name(node) not in ("sum", "mean"):
+    if hint_shape(skip) != hint_shape(node) and op_name(node) not in _OVER_STACKS:
         return False
     while op_name(skip) in VIEWS and len(reach.dependents(skip)) == 1:
         skip = reach.dependents(skip)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import nan
+from math import exp, nan
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,18 @@ import torch
 from scipy.stats import binomtest
 from torch import nn
 
-from resect.data import Samples
+from resect.data.samples import SampleSet
 from resect.digest import fingerprint
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine
 from resect.errors import DataError, InputError
+from resect.graph.capture import as_call
 from resect.jobs.asked import EvaluateAsked
 from resect.jobs.fit import require_fit
 from resect.jobs.job import Advance, Answer, Job, Lab, digest_of, silent
 from resect.jobs.source import Source
 from resect.jobs.warn import at_chance, random_weights
-from resect.measuring.batches import AnyTask, Batch, batches_of
+from resect.measuring.batches import AnyTask, Batch, batches_of, to_device
 from resect.measuring.clusters import clustered_rate_interval
 from resect.measuring.statistics import bootstrap_interval, mcnemar, paired_error_interval
 from resect.measuring.tasks import CLASSIFICATION, Task
@@ -42,7 +43,7 @@ class EvaluateJob(EvaluateAsked, Job):
     def prepare(self, lab: Lab) -> _Networks:
         """Load all networks, each with the samples as it takes them."""
         sources = [self.source, *map(self._other, self.others)]
-        samples: list[Samples] = []
+        samples: list[SampleSet] = []
         for source in sources:
             samples.append(source.samples(*samples))
         loaded = [source.load(own) for source, own in zip(sources, samples, strict=True)]
@@ -63,7 +64,7 @@ class EvaluateJob(EvaluateAsked, Job):
         warnings = subject.warnings
         for network, samples, error in zip(subject.networks, subject.samples, table["error"], strict=True):
             warnings += at_chance(network.spec, error, samples, random=bool(network.random), task=task)
-        found = {"samples": int(table["samples"][0]), "task": task.meaning(subject.samples[0].targets).as_dict()}
+        found = {"samples": int(table["samples"][0]), "task": task.meaning(subject.samples[0].first()[1]).as_dict()}
         return Answer(found, {"networks": table}, warnings)
 
     def _other(self, text: str) -> Source:
@@ -75,7 +76,7 @@ class EvaluateJob(EvaluateAsked, Job):
 class _Networks:
     """The networks, what each is tested on, and what to warn of."""
 
-    samples: list[Samples]
+    samples: list[SampleSet]
     networks: list[LoadedModel]
     warnings: tuple[str, ...]
 
@@ -108,7 +109,7 @@ def evaluate(data: str, *models: str, out: Path | str | None = None, **options: 
 
 def evaluate_networks(
     networks: Sequence[LoadedModel],
-    samples: Samples | Sequence[Samples],
+    samples: SampleSet | Sequence[SampleSet],
     batch_size: int = 500,
     progress: Advance | None = None,
     engine: Engine = LOCAL,
@@ -132,34 +133,49 @@ def evaluate_networks(
         where a sample has several outcomes the clustered score interval, of what is no rate the bootstrap's), `loss`,
         and, but for the first, the `difference` of its error to that of the first with the paired 95 % interval
         `difference_low` and `difference_high` and, where every sample is one outcome, McNemar's `p_value`.
+        Of texts also the `perplexity`; `prepared` says how files became inputs.
 
     Raises:
         InputError: the task has no error.
         DataError: the samples do not fit a network, or are classes of several positions each.
     """
-    each = [samples] * len(networks) if isinstance(samples, Samples) else samples
+    each = samples if isinstance(samples, Sequence) else [samples] * len(networks)
     rows: list[dict[str, object]] = []
     first: _Measured | None = None
     for network, own in zip(networks, each, strict=True):
         known = require_fit(network.module, own, task)
         if not known.error:
             raise InputError(f"`task` must have an error to be told, but {known.name} has a loss only.")
-        if known.name == "classification" and own.targets.ndim != 1:
-            raise DataError(f"{own.name} must have one target a sample, got {tuple(own.targets.shape)}.")
+        _, targets = own.first()
+        if known.name == "classification" and targets.ndim != 1 and own.prepared is None:
+            raise DataError(f"{own.name} must have one target a sample, got {(len(own), *targets.shape[1:])}.")
+        _require_same(each[0], own)
         measured = _measure(network, own, batch_size, progress or silent("", 0), engine, known)
-        row = {
+        row: dict[str, object] = {
             "model": network.spec,
             "normalization": None if own.normalization is None else str(own.normalization),
+            **({} if own.prepared is None else {"prepared": own.prepared}),
             "parameters": sum(parameter.numel() for parameter in network.module.parameters()),
             **measured.row(),
             "loss": measured.mean(measured.losses),
         }
+        if known.meaning(targets).outcome == "token":
+            row["perplexity"] = exp(measured.mean(measured.losses))
         if first is None:
             first = measured
         else:
             row |= measured.difference(first)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _require_same(first: SampleSet, own: SampleSet) -> None:
+    """Raise DataError unless two networks are to give the same answers: two tokenizers make two texts."""
+    if own is not first and not torch.equal(first.targets_only(), own.targets_only()):
+        raise DataError(
+            f"{own.name} must have the same targets for all networks, but their tokenizers, windows or tasks differ "
+            f"({first.prepared}; {own.prepared}). Name them in the spec, or evaluate one network at a time."
+        )
 
 
 @dataclass(frozen=True)
@@ -210,7 +226,7 @@ class _Measured:
 
 
 def mean_error_and_loss(
-    module: nn.Module, samples: Samples, batch_size: int = 500, task: Task = CLASSIFICATION
+    module: nn.Module, samples: SampleSet, batch_size: int = 500, task: Task = CLASSIFICATION
 ) -> tuple[float, float]:
     """Error (fraction) and cross-entropy (nats), or those of the task, of a module in eval mode, means over samples."""
     measured = _measure(LoadedModel(module, "", None), samples, batch_size, silent("", 0), LOCAL, task)
@@ -218,30 +234,33 @@ def mean_error_and_loss(
 
 
 def _measure(
-    network: LoadedModel, samples: Samples, batch_size: int, progress: Advance, engine: Engine, task: Task
+    network: LoadedModel, samples: SampleSet, batch_size: int, progress: Advance, engine: Engine, task: Task
 ) -> _Measured:
     """The outcomes of every sample that has any."""
     module = network.module
-    device = next(iter(module.parameters()), samples.inputs).device
+    parameter = next(iter(module.parameters()), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
     identity = {
         "evaluate": [network.spec, fingerprint(module)],
         "device": device.type,
         "threads": torch.get_num_threads(),
     }
-    pieces = []
+    pieces, single = [], task.rate
     for batch in batches_of(samples.batches(batch_size), task=task):
         compute = partial(_outcomes, module, batch, device)
         key = {**identity, "batch": [batch.number, batch.digest]}
         pieces.append(engine.kept(key, compute) if batch.digest else compute())
+        single = single and batch.targets.ndim == 1
         progress(len(batch))
     errors, losses, weights = (np.concatenate([piece[name] for piece in pieces]) for name in _KEPT)
-    return _Measured(errors, losses, weights, task.rate and samples.targets.ndim == 1, task.rate)
+    return _Measured(errors, losses, weights, single, task.rate)
 
 
 @torch.inference_mode()
 def _outcomes(module: nn.Module, batch: Batch, device: torch.device) -> Arrays:
     targets, task = batch.targets.to(device), batch.task
-    error, loss = task.outcomes(module(batch.inputs.to(device)), targets)
+    args, kwargs = as_call(to_device(batch.inputs, device))
+    error, loss = task.outcomes(module(*args, **kwargs), targets)
     weights = task.weights(targets)
     assert error is not None, "a task without an error is refused"
     values = dict(zip(_KEPT, (error, loss, weights), strict=True))

@@ -181,7 +181,8 @@ class Study:
         found, tables = record.found, record.tables
         control = found["control"]
         environment, used = dict(record.environment), found.get("normalization")
-        normalize = {"normalize": f"{used['mean_std']}, {used['origin']}"} if used else {}
+        read = {"normalize": f"{used['mean_std']}, {used['origin']}"} if used else {}
+        read |= {"prepared": found["prepared"]} if "prepared" in found else {}
         return cls(
             subject=StudySubject(**found["subject"]),
             answers=Answers.of(found["answers"]),
@@ -194,7 +195,7 @@ class Study:
             intact_loss=found["intact_loss"],
             seconds=environment.pop("seconds"),
             environment=environment,
-            asked={**record.asked, **normalize},
+            asked={**record.asked, **read},
             command=record.command,
             warnings=record.warnings,
         )

@@ -2,50 +2,85 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from typing import Any
 
-from resect.data import Samples
+import torch
+from torch import Tensor, nn
+
+from resect.data.samples import Samples, SampleSet
 from resect.errors import DataError, InputError
+from resect.graph.capture import as_call
 from resect.graph.outputs import logits_of
 from resect.graph.untouched import untouched
-from resect.measuring.batches import AnyTask
+from resect.measuring.batches import AnyTask, to_device
 from resect.measuring.items import Item
 from resect.measuring.metrics import check_classes
 from resect.measuring.targets import as_task, guessed, prepared
 from resect.measuring.tasks import Task
 
 
-def require_fit(module: nn.Module, samples: Samples, task: AnyTask = None) -> Task:
+def require_fit(module: nn.Module, samples: SampleSet, task: AnyTask = None) -> Task:
     """The task of the samples, guessed if it is not given.
 
     Raises:
         DataError: `module` does not run on the samples, or has no output for each of their classes or values.
     """
-    parameter = next(iter(module.parameters()), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
-    try:
-        with untouched(module, "eval"), torch.no_grad():
-            outputs = module(samples.inputs[:2].to(device))
-    except Exception as error:  # any model raises what it likes on inputs that it was not made for
-        said = " ".join(str(error).split()).rstrip(".")
-        raise DataError(
-            f"{samples.name} must fit the network, but on inputs {tuple(samples.inputs[:2].shape)} "
-            f"{type(module).__name__} says: {said}. Name a network for such inputs, or data as it takes them."
-        ) from error
+    inputs, some = samples.first(2)
+    outputs = _outputs(module, samples.name, inputs)
+    every = Item(samples.inputs, samples.targets) if isinstance(samples, Samples) else Item(inputs, some)
+    if samples.labels or samples.prepared:
+        _require_outputs(module, samples, logits_of(outputs).shape[-1])
     try:
         known = as_task(task)
-        every = Item(samples.inputs, samples.targets)
-        shape = tuple(logits_of(outputs, None if known is None else known.output).shape)
-        known = known or guessed(every, (None, *shape[1:]))
-        targets = prepared(every, shape, known)
+        known = known or guessed(every, (None, *logits_of(outputs).shape[1:]))
+        targets = prepared(every, None, known)
         if not known.whole:
-            known.outcomes(outputs, targets[: len(samples.inputs[:2])].to(device))
+            known.outcomes(outputs, targets[: len(some)].to(logits_of(outputs).device))
         if known.classes:
             check_classes(targets, known.scored(outputs).shape[-1])
     except DataError as error:
         raise DataError(f"{samples.name}: {error}") from error
     return known
+
+
+def require_outputs(module: nn.Module, samples: SampleSet) -> None:
+    """Raise DataError unless the outputs of `module` are of the classes of the samples, as far as those are known."""
+    if samples.labels or samples.prepared:
+        _require_outputs(module, samples, logits_of(_outputs(module, samples.name, samples.first(2)[0])).shape[-1])
+
+
+def _require_outputs(module: nn.Module, samples: SampleSet, outputs: int) -> None:
+    labels, name = samples.labels, type(module).__name__
+    if labels and len(labels) != outputs:
+        raise DataError(
+            f"{samples.name} has {len(labels):,} class{'es' if labels[1:] else ''} ({', '.join(labels[:3])}"
+            f"{', ...' if labels[3:] else ''}), but {name} has {outputs:,} outputs, so that class numbers would mean "
+            "others. Name a network for these classes (--model-arg num_classes=...), or a file with all classes in the "
+            "order of its outputs: folder:DIR,classes=FILE."
+        )
+    if samples.prepared and not labels and outputs < (samples.classes or 0):
+        raise DataError(
+            f"{samples.name} needs a language model, but {name} gives {outputs:,} numbers a token, and not one for "
+            f"each of the {samples.classes:,} tokens. Name one with a head: ...ForCausalLM, ...LMHeadModel, "
+            "...ForMaskedLM."
+        )
+
+
+def _outputs(module: nn.Module, name: str, inputs: Any) -> Any:
+    """What `module` returns in eval mode; DataError if it does not run."""
+    parameter = next(iter(module.parameters()), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    try:
+        with untouched(module, "eval"), torch.no_grad():
+            args, kwargs = as_call(to_device(inputs, device))
+            return module(*args, **kwargs)
+    except Exception as error:  # any model raises what it likes on inputs that it was not made for
+        said = " ".join(str(error).split()).rstrip(".")
+        shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise DataError(
+            f"{name} must fit the network, but on inputs {shape} {type(module).__name__} says: {said}. Name a network "
+            "for such inputs, or data as it takes them."
+        ) from error
 
 
 def placed(module: nn.Module, device: str, dtype: torch.dtype | None = None) -> nn.Module:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from resect.data import Samples
+from resect.data.samples import SampleSet
 from resect.engines.local import Local
 from resect.errors import DoubtfulWarning
 from resect.jobs.asked import Asked
@@ -127,7 +127,7 @@ class Subject:
     """
 
     net: Unraveled
-    samples: Samples
+    samples: SampleSet
     warnings: tuple[str, ...] = ()
     random: bool = False
     more: Mapping[str, Any] | None = None
@@ -138,7 +138,7 @@ class Subject:
         return {"samples": digest_of([self.samples]), "networks": [self.net.fingerprint()], **(self.more or {})}
 
 
-def digest_of(loaded: Sequence[Samples]) -> str:
+def digest_of(loaded: Sequence[SampleSet]) -> str:
     """The digest of the samples of several networks: one, unless they are normalised in several ways."""
     return " ".join(
         dict.fromkeys(samples.digest() for samples in {id(samples): samples for samples in loaded}.values())

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from resect.data import Samples
-from resect.data.normalization import plain_normalization
+from resect.data.normalization import how_read
+from resect.data.samples import SampleSet
 from resect.engines.work import Arrays
 from resect.errors import InputError
 from resect.jobs.asked import LesionAsked
@@ -61,7 +61,7 @@ class LesionJob(LesionAsked, Job):
             "slices_run": len(tour.stops),
             "states_kept": tour.states,
         }
-        data = list(samples.batches(size))
+        data = samples.batches(size)
         if self.plan == "ensemble":
             answer = self._ensemble(net, samples, data, settings, lab)
         else:
@@ -69,7 +69,7 @@ class LesionJob(LesionAsked, Job):
             advance = lab.track("arrangements" if plan.name == "explicit" else f"{plan.name} lesions", lesions)
             result = lesion(net, data, plan, settings, task=self.task, progress=advance, engine=lab.engine)
             answer = self._shapley(net, result) if self.plan == "shapley" else lesion_answer(result)
-        found = {**answer.found, "ran": ran, "normalization": plain_normalization(samples)}
+        found = {**answer.found, "ran": ran, **how_read(samples)}
         intact, task = found["intact"].get("error"), Task.named(found["task"]["task"])
         warnings = (*subject.warnings, *at_chance(self.source.model, intact, samples, random=subject.random, task=task))
         return Answer(found, {**answer.tables, "trials": tried}, warnings)
@@ -118,7 +118,7 @@ class LesionJob(LesionAsked, Job):
         found = {"summary": shapley.summary(), "total": dict(shapley.total)}
         return Answer({**lesion_answer(result).found, **found}, {"shapley": shapley.table})
 
-    def _ensemble(self, net: Unraveled, samples: Samples, data: Any, settings: LesionSettings, lab: Lab) -> Answer:
+    def _ensemble(self, net: Unraveled, samples: SampleSet, data: Any, settings: LesionSettings, lab: Lab) -> Answer:
         removed = self._removed(net)
         advance = lab.track("ensemble", (self.members + 1) * len(samples))
         result = ensemble(
@@ -134,14 +134,14 @@ class LesionJob(LesionAsked, Job):
         }
         return Answer(found, {"ensembles": result.table})
 
-    def _choose(self, net: Unraveled, samples: Samples, tour: Tour, lab: Lab) -> pd.DataFrame:
+    def _choose(self, net: Unraveled, samples: SampleSet, tour: Tour, lab: Lab) -> pd.DataFrame:
         """Trials of batch sizes and memory formats, of an earlier sitting if there was one; the first is chosen."""
         settled = None if self.memory_format == "auto" else self.memory_format == "channels-last"
         choices = Choices.of(net, len(samples), tour.states, self.memory, self.batch_size, settled)
         forwards = len(tour.stops) / net.slices * len(samples)
 
         def choose() -> Arrays:
-            tried = samples.inputs[: max(choices.sizes)]
+            tried, _ = samples.first(max(choices.sizes))
             made = list(trials(net, tried, choices, states=tour.states, budget=_TRYING * forwards))
             if choices.settled or not made:  # too little work to try anything
                 made = [Trial(choices.sizes[0], choices.formats[0], float("nan"), bytes_per_sample(net, tour.states))]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from resect.data.normalization import plain_normalization
+from resect.data.normalization import how_read
 from resect.errors import DataError, InputError
 from resect.jobs.asked import PathsAsked
 from resect.jobs.job import Answer, Job, Lab, Subject
@@ -72,7 +72,8 @@ class PathsJob(PathsAsked, Job):
             DataError: the samples do not fit the network, or the gradient is zero or not finite.
             AccuracyError: a result fails its own check.
         """
-        bench = _Bench(subject.net, list(subject.samples.batches(self.batch_size)), self, lab)
+        samples = subject.samples
+        bench = _Bench(subject.net, samples.batches(self.batch_size), self, lab)
         first = next(batches_of(bench.data, subject.net, self.task))
         spectrum = bench.measure(path_spectrum, "exact shares", max_length=self.max_length)
         through = bench.measure(participation, "shares through blocks", 2, pairs=self.pairs)
@@ -92,16 +93,14 @@ class PathsJob(PathsAsked, Job):
         found["log2_paths_by_blocks"] = through.log2_effective_paths
         found["energy_depth"] = energy.effective_depth if energy else None
         if self.strongest:
-            paths = replace(bench, data=bench.data[:1]).measure(
-                strongest_paths, "strongest paths", count=self.strongest
-            )
+            alone = replace(bench, data=[samples.first(self.batch_size)])
+            paths = alone.measure(strongest_paths, "strongest paths", count=self.strongest)
             held = dict(zip(("held", "held_low", "held_high"), paths.held, strict=True))
             found["strongest"] = {"summary": paths.summary(), "proven": paths.proven, "bound": paths.bound, **held}
             tables["strongest"] = paths.table
         if self.checkpoints:
             tables["training"] = bench.over_training(checkpoints_in(self.checkpoints))
-        found["task"] = first.task.meaning(first.targets).as_dict()
-        found["normalization"] = plain_normalization(subject.samples)
+        found |= {**how_read(samples), "task": first.task.meaning(first.targets).as_dict()}
         return Answer(found, tables, subject.warnings)
 
     def _numbers(
@@ -165,7 +164,7 @@ class _Bench:
     """One network, its samples in batches, and bars for what is measured on them."""
 
     net: Unraveled
-    data: list[Any]
+    data: Any
     job: PathsJob
     lab: Lab
 

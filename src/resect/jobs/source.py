@@ -15,7 +15,7 @@ from resect.models.names import Value, require_model_spec
 if TYPE_CHECKING:  # what is asked is checked, and refused, before torch is imported
     import torch
 
-    from resect.data import Samples
+    from resect.data.samples import SampleSet
     from resect.models.specs import LoadedModel
     from resect.network.unraveled import Unraveled
 
@@ -66,7 +66,7 @@ class Source:
 
         return normalization_of(self.model, self.checkpoint, self.model_args)
 
-    def samples(self, *like: Samples) -> Samples:
+    def samples(self, *like: SampleSet) -> SampleSet:
         """Load the samples in this dtype, normalised as this network takes them.
 
         Args:
@@ -81,14 +81,15 @@ class Source:
 
         card = self.card()
         for samples in like:
-            if self._takes(samples, card):
+            if samples.prepared is None and self._takes(samples, card):
                 return samples
-        samples = load_samples(self.data, limit=self.limit, normalize=self.normalize, card=card)
-        if not samples.inputs.is_floating_point():
-            return samples
-        return replace(samples, inputs=samples.inputs.to(self._dtype))
+        from resect.models.inputs import ModelInputs
 
-    def _takes(self, samples: Samples, card: Normalization | None) -> bool:
+        model = ModelInputs(self.model, self.checkpoint, self.model_args)
+        samples = load_samples(self.data, limit=self.limit, normalize=self.normalize, card=card, model=model)
+        return samples.to(self._dtype)
+
+    def _takes(self, samples: SampleSet, card: Normalization | None) -> bool:
         """Whether samples of these data are normalised as this network takes them."""
         there, own = samples.normalization, self.normalize in (None, "card")
         here = card if own else Normalization.parse(str(self.normalize))
@@ -98,7 +99,7 @@ class Source:
             return own and there.origin == "of the data spec"
         return (there.mean, there.std) == (here.mean, here.std)
 
-    def load(self, samples: Samples | None = None) -> LoadedModel:
+    def load(self, samples: SampleSet | None = None) -> LoadedModel:
         """Load the network, on this device and in this dtype.
 
         Args:
@@ -127,15 +128,15 @@ class Source:
             return replace(other, normalize=self.normalize and "card")
         return replace(other, normalize=None if self.normalize == "card" else self.normalize)
 
-    def unravel(self, *like: Samples, plain: bool = False) -> tuple[Unraveled, Samples, tuple[str, ...], bool]:
+    def unravel(self, *like: SampleSet, plain: bool = False) -> tuple[Unraveled, SampleSet, tuple[str, ...], bool]:
         """The network, unravelled, the samples (of `like` if one is as it takes them), what to warn of, and `random`.
 
         Raises:
             DataError: the samples do not fit the network.
             InputError: the network cannot be captured.
         """
-        from resect.jobs.fit import require_fit
-        from resect.jobs.warn import random_weights
+        from resect.jobs.fit import require_fit, require_outputs
+        from resect.jobs.warn import random_weights, recorded
         from resect.network.entrance import unravel
 
         samples = self.samples(*like)
@@ -145,7 +146,8 @@ class Source:
         except InputError:
             require_fit(loaded.module, samples)  # says so if they are why
             raise
-        return net, samples, random_weights(loaded), bool(loaded.random)
+        require_outputs(loaded.module, samples)
+        return net, samples, random_weights(loaded) + recorded(net), bool(loaded.random)
 
     def placed(self, loaded: LoadedModel) -> LoadedModel:
         """A model on this device and in this dtype."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from resect.data import Samples
-from resect.data.normalization import plain_normalization
+from resect.data.normalization import how_read
+from resect.data.samples import SampleSet
 from resect.digest import key_digest
 from resect.errors import InputError
 from resect.jobs.answers import answer_depth, answer_ensemble, answer_gradient, multiplicity_row
@@ -70,11 +70,11 @@ class StudyJob(StudyAsked, Job):
             depth, gradient = answer_depth(spectrum, draws, squares), answer_gradient(spectrum, draws)
         rows = [multiplicity_row(self.source.model, net, singles.intact_error, spectrum)]
         rows += [bench.beside(text, other) for text, other in zip(self.beside, subject.beside, strict=True)]
-        ensemble = answer_ensemble(singles, random, shuffled, control, samples.targets)
+        ensemble = answer_ensemble(singles, random, shuffled, control, samples.targets_only())
         blocks = net.blocks.table
         found = {
             "subject": asdict(self._subject(net, samples)),
-            "normalization": plain_normalization(samples),
+            **how_read(samples),
             "answers": Answers(ensemble, depth, gradient, tuple(rows)).as_dict(),
             "intact_loss": singles.intact_loss,
             "control": control.numbers() if control else None,
@@ -89,7 +89,7 @@ class StudyJob(StudyAsked, Job):
         errors = [singles.intact_error, *([control.intact_error] if control else []), *(row.error for row in rows[1:])]
         return Answer(found, tables, subject.warnings(errors))
 
-    def _subject(self, net: Unraveled, samples: Samples) -> StudySubject:
+    def _subject(self, net: Unraveled, samples: SampleSet) -> StudySubject:
         return StudySubject(
             model=self.source.model,
             data=samples.name,
@@ -144,14 +144,14 @@ class _Bench:
 
     def spectrum(self, subject: Subject, title: str) -> PathSpectrum:
         """The exact shares, on the first samples."""
-        data = list(subject.samples.limited(self.job.gradient_samples).batches(self.job.gradient_batch))
+        data = subject.samples.limited(self.job.gradient_samples).batches(self.job.gradient_batch)
         advance = self.lab.track(title, passing(subject.net) * len(data))
         return path_spectrum(subject.net, data, progress=advance, engine=self.lab.engine)
 
     def paths(self, subject: Subject) -> tuple[PathSpectrum, Any, Any]:
         """The exact shares, sampled single paths, and random signs."""
         spectrum, net = self.spectrum(subject, "gradient by path length"), subject.net
-        data = list(subject.samples.limited(self.job.path_samples).batches(self.job.path_batch))
+        data = subject.samples.limited(self.job.path_samples).batches(self.job.path_batch)
         settings, slices, engine = PathSettings(seed=self.job.source.seed), passing(net) * len(data), self.lab.engine
         bar = self.lab.track("sampled single paths", slices)
         draws = sample_paths(net, data, settings, draws=self.job.draws, progress=bar, engine=engine)
@@ -189,7 +189,7 @@ class _Loader:
     """Loads the networks of a study; those that have no weights are trained into its folder."""
 
     job: StudyJob
-    samples: Samples
+    samples: SampleSet
     lab: Lab
 
     def networks(self) -> _Networks:

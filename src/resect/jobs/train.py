@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from torch import nn
 
 from resect.data import Samples, load_samples
-from resect.data.normalization import plain_normalization
+from resect.data.normalization import how_read
+from resect.data.samples import SampleSet, in_memory
 from resect.errors import DataError, InputError, RunError, SpecError
 from resect.files import write_text
 from resect.jobs.environment import environment
@@ -26,6 +28,7 @@ from resect.measuring.items import Item
 from resect.measuring.meaning import require_task
 from resect.measuring.targets import prepared
 from resect.measuring.tasks import CLASSIFICATION, Task
+from resect.models.inputs import ModelInputs
 from resect.models.names import SHIPPED, Value, bare_name
 from resect.models.specs import card_beside, load_model
 from resect.runs import lock
@@ -209,13 +212,11 @@ class TrainJob:
             return self._train(watch)
 
     def _train(self, watch: Watch | None) -> Record | None:
-        samples, test = _splits(self.data, self.test_data, self.normalize)
+        samples, test = self._splits()
         module = self._module(samples, test)
         task = require_fit(module, samples, self.task)
         require_fit(module, test, task)
-        samples, test = (
-            replace(each, targets=prepared(Item(None, each.targets), None, task)) for each in (samples, test)
-        )
+        samples = replace(samples, targets=prepared(Item(None, samples.targets), None, task))
         watch = replace(watch or Watch(), logs=self.logs, test=lambda: _tested(module, test, task))
         if self.history:
             history = _History(module, self.history, json.dumps(plain(self.asked), sort_keys=True))
@@ -239,7 +240,19 @@ class TrainJob:
         self.checkpoint.unlink(missing_ok=True)
         return card
 
-    def _module(self, samples: Samples, test: Samples) -> nn.Module:
+    def _splits(self) -> tuple[Samples, SampleSet]:
+        """The training and the test samples, which must differ."""
+        model = ModelInputs(self.spec, None, self.model_args)
+        read = partial(load_samples, normalize=self.normalize, model=model)
+        samples, test = read(self.data, split="train"), read(self.test_data or self.data, split="test")
+        if samples.digest() == test.digest():
+            raise DataError(
+                f"{self.data} must have test samples beside those to train on, but they are the same, and an error on "
+                "what was trained on says nothing. Name others with --test-data, or train on digits or cifar10:DIR."
+            )
+        return in_memory(samples), test
+
+    def _module(self, samples: Samples, test: SampleSet) -> nn.Module:
         """The network to train, on its device, which fits the samples."""
         loaded = load_model(self.spec, model_args=self.model_args, samples=samples, seed=self.recipe.seed)
         module = placed(loaded.module, self.device)
@@ -252,7 +265,7 @@ class TrainJob:
             raise InputError(f"`model` must have parameters to train, but {self.spec} has none.")
         return module
 
-    def _written(self, module: nn.Module, trained: Trained, samples: Samples, test: Samples, task: Task) -> Record:
+    def _written(self, module: nn.Module, trained: Trained, samples: Samples, test: SampleSet, task: Task) -> Record:
         """Write the weights in half precision and measure them."""
         errors = {}
         if trained.scheduled and set(trained.scheduled.survival) != {1.0}:
@@ -266,12 +279,12 @@ class TrainJob:
             "parameters": sum(parameter.numel() for parameter in module.parameters()),
             "train_samples": len(samples),
             "test_samples": len(test),
-            "sample_shape": list(samples.inputs.shape[1:]),
+            "sample_shape": list(samples.shape),
             "classes": samples.classes,
-            "normalization": plain_normalization(samples),
+            **how_read(samples),
             "test_error": error,
             "test_loss": loss,
-            **({} if task == CLASSIFICATION else {"task": task.meaning(test.targets).as_dict()}),
+            **({} if task == CLASSIFICATION else {"task": task.meaning(test.first()[1]).as_dict()}),
             **errors,
             "precision": "float16",
             "processes": trained.processes,
@@ -334,21 +347,9 @@ class _History:
         return self.folder / f"epoch-{epoch}.safetensors"
 
 
-def _tested(module: nn.Module, test: Samples, task: Task) -> dict[str, float]:
+def _tested(module: nn.Module, test: SampleSet, task: Task) -> dict[str, float]:
     error, loss = mean_error_and_loss(module, test, task=task)
     return {"error": error, "loss": loss}
-
-
-def _splits(data: str, test_data: str | None, normalize: str | None) -> tuple[Samples, Samples]:
-    """The training and the test samples, which must differ."""
-    samples = load_samples(data, split="train", normalize=normalize)
-    test = load_samples(test_data or data, split="test", normalize=normalize)
-    if samples.digest() == test.digest():
-        raise DataError(
-            f"{data} must have test samples beside those to train on, but they are the same, and an error on what was "
-            "trained on says nothing. Name others with --test-data, or train on digits or cifar10:DIR."
-        )
-    return samples, test
 
 
 @contextmanager

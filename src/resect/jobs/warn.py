@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from resect.data import Samples
+from resect.data.samples import SampleSet
 from resect.graph.outputs import IGNORED
 from resect.measuring.chance import no_better_than_chance
+from resect.measuring.items import Item
 from resect.measuring.meaning import number
+from resect.measuring.targets import prepared
 from resect.measuring.tasks import CLASSIFICATION, Task
 from resect.models.specs import LoadedModel
+from resect.network.unraveled import Unraveled, recorded_message
 from resect.words import percent, plural
 
 
@@ -28,8 +31,14 @@ def random_weights(loaded: LoadedModel) -> tuple[str, ...]:
     )
 
 
+def recorded(net: Unraveled) -> tuple[str, ...]:
+    """One sentence if a network is a recording of one forward pass."""
+    said = recorded_message(net)
+    return (said,) if said else ()
+
+
 def at_chance(
-    model: str, error: float | None, samples: Samples, *, random: bool = False, task: Task = CLASSIFICATION
+    model: str, error: float | None, samples: SampleSet, *, random: bool = False, task: Task = CLASSIFICATION
 ) -> tuple[str, ...]:
     """One sentence if an intact network does no better than one answer for all samples, as the commonest class.
 
@@ -40,7 +49,7 @@ def at_chance(
         random: the weights are known to be random, which explains it.
         task: what the targets mean.
     """
-    targets = samples.targets.numpy()
+    targets = prepared(Item(None, samples.targets_only()), None, task).numpy()
     counted, chance = int((targets != IGNORED).sum()), task.chance(targets)
     if error is None or chance is None:
         return ()

@@ -106,6 +106,18 @@ def again(data: Batches) -> Batches:
     return list(data) if _once(data) else data
 
 
+@dataclass(frozen=True)
+class Read:
+    """The batches of data, as `batches_of` gives them, read anew whenever they are gone through."""
+
+    data: Batches
+    net: Unraveled
+    task: AnyTask = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        return batches_of(self.data, self.net, self.task)
+
+
 def to_device(inputs: Any, device: torch.device) -> Any:
     """The same nested inputs on a device."""
     return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs)

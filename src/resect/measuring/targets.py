@@ -45,7 +45,8 @@ def guessed(item: Item, shape: Shape | None) -> Task:
     targets = item.targets
     if targets.is_complex():
         raise DataError("the targets must be integers or floating-point numbers, got complex ones.")
-    if item.labels and targets.ndim == 2 and not targets.is_floating_point():
+    as_outputs = shape is not None and len(shape) == 2 and _fits(targets, shape)
+    if item.labels and targets.ndim == 2 and not targets.is_floating_point() and not as_outputs:
         return Task.named(_of_tokens(item))
     if shape is None:
         return CLASSIFICATION

@@ -116,9 +116,7 @@ class Task:
             DataError: shapes or classes do not fit, or a function of one's own gives something else.
         """
         scored = self.checked(outputs, targets)
-        error = (
-            None if self.error is None else one_each("error", self._called(self.error, scored, targets), len(targets))
-        )
+        error = self.error and one_each("error", self._called(self.error, scored, targets), len(targets))
         if error is not None and self.rate and self._own and not bool(((error == 0) | (error == 1)).all()):
             raise DataError(f"the error of {self.name} must be 0 or 1, as it is a rate. Make its Task with rate=False.")
         return error, one_each("loss", self.loss_of(scored, targets), len(targets))
@@ -148,15 +146,12 @@ class Task:
             try:
                 check_targets(scored, targets)
             except DataError as error:
-                hint = (
-                    ""
-                    if isinstance(outputs, Tensor)
-                    else (
-                        f" The model returns {outputs_in_words(outputs)}: `task` may name another, such as "
-                        f"{self.name}:NAME."
-                    )
-                )
-                raise DataError(f"{error}{hint}") from None
+                if isinstance(outputs, Tensor):
+                    raise
+                raise DataError(
+                    f"{error} The model returns {outputs_in_words(outputs)}: `task` may name another, such as "
+                    f"{self.name}:NAME."
+                ) from None
         return scored
 
     def predictions(self, outputs: Any, targets: Tensor) -> Tensor:

@@ -7,12 +7,13 @@ import re
 from importlib import resources
 from pathlib import Path
 
+from resect.data.names import KINDS as DATA_KINDS
 from resect.data.names import LIKE
 from resect.errors import SpecError, require_text
 
 Value = str | int | float | bool
-SPECIFIC = ("resect", "torchvision", "timm", "hf")  # of models alone
-KINDS = (*SPECIFIC, "py")
+KINDS = ("resect", "torchvision", "timm", "hf", "py")
+SPECIFIC = tuple(kind for kind in KINDS if kind not in DATA_KINDS)  # of models alone
 WEIGHTS = resources.files("resect.models") / "weights"
 SHIPPED = tuple(sorted(file.name.removesuffix(".json") for file in WEIGHTS.iterdir() if file.name.endswith(".json")))
 _PARTS = re.compile(
@@ -91,6 +92,8 @@ def _unknown(spec: str, kind: str) -> SpecError:
         hint = f" Did you mean resect:{spec}?"
     elif kind == "resect":
         hint = closest(spec, [f"resect:{name}" for name in _NAMES])
+    elif kind in DATA_KINDS:
+        hint = " That is a data spec."
     elif kind not in KINDS and (close := difflib.get_close_matches(kind, KINDS, n=1, cutoff=LIKE)):
         hint = f" Did you mean {close[0]}:?"
     return SpecError(f"unknown model spec {spec!r}.{hint} {_KNOWN}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from resect.data.normalization import Normalization
+from resect.data.offline import hub_or_cache
 from resect.models.names import SHIPPED, Value
 from resect.models.specs import card_beside, load_card
 
@@ -56,7 +57,8 @@ def _timm(name: str) -> tuple[Any, Any]:
 
 def _hugging_face(name: str) -> tuple[Any, Any] | None:
     reader = import_module("transformers.image_processing_base").ImageProcessingMixin
-    settings, _ = reader.get_image_processor_dict(name)
+    with hub_or_cache(name):
+        settings, _ = reader.get_image_processor_dict(name)
     if not settings.get("do_normalize", True):
         return (0.0,), (1.0,)
     return (settings["image_mean"], settings["image_std"]) if "image_mean" in settings else None

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from resect.data.samples import Samples
+from resect.data.offline import UNREACHABLE, hub_or_cache
+from resect.data.samples import Samples, SampleSet
 from resect.data.specs import call_factory
 from resect.errors import CheckpointError, InputError, RunError, SpecError
 from resect.models.highway import CifarHighway
@@ -31,7 +32,7 @@ from resect.runs.record import Record
 from resect.seeds import seeded
 from resect.weights import check_finite, load_checkpoint
 
-_IMAGES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
+IMAGES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
 _DIGITS_WIDTH = {"vgg15": 16}
 
 
@@ -75,7 +76,7 @@ def load_model(
     *,
     checkpoint: Path | str | None = None,
     model_args: Mapping[str, Value] | None = None,
-    samples: Samples | None = None,
+    samples: SampleSet | None = None,
     seed: int = 0,
     arguments: None = None,
 ) -> LoadedModel:
@@ -117,24 +118,24 @@ def load_model(
 
 
 def _as_trained(
-    spec: str, checkpoint: Path, model_args: Mapping[str, Value], samples: Samples | None
-) -> tuple[Mapping[str, Value], Samples | None]:
+    spec: str, checkpoint: Path, model_args: Mapping[str, Value], samples: SampleSet | None
+) -> tuple[Mapping[str, Value], SampleSet | None]:
     """`model_args` and `samples` with what the card beside the weights knows: arguments, image shape and classes."""
     card = card_beside(checkpoint)
     if card is None or card.asked.get("model") != spec:
         return model_args, samples
     shape, classes = card.found.get("sample_shape"), card.found.get("classes")
     if spec.startswith("resect:") and shape and classes:
-        inputs = torch.zeros(1, *shape) if samples is None else samples.inputs[:1]
+        inputs = torch.zeros(1, *shape) if samples is None else samples.first()[0]
         samples = Samples(spec, inputs, torch.tensor([classes - 1]), classes)
     return {**card.asked.get("arguments", {}), **model_args}, samples
 
 
-def _resect(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
+def _resect(spec: str, name: str, arguments: dict[str, Value], samples: SampleSet | None) -> LoadedModel:
     parts = parts_of(spec)
     shipped = parts["trained"] is not None
-    images = _IMAGES[parts["data"]] if samples is None and shipped else _image_shape(samples)
-    trained_on = _IMAGES.get(parts["data"], images)
+    images = IMAGES[parts["data"]] if samples is None and shipped else _image_shape(samples)
+    trained_on = IMAGES.get(parts["data"], images)
     if images[0] != trained_on[0] or (parts["kind"] is None and images != trained_on):
         raise SpecError(
             f"{spec} takes images {'x'.join(map(str, trained_on))} (channels, height, width), but the samples are "
@@ -180,22 +181,21 @@ def _load_shipped(module: nn.Module, name: str) -> None:
         load_checkpoint(module, path if path.is_file() else large_weights(name))
 
 
-def _image_shape(samples: Samples | None) -> tuple[int, int, int]:
+def _image_shape(samples: SampleSet | None) -> tuple[int, int, int]:
     if samples is None:
         return 3, 32, 32
-    if samples.inputs.ndim != 4:
-        raise SpecError(
-            f"the networks of resect: take images (N, C, H, W), but {samples.name} holds {tuple(samples.inputs.shape)}."
-        )
-    _, channels, height, width = samples.inputs.shape
+    if len(samples.shape) != 3:
+        shape = (len(samples), *samples.shape)
+        raise SpecError(f"the networks of resect: take images (N, C, H, W), but {samples.name} holds {shape}.")
+    channels, height, width = samples.shape
     return channels, height, width
 
 
-def _example(samples: Samples | None) -> Tensor | None:
-    return None if samples is None else samples.inputs[:1]
+def _example(samples: SampleSet | None) -> Any:
+    return None if samples is None else samples.first()[0]
 
 
-def _torchvision(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
+def _torchvision(spec: str, name: str, arguments: dict[str, Value], samples: SampleSet | None) -> LoadedModel:
     models = _optional("torchvision.models", spec, "vision")
     known = models.list_models()
     if name not in known:
@@ -218,7 +218,7 @@ def _torchvision(spec: str, name: str, arguments: dict[str, Value], samples: Sam
     return LoadedModel(module, spec, example, random=() if settings["weights"] else _weights(module))
 
 
-def _timm(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
+def _timm(spec: str, name: str, arguments: dict[str, Value], samples: SampleSet | None) -> LoadedModel:
     timm = _optional("timm", spec, "vision")
     known = timm.list_models()
     if name.split(".")[0] not in known:
@@ -230,7 +230,7 @@ def _timm(spec: str, name: str, arguments: dict[str, Value], samples: Samples | 
     return LoadedModel(module, spec, example, random=() if given else _weights(module))
 
 
-def _hugging_face(spec: str, name: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
+def _hugging_face(spec: str, name: str, arguments: dict[str, Value], samples: SampleSet | None) -> LoadedModel:
     if name[0] in "/.~" and not Path(name).is_dir():
         raise SpecError(f"there is no folder {name}. hf:FOLDER needs one that `save_pretrained` wrote.")
     transformers = _optional("transformers", spec, "hf")
@@ -245,7 +245,15 @@ def _hugging_face(spec: str, name: str, arguments: dict[str, Value], samples: Sa
         missing.extend(sorted(loading["missing_keys"]))
         return module
 
-    module = _build(spec, build)
+    with hub_or_cache(name) as offline:
+        try:
+            module = _build(spec, build)
+        except SpecError as error:
+            if not offline:
+                raise
+            raise SpecError(
+                f"{spec} cannot be built: there is no folder {name}, {UNREACHABLE}. Connect, or name a folder."
+            ) from error
     loaded = LoadedModel(module, spec, _example(samples), random=tuple(missing))
     if samples is not None:
         return loaded
@@ -258,7 +266,7 @@ def _hugging_face(spec: str, name: str, arguments: dict[str, Value], samples: Sa
     return replace(loaded, example={"pixel_values": torch.zeros(1, channels, height, width)})
 
 
-def _factory(spec: str, target: str, arguments: dict[str, Value], samples: Samples | None) -> LoadedModel:
+def _factory(spec: str, target: str, arguments: dict[str, Value], samples: SampleSet | None) -> LoadedModel:
     result = call_factory(spec, target, **arguments)
     module, example = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(module, nn.Module):

@@ -7,9 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """How far an unravelled network is from its model: the largest absolute difference at each batch size."""
+    """How far an unravelled network is from its model.
+
+    Attributes:
+        differences: the largest absolute difference of an output at each batch size.
+        recorded: whether the network is a recording of one forward pass, which holds at its one batch size.
+    """
 
     differences: dict[int, float]
+    recorded: bool = False
 
     @property
     def identical(self) -> bool:

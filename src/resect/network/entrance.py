@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -10,8 +11,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import ExportError, InputError
-from resect.graph.capture import as_call, cut_samples, outputs_of, without_fused_attention
+from resect.graph.capture import How, as_call, outputs_of, without_fused_attention
 from resect.graph.differences import alike, largest_difference
+from resect.graph.lengths import Lengths, Trial, lengths_of
 from resect.graph.untouched import untouched
 from resect.network.unraveled import Unraveled, unraveled
 
@@ -28,21 +30,25 @@ class WithExample(Protocol):
         """One batch of its inputs; None if it is not known."""
 
 
-def unravel(model: nn.Module | WithExample, example: Any = None, *, plain: bool = False) -> Unraveled:
+def unravel(
+    model: nn.Module | WithExample, example: Any = None, *, plain: bool = False, batch_dim: int = 0
+) -> Unraveled:
     """Take a network apart into its residual blocks.
 
     Args:
-        model: any module that `torch.export` can capture, or what `resect.load_model` returned. It is not changed.
-        example: one batch of its inputs: a tensor, a tuple, or a dict of keyword arguments. Dimension 0 is the batch.
-            Only what `resect.load_model` returned has one of its own.
+        model: any module that `torch.export` can capture, or whose forward pass can be recorded (`net.recorded`), or
+            what `resect.load_model` returned. It is not changed.
+        example: one batch of its inputs: a tensor, a tuple, or a dict of keyword arguments. Lengths and image sizes are
+            free where the model runs at others, too. Only what `resect.load_model` returned has one of its own.
         plain: take the weight layers as units instead of residual blocks, for networks without skips (VGG).
+        batch_dim: the dimension of inputs and outputs that counts the samples, 1 for sequences first.
 
     Returns:
         The unravelled network in eval mode. `blocks` is empty for a network without joins; try `plain=True` then.
 
     Raises:
         InputError: the model cannot run the example.
-        ExportError: `torch.export` cannot capture the model; the message names module and line.
+        ExportError: the model can be captured in neither way; the message names module and line.
 
     Example:
         >>> net = resect.unravel(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224))
@@ -61,12 +67,44 @@ def unravel(model: nn.Module | WithExample, example: Any = None, *, plain: bool 
             f"`example` must be one batch of the inputs of {type(model).__name__}, such as "
             "torch.zeros(1, 3, 224, 224); it is missing."
         )
-    net = unraveled(model, example, plain, "eval")
+    lengths = lengths_of(model, as_call(example), batch_dim)
+    net = _fitted(model, example, plain, lengths, How(batch_dim, lengths.places))
     if not _has_the_bits(net, example):
         with suppress(ExportError):  # then it can be exported in that other way only
-            as_run = unraveled(model, example, plain, "eval", as_run=True)
+            as_run = _fitted(model, example, plain, lengths, How(batch_dim, lengths.places, as_run=True))
             return as_run if _has_the_bits(as_run, example) else net
     return net
+
+
+def _fitted(model: nn.Module, example: Any, plain: bool, lengths: Lengths, how: How) -> Unraveled:
+    """The network with free lengths where it then has the bits of the model, else with those of the example."""
+    net = unraveled(model, example, plain, "eval", how)
+    if not lengths.places or _fits(net, lengths):
+        return net
+    return unraveled(model, example, plain, "eval", replace(how, free=frozenset()))
+
+
+def _fits(net: Unraveled, lengths: Lengths) -> bool:
+    """Whether the graph has the bits of the model at other sizes; where it has them at 1, it accepts that, too."""
+    others = lengths.others
+    if others is None or not _same(net, others):
+        return False
+    for trial in lengths.ones:
+        net.sliced.captured.rules.allow_one(trial.places)
+        if not _same(net, trial):
+            net.sliced.captured.rules.allow_one(trial.places, False)
+    return True
+
+
+def _same(net: Unraveled, trial: Trial) -> bool:
+    args, kwargs = trial.call
+    if net.device.type == "meta":
+        return True
+    with without_fused_attention(), torch.no_grad():
+        try:
+            return largest_difference(trial.outputs, net(kwargs if kwargs else args)) == 0.0
+        except (InputError, RuntimeError, IndexError):
+            return False
 
 
 def _has_the_bits(net: Unraveled, example: Any) -> bool:
@@ -77,7 +115,7 @@ def _has_the_bits(net: Unraveled, example: Any) -> bool:
     """
     if net.device.type == "meta":
         return True
-    one = example if net.batch_size is not None else cut_samples(example, slice(1), net.samples_of(example))
+    one = example if net.batch_size is not None else net.part_of(example, slice(1))
     with untouched(net.model, "eval"), without_fused_attention(), torch.no_grad():
         try:
             expected = outputs_of(net.model, as_call(one))

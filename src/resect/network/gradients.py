@@ -84,7 +84,8 @@ def _two_samples(net: Unraveled, example: Any) -> Any:
             return leaf
         if total > 1:
             return leaf[:2]
-        noise = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(0)).to(leaf.device)
+        noise = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
+        noise = noise.to(leaf.device)
         return torch.cat([leaf, (leaf + 0.1 * noise).to(leaf.dtype) if leaf.is_floating_point() else leaf])
 
     return pytree.tree_map(leaf_of, example)
@@ -99,7 +100,8 @@ def _gradients(model: nn.Module, run: Callable[[Any], Any], example: Any) -> tup
     if not outputs or not parameters:
         return dict.fromkeys(parameters), outputs
     generator = torch.Generator().manual_seed(0)
-    weights = [torch.rand(leaf.shape, generator=generator).to(leaf) for leaf in outputs]
+    plain: Any = {"generator": generator, "dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
+    weights = [torch.rand(leaf.shape, **plain).to(leaf) for leaf in outputs]
     # Not backward(): that would fill `grad`, and reach those who wait for it, as DistributedDataParallel does.
     gradients = torch.autograd.grad(outputs, list(parameters.values()), weights, allow_unused=True)
     return dict(zip(parameters, gradients, strict=True)), [leaf.detach() for leaf in outputs]

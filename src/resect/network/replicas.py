@@ -1,13 +1,13 @@
 """The submodules of a stand-alone network: layers that run as modules of their own, and holders of what is left.
 
-A layer that the graph calls with its own weights alone is called as a module: hooks, pruning, parametrizations, adapters
-and quantisation then find it, and take hold of what the network computes.
+A layer that the graph calls with its own weights alone is called as a module: hooks, pruning, parametrizations,
+adapters and quantisation then find it, and take hold of what the network computes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any
@@ -49,13 +49,18 @@ def run_layer(layer: nn.Module, value: Tensor) -> Any:
 
 
 def with_layers(
-    folded: Sequence[Program], model: nn.Module, names: Mapping[int, str], first: int
+    folded: Sequence[Program],
+    model: nn.Module,
+    names: Mapping[int, str],
+    first: int,
+    only: Collection[str] | None = None,
 ) -> tuple[list[Program], dict[int, str]]:
     """The same programs, in which layers are called as submodules.
 
     Args:
         names: of the parameters and buffers, by key.
-        first: a key below which none is taken.
+        first: a key; it and those below are not taken.
+        only: paths of the layers that may be called; all by default.
 
     Returns:
         The programs, and the paths of the submodules by the keys under which the programs read them.
@@ -63,8 +68,16 @@ def with_layers(
     steps = [step for program in folded for step in program.steps]
     calls = {step.key: call for step in steps if (call := _layer_of(step, model, names))}
     read = Counter(names[key] for step in steps for key in step.reads if key in names)
+    if only is not None:
+        calls = {key: call for key, call in calls.items() if call[0] in only}
     own = Counter(name for path, _ in calls.values() for name in _weights(model, path))
-    paths = sorted({path for path, _ in calls.values() if all(read[n] == own[n] for n in _weights(model, path))})
+    paths = sorted(
+        {
+            path
+            for path, _ in calls.values()
+            if (only is None or path in only) and all(read[n] == own[n] for n in _weights(model, path))
+        }
+    )
     keys = {path: first - i for i, path in enumerate(paths)}
 
     def called(step: Step) -> Step:
@@ -82,7 +95,7 @@ def _layer_of(step: Step, model: nn.Module, names: Mapping[int, str]) -> tuple[s
     if not isinstance(step.target, torch._ops.OpOverload) or step.target._overloadname != "default":
         return None
     given = {argument.name: argument.default_value for argument in step.target._schema.arguments}
-    given |= dict(zip(given, step.args, strict=False)) | step.kwargs
+    given |= {**dict(zip(given, step.args, strict=False)), **step.kwargs}
     weight, value = given.get("weight"), given.get("input", given.get("indices"))
     if not (isinstance(weight, Ref) and isinstance(value, Ref)) or weight.key not in names:
         return None
@@ -120,14 +133,15 @@ def replica(old: nn.Module, *, runs: bool) -> nn.Module:
         runs: it is called; else it only holds tensors, and a batch norm's is one that
             `torch.optim.swa_utils.update_bn` knows.
     """
-    new: Any = Holder()
     if runs:
-        new = type(old).__new__(type(old))
-        nn.Module.__init__(new)
-        vars(new).update({k: v for k, v in vars(old).items() if k not in vars(new) and isinstance(v, _PLAIN)})
+        layer: nn.Module = type(old).__new__(type(old))
+        nn.Module.__init__(layer)
+        vars(layer).update({k: v for k, v in vars(old).items() if k not in vars(layer) and isinstance(v, _PLAIN)})
         for name in old._parameters:
-            new.register_parameter(name, None)
-    elif isinstance(old, _BatchNorm):
-        new = nn.BatchNorm1d(old.num_features, old.eps, old.momentum, affine=False, track_running_stats=False)
-        new.affine, new.track_running_stats = old.affine, old.track_running_stats
-    return new
+            layer.register_parameter(name, None)
+        return layer
+    if not isinstance(old, _BatchNorm):
+        return Holder()
+    holder = nn.BatchNorm1d(old.num_features, old.eps, old.momentum, affine=False, track_running_stats=False)
+    holder.affine, holder.track_running_stats = old.affine, old.track_running_stats
+    return holder

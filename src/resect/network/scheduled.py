@@ -30,7 +30,7 @@ class Scheduled:
     computes again runs the blocks of the first time. In eval mode the whole network runs, every branch scaled by the
     part of the steps in which it ran (`correction`); `net` itself is not scaled.
 
-    The graph that runs in train mode was captured on the example: inputs differ from it in their batch size only, and
+    The graph that runs in train mode was captured on the example: inputs differ from it in free sizes only, and
     what forward hooks of submodules compute is part of it, while what they record is recorded once. `torch.compile`
     leaves it as it is, as it changes from call to call. Only calls of the model itself run on the schedule: those of
     its blocks, by a method such as `forward_features`, are refused. The model can be copied or pickled before this is

@@ -83,7 +83,7 @@ class StochasticDepth(Schedule):
         """The blocks that run in `step`."""
         import torch
 
-        draws = torch.rand(blocks, generator=generator, dtype=torch.float64).tolist()
+        draws = torch.rand(blocks, generator=generator, dtype=torch.float64, device="cpu").tolist()
         return frozenset(i for i, (draw, p) in enumerate(zip(draws, self.survival(blocks), strict=True)) if draw < p)
 
     def survival(self, blocks: int) -> tuple[float, ...]:
@@ -154,7 +154,7 @@ def _drawn(count: int, blocks: int, generator: torch.Generator) -> frozenset[int
     """So many of the blocks, at random."""
     import torch
 
-    return frozenset(torch.randperm(blocks, generator=generator)[:count].tolist())
+    return frozenset(torch.randperm(blocks, generator=generator, device="cpu")[:count].tolist())
 
 
 def is_number(value: object) -> TypeGuard[float]:

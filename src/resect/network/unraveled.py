@@ -19,12 +19,9 @@ from torch.fx import Node
 from resect.digest import fingerprint, tensors_digest
 from resect.errors import InputError
 from resect.graph.capture import (
-    Input,
+    How,
     as_call,
     capture,
-    cut_samples,
-    dtype_name,
-    flat_inputs,
     outputs_of,
     without_fused_attention,
 )
@@ -37,6 +34,7 @@ from resect.graph.untouched import Mode, untouched
 from resect.network.arrangement import Arrangement, validate
 from resect.network.blocks import Block, BlockLike, Blocks
 from resect.network.check import Check
+from resect.network.form import Form
 from resect.network.gradients import require_own_gradient
 from resect.network.scheduled import Scheduled
 from resect.network.schedules import Schedule
@@ -56,11 +54,14 @@ class Unraveled:
         slices: the number of slices that a run goes through: the prelude, one for each join, the tail.
         inputs: the tensors that the network expects: how the user names them, their shapes and dtypes.
         batch_size: the one batch size that the graph accepts, None if it accepts any.
+        batch_dim: the dimension of inputs and outputs that counts the samples.
+        recorded: whether the graph is a recording of one forward pass, as `torch.export` does not accept the model.
     """
 
     def __init__(self, sliced: Sliced, example: Any, *, plain: bool) -> None:
         self.model = sliced.captured.model
         self._example = example
+        self._how = sliced.captured.how
         self.plain = plain
         self._own_gradient = False
         self.sliced = sliced
@@ -70,7 +71,9 @@ class Unraveled:
         self.layers = sum(slot.block.layers for slot in sliced.slots)
         self.slices = len(sliced.slices)
         self.inputs = tuple(entry for entry in sliced.captured.inputs if entry)
-        self.batch_size = sliced.captured.batch_size
+        self.batch_size, self.batch_dim = sliced.captured.batch_size, self._how.batch_dim
+        self.recorded = sliced.captured.recorded
+        self._form = Form(self.model, as_call(example))
 
     @cached_property
     def blocks(self) -> Blocks:
@@ -100,7 +103,11 @@ class Unraveled:
     @cached_property
     def train_graph(self) -> Unraveled:
         """The same network in train mode (batch statistics, dropout), exported when first asked for."""
-        return unraveled(self.model, self._example, self.plain, "train", self.sliced.captured.as_run)
+        return self._captured("train")
+
+    def _captured(self, mode: Mode) -> Unraveled:
+        """The same network, exported in another mode."""
+        return unraveled(self.model, self._example, self.plain, mode, self._how)
 
     def require_own_gradient(self) -> None:
         """Raise ExportError if the graph has another gradient than the model (custom backwards); looked at once.
@@ -110,9 +117,7 @@ class Unraveled:
         if not self._own_gradient:
             compared = require_own_gradient(self, self._example)
             if not compared and self.sliced.captured.mode == "train":
-                unraveled(
-                    self.model, self._example, self.plain, "eval", self.sliced.captured.as_run
-                ).require_own_gradient()
+                self._captured("eval").require_own_gradient()
             self._own_gradient = True
 
     def arrangement(self, decisions: Sequence[Decision] | str) -> Arrangement:
@@ -164,12 +169,14 @@ class Unraveled:
         """
         return Scheduled(self, schedule, seed=seed, correction=correction)
 
-    def __call__(self, inputs: Any, arrangement: Sequence[Decision] | str | None = None) -> Any:
+    def __call__(self, inputs: Any = None, arrangement: Sequence[Decision] | str | None = None, /, **named: Any) -> Any:
         """Run the network under an arrangement; intact, bit-identical to `model(inputs)` in the captured mode.
 
         Args:
-            inputs: a tensor, tuple or dict, as the example was; any batch size.
-            arrangement: for each slot a block or None, or the text of an arrangement; `net.intact` by default.
+            inputs: a tensor, tuple or dict, or by name in its place (`net(input_ids=ids)`), of the example's inputs;
+                any batch size, and any length and image size that the model takes.
+            arrangement: for each slot a block or None, or the text of an arrangement; `net.intact` by default. Also by
+                name, unless the model has an input of that name.
 
         Returns:
             What the model returns, with None in the place of what is no tensor (a language model's cache).
@@ -178,8 +185,12 @@ class Unraveled:
             ArrangementError: the arrangement cannot run on this network.
             InputError: `inputs` do not fit the captured graph.
         """
+        if arrangement is None and "arrangement" not in self._form.names:
+            arrangement = named.pop("arrangement", None)
         chosen = self.intact if arrangement is None else self.arrangement(arrangement)
-        base = self.bind(inputs)
+        if "inputs" in named and "inputs" not in self._form.names:
+            inputs = named.pop("inputs")
+        base = self.bind(self._form.joined(inputs, named) if named else inputs)
         state: dict[int, Any] = {}
         updates: dict[str, Tensor] = {}
         for program in self.programs.fold(chosen):
@@ -206,14 +217,8 @@ class Unraveled:
             )
         base: dict[int, Any] = {key_of(node): tensors[name] for node, name in captured.parameters.items()}
         base |= {key_of(node): value for node, value in captured.constants.items()}
-        batches: dict[int, str] = {}
-        for entry, leaf in self._leaves(inputs):
-            if entry.shape[:1] == (None,):
-                batches[leaf.shape[0]] = f"{entry.label} has {leaf.shape[0]}"
-            base[key_of(entry.node)] = leaf
-        if len(batches) > 1:
-            raise InputError(f"`inputs` must all have one batch size, got {', '.join(batches.values())}.")
-        return base
+        leaves = self._leaves(inputs)
+        return base | {key_of(entry.node): leaves[entry.leaf] for entry in captured.inputs if entry}
 
     def _require_values(self) -> None:
         if self.device.type == "meta":
@@ -224,25 +229,32 @@ class Unraveled:
 
     def samples_of(self, inputs: Any) -> int:
         """The number of samples in a batch of inputs; 1 where the graph has no free batch dimension."""
-        sizes = [leaf.shape[0] for entry, leaf in self._leaves(inputs) if entry.shape[:1] == (None,)]
-        return int(sizes[0]) if sizes else self.batch_size or 1
+        leaves, entries = self._leaves(inputs), self.inputs
+        counts = [leaves[e.leaf].shape[e.batch] for e in entries if e.batch is not None and e.shape[e.batch] is None]
+        return int(counts[0]) if counts else self.batch_size or 1
 
-    def _leaves(self, inputs: Any) -> list[tuple[Input, Any]]:
+    def part_of(self, inputs: Any, which: slice) -> Any:
+        """The same inputs with only some of their samples; what holds no samples stays whole."""
+        leaves = list(self._leaves(inputs))
+        for entry in self.inputs:
+            if entry.batch is not None and entry.shape[entry.batch] is None:
+                leaves[entry.leaf] = leaves[entry.leaf][(slice(None),) * entry.batch + (which,)]
+        args, kwargs = pytree.tree_unflatten(leaves, self.sliced.captured.in_spec)
+        return kwargs if kwargs else args
+
+    def _leaves(self, inputs: Any) -> list[Any]:
         captured = self.sliced.captured
-        leaves = flat_inputs(as_call(inputs), captured.in_spec)
-        constants = flat_inputs(as_call(self._example), captured.in_spec)
-        pairs = []
+        leaves = self._form.leaves(as_call(inputs))
+        constants = self._form.constants
+        captured.rules.check(leaves)
         for entry, leaf, constant in zip(captured.inputs, leaves, constants, strict=True):
-            if entry:
-                _check_leaf(entry, leaf)
-                pairs.append((entry, leaf))
-            elif leaf is not constant and (isinstance(leaf, Tensor) or leaf != constant):
+            if entry is None and leaf is not constant and (isinstance(leaf, Tensor) or leaf != constant):
                 got = "a tensor" if isinstance(leaf, Tensor) else repr(leaf)
                 raise InputError(
                     f"`inputs` must have {constant!r} where the example has it, as the graph holds that, got {got}. "
                     "Unravel the model with an example that has what you want to give."
                 )
-        return pairs
+        return leaves
 
     def outputs(self, base: dict[int, Any], state: dict[int, Any]) -> Any:
         """The model's output from the state after the last slice."""
@@ -269,7 +281,7 @@ class Unraveled:
         differences: dict[int, float] = {}
         with untouched(self.model, self.sliced.captured.mode), without_fused_attention(), torch.no_grad():
             for size in sorted({size for size in (*sizes, full) if size <= full}) if fixed is None else [fixed]:
-                part = cut_samples(batch, slice(size), full)
+                part = self.part_of(batch, slice(size)) if size < full else batch
                 try:
                     expected = outputs_of(self.model, as_call(part))
                 except Exception:  # graphs without some of their nodes, clips without some of their frames
@@ -277,7 +289,7 @@ class Unraveled:
                         raise
                     continue
                 differences[size] = largest_difference(expected, self(part))
-        return Check(differences)
+        return Check(differences, self.recorded)
 
     def without(self, *blocks: BlockLike | Iterable[BlockLike]) -> Standalone:
         """A stand-alone module that computes this network without `blocks`, with no trace of their parameters.
@@ -292,7 +304,7 @@ class Unraveled:
 
     def standalone(self, arrangement: Sequence[Decision] | str) -> Standalone:
         """A stand-alone module that computes this network under `arrangement`; parameters are copies."""
-        return Standalone(self.programs, self.arrangement(arrangement), lambda: self.train_graph.programs)
+        return Standalone(self.programs, self.arrangement(arrangement), lambda: self.train_graph.programs, self._form)
 
     def fingerprint(self) -> str:
         """A hash of the graph, and of weights, buffers and constants as they are now, 32 hexadecimal digits."""
@@ -310,27 +322,28 @@ class Unraveled:
             for node, value in captured.constants.items()
         }
         copied = replace(captured, model=deepcopy(self.model, memo), constants=constants)
-        return Unraveled(replace(self.sliced, captured=copied), deepcopy(self._example, memo), plain=self.plain)
+        sliced = replace(self.sliced, captured=copied)
+        return Unraveled(sliced, deepcopy(self._example, memo), plain=self.plain)
 
     def __reduce__(self) -> Any:
         """Model and example are pickled, and captured again when they are read."""
-        captured = self.sliced.captured
-        return unraveled, (self.model, self._example, self.plain, captured.mode, captured.as_run)
+        return unraveled, (self.model, self._example, self.plain, self.sliced.captured.mode, self._how)
 
     def __repr__(self) -> str:
         units = plural(len(self.blocks), "layer" if self.plain else "block")
         deep = "" if self.plain else f", {plural(self.layers, 'layer')}"
+        how = f", recorded at batch size {self.batch_size}" if self.recorded else ""
         differs = self.model.training and self.sliced.captured.mode == "eval"
         other = "; runs as in eval mode, the model itself is in train mode" if differs else ""
-        return f"<Unraveled {type(self.model).__name__}: {units}{deep}{other}>"
+        return f"<Unraveled {type(self.model).__name__}: {units}{deep}{how}{other}>"
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(type(self.model).__name__)}</p>{self.blocks._repr_html_()}"
 
 
-def unraveled(model: nn.Module, example: Any, plain: bool, mode: Mode, as_run: bool = False) -> Unraveled:
-    """A network captured in one mode; for `as_run` see `capture`."""
-    return Unraveled(cut(capture(model, example, mode, as_run=as_run), plain=plain), example, plain=plain)
+def unraveled(model: nn.Module, example: Any, plain: bool, mode: Mode, how: How | None = None) -> Unraveled:
+    """A network captured in one mode; for `how` see `capture`."""
+    return Unraveled(cut(capture(model, example, mode, how), plain=plain), example, plain=plain)
 
 
 def require_unraveled(net: object) -> None:
@@ -344,6 +357,12 @@ def require_blocks(net: Unraveled) -> None:
     require_unraveled(net)
     if not net.blocks:
         raise InputError(no_joins_message(net))
+    if net.batch_dim:
+        raise InputError(
+            "`net` must have its samples in dimension 0 to be measured: what is measured counts samples in dimension 0 "
+            f"of outputs and targets, but it was unravelled with batch_dim={net.batch_dim}. Unravel a module that "
+            "transposes inputs and outputs; running, checking and stand-alone networks work as it is."
+        )
 
 
 def no_joins_message(net: Unraveled) -> str:
@@ -356,27 +375,11 @@ def no_joins_message(net: Unraveled) -> str:
     )
 
 
-def _check_leaf(entry: Input, leaf: Any) -> None:
-    shape, dtype = entry.shape, entry.dtype
-    fits = isinstance(leaf, Tensor) and leaf.ndim == len(shape) and leaf.dtype == dtype
-    if fits and all(want is None or want == got for want, got in zip(shape, leaf.shape, strict=True)):
-        return
-    want = "(" + ", ".join("B" if size is None else str(size) for size in shape) + ")"
-    got = f"{tuple(leaf.shape)} {dtype_name(leaf.dtype)}" if isinstance(leaf, Tensor) else type(leaf).__name__
-    raise InputError(
-        f"`inputs` must have {entry.label} of shape {want} {dtype_name(dtype)} as the example has, got {got}."
-        f"{_mend(entry, leaf)}"
+def recorded_message(net: Unraveled) -> str:
+    """What to tell a user whose network is a recording; "" for any other."""
+    if not net.recorded:
+        return ""
+    return (
+        f"torch.export does not accept {type(net.model).__name__}, so what one forward pass executed was recorded: it "
+        f"holds at a batch size of {net.batch_size} and for what Python computed of the weights as they are."
     )
-
-
-def _mend(entry: Input, leaf: Any) -> str:
-    """What makes a leaf fit, where that is plain."""
-    if not isinstance(leaf, Tensor):
-        return f" Give torch.as_tensor(..., dtype=torch.{dtype_name(entry.dtype)})." if hasattr(leaf, "dtype") else ""
-    if tuple(leaf.shape[1:]) == entry.shape[1:]:
-        return f" Give inputs.to(torch.{dtype_name(entry.dtype)})."
-    if leaf.ndim == 4 and (leaf.shape[3], *leaf.shape[1:3]) == entry.shape[1:]:
-        return " They have the channels last: give inputs.permute(0, 3, 1, 2)."
-    if tuple(leaf.shape) == entry.shape[1:]:
-        return " That is a single sample: give inputs[None]."
-    return ""

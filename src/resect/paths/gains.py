@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,8 @@ def _largest_gain(
     there: Callable[[Lanes], Lanes], back: Callable[[Lanes], Lanes], like: Lanes, random: torch.Generator
 ) -> float:
     """The norm of the linear map `there`, whose transpose is `back`, by power iteration; from below."""
-    lanes = {key: torch.randn(value.shape, generator=random).to(value) for key, value in like.items()}
+    plain: Any = {"generator": random, "dtype": torch.float32, "device": "cpu"}
+    lanes = {key: torch.randn(value.shape, **plain).to(value) for key, value in like.items()}
     gain = 0.0
     for _ in range(_POWER_STEPS):
         norm = _norm(lanes)

@@ -12,7 +12,6 @@ import torch
 
 from resect.engines.work import Arrays, Progress
 from resect.errors import AccuracyError, InputError, require_whole, settings_or_default
-from resect.graph.capture import cut_samples
 from resect.graph.decisions import Gates
 from resect.graph.routes import Routes
 from resect.measuring.batches import AnyTask, Batch
@@ -162,7 +161,7 @@ class Traces:
             size = total
         for start in range(0, total, size):
             part = slice(start, start + size)
-            inputs = batch.inputs if size >= total else cut_samples(batch.inputs, part, total)
+            inputs = batch.inputs if size >= total else self.net.part_of(batch.inputs, part)
             frozen = self.settings.gates == "frozen"
             targets, of = batch.targets[part], self.settings.of
             trace = Trace(self.net, inputs, targets, self.target, of, truth, batch.task, frozen=frozen, keep=keep)

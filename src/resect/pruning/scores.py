@@ -17,7 +17,7 @@ from resect.engines.local import LOCAL, Local, Memory
 from resect.engines.work import Engine
 from resect.errors import InputError
 from resect.figures.shown import Shown
-from resect.measuring.batches import AnyTask, Batches, batches_of
+from resect.measuring.batches import AnyTask, Batches, Read, again
 from resect.measuring.results import require_alike
 from resect.network.unraveled import Unraveled, require_blocks
 from resect.paths import first_order as slopes
@@ -155,8 +155,8 @@ def scores(net: Unraveled, data: Batches, *names: str, task: AnyTask = None, eng
     require_blocks(net)
     if unknown := [name for name in names if not isinstance(name, str) or name not in SCORES]:
         raise InputError(f"`names` must be of {', '.join(SCORES)}, got {unknown[0]!r}.")
-    engine, batches = engine if engine.keeps else Local(Memory()), list(batches_of(data, net, task))
-    lacking = _OF_ERRORS if batches[0].task.error is None else ()
+    engine, batches = engine if engine.keeps else Local(Memory()), Read(again(data), net, task)
+    lacking = _OF_ERRORS if next(iter(batches)).task.error is None else ()
     if unknown := [name for name in names if name in lacking]:
         raise InputError(f"`names` must be of scores that need no error, which the task has not, got {unknown[0]!r}.")
     known = names or [name for name in SCORES if name not in lacking]

@@ -16,18 +16,20 @@ def show(record: Record, console: Console) -> None:
     """Print one row a network."""
     networks, meaning = record.tables["networks"], Meaning.of(record.found)
     samples = plural(int(networks["samples"][0]), "sample")
-    rows = []
+    sequences, rows = "perplexity" in networks, []
     for row in networks.to_dict("records"):
         error = (
             f"{meaning.value(row['error'])}\n{meaning.change(row['error_low'])} to {meaning.change(row['error_high'])}"
         )
-        cells = [row["model"], count(row["parameters"]), error, decimal(row["loss"], 3), "", ""]
+        loss = decimal(row["loss"], 3) + (f"\n{decimal(row['perplexity'], 1)}" if sequences else "")
+        cells = [row["model"], count(row["parameters"]), error, loss, "", ""]
         if pd.notna(row.get("difference")):
             points = [meaning.change(row[name]) for name in ("difference", "difference_low", "difference_high")]
             p_value = f"{row['p_value']:.2g}" if pd.notna(row["p_value"]) else ""
             cells[-2:] = [f"{points[0]}\n{points[1]} to {points[2]}", p_value]
         rows.append(cells)
-    headings = ("model", "parameters", meaning.error, "loss", f"to the first{',' * meaning.rate}{meaning.points}", "p")
+    loss = "loss, perplexity" if sequences else "loss"
+    headings = ("model", "parameters", meaning.error, loss, f"to the first{',' * meaning.rate}{meaning.points}", "p")
     title = f"Test {meaning.error} on {samples} of {record.asked['data']}, 95 % intervals"
     print_table(console, headings, rows, names=("model",), title=title)
     if "normalization" in networks:
@@ -35,3 +37,6 @@ def show(record: Record, console: Console) -> None:
             say(
                 console, f"Pixels, scaled to [0, 1], were normalised by mean/std {how} for {', '.join(alike['model'])}."
             )
+    if "prepared" in networks:
+        for how, alike in networks.groupby("prepared", sort=False):
+            say(console, f"Files became inputs of {', '.join(alike['model'])}: {how}.")

@@ -36,10 +36,12 @@ def _face(record: Record) -> Face:
 
 
 def terminal(record: Record, console: Console) -> None:
-    """Print the answers of a run, and how its inputs were normalised."""
+    """Print the answers of a run, and how its inputs were made and normalised."""
     _face(record).show(record, console)
     if chosen := record.found.get("normalization"):
         say(console, f"Pixels, scaled to [0, 1], were normalised by mean/std {chosen['mean_std']}, {chosen['origin']}.")
+    if prepared := record.found.get("prepared"):
+        say(console, f"Files became inputs: {prepared}.")
 
 
 def draw(record: Record, folder: Path, *, again: bool = True) -> Path | None:

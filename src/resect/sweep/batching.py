@@ -8,7 +8,6 @@ from itertools import product
 from typing import Any
 
 from resect.errors import InputError
-from resect.graph.capture import cut_samples
 from resect.measuring.memory import bytes_per_sample, free_bytes, in_words
 from resect.measuring.timing import shortest
 from resect.network.unraveled import Unraveled
@@ -90,7 +89,7 @@ def trials(net: Unraveled, inputs: Any, choices: Choices, *, states: int, budget
         budget -= size * (_TRIES + 1)
         if budget < 0:
             return
-        batch = cut_samples(inputs, slice(size), net.samples_of(inputs))
+        batch = net.part_of(inputs, slice(size))
         seconds = forward_seconds(executions[channels_last], batch, _TRIES)
         yield Trial(size, channels_last, seconds / size, size * each)
 

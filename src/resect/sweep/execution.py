@@ -94,7 +94,7 @@ def _others(size: int, seed: int) -> Tensor:
     """For every sample another one, a random cycle through all, (size,) int64."""
     if size < 2:
         raise DataError("a batch must hold at least two samples for one to stand for another, got one.")
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed), device="cpu")
     others = torch.empty_like(order)
     others[order] = order.roll(1)
     return others

@@ -101,7 +101,7 @@ def measure(
     metrics = settings.metrics_of(task.name, task.metrics)
     names = settings.names_of(metrics)
     targets, total = batch.targets.to(net.device), tour.arrangements
-    values = {name: torch.zeros(total, len(targets), device=net.device) for name in names}
+    values = {name: torch.zeros(total, len(targets), dtype=torch.float32, device=net.device) for name in names}
     predictions: dict[int, Tensor] = {}
     intact: list[Tensor] = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random as _random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import inf
@@ -177,15 +177,19 @@ def shuffled(net: Unraveled, swaps: Iterable[int] | int | None = None, repeats: 
     return Plan("shuffled", tuple(arrangements), tuple(labels))
 
 
-def explicit(net: Unraveled, arrangements: Iterable[Sequence[Decision] | str] | Arrangement) -> Plan:
-    """Any list of arrangements, or a single one. Labels: `arrangement`, its position in the list.
+def explicit(
+    net: Unraveled,
+    arrangements: Mapping[str, Sequence[Decision] | str] | Iterable[Sequence[Decision] | str] | Arrangement,
+) -> Plan:
+    """Any arrangements: a list, a dict of them by name, or a single one. Labels: `arrangement`, its place or its name.
 
     Raises:
         ArrangementError: one of them cannot run on the network.
     """
     several = [arrangements] if isinstance(arrangements, Arrangement) else arrangements
-    checked = tuple(net.arrangement(arrangement) for arrangement in several)
-    return Plan("explicit", checked, tuple({"arrangement": i} for i in range(len(checked))))
+    named = several if isinstance(several, Mapping) else dict(enumerate(several))
+    checked = tuple(map(net.arrangement, named.values()))
+    return Plan("explicit", checked, tuple({"arrangement": name} for name in named))
 
 
 def _each(net: Unraveled, name: str, blocks: Sequence[int], lesion: Callable[[int], Arrangement]) -> Plan:

@@ -51,8 +51,8 @@ class Augmentation:
         if not (self.shift or self.flip):
             return images[share]
         count, _, height, width = images.shape
-        down, right = torch.randint(0, 2 * self.shift + 1, (2, count), generator=generator)
-        mirrored = torch.randint(0, 2, (count,), generator=generator).bool() & self.flip
+        down, right = torch.randint(0, 2 * self.shift + 1, (2, count), generator=generator, device="cpu")
+        mirrored = torch.randint(0, 2, (count,), generator=generator, device="cpu").bool() & self.flip
         images, down, right, mirrored = (part[share] for part in (images, down, right, mirrored))
         padded = F.pad(images, (self.shift,) * 4, "reflect" if self.fill is None else "constant", self.fill)
         across = torch.arange(width).expand(len(images), width)

@@ -221,7 +221,9 @@ class _Training:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         if epoch != self.shuffled:
             self.shuffled = epoch
-            self.order = torch.randperm(len(self.inputs), generator=generator_for(self.recipe.seed, "order", epoch))
+            self.order = torch.randperm(
+                len(self.inputs), generator=generator_for(self.recipe.seed, "order", epoch), device="cpu"
+            )
         chosen = self.order[self.batches[within]]
         share = slice(rank, None, processes)
         draws = generator_for(self.recipe.seed, "augmentation", step)

@@ -219,7 +219,9 @@ def share_caption(study: Study) -> Caption:
 def _gap(share: Effective, magnitude: Effective) -> str:
     """What it means where the ranges of the two measures end."""
     if magnitude.high > share.high:
-        return "Count × magnitude, a bound, is what would arrive if all paths were parallel; the exact range ends earlier."
+        return (
+            "Count × magnitude, a bound, is what would arrive if all paths were parallel; the exact range ends earlier."
+        )
     if magnitude.high == share.high:
         return "Both ranges end at the same length."
     return "The exact range reaches further than count × magnitude: there paths add up rather than cancel."

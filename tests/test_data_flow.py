@@ -1,0 +1,185 @@
+"""What a block is, by data flow alone: however a sum is written, and in whichever module it stands."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import resect
+from small_nets import TARGETS, Block, Net, Way, X, mlp, two
+
+
+def copied(block: Block, x: Tensor) -> Tensor:
+    y = torch.empty_like(x)
+    y[:, :4].copy_(block.f(x)[:, :4])
+    y[:, 4:].copy_(x.double()[:, 4:])
+    return x + y
+
+
+SPELLINGS: dict[str, tuple[Way, int]] = {
+    "x + (f + g)": (lambda b, x: x + (b.f(x) + b.g(x)), 4),
+    "x + (f + g), reshaped": (lambda b, x: x + (b.f(x) + b.g(x)).reshape(len(x), 2, 4).reshape(len(x), 8), 4),
+    "relu(x) + f(relu(x))": (lambda b, x: F.relu(x) + b.f(F.relu(x)), 2),
+    "copies into slices": (copied, 2),
+    "a scaled skip": (lambda b, x: 0.5 * x + b.f(x), 2),
+    "x + (f - g)": (lambda b, x: x + (b.f(x) - b.g(x)), 4),
+    "x + half of (f + g)": (lambda b, x: x + 0.5 * (b.f(x) + b.g(x)), 4),
+    "stack and sum": (lambda b, x: torch.stack([x, b.f(x)]).sum(0), 2),
+    "x - f, spelt with alpha": (lambda b, x: torch.sub(x, b.f(x), alpha=-1), 2),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_a_block_is_found_however_it_is_written(name: str) -> None:
+    way, blocks = SPELLINGS[name]
+    net = resect.unravel(two(way), X)
+    assert len(net.blocks) == blocks
+    assert {b.kind for b in net.blocks} == {"scaled" if name == "a scaled skip" else "identity"}
+    assert net.check(X).identical
+    assert resect.path_spectrum(net, [(X, TARGETS)]).sum_error < 1e-5
+
+
+WORDS: dict[str, tuple[Way, str]] = {
+    "lerp": (lambda b, x: torch.lerp(x, b.f(x), 0.5), "interpolated"),
+    "addmm": (lambda b, x: torch.addmm(x, b.f(x).relu(), b.weight), "inside a matrix product"),
+    "baddbmm": (
+        lambda b, x: torch.baddbmm(x[:, None], b.f(x).relu()[:, None], b.weight.expand(len(x), -1, -1))[:, 0],
+        "inside a matrix product",
+    ),
+    "index_add": (lambda b, x: x.index_add(0, torch.arange(len(x)), b.f(x)), "at chosen places"),
+    "where": (lambda b, x: torch.where(x > 0, x, b.f(x)), "neither is added"),
+    "complex": (lambda b, x: (lambda z: z + torch.complex(b.f(z.real), z.imag))(torch.complex(x, x)).real, "complex"),
+    "gru cell": (lambda b, x: b.cell(b.f(x), x), "inside one operator"),
+    "cond": (
+        lambda b, x: torch.cond(x.sum() > -1e9, lambda x: x + b.f(x), lambda x: x.clone(), (x,)),
+        "inside one operator",
+    ),
+}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_sum_in_other_words_is_listed_with_its_reason(word: str) -> None:
+    way, reason = WORDS[word]
+    net = resect.unravel(two(way), X)
+    assert not net.blocks
+    assert [reason in entry.reason for entry in net.rejected] == [True, True]
+
+
+def test_a_number_divided_by_the_signal_is_no_skip() -> None:
+    net = resect.unravel(two(lambda b, x: b.weight.mean() / x + b.f(x)), X)
+    assert not net.blocks
+    assert ["with a non-linearity" in entry.reason for entry in net.rejected] == [True, True]
+
+
+class LongSkip(nn.Module):
+    """Residual blocks under a long skip, in one forward()."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = nn.ModuleList(mlp() for _ in range(4)), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for f in self.inner:
+            y = y + f(y)
+        return x + self.last(y)
+
+
+class Cascade(nn.Module):
+    """Each part is added to what the one before it gave (Res2Net, EfficientViT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Sequential(nn.Linear(2, 2), nn.ReLU()) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.chunk(4, -1)
+        ends = [self.parts[0](parts[0])]
+        for f, part in zip(self.parts[1:], parts[1:], strict=True):
+            ends.append(f(ends[-1] + part))
+        return torch.cat(ends, -1)
+
+
+class Around(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
+
+
+class CascadeAround(Cascade):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class Projected(nn.Module):
+    """The skip has a projection behind an activation of its own (DPN)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.skip = nn.Sequential(nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8))
+        self.f = nn.Sequential(nn.BatchNorm1d(8), nn.ReLU(), *mlp())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.skip(x) + self.f(x)
+
+
+class Pooled(nn.Module):
+    """A learned scale on the skip, a branch without weights that mix (PoolFormer V2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.norm = nn.Parameter(torch.rand(8) + 0.5), nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return x * self.scale + (F.avg_pool1d(y, 3, 1, 1) - y)
+
+
+DATA_FLOW = {
+    "a long skip": (LongSkip, 5),
+    "a cascade in a module of its own": (lambda: Around(Cascade()), 1),
+    "a cascade in the module of the addition": (CascadeAround, 1),
+    "a projection behind an activation": (Projected, 1),
+    "a scaled skip around pooling": (Pooled, 1),
+}
+
+
+@pytest.mark.parametrize("name", DATA_FLOW)
+def test_blocks_are_a_matter_of_data_flow(name: str) -> None:
+    build, blocks = DATA_FLOW[name]
+    net = resect.unravel(Net(build()).eval(), X)
+    assert len(net.blocks) == blocks, [b.name for b in net.blocks]
+    assert net.check(X).identical
+
+
+class ClassAttention(nn.Module):
+    """A class token of parameters to which attention over the patches is added (CaiT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.attention, self.f = nn.MultiheadAttention(8, 2, batch_first=True), mlp()
+        self.head, self.extra = nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        token = self.token.expand(len(x), -1, -1)
+        everything = torch.cat([token, x], 1)
+        token = token + self.attention(token, everything, everything, need_weights=False)[0]
+        token = token + self.f(token)
+        both = torch.cat([token, x], 1)
+        return self.head(both[:, 0]) + 0.5 * self.extra(both[:, 1:]).max(1)[0]  # two heads are no block
+
+
+def test_a_class_token_is_a_skip_and_a_second_head_is_no_branch() -> None:
+    tokens = torch.randn(3, 5, 8)
+    net = resect.unravel(ClassAttention().eval(), tokens)
+    assert [b.name for b in net.blocks] == ["attention", "f"]
+    token = net.model.token.expand(3, -1, -1)
+    bare = torch.cat([token + net.model.f(token), tokens], 1)
+    expected = net.model.head(bare[:, 0]) + 0.5 * net.model.extra(bare[:, 1:]).max(1)[0]
+    assert torch.equal(net(tokens, net.intact.without(0)), expected)
