@@ -316,7 +316,8 @@ CLAIMS: list[tuple[str, Check]] = [
     # Question 4
     (r"It has a single path(?:: a plain network has depth and width, but no multiplicity)?\.",
      lambda s: s.lengths is None),
-    (r"Of its .* paths at most about (.*) effectively contribute(s?); by share they are ([−\d.]+) blocks deep on average\.",
+    (r"Of its .* paths at most about (.*) effectively contribute(s?); by share they are ([−\d.]+) blocks deep on "
+     r"average\.",
      lambda s, a, b, c: (a == "1") == bool(b)
      and abs(float(c.replace("−", "-")) - s.answers.multiplicity[0].effective_depth) <= 0.0501),
     (r"What multiplicity does .* with --beside\.", lambda s: len(s.answers.multiplicity) == 1),
