@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import resect
+from resect.jobs.paths import PathsJob
 from resect.measuring.calibration import calibrate
 from resect.models.resnet import CifarResNet
 
@@ -44,3 +45,17 @@ def test_an_untrained_network_is_as_shallow_as_a_trained_one_once_its_norms_are_
     assert calibrated.multiplicity().effective_depth < depth / 2
     kappa = resect.path_squares(net, data, sweeps=8).coherence(calibrated)
     assert (abs(kappa[:8] - 1) < 0.25).all()  # the paths of a length do not interfere yet
+
+
+def test_the_command_line_measures_norms_first_and_warns_where_nobody_did() -> None:
+    plain = PathsJob.from_options("resect:resnet8", "digits", {"limit": 16, "draws": 0, "sweeps": 0, "strongest": 0})
+    said = plain.run(None).warnings
+    assert any("Its batch norms have no statistics" in text and "--calibrate 256" in text for text in said)
+    calibrated = PathsJob.from_options(
+        "resect:resnet8", "digits", {"limit": 16, "calibrate": 16, "draws": 0, "sweeps": 0, "strongest": 0}
+    )
+    record = calibrated.run(None)
+    assert not any("batch norms" in text for text in record.warnings)
+    assert record.asked["calibrate"] == 16
+    with pytest.raises(resect.InputError, match="`calibrate` must be"):
+        PathsJob.from_options("resect:resnet8", "digits", {"calibrate": 1})

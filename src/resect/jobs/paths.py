@@ -19,6 +19,7 @@ from resect.errors import DataError, InputError
 from resect.jobs.asked import PathsAsked
 from resect.jobs.job import Answer, Job, Lab, Subject
 from resect.measuring.batches import batches_of
+from resect.measuring.calibration import calibrate, has_untouched_norms
 from resect.network.unraveled import Unraveled
 from resect.paths.energy import path_energy
 from resect.paths.fair import NODES, fair_shares
@@ -180,7 +181,8 @@ class _Bench:
         Returns:
             One row a checkpoint: `checkpoint` (name), `low` and `high` (effective range, blocks; NaN where the lengths
             told apart do not hold so much), `effective_depth`, `log2_effective_paths`, `gradient` (root mean square
-            norm over samples).
+            norm over samples). A checkpoint without batch statistics, that of before training, is calibrated first on
+            these samples.
         """
         model = self.net.model
         before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -188,6 +190,8 @@ class _Bench:
         try:
             for file in checkpoints:
                 load_checkpoint(model, file)
+                if has_untouched_norms(model):
+                    calibrate(model, self.data)
                 spectrum = self.measure(path_spectrum, file.stem, max_length=self.job.max_length)
                 size = spectrum.multiplicity()
                 effective = _range(partial(spectrum.effective, self.job.mass)) or {"low": nan, "high": nan}

@@ -54,3 +54,12 @@ def calibrate(model: nn.Module, data: Batches) -> int:
         for norm, momentum in momenta.items():
             norm.momentum = momentum
     return len(norms)
+
+
+def has_untouched_norms(model: nn.Module) -> bool:
+    """Whether a batch norm of `model` has the statistics that it was made with, mean 0 and variance 1."""
+    return any(
+        bool((norm.running_mean == 0).all() and (norm.running_var == 1).all())
+        for norm in model.modules()
+        if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None
+    )
