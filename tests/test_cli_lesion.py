@@ -72,7 +72,7 @@ def test_every_plan_writes_its_tables_and_figures(plan: str, tmp_path: Path) -> 
     name = "ensembles" if plan == "ensemble" else "shapley" if plan == "shapley" else "lesions"
     table = pd.read_parquet(out / f"{name}.parquet")
     assert [row["error"] for row in record["tables"][name]] == list(table["error"])
-    names = {"single", "skips", "repeated"} & {plan}
+    names = {"single", "skips", "repeated", "bypassed"} & {plan}
     expected = {plan, *({"flips", "classes"} if names else ())}
     assert {file.stem for file in (out / "figures").iterdir()} == expected
     assert (out / "interaction.parquet").exists() == (plan == "pairs")
