@@ -115,3 +115,8 @@ class Linear(nn.Module):
         for matrix in self.matrices:
             x = x + x @ matrix.T
         return x
+
+
+def mean_share(part: Tensor, whole: Tensor) -> float:
+    """The mean over samples of the share of a part, (N, ...), in the sample's whole gradient."""
+    return float(((part * whole).flatten(1).sum(1) / whole.flatten(1).square().sum(1)).mean())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import resect
-from by_hand import CHAINS, IMAGES, TARGETS, chain
+from by_hand import CHAINS, IMAGES, TARGETS, chain, mean_share
 from conftest import randomise_norms
 from networks import Frame, Parallel, TwoStreams
 from resect.graph.routes import Routes
@@ -20,6 +20,7 @@ from resect.paths.participation import participation
 from resect.paths.polynomial import at_target, decompose
 from resect.paths.sampled import path_norms
 from resect.paths.settings import Traces
+from resect.paths.signs import Signs, several_sources
 from resect.paths.strongest import strongest_paths
 from resect.paths.target import resolve_target
 from resect.paths.trace import Trace
@@ -38,8 +39,9 @@ def test_all_paths_by_brute_force(name: str) -> None:
     for k, total in enumerate(by_length):
         norms = total.flatten(1).norm(dim=1)
         np.testing.assert_allclose(spectrum.norms[:, k], norms, rtol=1e-9)
-        share = (total * truth).sum() / truth.square().sum()
-        assert spectrum.share[k] == pytest.approx(share.item(), rel=1e-8, abs=1e-14)
+        assert spectrum.share[k] == pytest.approx(mean_share(total, truth), rel=1e-8, abs=1e-13)
+        pooled = (total * truth).sum() / truth.square().sum()
+        assert spectrum.pooled_share[k] == pytest.approx(pooled.item(), rel=1e-8, abs=1e-14)
     assert spectrum.share.sum() == pytest.approx(1.0, abs=1e-12)
     assert spectrum.sum_error < 1e-12
     trace = Trace(net, *data[0], resolve_target(net, "input"))
@@ -55,11 +57,14 @@ def test_blocks_pairs_and_strongest_paths_by_brute_force(name: str) -> None:
     net, paths, n = made.net, made.paths, made.blocks
     data = [(IMAGES.double(), TARGETS)]
     truth = sum(paths.values())
-    shares = {taken: ((g * truth).sum() / truth.square().sum()).item() for taken, g in paths.items()}
+    shares = {taken: mean_share(g, truth) for taken, g in paths.items()}
+    pooled = {taken: ((g * truth).sum() / truth.square().sum()).item() for taken, g in paths.items()}
     found = participation(net, data, pairs=True)
     for i in range(n):
         through = sum(share for taken, share in shares.items() if taken[i])
         assert found.share[i] == pytest.approx(through, rel=1e-8, abs=1e-12)
+        through = sum(share for taken, share in pooled.items() if taken[i])
+        assert found.pooled_share[i] == pytest.approx(through, rel=1e-8, abs=1e-12)
         for j in range(n):
             both = sum(share for taken, share in shares.items() if taken[i] and taken[j])
             assert found.pairs[i, j] == pytest.approx(both, rel=1e-8, abs=1e-12)
@@ -73,7 +78,7 @@ def test_blocks_pairs_and_strongest_paths_by_brute_force(name: str) -> None:
     for row, taken in zip(strong.table.itertuples(), best[:10], strict=False):
         assert row.blocks == tuple(np.flatnonzero(taken))
         assert row.norm == pytest.approx(norms[taken], rel=1e-9)
-        assert row.share == pytest.approx(shares[taken], rel=1e-8, abs=1e-12)
+        assert row.share == pytest.approx(pooled[taken], rel=1e-8, abs=1e-12)
     every = strongest_paths(net, data, count=2**n, limit=10**6)
     assert (len(every.table), every.open, every.proven) == (2**n, 0, 2**n)
     assert "Every path was looked at" in every.summary()
@@ -182,12 +187,12 @@ def slot_of(net: resect.Unraveled, prefix: str) -> int:
 def check_against_routes(net: resect.Unraveled, images: Tensor, paths: dict[frozenset[int], list[Tensor]]) -> None:
     """Everything against the gradients of all routes, by the blocks that they take."""
     data = [(images, TARGETS)]
-    every = [(blocks, gradient) for blocks, found in paths.items() for gradient in found]
-    truth = sum(gradient for _, gradient in every)
-    shares = [(blocks, ((g * truth).sum() / truth.square().sum()).item()) for blocks, g in every]
+    routed = [(blocks, gradient) for blocks, found in paths.items() for gradient in found]
+    truth = sum(gradient for _, gradient in routed)
+    shares = [(blocks, mean_share(g, truth)) for blocks, g in routed]
     spectrum = resect.path_spectrum(net, data)
     for k in range(len(net.blocks) + 1):
-        assert spectrum.count[k] == sum(len(blocks) == k for blocks, _ in every)
+        assert spectrum.count[k] == sum(len(blocks) == k for blocks, _ in routed)
         expected = sum(share for blocks, share in shares if len(blocks) == k)
         assert spectrum.share[k] == pytest.approx(expected, rel=1e-8, abs=1e-12)
     found = participation(net, data, pairs=True)
@@ -196,22 +201,23 @@ def check_against_routes(net: resect.Unraveled, images: Tensor, paths: dict[froz
         for j in range(len(net.blocks)):
             both = sum(share for blocks, share in shares if {i, j} <= blocks)
             assert found.pairs[i, j] == pytest.approx(both, rel=1e-8, abs=1e-12)
-    norms = sorted((-(g.square().sum() / 4).sqrt().item(), tuple(sorted(blocks))) for blocks, g in every)
-    strong = strongest_paths(net, data, count=len(every), limit=10**6)
+    norms = sorted((-(g.square().sum() / 4).sqrt().item(), tuple(sorted(blocks))) for blocks, g in routed)
+    strong = strongest_paths(net, data, count=len(routed), limit=10**6)
     assert strong.table["blocks"].tolist() == [blocks for _, blocks in norms]
     np.testing.assert_allclose(strong.table["norm"], [-norm for norm, _ in norms], rtol=1e-8)
-    squares = np.zeros(len(net.blocks) + 1)
-    for signs in product([-1.0, 1.0], repeat=len(net.blocks)):
-        trace = Trace(net, images, TARGETS, resolve_target(net, "input"))
-        degrees = decompose(trace, spectrum.longest, rest=False, signs=dict(enumerate(signs)))
+    trace, routes = Trace(net, images, TARGETS, resolve_target(net, "input")), net.routes()
+    several, n = several_sources(routes), len(net.blocks)
+    squares, drawn = np.zeros(n + 1), 2 ** (n + len(several))
+    for signs in product([-1.0, 1.0], repeat=n + len(several)):
+        every = Signs(dict(enumerate(signs[:n])), dict(zip(several, signs[n:], strict=True)), routes)
+        degrees = decompose(trace, spectrum.longest, rest=False, signs=every)
         for some, arrived in at_target(trace, degrees.lanes, spectrum.longest + 1):
             (lanes,) = arrived.values()
             powers = np.ldexp(1.0, degrees.exponents[some])
             squares[: spectrum.longest + 1][some] += np.square(lanes.flatten(1).norm(dim=1).numpy() * powers)
-    for k in range(len(net.blocks) + 1):  # routes through the same blocks share their signs
-        groups = [sum(g) for blocks, g in paths.items() if len(blocks) == k]
-        expected = sum(group.square().sum().item() for group in groups)
-        assert squares[k] / 2 ** len(net.blocks) == pytest.approx(expected, rel=1e-8, abs=1e-14)
+    for k in range(n + 1):  # every route by itself, also those through the same blocks
+        expected = sum(g.square().sum().item() for blocks, g in routed if len(blocks) == k)
+        assert squares[k] / drawn == pytest.approx(expected, rel=1e-8, abs=1e-14)
 
 
 def test_parallel_branches_by_brute_force_over_all_routes() -> None:

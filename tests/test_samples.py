@@ -21,6 +21,7 @@ from resect.paths.polynomial import at_target, decompose
 from resect.paths.sampled import path_norms
 from resect.paths.sampler import PathDraw
 from resect.paths.settings import PathSettings, Traces, passing
+from resect.paths.signs import Signs
 from resect.paths.squares import path_squares
 from resect.paths.strongest import strongest_paths
 from resect.paths.target import resolve_target
@@ -35,7 +36,7 @@ def test_random_signs_give_the_sum_of_squares_of_all_paths(name: str) -> None:
     trace = Trace(made.net, IMAGES.double(), TARGETS, resolve_target(made.net, "input"))
     total = torch.zeros(n + 1, 4, dtype=torch.float64)
     for signs in product([-1.0, 1.0], repeat=n):
-        degrees = decompose(trace, n, rest=False, signs=dict(enumerate(signs)))
+        degrees = decompose(trace, n, rest=False, signs=Signs(dict(enumerate(signs)), {}, made.net.routes()))
         for some, arrived in at_target(trace, degrees.lanes, n + 1):
             (lanes,) = arrived.values()
             powers = torch.from_numpy(np.ldexp(1.0, degrees.exponents[some])).view(-1, 1)

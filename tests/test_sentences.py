@@ -316,7 +316,8 @@ CLAIMS: list[tuple[str, Check]] = [
     # Question 4
     (r"It has a single path(?:: a plain network has depth and width, but no multiplicity)?\.",
      lambda s: s.lengths is None),
-    (r"Of its .* paths about (.*) effectively contribute(s?); by share they are ([−\d.]+) blocks deep on average\.",
+    (r"Of its .* paths at most about (.*) effectively contribute(s?); by share they are ([−\d.]+) blocks deep on "
+     r"average\.",
      lambda s, a, b, c: (a == "1") == bool(b)
      and abs(float(c.replace("−", "-")) - s.answers.multiplicity[0].effective_depth) <= 0.0501),
     (r"What multiplicity does .* with --beside\.", lambda s: len(s.answers.multiplicity) == 1),
@@ -379,7 +380,7 @@ CLAIMS: list[tuple[str, Check]] = [
      and is_percent(q, s.lengths["path_fraction"][int(c) : int(d or c) + 1].sum())),
     (rf"By exact share the effective paths have {LENGTHS}, by count × magnitude {LENGTHS}\.",
      lambda s, a, b, c, d: effective(s, a, b) and effective(s, c, d, "by_magnitude")),
-    (r"The exact range ends earlier: .*\.",
+    (r"Count × magnitude, a bound, is what would arrive if all paths were parallel; the exact range ends earlier\.",
      lambda s: s.answers.depth.by_share.high < s.answers.depth.by_magnitude.high),
     (r"Both ranges end .*\.", lambda s: s.answers.depth.by_share.high == s.answers.depth.by_magnitude.high),
     (r"The exact range reaches .*\.", lambda s: s.answers.depth.by_share.high > s.answers.depth.by_magnitude.high),

@@ -3,8 +3,11 @@
 from . import plans as plans
 from . import schedules as schedules
 from ._front import ensemble as ensemble
+from ._front import fair_shares as fair_shares
+from ._front import first_order as first_order
 from ._front import lesion as lesion
 from ._front import participation as participation
+from ._front import path_energy as path_energy
 from ._front import path_spectrum as path_spectrum
 from ._front import path_squares as path_squares
 from ._front import sample_paths as sample_paths
@@ -28,6 +31,7 @@ from .jobs.compare import compare as compare
 from .jobs.evaluate import evaluate as evaluate
 from .jobs.study import study as study
 from .jobs.train import train as train
+from .measuring.calibration import calibrate as calibrate
 from .measuring.tasks import Task as Task
 from .models.specs import load_model as load_model
 from .network.arrangement import Arrangement as Arrangement
@@ -35,6 +39,10 @@ from .network.blocks import Block as Block
 from .network.entrance import unravel as unravel
 from .network.scheduled import Scheduled as Scheduled
 from .network.unraveled import Unraveled as Unraveled
+from .paths.energy import PathEnergy as PathEnergy
+from .paths.fair import FairShares as FairShares
+from .paths.first_order import FirstOrder as FirstOrder
+from .paths.gram import Gram as Gram
 from .paths.participation import Participation as Participation
 from .paths.sampled import PathDraws as PathDraws
 from .paths.settings import PathSettings as PathSettings

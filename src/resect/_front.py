@@ -16,8 +16,9 @@ from resect.data.text import Reading
 from resect.errors import DataError, InputError
 from resect.measuring.batches import Batches
 from resect.network.unraveled import Unraveled, require_unraveled
+from resect.paths import energy, fair, sampled, spectrum, squares, strongest
+from resect.paths import first_order as slopes
 from resect.paths import participation as carriers
-from resect.paths import sampled, spectrum, squares, strongest
 from resect.paths.settings import PathSettings
 from resect.pruning import scores as importance
 from resect.sweep import ensemble as ensembles
@@ -99,5 +100,8 @@ path_spectrum = takes_specs(32, PathSettings)(spectrum.path_spectrum)
 sample_paths = takes_specs(32, PathSettings, samples="draws")(sampled.sample_paths)
 path_squares = takes_specs(32, PathSettings)(squares.path_squares)
 participation = takes_specs(32, PathSettings)(carriers.participation)
+fair_shares = takes_specs(32, PathSettings)(fair.fair_shares)
+path_energy = takes_specs(32, PathSettings)(energy.path_energy)
+first_order = takes_specs(32, PathSettings)(slopes.first_order)
 strongest_paths = takes_specs(32, PathSettings)(strongest.strongest_paths)
 scores = takes_specs(100, LesionSettings)(importance.scores)

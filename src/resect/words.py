@@ -87,9 +87,9 @@ def large(exponent: float) -> str:
 
 
 def contribute(exponent: float) -> str:
-    """ "about 147 effectively contribute", of paths whose number is given by its binary logarithm."""
+    """ "at most about 147 effectively contribute", of paths whose number is given by its binary logarithm."""
     number = two_to(exponent)
-    return f"about {number} effectively {'contributes' if number == '1' else 'contribute'}"
+    return f"at most about {number} effectively {'contributes' if number == '1' else 'contribute'}"
 
 
 def plural(count: int, unit: str) -> str:

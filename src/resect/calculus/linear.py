@@ -31,8 +31,10 @@ class LinearSlice:
         state: the values before the slice.
         signal: the keys of those that carry the signal.
         ends: the keys at which joins take the signal apart: the skip, and the gates of the branches.
+        keep: whether to keep the values at the ends.
 
     Attributes:
+        at_ends: the values at the ends, if they are kept.
         results: the values behind the slice, with autograd's record if the caller has it switched on; may be taken
             away.
     """
@@ -44,11 +46,14 @@ class LinearSlice:
         state: Mapping[int, Any],
         signal: Collection[int],
         ends: Collection[int] = (),
+        *,
+        keep: bool = False,
     ) -> None:
         self.signal = frozenset(signal)
         self.ends = frozenset(ends)
         self.source = dict(program.results)
-        self._edges, self.results = _linearise(program, base, state, self.signal)
+        self.at_ends: dict[int, Any] = dict.fromkeys(self.ends) if keep else {}
+        self._edges, self.results = _linearise(program, base, state, self.signal, self.at_ends)
         _fuse(self._edges, {*self.source.values(), *self.ends})
 
     @property
@@ -96,18 +101,27 @@ class LinearSlice:
         return {key: value for key, (value, _) in arrived.items() if isinstance(key, int)}
 
     @torch.no_grad()
-    def push(self, tangents: Mapping[int, Tensor], only: int | None = None) -> Lanes:
-        """Tangents of live values, or of ends, forward: those of all results and ends.
+    def push(
+        self, tangents: Mapping[int, Tensor], only: int | None = None, factors: Mapping[int, float] | None = None
+    ) -> Lanes:
+        """Tangents of live values, or of ends, forward: those of all results, and of ends as they arrive there.
 
         Args:
             only: the one end that they may pass; all by default.
+            factors: what they are multiplied by on the way past an end.
         """
         moving: dict[Key, Tensor] = dict(tangents.items())
+        at_ends = {key: value for key, value in tangents.items() if key in self.ends}
         for key, edges in self._edges.items():
             parts = [each.push(moving[operand]) for operand, each in edges if operand in moving]
-            if parts and (only is None or key == only or key not in self.ends):
-                moving[key] = sum(parts[1:], parts[0])
-        at_ends = {key: moving[key] for key in self.ends if key in moving}
+            if not parts or (only is not None and key != only and key in self.ends):
+                continue
+            moving[key] = sum(parts[1:], parts[0])
+            if key in self.ends:
+                assert isinstance(key, int)
+                at_ends[key] = moving[key]
+                if factors and factors.get(key, 1.0) != 1.0:
+                    moving[key] = moving[key] * factors[key]
         return at_ends | {key: moving[source] for key, source in self.source.items() if source in moving}
 
 
@@ -132,9 +146,13 @@ def _add(total: dict[Key, tuple[Tensor, bool]], key: Key, value: Tensor, owned: 
 
 
 def _linearise(
-    program: Program, base: Mapping[int, Any], state: Mapping[int, Any], signal: frozenset[int]
+    program: Program, base: Mapping[int, Any], state: Mapping[int, Any], signal: frozenset[int], kept: dict[int, Any]
 ) -> tuple[Edges, dict[int, Any]]:
-    """Run a program in the caller's gradient mode: the maps of all that the signal passes, and the results."""
+    """Run a program in the caller's gradient mode: the maps of all that the signal passes, and the results.
+
+    Args:
+        kept: is given the values of its keys.
+    """
     values = dict(state)
     edges: Edges = {}
     active: set[Key] = set(signal)
@@ -157,6 +175,8 @@ def _linearise(
             values[step.key], outputs = _step(step, read, active)
         edges.update(outputs)
         active.update(outputs)
+        if step.key in kept:
+            kept[step.key] = values[step.key]
         several.update(key[0] for key in outputs if isinstance(key, tuple))
         for gone in dead:
             values.pop(gone, None)

@@ -142,11 +142,18 @@ def normalize_option(names: str) -> Callable[[Decorated], Decorated]:
 
 
 def data_options(function: Decorated) -> Decorated:
-    """--limit, --normalize, --seed, --device and --dtype."""
+    """--limit, --normalize, --calibrate, --seed, --device and --dtype."""
     for option in (
         click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps."),
         click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights, plans and paths."),
+        click.option(
+            "--calibrate",
+            default=0,
+            type=click.IntRange(0),
+            metavar="N",
+            help="Measure the statistics of batch norms on N samples first, for networks without training.",
+        ),
         normalize_option("none, imagenet, or card, what the model's says. auto: the card, else the data's own."),
         click.option("--limit", type=int, help="Use only the first samples."),
     ):

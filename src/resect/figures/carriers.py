@@ -43,21 +43,31 @@ def shapley(table: pd.DataFrame, metric: str = "error", ax: Axes | None = None, 
     return ax
 
 
-def blocks(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """The share of the gradient through every block, with its 95 % interval.
+def blocks(
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    column: str = "share",
+    label: str = "gradient through the block (%)",
+    total: str | None = "effective depth",
+) -> Axes:
+    """A value of every block, the share of the gradient by default, with its 95 % interval.
 
     Args:
-        table: `block`, `name`, `share`, `share_low`, `share_high`.
+        table: `block`, `name`, and `column` with `..._low` and `..._high`.
+        label: of the vertical axis; a label that ends in (%) shows fractions as per cent.
+        total: what the sum of all values is, in blocks; None if it is nothing.
     """
-    ax = axes_or_new(ax)
-    ax.bar(table["block"], table["share"] * 100, color=BLUE, width=0.8)
-    entries = [(f"sum: effective depth, {table['share'].sum():.2f} blocks", INK)]
-    if np.isfinite(table["share_low"]).any():
-        ax.vlines(table["block"], table["share_low"] * 100, table["share_high"] * 100, color=BAR_GREY, linewidth=1.3)
+    ax, scale = axes_or_new(ax), 100 if label.endswith("(%)") else 1
+    value, low, high = (table[name] * scale for name in (column, f"{column}_low", f"{column}_high"))
+    ax.bar(table["block"], value, color=BLUE, width=0.8)
+    entries = [(f"sum: {total}, {table[column].sum():.2f} blocks", INK)] if total else []
+    if np.isfinite(low).any():
+        ax.vlines(table["block"], low, high, color=BAR_GREY, linewidth=1.3)
         entries.insert(0, ("| 95 % interval", GREY))
     ax.axhline(0, color=INK, linewidth=0.8)
     block_axis(ax, table["block"].tolist())
-    ax.set(xlabel="block (its index)", ylabel="gradient through the block (%)")
+    ax.set(xlabel="block (its index)", ylabel=label)
     names, room = list(table["name"]), _LETTERS // len(table) - 2
     if len(names) <= _NAMED and (room >= _LEGIBLE or max(map(len, names)) <= room):
         ax.set_xticks(table["block"], shortened(names, max(room, _LEGIBLE)))

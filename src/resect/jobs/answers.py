@@ -22,6 +22,7 @@ from resect.paths.sampled import PathDraws
 from resect.paths.spectrum import PathSpectrum
 from resect.paths.squares import PathSquares
 from resect.sweep.result import LesionResult
+from resect.sweep.together import together
 
 
 def answer_ensemble(
@@ -50,6 +51,7 @@ def answer_ensemble(
         tau_correlation=_rank_correlation(shuffled.table) if shuffled else None,
         reorderings=len(shuffled.plan) if shuffled else 0,
         targets=int((targets != IGNORED).sum()),
+        together=together(singles).as_dict(),
     )
 
 
@@ -61,13 +63,18 @@ def _rank_correlation(table: pd.DataFrame) -> float | None:
 
 def answer_depth(spectrum: PathSpectrum, paths: PathDraws, squares: PathSquares) -> DepthAnswer:
     """Question 2: which path lengths are effective (paper, section 5.2, Figure 6)."""
+    share = spectrum.effective(MASS)
     return DepthAnswer(
         mass=MASS,
-        by_share=spectrum.effective(MASS),
+        by_share=share,
         by_magnitude=paths.effective(MASS),
         by_rms=squares.effective(MASS),
         longest=spectrum.longest,
         longest_layers=float(spectrum.layers[spectrum.longest]),
+        missed=float(np.nanmean(spectrum.gram.residual(share.low, share.high))),
+        by_energy=squares.effective_energy(MASS),
+        pooled=spectrum.effective(MASS, pooled=True),
+        effective_samples=spectrum.effective_samples,
     )
 
 
@@ -85,6 +92,8 @@ def answer_gradient(spectrum: PathSpectrum, paths: PathDraws) -> GradientAnswer:
         magnitude_to_tenth=float(magnitude[: tenth + 1].sum()),
         magnitude_to_quarter=float(magnitude[: quarter + 1].sum()),
         sum_error=spectrum.sum_error,
+        missed_to_tenth=float(np.nanmean(spectrum.gram.residual(0, tenth))),
+        missed_to_quarter=float(np.nanmean(spectrum.gram.residual(0, quarter))),
     )
 
 

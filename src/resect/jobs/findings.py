@@ -64,6 +64,7 @@ class EnsembleAnswer:
     tau_correlation: float | None  # Spearman rank correlation of error and Kendall tau; None without reorderings
     reorderings: int
     targets: int | None = None  # how many count; None in records that do not say
+    together: dict[str, Any] | None = None  # all single deletions read at once, see resect.sweep.together
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ class DepthAnswer:
     by_rms: Effective  # count x root mean square of all paths' norms, by random signs
     longest: int  # the longest path, in blocks: all of them, unless some are parallel
     longest_layers: float
+    missed: float | None = None  # of the norm of a sample's gradient, by the lengths of by_share; mean over samples
+    by_energy: Effective | None = None  # squared norms of single paths, by random signs
+    pooled: Effective | None = None  # exact shares again, samples weighing by their squared gradients
+    effective_samples: float | None = None  # on which pooled shares rest (Kish)
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ class GradientAnswer:
     magnitude_to_tenth: float  # the same by count x mean sampled norm
     magnitude_to_quarter: float
     sum_error: float  # relative distance between the sum over all lengths and autograd's gradient
+    missed_to_tenth: float | None = None  # of the norm of a sample's gradient; mean over samples
+    missed_to_quarter: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,8 @@ class Answers:
         """The answers from the numbers of `as_dict`."""
         depth, gradient = numbers["depth"], numbers["gradient"]
         if depth:
-            ranges = {name: Effective(**depth[name]) for name in ("by_share", "by_magnitude", "by_rms")}
+            names = ("by_share", "by_magnitude", "by_rms", "by_energy", "pooled")
+            ranges = {name: Effective(**depth[name]) for name in names if depth.get(name)}
             depth = DepthAnswer(**{**depth, **ranges})
         return cls(
             ensemble=EnsembleAnswer(**numbers["ensemble"]),

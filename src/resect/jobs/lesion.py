@@ -26,6 +26,7 @@ from resect.sweep.lesion import lesion
 from resect.sweep.result import LesionResult
 from resect.sweep.settings import LesionSettings
 from resect.sweep.shapley import from_orders
+from resect.sweep.together import together
 from resect.sweep.walk import Tour
 
 _TRYING = 0.1  # of the sweep's own work may go into the choice of batch size and memory format
@@ -161,6 +162,8 @@ def lesion_answer(result: LesionResult) -> Answer:
         "intact": {name: result.intact_mean(name) for name in result.values},
     }
     tables = {"lesions": result.table}
+    if result.plan.name == "single" and "error" in result.values and result.meaning.rate and not result.cut_short:
+        found["together"] = together(result).as_dict()
     if result.plan.name == "pairs":
         tables["interaction"] = result.interaction(result.main_metric).rename(columns=str)
         if "error" in result.values and result.meaning.rate:

@@ -19,7 +19,11 @@ from resect.errors import DataError, InputError
 from resect.jobs.asked import PathsAsked
 from resect.jobs.job import Answer, Job, Lab, Subject
 from resect.measuring.batches import batches_of
+from resect.measuring.calibration import calibrate, has_untouched_norms
 from resect.network.unraveled import Unraveled
+from resect.paths.energy import path_energy
+from resect.paths.fair import NODES, fair_shares
+from resect.paths.first_order import first_order
 from resect.paths.measures import Effective, log2_effective
 from resect.paths.participation import Participation, participation
 from resect.paths.sampled import PathDraws, sample_paths
@@ -30,6 +34,7 @@ from resect.paths.strongest import strongest_paths
 from resect.weights import load_checkpoint
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
+_SIGNS = 4  # draws for the energy of blocks, of two passes each, for every sweep
 _RMS_NAMES = {  # the columns of random signs under the names that sampled root mean squares have
     "rms": "path_norm_rms",
     "rms_low": "path_norm_rms_low",
@@ -74,12 +79,20 @@ class PathsJob(PathsAsked, Job):
         spectrum = bench.measure(path_spectrum, "exact shares", max_length=self.max_length)
         through = bench.measure(participation, "shares through blocks", 2, pairs=self.pairs)
         draws = bench.measure(sample_paths, "sampled single paths", draws=self.draws) if self.draws else None
-        squares = None
-        if (
-            self.sweeps and self.max_length is None
-        ):  # signs serve all lengths at once: where shares stop, there is no room
+        fair = bench.measure(fair_shares, "fair shares of blocks", 2 * NODES + 2)
+        slopes = bench.measure(first_order, "first-order changes")
+        squares = energy = None
+        # Signs serve all lengths at once: where shares stop, there is no room.
+        if self.sweeps and self.max_length is None:
             squares = bench.measure(path_squares, "random signs", self.sweeps, sweeps=self.sweeps)
+            signs = _SIGNS * self.sweeps
+            energy = bench.measure(path_energy, "energy through blocks", 2 * signs, draws=signs)
         found, tables = self._numbers(spectrum, through, draws, squares)
+        found["skip_share"] = fair.skip_share
+        for each in (fair.table.rename(columns=_fair_names), slopes.table, *([energy.table] if energy else [])):
+            tables["blocks"] = tables["blocks"].merge(each.drop(columns="name"), on="block")
+        found["log2_paths_by_blocks"] = through.log2_effective_paths
+        found["energy_depth"] = energy.effective_depth if energy else None
         if self.strongest:
             alone = replace(bench, data=[samples.first(self.batch_size)])
             paths = alone.measure(strongest_paths, "strongest paths", count=self.strongest)
@@ -105,6 +118,11 @@ class PathsJob(PathsAsked, Job):
             "rest": spectrum.rest_share,
             "sum_error": spectrum.sum_error,
             "effective": _range(lambda: spectrum.effective(self.mass)),
+            "effective_interval": spectrum.effective_interval(self.mass),
+            "effective_pooled": _range(lambda: spectrum.effective(self.mass, pooled=True)),
+            "effective_samples": spectrum.effective_samples,
+            "residual": _residual(spectrum, self.mass),
+            "effective_by_energy": _range(lambda: squares.effective_energy(self.mass)) if squares else None,
             "effective_by_magnitude": _range(lambda: draws.effective(self.mass)) if draws else None,
             "effective_by_rms": _range(lambda: squares.effective(self.mass)) if squares else None,
             "multiplicity": vars(spectrum.multiplicity()),
@@ -124,7 +142,22 @@ def lengths_table(spectrum: PathSpectrum, draws: PathDraws | None, squares: Path
     if squares is not None:
         table = table.drop(columns=["path_norm_rms", "magnitude_rms"], errors="ignore")
         table = table.merge(squares.table.rename(columns=_RMS_NAMES), on="length")
+        table["coherence"] = squares.coherence(spectrum)
     return table
+
+
+def _fair_names(column: str) -> str:
+    return column.replace("share", "fair_share")
+
+
+def _residual(spectrum: PathSpectrum, mass: float) -> dict[str, float] | None:
+    """What the effective range misses of a sample's gradient, as a part of its norm, and its cosine, on average."""
+    ends = _range(lambda: spectrum.effective(mass))
+    if ends is None:
+        return None
+    low, high = ends["low"], ends["high"]
+    missed, cosine = (each(low, high) for each in (spectrum.gram.residual, spectrum.gram.cosine))
+    return {"missed": float(np.nanmean(missed)), "cosine": float(np.nanmean(cosine))}
 
 
 @dataclass(frozen=True)
@@ -148,7 +181,8 @@ class _Bench:
         Returns:
             One row a checkpoint: `checkpoint` (name), `low` and `high` (effective range, blocks; NaN where the lengths
             told apart do not hold so much), `effective_depth`, `log2_effective_paths`, `gradient` (root mean square
-            norm over samples).
+            norm over samples). A checkpoint without batch statistics, that of before training, is calibrated first on
+            these samples.
         """
         model = self.net.model
         before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -156,6 +190,8 @@ class _Bench:
         try:
             for file in checkpoints:
                 load_checkpoint(model, file)
+                if has_untouched_norms(model):
+                    calibrate(model, self.data)
                 spectrum = self.measure(path_spectrum, file.stem, max_length=self.job.max_length)
                 size = spectrum.multiplicity()
                 effective = _range(partial(spectrum.effective, self.job.mass)) or {"low": nan, "high": nan}

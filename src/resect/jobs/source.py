@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resect.data.names import require_data_spec
 from resect.data.normalization import Normalization
-from resect.errors import DataError, InputError, SpecError
+from resect.errors import DataError, InputError, SpecError, require_whole
 from resect.models.names import Value, require_model_spec
 
 if TYPE_CHECKING:  # what is asked is checked, and refused, before torch is imported
@@ -34,6 +34,8 @@ class Source:
         limit: only the first samples.
         normalize: how pixels become inputs, as in `load_samples`; None for the model's card or configuration, else
             the data spec's own.
+        calibrate: on how many of the samples the statistics of batch norms are measured before anything else; 0 to
+            leave them as they are.
         seed: of random weights, and of everything that a job draws.
         device: "cpu", "cuda" or "mps".
         dtype: of weights and inputs, one of DTYPES.
@@ -45,6 +47,7 @@ class Source:
     model_args: Mapping[str, Value] = field(default_factory=dict)
     limit: int | None = None
     normalize: str | None = None
+    calibrate: int = 0
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
@@ -52,6 +55,8 @@ class Source:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise InputError(f"`dtype` must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
+        if self.calibrate != 0:
+            require_whole("calibrate", self.calibrate, 2)
         require_model_spec(self.model)
         if self.data is not None:
             require_data_spec(self.data)
@@ -136,18 +141,26 @@ class Source:
             InputError: the network cannot be captured.
         """
         from resect.jobs.fit import require_fit, require_outputs
-        from resect.jobs.warn import random_weights, recorded
+        from resect.jobs.warn import random_weights, recorded, untouched_norms
+        from resect.measuring.calibration import calibrate
         from resect.network.entrance import unravel
 
         samples = self.samples(*like)
         loaded = self.load(samples)
+        if self.calibrate:
+            calibrate(loaded.module, samples.limited(self.calibrate).batches(self.calibrate))
         try:
             net = unravel(loaded.module, loaded.example, plain=plain)
         except InputError:
             require_fit(loaded.module, samples)  # says so if they are why
             raise
         require_outputs(loaded.module, samples)
-        return net, samples, random_weights(loaded) + recorded(net), bool(loaded.random)
+        return (
+            net,
+            samples,
+            random_weights(loaded) + untouched_norms(loaded.module) + recorded(net),
+            bool(loaded.random),
+        )
 
     def placed(self, loaded: LoadedModel) -> LoadedModel:
         """A model on this device and in this dtype."""

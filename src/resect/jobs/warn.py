@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from resect.data.samples import SampleSet
 from resect.graph.outputs import IGNORED
+from resect.measuring.calibration import has_untouched_norms
 from resect.measuring.chance import no_better_than_chance
 from resect.measuring.items import Item
 from resect.measuring.meaning import number
@@ -28,6 +31,16 @@ def random_weights(loaded: LoadedModel) -> tuple[str, ...]:
     return (
         f"{loaded.spec} has random weights{some if len(names) < every else ''}: nobody gave any. Give "
         f"--checkpoint FILE (or {loaded.spec}@FILE), {way}.",
+    )
+
+
+def untouched_norms(model: nn.Module) -> tuple[str, ...]:
+    """One sentence if batch norms of a network have never seen a batch."""
+    if not has_untouched_norms(model):
+        return ()
+    return (
+        "Its batch norms have no statistics and do nothing: activations grow from block to block, and the gradient's "
+        "paths look several times as long as they are with statistics. Measure these first, with --calibrate 256.",
     )
 
 

@@ -79,6 +79,8 @@ def bootstrap_interval(
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
+    *,
+    simultaneous: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Studentised bootstrap interval of the mean difference, sum(w d) / sum(w), for any distribution of differences.
 
@@ -91,6 +93,8 @@ def bootstrap_interval(
         level: coverage, 0 to 1, exclusive.
         resamples: R.
         seed: of the resamples.
+        simultaneous: intervals that hold the true means of all lesions at once with the probability `level`, by the
+            largest |t| of each resample.
 
     Returns:
         low, high: (L,) float64 in the unit of `differences`; NaN for lesions with fewer than two measured samples, with
@@ -123,6 +127,11 @@ def bootstrap_interval(
         np.where(two, 2**0.5 * stdtrit(1, tail), t) for tail, t in zip(tails, (high_t, low_t), strict=True)
     )
     spread[spread == 0] = nan
+    if simultaneous and len(pivot):
+        varying = pivot[~np.isnan(spread)]
+        largest = np.abs(varying).max(0) if len(varying) else np.zeros(resamples)
+        reach = spread * np.quantile(largest, level, method="weibull")
+        return effect - reach, effect + reach
     return effect - spread * high_t, effect - spread * low_t
 
 

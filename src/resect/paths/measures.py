@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, log2
+from math import inf, log, log2
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import entr
 
 from resect.errors import InputError
 from resect.measuring.statistics import bootstrap_interval
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from resect.graph.routes import Counts
 
 MASS = 0.95  # of the effective ranges that summaries and figures name
+FEW_SAMPLES = 10  # effective ones: numbers pooled over fewer are those of a handful of samples
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,52 @@ def log2_effective(share: np.ndarray, within: np.ndarray) -> float:
     portion = portion / portion.sum()
     some = (portion > 0) & np.isfinite(within)
     return float(np.sum(portion[some] * (within[some] - np.log2(portion[some]))))
+
+
+def effective_samples(weights: np.ndarray) -> float:
+    """How many equally weighted samples would average as well as these: (sum w)^2 / sum w^2 (Kish 1965)."""
+    return float(weights.sum() ** 2 / np.square(weights).sum())
+
+
+def own_shares(products: np.ndarray, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every sample's own shares, (rows, K) float64, and its weight <g, g> when pooled, (rows,); without zero gradients.
+
+    Args:
+        products: (N, K) inner products with the gradient.
+        squares: (N,) <g, g>.
+    """
+    rows = squares > 0
+    return products[rows] / squares[rows][:, None], squares[rows]
+
+
+def range_intervals(
+    shares: np.ndarray, mass: float, level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Percentile bootstrap intervals over samples of the two ends of the effective range of mean shares.
+
+    Args:
+        shares: (rows, n+1) every sample's own.
+
+    Returns:
+        Of the low end and of the high end, (low, high) each, in blocks; None for a single sample, or where not all
+        lengths are known.
+    """
+    if len(shares) < 2 or np.isnan(shares).any():
+        return None
+    draw = np.random.default_rng(seed)
+    ends = []
+    for _ in range(resamples):
+        counts = np.bincount(draw.integers(0, len(shares), len(shares)), minlength=len(shares))
+        ends.append(shortest_range(counts @ shares / len(shares), mass, total=1.0))
+    limits = np.quantile(np.array(ends), [(1 - level) / 2, (1 + level) / 2], axis=0, method="nearest").astype(int)
+    (low_from, high_from), (low_to, high_to) = limits.tolist()
+    return (low_from, low_to), (high_from, high_to)
+
+
+def binary_entropy(probability: np.ndarray) -> np.ndarray:
+    """The entropy of a coin, in bits, elementwise; probabilities beyond 0 and 1 count as certain."""
+    p = np.clip(probability, 0, 1)
+    return np.asarray((entr(p) + entr(1 - p)) / log(2))
 
 
 def column_intervals(

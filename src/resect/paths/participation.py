@@ -21,12 +21,13 @@ from resect.calculus.linear import Lanes
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
 from resect.figures.shown import Shown
-from resect.measuring.batches import AnyTask, Batch, Batches, batches_of, widest_float
+from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
-from resect.paths.lanes import apart, buffer, group_size, per_lane, per_row
-from resect.paths.measures import interaction_of, most_tied
+from resect.paths.lanes import apart, buffer, group_size, per_lane
+from resect.paths.measures import binary_entropy, effective_samples, interaction_of, most_tied, own_shares
+from resect.paths.passes import Passes, row_squares, summed
 from resect.paths.settings import PathSettings, PathWork, Traces, concatenated, require_accurate
 from resect.paths.trace import SliceGradient, Trace, require_finite
 from resect.words import decimal, percent
@@ -43,7 +44,7 @@ class Participation(Shown):
         names: of the blocks.
         products: (N, n) float64; <sum of the gradients of all paths through a block, g> of every row.
         squares: (N,) float64; <g, g>.
-        pairs: (n, n) float64, symmetric: the pooled share of all paths through both of two blocks; on the diagonal
+        pairs: (n, n) float64, symmetric: the mean share of all paths through both of two blocks; on the diagonal
             that through the block itself. None if pairs were not asked for.
         at: where the gradient is measured, see `PathSpectrum`.
     """
@@ -56,11 +57,11 @@ class Participation(Shown):
 
     @classmethod
     def joined(cls, parts: Sequence[Participation]) -> Participation:
-        """The rows of several results, as one, pairs pooled by <g, g>; InputError if they do not fit."""
+        """The rows of several results, as one; InputError if they do not fit."""
         require_alike(parts, "names", "at", "has_pairs")
         squares = np.concatenate([part.squares for part in parts])
-        pairs = [part.pairs * part.squares.sum() for part in parts if part.pairs is not None]
-        both = sum(pairs[1:], pairs[0]) / squares.sum() if pairs else None
+        pairs = [part.pairs * (part.squares > 0).sum() for part in parts if part.pairs is not None]
+        both = sum(pairs[1:], pairs[0]) / (squares > 0).sum() if pairs else None
         return cls(parts[0].names, np.concatenate([part.products for part in parts]), squares, both, parts[0].at)
 
     @property
@@ -70,23 +71,44 @@ class Participation(Shown):
 
     @property
     def share(self) -> np.ndarray:
-        """(n,) the pooled share of all paths through each block; can be negative or above 1. Their sum is the depth."""
+        """(n,) the mean over rows of the share of all paths through each block; can be negative or above 1.
+
+        Their sum is the depth, as a path counts once for every block in it.
+        """
+        return np.asarray(own_shares(self.products, self.squares)[0].mean(0))
+
+    @property
+    def pooled_share(self) -> np.ndarray:
+        """(n,) the shares in all gradients together, in which a row weighs as much as its <g, g>."""
         return np.asarray(self.products.sum(0) / self.squares.sum())
+
+    @property
+    def effective_samples(self) -> float:
+        """How many samples `pooled_share` rests on."""
+        return effective_samples(self.squares)
 
     @property
     def effective_depth(self) -> float:
         """Mean path length by share, in blocks."""
         return float(self.share.sum())
 
+    @property
+    def log2_effective_paths(self) -> float:
+        """The largest entropy, in bits, over paths with these participations; blocks that do nothing add none to it."""
+        return float(binary_entropy(self.share).sum())
+
     def share_interval(
-        self, level: float = 0.95, resamples: int = 1000, seed: int = 0
+        self, level: float = 0.95, resamples: int = 1000, seed: int = 0, *, pooled: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high), (n,) each: studentised bootstrap intervals of the pooled shares over rows; NaN for one row."""
-        rows = self.squares > 0
-        if rows.sum() < 2:
+        """(low, high), (n,) each: studentised bootstrap intervals of `share` over rows; NaN for one row.
+
+        Args:
+            pooled: of `pooled_share`.
+        """
+        shares, weights = own_shares(self.products, self.squares)
+        if len(shares) < 2:
             return np.full(len(self.names), np.nan), np.full(len(self.names), np.nan)
-        shares = self.products[rows] / self.squares[rows][:, None]
-        return bootstrap_interval(shares.T, self.squares[rows], level, resamples, seed)
+        return bootstrap_interval(shares.T, weights if pooled else None, level, resamples, seed)
 
     @property
     def interaction(self) -> np.ndarray:
@@ -96,10 +118,10 @@ class Participation(Shown):
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a block: `block`, `name`, `share` with its interval."""
+        """One row a block: `block`, `name`, `share` with its interval, `share_pooled`."""
         low, high = self.share_interval()
         columns = {"block": range(len(self.names)), "name": self.names, "share": self.share}
-        return pd.DataFrame({**columns, "share_low": low, "share_high": high})
+        return pd.DataFrame({**columns, "share_low": low, "share_high": high, "share_pooled": self.pooled_share})
 
     def summary(self) -> str:
         """Through which blocks most and least of the gradient goes, and which pair is tied the most."""
@@ -148,79 +170,53 @@ def participation(
     # The tangent of g, met by the scalar's gradient at the output, is <g, g> once more.
     error = abs(sum(arrays["arrived"].sum() for arrays in runs) / squares.sum() - 1)
     require_accurate(error, "the tangent of the gradient must give back its squared norm, but is off")
-    both = sum(arrays["pairs"].sum(0) for arrays in runs) / squares.sum() if pairs else None
+    both = sum(arrays["pairs"].sum(0) for arrays in runs) / (squares > 0).sum() if pairs else None
     return Participation(tuple(block.name for block in net.blocks), products, squares, both, traces.at)
 
 
 def _carry(traces: Traces, batch: Batch, progress: Progress, pairs: bool) -> Arrays:
-    """Products and squares of rows, pooled products of pairs, and <g, g> as the output sees it."""
+    """Products and squares of rows, shares of pairs summed over rows, and <g, g> as the output sees it."""
     running = traces.of(batch, len(traces.net.blocks) + 2 if pairs else 2, progress)
-    parts = [_Pass(trace, pairs, advance).run() for trace, advance in running]
+    parts = [_Carry(trace, pairs, advance).run() for trace, advance in running]
     return concatenated(parts, "products", "squares", "pairs", "arrived")
 
 
-class _Pass:
-    """One batch: back once, keeping the cotangent at every gate; then forward with tangents."""
+class _Carry(Passes):
+    """The passes of all branches at full strength, the tangent being the gradient itself; and those of pairs."""
 
     def __init__(self, trace: Trace, pairs: bool, progress: Progress) -> None:
-        self.trace, self.progress = trace, progress
-        count = len(trace.net.blocks)
-        self.products = np.zeros((trace.rows, count))
-        self.pairs = _Pairs(count) if pairs else None
-        self.at_gates: Lanes = {}
+        super().__init__(trace, progress)
+        self.pairs = _Pairs(len(trace.net.blocks)) if pairs else None
 
     def run(self) -> tuple[np.ndarray, ...]:
-        """Products (N, n), squares (N,), pooled products of pairs (1, n, n), and <g, g> as the output sees it (1,)."""
-        trace, top = self.trace, self.trace.scalar_gradient
-        cotangents = top
-        for _, part in trace.slices():
-            cotangents, ends = part.backward(cotangents)
-            self.at_gates |= {slot: ends[gate][0] for slot, gate in part.branches.items() if gate in ends}
-            self.progress(1)
-        gradient = trace.to_target(cotangents)
-        squares = sum((_sum(per_row(value.square()))[0] for value in gradient.values()), np.zeros(trace.rows))
-        tangents = trace.from_target(gradient)
-        fixed = {key: tangents[key] for key in trace.parameters & tangents.keys()}
-        for part in trace.parts.values():
-            tangents = self._forward(part, tangents) | fixed
-            self.progress(1)
-        arrived = sum(_sum(per_lane(tangents[key] * value)) for key, value in top.items() if key in tangents)
-        both = np.zeros((1, 0, 0)) if self.pairs is None else self.pairs.products[None]
+        """Products (N, n), squares (N,), summed shares of pairs (1, n, n), and <g, g> as the output sees it (1,)."""
+        gradient = self.back()
+        squares = row_squares(self.trace, gradient)
+        self.portions = np.divide(1, squares, out=np.zeros_like(squares), where=squares > 0)
+        tangents = self.forward(gradient)
+        top = self.trace.scalar_gradient
+        arrived = sum(summed(per_lane(tangents[key] * value)) for key, value in top.items() if key in tangents)
+        both = np.zeros((1, 0, 0)) if self.pairs is None else self.pairs.shares[None]
         return self.products, squares, both, np.broadcast_to(arrived, (1,))
 
-    def _forward(self, part: SliceGradient, tangents: Lanes) -> Lanes:
-        pushed = part.push({key: value for key, value in tangents.items() if key in part.signal})
-        gates = {slot: pushed[gate] for slot, gate in part.branches.items() if gate in pushed and slot in self.at_gates}
-        for slot, value in gates.items():
-            self.products[:, slot] = self._dot(slot, value[0])
+    def met(self, part: SliceGradient, gates: Lanes) -> None:
+        """Start a tangent for every block of the slice, and carry those of earlier blocks through."""
         if self.pairs is not None:
             fresh = {slot: part.push({part.branches[slot]: value}) for slot, value in gates.items()}
-            self.pairs.through(part, fresh, self.at_gates)
-            self.pairs.products[[*gates], [*gates]] = self.products[:, [*gates]].sum(0)
-        return {key: value for key, value in pushed.items() if key in part.source}
-
-    def _dot(self, slot: int, tangent: Tensor) -> np.ndarray:
-        """(rows,) inner products of a tangent (B, ...) at a gate with the cotangent there, row by row."""
-        product = tangent * self.at_gates[slot]
-        if self.trace.parameters:
-            return _sum(product.reshape(1, -1))
-        sizes = self.trace.net.sliced.slots[slot].block.shapes[1]
-        symbol = self.trace.net.sliced.captured.batch
-        batch = next(
-            (i for i, size in enumerate(sizes) if not isinstance(size, int) and symbol in size.free_symbols), 0
-        )
-        return _sum(product.movedim(batch, 0).reshape(self.trace.rows, -1))
+            weighted = {slot: self.by_row(slot, self.at_gates[slot], self.portions) for slot in gates}
+            self.pairs.through(part, fresh, weighted)
+            self.pairs.shares[[*gates], [*gates]] = self.portions @ self.products[:, [*gates]]
 
 
 class _Pairs:
     """A tangent for every block passed so far, of the paths through it; each meets all later blocks.
 
     Attributes:
-        products: (n, n) symmetric; <sum of the gradients of all paths through two blocks, g>, pooled.
+        shares: (n, n) symmetric; of all paths through two blocks, summed over rows.
     """
 
     def __init__(self, blocks: int) -> None:
-        self.products = np.zeros((blocks, blocks))
+        self.shares = np.zeros((blocks, blocks))
         self.lanes: Lanes = {}
         self.started: list[int] = []
 
@@ -229,7 +225,7 @@ class _Pairs:
 
         Args:
             fresh: the tangents behind it of the paths through its own blocks.
-            at_gates: per slot the cotangent at its gate.
+            at_gates: per slot the cotangent at its gate, every row's divided by its <g, g>.
         """
         ending, self.lanes = self.lanes, {}
         reusable = list(ending.values())
@@ -240,8 +236,8 @@ class _Pairs:
             earlier = self.started[some]
             for slot, gate in part.branches.items():
                 if gate in pushed and slot in at_gates:
-                    met = _sum(per_lane(pushed[gate] * at_gates[slot]))
-                    self.products[earlier, slot] = self.products[slot, earlier] = met
+                    met = summed(per_lane(pushed[gate] * at_gates[slot]))
+                    self.shares[earlier, slot] = self.shares[slot, earlier] = met
             behind = {key: apart(value, ending.values()) for key, value in pushed.items() if key in part.source}
             self._write(some, behind, reusable)
             reusable = []
@@ -253,12 +249,7 @@ class _Pairs:
     def _write(self, some: slice, behind: Lanes, reusable: list[Tensor]) -> None:
         for key, value in behind.items():
             if key not in self.lanes:
-                self.lanes[key] = buffer(len(self.products), value[0], reusable)
+                self.lanes[key] = buffer(len(self.shares), value[0], reusable)
             self.lanes[key][some] = value
         for key in self.lanes.keys() - behind.keys():
             self.lanes[key][some] = 0
-
-
-def _sum(products: Tensor) -> np.ndarray:
-    """Sums over the last dimension, float64."""
-    return np.asarray(products.sum(-1, dtype=widest_float(products.device)).cpu().double().numpy())

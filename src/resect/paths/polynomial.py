@@ -6,14 +6,16 @@ branch. Lane k holds C_k, the summed gradient of all paths of length k. With a s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
+from torch.fx import Node
 
 from resect.calculus.linear import Lanes, add_into
 from resect.engines.work import Progress
 from resect.paths.lanes import EMPTY, Watch, apart, buffer, first_lanes, group_size, scaled
+from resect.paths.signs import Signs
 from resect.paths.trace import SliceGradient, Trace, enter
 
 
@@ -41,8 +43,8 @@ class _Step:
     Lanes are taken in groups from the top, so that every lane is read before it is overwritten.
     """
 
-    def __init__(self, degrees: Degrees, gradient: SliceGradient, signs: Mapping[int, float]) -> None:
-        self.degrees, self.gradient, self.signs = degrees, gradient, signs
+    def __init__(self, degrees: Degrees, gradient: SliceGradient, signs: Signs | None, nodes: Sequence[Node]) -> None:
+        self.degrees, self.gradient, self.signs, self.nodes = degrees, gradient, signs, nodes
         self.ending, self.stays, self.reusable = enter(gradient, degrees.lanes)
         self.present = set(degrees.lanes)  # what has lanes already, to which those of this slice are added
         old = degrees.exponents
@@ -79,10 +81,22 @@ class _Step:
                     seeds[key] = scaled(value[start - low :], kept)
             elif start > 0:
                 seeds[key] = self._raised(key, value, start, stop)
-        before = self.gradient.from_ends(seeds) if seeds else {}
+        before = self._from_ends(seeds) if seeds else {}
         for key, value in direct.items():
             add_into(before, {key: scaled(value[start - low :], kept)})
         self._write(before, start, stop, kept)
+
+    def _from_ends(self, seeds: Lanes) -> Lanes:
+        """Back from the ends; those that read several states by themselves, as each of these has a sign of its own."""
+        if self.signs is None:
+            return self.gradient.from_ends(seeds)
+        station, slots = self.gradient.station, {end: self.gradient.slot_of.get(end) for end in seeds}
+        alone = [end for end, slot in slots.items() if self.signs.parts(station, slot)]
+        before = self.gradient.from_ends({end: value for end, value in seeds.items() if end not in alone})
+        for end in alone:
+            back = self.gradient.from_ends({end: seeds[end]})
+            add_into(before, self.signs.parted(station, slots[end], back, self.nodes))
+        return before
 
     def _raised(self, gate: int, value: Tensor, start: int, stop: int) -> Tensor:
         """What enters a branch: each degree from the one below, and the rest from itself and the highest, too."""
@@ -92,7 +106,7 @@ class _Step:
             lanes = scaled(scaled(value, below).sum(0, keepdim=True), down[start:stop])
         else:
             lanes = scaled(value[:-1], down[start:stop])
-        sign = self.signs.get(self.gradient.slot_of[gate], 1.0)
+        sign = self.signs.slots[self.gradient.slot_of[gate]] if self.signs else 1.0
         return lanes if sign == 1.0 else lanes * sign
 
     def _write(self, before: Lanes, start: int, stop: int, kept: np.ndarray) -> None:
@@ -120,7 +134,7 @@ def decompose(
     longest: int,
     *,
     rest: bool,
-    signs: Mapping[int, float] | None = None,
+    signs: Signs | None = None,
     progress: Progress | None = None,
 ) -> Degrees:
     """Carry the polynomial of one batch back to the live values before the first slice of the trace's target.
@@ -128,11 +142,12 @@ def decompose(
     Args:
         longest: the highest degree that gets a lane of its own.
         rest: whether the sum of all higher ones gets a lane.
-        signs: per slot the sign of its branch; 1 where absent.
+        signs: of the edges; 1 where absent.
     """
-    degrees = Degrees(trace.scalar_gradient, longest, rest=rest)
+    start, nodes = trace.scalar_gradient, trace.programs.keys.nodes
+    degrees = Degrees(signs.parted(signs.output, None, start, nodes) if signs else start, longest, rest=rest)
     for _, gradient in trace.slices():
-        _Step(degrees, gradient, signs or {}).run()
+        _Step(degrees, gradient, signs, nodes).run()
         if progress:
             progress(1)
     return degrees

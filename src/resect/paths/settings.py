@@ -136,7 +136,7 @@ class Traces:
         return self.net.routes(self.target.start, self._output)
 
     def of(
-        self, batch: Batch, lanes: int, progress: Progress, *, truth: bool = True
+        self, batch: Batch, lanes: int, progress: Progress, *, truth: bool = True, keep: bool = False
     ) -> Iterator[tuple[Trace, Progress]]:
         """The traces of the parts of a batch, each with what to report its progress to.
 
@@ -144,6 +144,7 @@ class Traces:
             lanes: how many lanes the work keeps at one time; at least one where it can do with fewer.
             progress: is told what the whole batch costs in all, however many parts there are.
             truth: whether the gradient itself is wanted.
+            keep: whether the values of skips and branches are.
 
         Raises:
             InputError: the memory does not hold a single sample.
@@ -163,7 +164,7 @@ class Traces:
             inputs = batch.inputs if size >= total else self.net.part_of(batch.inputs, part)
             frozen = self.settings.gates == "frozen"
             targets, of = batch.targets[part], self.settings.of
-            trace = Trace(self.net, inputs, targets, self.target, of, truth, batch.task, frozen=frozen)
+            trace = Trace(self.net, inputs, targets, self.target, of, truth, batch.task, frozen=frozen, keep=keep)
             yield trace, partial(_portion, progress, len(trace.targets) / total)
 
     def lanes_for(self, trace: Trace) -> int:

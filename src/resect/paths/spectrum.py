@@ -28,6 +28,7 @@ from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.measuring.results import require_alike
 from resect.network.unraveled import Unraveled
 from resect.paths import measures
+from resect.paths.gram import Gram, inner_products, padded
 from resect.paths.lanes import per_row, widened
 from resect.paths.polynomial import at_target, decompose
 from resect.paths.settings import PathSettings, PathWork, Traces, concatenated, require_accurate
@@ -53,6 +54,7 @@ class PathSpectrum(Shown):
         remainder: (N,) float64; |sum of C_k and rest - g|^2 of every row.
         rest: (N,) float64; <R, g>, where R is the sum of all C_k beyond `max_length`; 0 without.
         rest_norms: (N,) float64; |R|.
+        inner: (N, K+1, K+1) float64; <C_j, C_k> of every row, up to the longest that count; see `gram`.
         at: where the gradient is measured: "input", "stem", "input of blocks.3" or a parameter; and how the gates of
             skips are taken where there are any, "input (gates frozen)".
     """
@@ -64,6 +66,7 @@ class PathSpectrum(Shown):
     remainder: np.ndarray
     rest: np.ndarray
     rest_norms: np.ndarray
+    inner: np.ndarray
     at: str
 
     @classmethod
@@ -72,12 +75,33 @@ class PathSpectrum(Shown):
         require_alike(parts, "counts", "at")
         names = ("products", "norms", "squares", "remainder", "rest", "rest_norms")
         arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        return cls(parts[0].counts, at=parts[0].at, **arrays)
+        inner = padded([part.inner for part in parts])
+        return cls(parts[0].counts, at=parts[0].at, inner=inner, **arrays)
+
+    @property
+    def gram(self) -> Gram:
+        """The inner products of the gradients of all lengths: what a range of lengths misses, and its angle with g."""
+        return Gram(self.inner, self.products[:, : self.inner.shape[1]], self.squares)
 
     @property
     def share(self) -> np.ndarray:
-        """(n+1,) the share of every length in the gradient, pooled over rows; with `rest_share` it sums to 1."""
+        """(n+1,) the mean over rows of the share of every length in a row's own gradient; see `pooled_share`."""
+        return np.asarray(measures.own_shares(self.products, self.squares)[0].mean(0))
+
+    @property
+    def median_share(self) -> np.ndarray:
+        """(n+1,) the median over rows of their own shares."""
+        return np.asarray(np.median(measures.own_shares(self.products, self.squares)[0], 0))
+
+    @property
+    def pooled_share(self) -> np.ndarray:
+        """(n+1,) the shares in all gradients together, in which a row weighs as much as its <g, g>."""
         return np.asarray(self.products.sum(0) / self.squares.sum())
+
+    @property
+    def effective_samples(self) -> float:
+        """How many samples pooled shares rest on: 1 if a single gradient is all there is, N if all are equally long."""
+        return measures.effective_samples(self.squares)
 
     @property
     def shares(self) -> np.ndarray:
@@ -87,16 +111,21 @@ class PathSpectrum(Shown):
 
     @property
     def rest_share(self) -> float:
-        """The share of all lengths beyond `max_length` together; 0 without."""
-        return float(self.rest.sum() / self.squares.sum())
+        """The mean over rows of the share of all lengths beyond `max_length` together; 0 without."""
+        return float(measures.own_shares(self.rest[:, None], self.squares)[0].mean())
 
     def share_interval(
-        self, level: float = 0.95, resamples: int = 1000, seed: int = 0
+        self, level: float = 0.95, resamples: int = 1000, seed: int = 0, *, pooled: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high), (n+1,) each: studentised bootstrap intervals of the pooled shares over rows; NaN for one row."""
-        rows = self.squares > 0
+        """(low, high), (n+1,) each: studentised bootstrap intervals of `share` over rows; NaN for one row.
+
+        Args:
+            pooled: of `pooled_share`; where that rests on few samples (`effective_samples`) they hold it too seldom.
+        """
+        shares, weights = measures.own_shares(self.products, self.squares)
+        weights = weights if pooled else np.ones_like(weights)
         none = np.array(self.count) == 0
-        return measures.column_intervals(self.shares[rows], self.squares[rows], level, resamples, seed, exact=none)
+        return measures.column_intervals(shares, weights, level, resamples, seed, exact=none)
 
     @property
     def norm(self) -> np.ndarray:
@@ -123,13 +152,24 @@ class PathSpectrum(Shown):
         """Relative distance between the sum over all lengths and autograd's gradient."""
         return float(np.sqrt(self.remainder.sum() / self.squares.sum()))
 
-    def effective(self, mass: float = 0.95) -> measures.Effective:
+    def effective(self, mass: float = 0.95, *, pooled: bool = False) -> measures.Effective:
         """The shortest range of lengths that holds `mass` of the gradient, by exact share.
+
+        Args:
+            pooled: by `pooled_share`.
 
         Raises:
             InputError: the lengths up to `max_length` do not hold that much.
         """
-        return measures.effective_range(self.share, self.counts, mass, total=1.0)
+        share = self.pooled_share if pooled else self.share
+        return measures.effective_range(share, self.counts, mass, total=1.0)
+
+    def effective_interval(
+        self, mass: float = 0.95, level: float = 0.95
+    ) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """Intervals of the low and of the high end of `effective`, over rows; None for a single row."""
+        shares, _ = measures.own_shares(self.products, self.squares)
+        return measures.range_intervals(shares, mass, level)
 
     def multiplicity(self) -> measures.Multiplicity:
         """How many paths there are, and how many effectively contribute; of those up to `max_length`."""
@@ -137,7 +177,10 @@ class PathSpectrum(Shown):
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a length: `length`, `layers`, `log2_paths`, `path_fraction`, `share` with its interval, `norm`."""
+        """One row a length: `length`, `layers`, `log2_paths`, `path_fraction`, `share` with its interval, `norm`.
+
+        `share` is the mean of the rows' own shares; beside it stand `share_median` and `share_pooled`.
+        """
         low, high = self.share_interval()
         return pd.DataFrame(
             {
@@ -148,6 +191,8 @@ class PathSpectrum(Shown):
                 "share": self.share,
                 "share_low": low,
                 "share_high": high,
+                "share_median": self.median_share,
+                "share_pooled": self.pooled_share,
                 "norm": self.norm,
             }
         )
@@ -172,6 +217,8 @@ class PathSpectrum(Shown):
             few = contribute(size.log2_effective_paths)
             depth = f"{decimal(size.effective_depth)} blocks deep on average"
             said.append(f"of {two_to(size.log2_paths)} paths {few}, by the shares{of_known}, {depth}")
+        if (rest_on := self.effective_samples) < measures.FEW_SAMPLES and len(self.squares) > 1:
+            said.append(f"pooled over samples the shares rest on {decimal(rest_on)} of {len(self.squares)}")
         off = f"the sum over all lengths is off autograd's gradient by {power_of_ten(self.sum_error)} of its norm"
         return f"{plural(len(self.squares), 'gradient')} at {self.at} by path length: {'; '.join([*said, off])}."
 
@@ -215,7 +262,7 @@ def path_spectrum(
     traces = Traces(net, settings, task)
     counts, at = traces.routes.counts, traces.at
     top, rest = _highest(counts, max_length)
-    work = PathWork("spectrum", _spectrum, traces.settings, {"top": top, "rest": rest})
+    work = PathWork("lengths", _spectrum, traces.settings, {"top": top, "rest": rest})
     runs = engine.run(net, ((work, batch) for batch in batches_of(data, net, task)), progress)
     spectrum = PathSpectrum.joined([PathSpectrum(counts, at=at, **arrays) for arrays in runs])
     require_finite(spectrum.squares, at)
@@ -227,7 +274,9 @@ def _spectrum(traces: Traces, batch: Batch, progress: Progress, top: int, rest: 
     """The arrays of `PathSpectrum`; lengths beyond `top` are NaN if they have paths (`rest`)."""
     running = traces.of(batch, top + 1 + rest, progress)
     parts = [_decompose(trace, top, rest, advance) for trace, advance in running]
-    arrays = concatenated(parts, "products", "norms", "squares", "remainder")
+    *columns, inner = zip(*parts, strict=True)
+    arrays = concatenated(zip(*columns, strict=True), "products", "norms", "squares", "remainder")
+    arrays["inner"] = padded(inner)
     missing = ((0, 0), (0, len(traces.net.blocks) - top))
     for name, beyond in (("products", "rest"), ("norms", "rest_norms")):
         lanes = arrays[name]
@@ -246,20 +295,24 @@ def _highest(counts: Counts, max_length: int | None) -> tuple[int, bool]:
 
 
 def _decompose(trace: Trace, top: int, rest: bool, progress: Progress) -> tuple[np.ndarray, ...]:
-    """Inner products and norms of every lane, squares and remainders of one batch; see PathSpectrum."""
+    """Products and norms of every lane, squares, remainders and inner products of one batch; see PathSpectrum."""
     degrees = decompose(trace, top, rest=rest, progress=progress)
     exponents = np.clip(degrees.exponents, -(2**20), 2**20).astype(np.int32)
     columns, left = [], None
+    kept: list[Tensor] = []
     for some, arrived in at_target(trace, degrees.lanes, len(exponents)):
+        narrow = next(iter(trace.true_gradient.values())).dtype
         lanes, whole = aligned(arrived, trace.true_gradient)
         powers = torch.from_numpy(exponents[some]).to(lanes.device).view(-1, 1, 1)
         lanes = torch.ldexp(lanes, powers.to(lanes.dtype))
         left = (whole if left is None else left) - lanes.sum(0)
+        kept += lanes.to(narrow).unbind()  # in their own precision, as all lengths are there at once
         columns.append((torch.einsum("kbd,bd->bk", lanes, whole), lanes.norm(dim=2).T))
     assert left is not None
     products, norms = (torch.cat(column, 1) for column in zip(*columns, strict=True))
     squares, remainder = whole.square().sum(1), left.square().sum(1)
-    return tuple(column.cpu().double().numpy() for column in (products, norms, squares, remainder))
+    numbers = tuple(column.cpu().double().numpy() for column in (products, norms, squares, remainder))
+    return *numbers, inner_products(kept[: top + 1], squares)
 
 
 def aligned(lanes: Lanes, truth: Lanes) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
 """The root mean square of all paths of every length, from random signs.
 
-Give every branch an independent random sign s_i. The coefficient C_k of the path polynomial becomes the sum over the
-paths S of length k of s_S g_S, where s_S is the product of the signs on S; as E[s_S s_T] is 0 unless S = T, the
-expectation of |C_k|^2 is the sum of |g_S|^2 over all C(n, k) paths. One sweep serves all lengths at once.
+Give every branch an independent random sign s_i; where it, or a skip, reads several states, every one of these. The
+coefficient C_k of the path polynomial becomes the sum over the paths S of length k of s_S g_S, where s_S is the product
+of the signs on S; as E[s_S s_T] is 0 unless S = T, the expectation of |C_k|^2 is the sum of |g_S|^2 over all C(n, k)
+paths. One sweep serves all lengths at once.
 Source: Hutchinson's estimator (1990) of a trace, with the signs on the branches.
 """
 
@@ -17,7 +18,7 @@ import pandas as pd
 
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
-from resect.errors import require_whole
+from resect.errors import InputError, require_whole
 from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.network.unraveled import Unraveled
 from resect.paths.draws import Draws
@@ -25,6 +26,8 @@ from resect.paths.measures import MASS, Effective, effective_range, held, longes
 from resect.paths.polynomial import at_target, decompose
 from resect.paths.sampled import row_norms
 from resect.paths.settings import PathSettings, PathWork, Traces, concatenated
+from resect.paths.signs import Signs
+from resect.paths.spectrum import PathSpectrum
 from resect.paths.trace import Trace
 from resect.words import plural
 
@@ -59,6 +62,43 @@ class PathSquares(Draws):
         return self.rms * np.sqrt(np.maximum(low, 0)), self.rms * np.sqrt(np.maximum(high, 0))
 
     @property
+    def energy(self) -> np.ndarray:
+        """(n+1,) the part of the sum of squared norms over all paths that those of each length hold."""
+        return np.asarray(self.total / self.total.sum())
+
+    def effective_energy(self, mass: float = 0.95) -> Effective:
+        """The shortest range of lengths that holds `mass` of the energy: what the gradient would be of, if no path
+        interfered with another."""
+        return effective_range(self.energy, self.counts, mass)
+
+    @property
+    def variation(self) -> np.ndarray:
+        """(n+1,) the coefficient of variation of one sweep's estimate of `total`; NaN where it is not known.
+
+        Above 1 the mean of a few sweeps is likely too low: most of it comes from draws that are rare.
+        """
+        if self.norms.shape[1] < 2:
+            return np.full(self.norms.shape[2], np.nan)
+        sums = [np.square(self.norms[self.batch == own]).mean(0) for own in np.unique(self.batch)]  # (sweeps, n+1) each
+        spread = np.sqrt(np.mean([each.var(0, ddof=1) for each in sums], 0))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(spread / np.mean(sums, (0, 1)))
+
+    def coherence(self, spectrum: PathSpectrum) -> np.ndarray:
+        """(n+1,) kappa: the squared norm of the summed gradient of a length over the sum of its paths' squared norms.
+
+        1 if the paths of a length do not interfere on average; more if they reinforce each other, up to their number if
+        all are equal; less if they cancel. Pooled over samples; NaN where there is no path.
+
+        Raises:
+            InputError: the spectrum is of another network or place.
+        """
+        if (spectrum.counts, spectrum.at) != (self.counts, self.at):
+            raise InputError(f"`spectrum` must be of the same network and place, {self.at}, got one at {spectrum.at}.")
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(np.square(spectrum.norms).mean(0) / self.total)
+
+    @property
     def magnitude(self) -> np.ndarray:
         """(n+1,) count x root mean square norm, normalised to sum to 1 (as in the paper's Figure 6c)."""
         return weighted_by_count(self.rms, self.counts)
@@ -69,7 +109,7 @@ class PathSquares(Draws):
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a length: `length`, `rms` with its interval, `rms_magnitude`."""
+        """One row a length: `length`, `rms` with its interval, `rms_magnitude`, `energy`, `variation`."""
         low, high = self.rms_interval()
         return pd.DataFrame(
             {
@@ -78,6 +118,8 @@ class PathSquares(Draws):
                 "rms_low": low,
                 "rms_high": high,
                 "rms_magnitude": self.magnitude,
+                "energy": self.energy,
+                "variation": self.variation,
             }
         )
 
@@ -126,7 +168,7 @@ def _sweep(traces: Traces, batch: Batch, progress: Progress, sweeps: int, seed: 
     """Norms (rows, sweeps, n+1); the signs are drawn for the whole batch, in however many parts it runs."""
     blocks, longest = len(traces.net.blocks), longest_path(traces.routes.counts)
     draw = np.random.default_rng(seed + batch.number)
-    drawn = [dict(enumerate(draw.choice([-1.0, 1.0], blocks))) for _ in range(sweeps)]
+    drawn = [Signs.drawn(traces.routes, draw) for _ in range(sweeps)]
     parts = []
     for trace, advance in traces.of(batch, longest + 1, progress, truth=False):
         rows = np.zeros((trace.rows, sweeps, blocks + 1))
@@ -136,7 +178,7 @@ def _sweep(traces: Traces, batch: Batch, progress: Progress, sweeps: int, seed: 
     return concatenated(parts, "norms")
 
 
-def _norms(trace: Trace, longest: int, signs: dict[int, float], progress: Progress) -> np.ndarray:
+def _norms(trace: Trace, longest: int, signs: Signs, progress: Progress) -> np.ndarray:
     """(lengths, rows) float64 norms of the coefficients under some signs."""
     degrees = decompose(trace, longest, rest=False, signs=signs, progress=progress)
     arriving = at_target(trace, degrees.lanes, longest + 1)

@@ -26,6 +26,7 @@ class SliceGradient(LinearSlice):
     """One slice that ends in a join.
 
     Attributes:
+        station: the number of the join among all.
         branches: per slot decided in this slice, the key of its gate.
         skip: the key of the skip's value where it enters the join.
     """
@@ -33,28 +34,30 @@ class SliceGradient(LinearSlice):
     def __init__(self, trace: Trace, index: int, state: dict[int, Any]) -> None:
         programs, keys = trace.programs, trace.programs.keys
         slots = [programs.sliced.slots[i] for i in programs.sliced.slots_of[index]]
+        self.station = index - 1
         self.branches = {slot.index: keys.gate(slot) for slot in slots}
         self.skip = keys.skip(slots[0])
         ends = [*self.branches.values(), self.skip]
         self.slot_of = {gate: slot for slot, gate in self.branches.items()}
-        super().__init__(trace.folded[index], trace.base, state, trace.signal(index, state), ends)
+        super().__init__(trace.folded[index], trace.base, state, trace.signal(index, state), ends, keep=trace.keep)
 
     def end(self, slot: int | None) -> int:
         """The key at which the branch of a slot, or for None the skip, enters the join."""
         return self.skip if slot is None else self.branches[slot]
 
-    def backward(self, cotangents: Lanes, signs: Tensor | None = None) -> tuple[Lanes, Lanes]:
+    def backward(self, cotangents: Lanes, factors: Tensor | None = None) -> tuple[Lanes, Lanes]:
         """The ordinary backward pass, over all edges together: (cotangents of the live values, those at the ends).
 
         Args:
-            signs: (L, slots); what every lane is multiplied by on the branch of each slot.
+            factors: (L, slots); what every lane is multiplied by on the branch of each slot, behind the ends.
         """
         total = {key: value for key, value in cotangents.items() if not self.ends_here(key)}
         ends, direct = self.to_ends({key: value for key, value in cotangents.items() if key not in total})
+        scaled = dict(ends)
         for slot, gate in self.branches.items():
-            if signs is not None and gate in ends:
-                ends[gate] = ends[gate] * signs[:, slot].to(ends[gate]).view(-1, *[1] * (ends[gate].ndim - 1))
-        add_into(total, self.from_ends(ends))
+            if factors is not None and gate in ends:
+                scaled[gate] = ends[gate] * factors[:, slot].to(ends[gate]).view(-1, *[1] * (ends[gate].ndim - 1))
+        add_into(total, self.from_ends(scaled))
         add_into(total, direct)
         return total, ends
 
@@ -97,6 +100,7 @@ class Trace:
         truth: whether the gradient at the target is wanted, which autograd finds on the way.
         task: what the targets mean.
         frozen: whether the gates of skips are held fixed, see `PathSettings`.
+        keep: whether the values of skips and branches are kept.
 
     Attributes:
         first, last: the slices that end in the first and the last join on the way to the target.
@@ -117,9 +121,10 @@ class Trace:
         task: Task = CLASSIFICATION,
         *,
         frozen: bool = False,
+        keep: bool = False,
     ) -> None:
         net.require_own_gradient()
-        self.net, self.target, self.of, self.task = net, target, of, task
+        self.net, self.target, self.of, self.task, self.keep = net, target, of, task, keep
         sliced = net.sliced if target.slot is None else net.sliced.cut_at_input(target.slot)
         self.programs = Programs(sliced, edges=True, frozen=frozen)
         inputs = channels_last(to_device(inputs, net.device))

@@ -20,6 +20,7 @@ from resect.figures.shown import Shown
 from resect.measuring.batches import AnyTask, Batches, Read, again
 from resect.measuring.results import require_alike
 from resect.network.unraveled import Unraveled, require_blocks
+from resect.paths import first_order as slopes
 from resect.paths import participation as carriers
 from resect.sweep import plans
 from resect.sweep import shapley as shapley_values
@@ -64,6 +65,12 @@ def shapley(net: Unraveled, data: Batches, engine: Engine) -> pd.DataFrame:
 def share(net: Unraveled, data: Batches, engine: Engine) -> pd.DataFrame:
     """Share of the gradient that passes through the block's branch (paper, section 5)."""
     return _interval(carriers.participation(net, data, engine=engine).table, "share")
+
+
+@score
+def first_order(net: Unraveled, data: Batches, engine: Engine) -> pd.DataFrame:
+    """Mean absolute change of the loss by deleting the block, to first order, nats (Molchanov et al. 2017)."""
+    return _interval(slopes.first_order(net, data, engine=engine).table, "size")
 
 
 def _interval(table: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from resect.figures import carriers, ensembles, lesions, samples
 from resect.measuring.meaning import Meaning
 from resect.report.layout import least_width, print_table
 from resect.report.parts import Figures, save_figures, say
+from resect.report.together import together
 from resect.runs.record import Record
 from resect.words import plural
 
@@ -32,7 +33,8 @@ def main_table(record: Record) -> pd.DataFrame:
 def show(record: Record, console: Console) -> None:
     """Print the table, its first rows if it is long, and the summary."""
     rows, meaning = main_table(record), Meaning.of(record.found)
-    columns = [str(name) for name in rows.columns if not str(name).endswith(("_low", "_high"))]
+    hidden = ("p_value", "q_bh") if "p_holm" in rows else ()
+    columns = [str(c) for c in rows.columns if not str(c).endswith(("_low", "_high")) and c not in hidden]
     columns = [name for name in columns if name not in ("name", "samples") or rows[name].nunique() > 1]
     called = {**_HEADINGS, "error": meaning.error}
     headings, names = [called.get(name, name.replace("_", " ")) for name in columns], {"name"} & set(columns)
@@ -54,6 +56,8 @@ def sentences(record: Record) -> list[str]:
     ran, summary = record.found["ran"], record.found["summary"]
     intervals = main_table(record).filter(regex="_low$").notna().any(axis=None)
     said = [f"{summary} In brackets: 95 % intervals." if intervals else summary]
+    if "together" in record.found:
+        said.append(together(record.found["together"], main_table(record)["name"].tolist()))
     if "saturated" in record.tables:
         both = record.tables["saturated"].to_numpy(bool)
         if count := int(both.sum()) // 2:
@@ -90,7 +94,7 @@ def _cell(name: str, row: dict[Any, Any], bracketed: list[str], meaning: Meaning
 def _number(name: str, value: float, meaning: Meaning) -> str:
     if name.startswith(_PERCENT) and (meaning.rate or not name.startswith(("error", "damage"))):
         return f"{round(value * 100, 1) + 0.0:.1f}"  # not -0.0
-    return f"{value:.1e}" if name == "p_value" and value < 0.001 else f"{value:.3f}"
+    return f"{value:.1e}" if name in ("p_value", "p_holm") and value < 0.001 else f"{value:.3f}"
 
 
 def draw(record: Record, folder: Path) -> Path:

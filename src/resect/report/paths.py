@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from rich.console import Console
 from resect.figures import carriers, paths
 from resect.figures.style import side_by_side
 from resect.measuring.meaning import CLASSIFIED, Meaning
-from resect.paths.measures import Effective, interaction_of, most_tied
+from resect.paths.measures import FEW_SAMPLES, Effective, interaction_of, most_tied
 from resect.report.layout import print_table
 from resect.report.parts import Figures, save_figures, say
 from resect.runs.record import Record
-from resect.words import contribute, decimal, named, part, percent, plural, power_of_ten, two_to
+from resect.words import contribute, decimal, named, part, percent, plural, power_of_ten, span, two_to
 
 _NAMED = 5  # blocks, of those that carry most
 _SHOWN = 5e-5  # of the gradient, by any measure: lengths that carry less are left out on the terminal
@@ -70,9 +70,16 @@ def sentences(record: Record) -> list[str]:
             f"Effective lengths (at least {mass} of the gradient, here {percent(effective.held)}): "
             f"{effective.lengths}, {percent(effective.path_fraction)} of all paths."
         ]
-    for name, key in (("count × mean norm of sampled paths", "magnitude"), ("count × root mean square norm", "rms")):
-        if by := numbers[f"effective_by_{key}"]:
+        said += _range_beside(numbers)
+    measures = {
+        "magnitude": "count × mean norm of sampled paths",
+        "rms": "count × root mean square norm, the bound if all paths of a length were parallel",
+        "energy": "energy, as if no path interfered with another",
+    }
+    for key, name in measures.items():
+        if by := numbers.get(f"effective_by_{key}"):
             said.append(f"By {name}: {Effective(**by).lengths}, {percent(by['path_fraction'])} of all paths.")
+    said += _estimates(record)
     of, deep = ("", "effective depth") if all_known else (", by the lengths told apart", "their mean length")
     said.append(
         f"{two_to(size['log2_paths'])} paths, of which {contribute(size['log2_effective_paths'])}{of}; {deep} "
@@ -86,6 +93,46 @@ def sentences(record: Record) -> list[str]:
     return said + told + _carriers(record)
 
 
+def _range_beside(numbers: Mapping[str, Any]) -> list[str]:
+    """What the effective range misses, how sure it is, and where it lies if samples are pooled."""
+    said = []
+    if residual := numbers.get("residual"):
+        said.append(
+            f"These lengths miss {percent(residual['missed'])} of the norm of a sample's gradient (cosine "
+            f"{residual['cosine']:.3f}), as a share does not see what is orthogonal to the gradient."
+        )
+    if interval := numbers.get("effective_interval"):
+        (low, up), (down, high) = interval
+        said.append(f"Over samples, the 95 % intervals of its ends: {span(low, up)} and {span(down, high, 'block')}.")
+    samples, rest_on, pooled = numbers["samples"], numbers.get("effective_samples"), numbers.get("effective_pooled")
+    if rest_on is not None and pooled and samples > 1:
+        few = ", too few to go by" if rest_on < FEW_SAMPLES else ""
+        said.append(
+            "Shares are means over the samples' own. Pooled, where samples weigh by their squared gradients, they "
+            f"rest on {decimal(rest_on)} of {samples} samples{few}: {Effective(**pooled).lengths}."
+        )
+    return said
+
+
+def _estimates(record: Record) -> list[str]:
+    """Whether the random signs are enough to go by, and how the paths of a length stand to each other."""
+    lengths, effective = record.tables["lengths"], record.found["effective"]
+    if "coherence" not in lengths or not effective:
+        return []
+    some = lengths.iloc[effective["low"] : effective["high"] + 1]
+    kappa = some["coherence"].dropna()
+    said = [
+        f"Coherence of the paths of these lengths, 1 if they do not interfere: {decimal(float(kappa.min()))} to "
+        f"{decimal(float(kappa.max()))}."
+    ]
+    if (some["variation"] > 1).any():
+        said.append(
+            "A single draw of signs varies by more than its mean there: root mean squares, energy and coherence are "
+            "orders of magnitude; more --sweeps make them better."
+        )
+    return said
+
+
 def _carriers(record: Record) -> list[str]:
     """Which blocks, pairs and single paths carry most."""
     tables = record.tables
@@ -94,6 +141,14 @@ def _carriers(record: Record) -> list[str]:
     best = ", ".join(f"{names[i]} ({percent(blocks['share'][i])})" for i in blocks["share"].nlargest(_NAMED).index)
     none = percent(float(tables["lengths"]["share"][0]))
     said = [f"Shares of the gradient through single blocks, the largest first: {best}; over the skips alone: {none}."]
+    if "fair_share" in blocks:
+        due = ", ".join(
+            f"{names[i]} ({percent(blocks['fair_share'][i])})" for i in blocks["fair_share"].nlargest(3).index
+        )
+        said.append(
+            "A path counts for every block in it, so that these do not add up to 100 %. Split evenly among its blocks, "
+            f"they do, with the skips: {due}."
+        )
     if "pairs" in tables and len(blocks) > 1:
         said.append(most_tied(names, interaction(record)))
     if "strongest" in tables:

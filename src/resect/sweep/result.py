@@ -14,6 +14,7 @@ from resect.errors import InputError, whole_number
 from resect.figures.shown import Shown
 from resect.measuring.chance import no_better_than_chance
 from resect.measuring.clusters import clustered_rate_interval
+from resect.measuring.many import benjamini_hochberg, holm
 from resect.measuring.meaning import CLASSIFIED, Meaning
 from resect.measuring.metrics import chance_error
 from resect.measuring.results import require_alike
@@ -109,6 +110,11 @@ class LesionResult(Shown):
         """How many samples the intact network ran on."""
         return len(self.weights)
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether some lesions ran on fewer samples than others, as they were sure enough."""
+        return any(bool(np.isnan(values).any()) for values in self.values.values())
+
     def _of(self, metric: str) -> np.ndarray:
         if metric not in self.values:
             raise InputError(f"`metric` must be one that was measured, {', '.join(self.values)}, got {metric!r}.")
@@ -133,10 +139,11 @@ class LesionResult(Shown):
         """One row a lesion: the plan's labels, `samples`, and for each metric its mean and 95 % intervals.
 
         Of `error`: `damage` (error minus intact error, paired on the samples that the lesion ran on), `damage_low`,
-        `damage_high` (score interval; of what is no rate, bootstrap), and `p_value` (exact McNemar test; where every
-        sample is one outcome). Of `loss` and of own metrics: `..._change` from the intact network, `..._change_low`,
-        `..._change_high` (bootstrap over samples; NaN where no sample differs from another). Of `agreement` (score
-        interval) and `kl` (bootstrap): `..._low`, `..._high`. For sequences also `perplexity`.
+        `damage_high` (score interval; of what is no rate, bootstrap), and, where every sample is one outcome, `p_value`
+        (exact McNemar test), `p_holm` and `q_bh`, which take into account how many lesions are tested. Of `loss` and of
+        own metrics: `..._change` from the intact network, `..._change_low`, `..._change_high` (bootstrap over samples;
+        NaN where no sample differs from another). Of `agreement` (score interval) and `kl` (bootstrap): `..._low`,
+        `..._high`. For sequences also `perplexity`.
         """
         table = pd.DataFrame(list(self.plan.labels), index=range(len(self.plan)))
         first = next(iter(self.values.values()))
@@ -162,6 +169,7 @@ class LesionResult(Shown):
         table[f"{name}_low"], table[f"{name}_high"] = low, high
         if metric == "error" and self.meaning.rate and self.targets is not None:
             table["p_value"] = mcnemar((changes > 0).sum(1), (changes < 0).sum(1))
+            table["p_holm"], table["q_bh"] = holm(table["p_value"]), benjamini_hochberg(table["p_value"])
 
     def _is_rate(self, metric: str) -> bool:
         return metric in RATES and (self.meaning.rate or metric != "error")

@@ -102,6 +102,7 @@ def _depth(depth: DepthAnswer) -> list[Measure]:
     return [
         Measure(f"lengths with {percent(share.held)} of the exact share", share.lengths),
         Measure(fraction, part(share.path_fraction)),
+        *_beside_share(depth),
         Measure(
             f"lengths with {percent(magnitude.held)} of count × magnitude", magnitude.lengths, paper.EFFECTIVE.said
         ),
@@ -109,6 +110,19 @@ def _depth(depth: DepthAnswer) -> list[Measure]:
         Measure("  the same with root mean square norms", depth.by_rms.lengths),
         Measure("longest path", longest, paper.BLOCKS.said),
     ]
+
+
+def _beside_share(depth: DepthAnswer) -> list[Measure]:
+    """What the exact share leaves out: what is orthogonal to the gradient, and the weight of single samples."""
+    rows = []
+    if depth.missed is not None:
+        rows.append(Measure("  they miss, of the norm of a sample's gradient", percent(depth.missed)))
+    if depth.pooled is not None and depth.effective_samples is not None:
+        what = f"  pooled over samples, which rests on {decimal(depth.effective_samples)} of them"
+        rows.append(Measure(what, depth.pooled.lengths))
+    if depth.by_energy is not None:
+        rows.append(Measure("  without interference (energy of single paths)", depth.by_energy.lengths))
+    return rows
 
 
 def _gradient(gradient: GradientAnswer, depth: DepthAnswer) -> list[Measure]:
@@ -123,6 +137,9 @@ def _gradient(gradient: GradientAnswer, depth: DepthAnswer) -> list[Measure]:
         rows.append(Measure(f"{tenth}, {by}", percent(to_tenth)))
         if gradient.quarter != gradient.tenth:
             rows.append(Measure(f"{quarter}, {by}", percent(to_quarter), said))
+    for which, missed in {tenth: gradient.missed_to_tenth, quarter: gradient.missed_to_quarter}.items():
+        if missed is not None:
+            rows.append(Measure(f"{which}: they miss, of the norm of a sample's gradient", percent(missed)))
     return [*rows, Measure("longest paths, exact share", percent(gradient.share_full), paper.LONGEST_PATH.said)]
 
 

@@ -10,6 +10,7 @@ from resect.jobs.findings import Study
 from resect.paths.measures import Effective
 from resect.report.study.phrases import at_chance, change, largest, no_correlation, of_all, without_several
 from resect.report.study.verdicts import trend
+from resect.report.together import together
 from resect.words import decimal, percent, plural, points, power_of_ten, span, two_to
 
 Caption = tuple[str, str]  # what it shows, what it means
@@ -71,7 +72,10 @@ def _each(study: Study) -> str:
     helped = int((table["damage_high"] < 0).sum()) if "damage_high" in table else 0
     if helped:
         means += f". Without {'one' if helped == 1 else helped} the error falls, with its 95 % interval below 0"
-    return f"{means}."
+    means += "."
+    if study.answers.ensemble.together:
+        means += f" {together(study.answers.ensemble.together, list(table['name']), unit)}"
+    return means
 
 
 def _downsampling(study: Study) -> str:
@@ -215,7 +219,9 @@ def share_caption(study: Study) -> Caption:
 def _gap(share: Effective, magnitude: Effective) -> str:
     """What it means where the ranges of the two measures end."""
     if magnitude.high > share.high:
-        return "The exact range ends earlier: much of what the longer paths carry cancels in their sum."
+        return (
+            "Count × magnitude, a bound, is what would arrive if all paths were parallel; the exact range ends earlier."
+        )
     if magnitude.high == share.high:
         return "Both ranges end at the same length."
     return "The exact range reaches further than count × magnitude: there paths add up rather than cancel."

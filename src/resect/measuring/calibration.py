@@ -1,0 +1,65 @@
+"""Batch statistics for networks that have none: batch norm before training is the identity, which no network is."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from resect.errors import DataError
+from resect.graph.capture import as_call
+from resect.measuring.batches import Batches, batches_of, to_device
+
+
+def calibrate(model: nn.Module, data: Batches) -> int:
+    """Measure the statistics of all batch norms of `model` on data, in place; all else runs in eval mode.
+
+    They become the plain averages of those of the batches, as `torch.optim.swa_utils.update_bn` takes them, but without
+    dropout and other randomness of train mode. Without, a network with random weights is another one: its batch norms
+    do nothing, activations grow from block to block, and the gradient's paths are several times as long.
+
+    Args:
+        model: of any kind; without batch norms it stays as it is.
+        data: (inputs, targets) batches of at least 2 samples; some 256 samples are enough.
+
+    Returns:
+        How many batch norms were measured.
+
+    Raises:
+        DataError: the data are empty, or a batch has a single value a channel.
+    """
+    norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    if not norms:
+        return 0
+    modes = {part: part.training for part in model.modules()}
+    momenta = {norm: norm.momentum for norm in norms}
+    device = next((buffer.device for buffer in model.buffers()), torch.device("cpu"))
+    try:
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        with torch.no_grad():
+            for batch in batches_of(data):
+                args, kwargs = as_call(to_device(batch.inputs, device))
+                model(*args, **kwargs)
+    except ValueError as error:  # torch's words for a single value a channel
+        raise DataError(
+            f"`data` must have batches of at least 2 samples to measure batch norms on: {error}."
+        ) from error
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
+    return len(norms)
+
+
+def has_untouched_norms(model: nn.Module) -> bool:
+    """Whether a batch norm of `model` has the statistics that it was made with, mean 0 and variance 1."""
+    return any(
+        bool((norm.running_mean == 0).all() and (norm.running_var == 1).all())
+        for norm in model.modules()
+        if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None
+    )
