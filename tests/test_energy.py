@@ -33,7 +33,9 @@ def test_fair_shares_split_the_share_of_every_path_among_its_blocks(name: str) -
     part = entered / np.maximum(entered.sum(1, keepdims=True), 1)
     fair = fair_shares(chain(name).net, DATA)
     np.testing.assert_allclose(fair.products, np.einsum("pn,pb->nb", along, part), rtol=1e-8, atol=1e-13)
-    assert fair.skip_share == pytest.approx(along[0].sum() / np.square(whole).sum(), rel=1e-9)
+    own = np.square(whole).sum(1)
+    np.testing.assert_allclose(fair.share, (np.einsum("pn,pb->nb", along, part) / own[:, None]).mean(0), rtol=1e-8)
+    assert fair.skip_share == pytest.approx((along[0] / own).mean(), rel=1e-9)
     assert fair.share.sum() + fair.skip_share == pytest.approx(1, abs=1e-12)
 
 

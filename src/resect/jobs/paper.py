@@ -48,8 +48,8 @@ FOUND = (
     f"deleting one block of {NETWORK} barely changes the error, downsampling blocks excepted, while deleting any layer "
     f"of {PLAIN_NETWORK} leaves it at chance; the error rises smoothly with the number of deleted blocks and with "
     "disorder.",
-    f"the effective paths of {NETWORK} have {EFFECTIVE} of {BLOCKS} blocks (10 to 34 layers): {EFFECTIVE_PART} of all "
-    "paths, of which 95 % have 19 to 35 blocks.",
+    f"the effective paths of {NETWORK} have {EFFECTIVE} of {BLOCKS} blocks (10 to 34 layers), {EFFECTIVE_PART} of all "
+    "paths; more than 95 % of all paths have 19 to 35.",
     "most of the gradient comes from short paths; the full depth contributes almost none.",
     "a residual network owes its strength to multiplicity, the number of its paths, beside depth and width.",
 )  # the answers to the questions, sections 4.1 and 4.2, 5, 5, and 6

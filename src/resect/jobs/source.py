@@ -123,7 +123,12 @@ class Source:
                 f"{self.model} does not say what its inputs look like. Let the factory return (model, example), where "
                 "example is a batch of its inputs."
             )
-        return self.placed(loaded)
+        placed = self.placed(loaded)
+        if self.calibrate and samples is not None:
+            from resect.measuring.calibration import calibrate
+
+            calibrate(placed.module, samples.limited(self.calibrate).batches(self.calibrate))
+        return placed
 
     def beside(self, text: str) -> Source:
         """SPEC or SPEC@FILE of another network, on the same data; a card of its own goes before `normalize`."""
@@ -142,13 +147,10 @@ class Source:
         """
         from resect.jobs.fit import require_fit, require_outputs
         from resect.jobs.warn import random_weights, recorded, untouched_norms
-        from resect.measuring.calibration import calibrate
         from resect.network.entrance import unravel
 
         samples = self.samples(*like)
         loaded = self.load(samples)
-        if self.calibrate:
-            calibrate(loaded.module, samples.limited(self.calibrate).batches(self.calibrate))
         try:
             net = unravel(loaded.module, loaded.example, plain=plain)
         except InputError:

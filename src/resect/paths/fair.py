@@ -25,7 +25,7 @@ from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
 from resect.paths.lanes import per_row
-from resect.paths.measures import longest_path
+from resect.paths.measures import longest_path, own_shares
 from resect.paths.passes import Passes, row_squares, summed
 from resect.paths.settings import TOLERANCE, PathSettings, PathWork, Traces, concatenated
 from resect.paths.trace import require_finite
@@ -64,13 +64,13 @@ class FairShares(Shown):
 
     @property
     def share(self) -> np.ndarray:
-        """(n,) pooled over rows; with `skip_share` they sum to 1. Can be negative."""
-        return np.asarray(self.products.sum(0) / self.squares.sum())
+        """(n,) the mean over rows of each row's own; with `skip_share` they sum to 1. Can be negative."""
+        return np.asarray(own_shares(self.products, self.squares)[0].mean(0))
 
     @property
     def skip_share(self) -> float:
-        """The share of the path through the skips alone."""
-        return float(self.skips.sum() / self.squares.sum())
+        """The mean share of the path through the skips alone."""
+        return float(own_shares(self.skips[:, None], self.squares)[0].mean())
 
     @property
     def sum_error(self) -> float:
@@ -80,12 +80,11 @@ class FairShares(Shown):
     def share_interval(
         self, level: float = 0.95, resamples: int = 1000, seed: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high), (n,) each: studentised bootstrap intervals of the pooled shares over rows; NaN for one row."""
-        rows = self.squares > 0
-        if rows.sum() < 2:
+        """(low, high), (n,) each: studentised bootstrap intervals of the mean shares over rows; NaN for one row."""
+        shares, _ = own_shares(self.products, self.squares)
+        if len(shares) < 2:
             return np.full(len(self.names), np.nan), np.full(len(self.names), np.nan)
-        shares = self.products[rows] / self.squares[rows][:, None]
-        return bootstrap_interval(shares.T, self.squares[rows], level, resamples, seed)
+        return bootstrap_interval(shares.T, None, level, resamples, seed)
 
     @property
     def table(self) -> pd.DataFrame:

@@ -21,6 +21,8 @@ from resect.report.parts import Figures, save_figures, say
 from resect.runs.record import Record
 from resect.words import contribute, decimal, named, part, percent, plural, power_of_ten, span, two_to
 
+_ENOUGH = 30  # sweeps of random signs; fewer do not even say how much one varies
+_VARIES = 0.5  # of its mean: what one sweep says may vary by so much
 _NAMED = 5  # blocks, of those that carry most
 _SHOWN = 5e-5  # of the gradient, by any measure: lengths that carry less are left out on the terminal
 
@@ -125,10 +127,10 @@ def _estimates(record: Record) -> list[str]:
         f"Coherence of the paths of these lengths, 1 if they do not interfere: {decimal(float(kappa.min()))} to "
         f"{decimal(float(kappa.max()))}."
     ]
-    if (some["variation"] > 1).any():
+    if record.found["sweeps"] < _ENOUGH or (some["variation"] > _VARIES).any():
         said.append(
-            "A single draw of signs varies by more than its mean there: root mean squares, energy and coherence are "
-            "orders of magnitude; more --sweeps make them better."
+            f"By {plural(record.found['sweeps'], 'sweep')} of random signs, root mean squares, energy and coherence "
+            "are orders of magnitude; more --sweeps make them better."
         )
     return said
 
