@@ -33,7 +33,7 @@ def blocks(model: str, plain: bool, rejected: bool, output: str, quiet: bool, **
     loaded = source.load()
     net = unravel(loaded.module, loaded.example, plain=plain)
     if not net.blocks and not plain:
-        layers = unravel(loaded.module, loaded.example, plain=True)
+        layers = net.as_plain()
         raise InputError(
             f"{no_joins_message(net)} It has {len(layers.blocks)} layers that can be deleted and "
             f"{len(layers.rejected)} that change the shape."
@@ -49,6 +49,7 @@ def _numbers(model: str, net: Unraveled) -> dict[str, Any]:
         "model": model,
         "unit": "layer" if net.plain else "block",
         "recorded": net.recorded,
+        "capture_seconds": net.capture_seconds,
         "blocks": [asdict(block) for block in net.blocks],
         "rejected": [asdict(entry) for entry in net.rejected],
     }
@@ -57,6 +58,7 @@ def _numbers(model: str, net: Unraveled) -> dict[str, Any]:
 def _print(model: str, net: Unraveled, rejected: bool) -> None:
     from resect.network.unraveled import recorded_message
     from resect.report.layout import print_table
+    from resect.words import duration
 
     unit = "layers that can be deleted" if net.plain else "blocks"
     rows = []
@@ -76,3 +78,4 @@ def _print(model: str, net: Unraveled, rejected: bool) -> None:
         terminal.print(f"{len(net.rejected)} {what} were considered and are not among them; --rejected lists them.")
     for entry in net.rejected if rejected else ():
         terminal.print(f"{entry.name} in {entry.module or 'the model'}: {entry.reason}", highlight=False)
+    terminal.print(f"Captured in {duration(net.capture_seconds)}.", highlight=False)

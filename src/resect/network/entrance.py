@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from time import perf_counter
 from typing import Any, Protocol
 
 import torch
@@ -67,6 +68,14 @@ def unravel(
             f"`example` must be one batch of the inputs of {type(model).__name__}, such as "
             "torch.zeros(1, 3, 224, 224); it is missing."
         )
+    started = perf_counter()
+    net = _captured(model, example, plain, batch_dim)
+    net.capture_seconds = perf_counter() - started
+    return net
+
+
+def _captured(model: nn.Module, example: Any, plain: bool, batch_dim: int) -> Unraveled:
+    """The network, captured as it is exported where that has the bits of the model, else as it is run."""
     lengths = lengths_of(model, as_call(example), batch_dim)
     net = _fitted(model, example, plain, lengths, How(batch_dim, lengths.places))
     if not _has_the_bits(net, example):
@@ -79,7 +88,7 @@ def unravel(
 def _fitted(model: nn.Module, example: Any, plain: bool, lengths: Lengths, how: How) -> Unraveled:
     """The network with free lengths where it then has the bits of the model, else with those of the example."""
     net = unraveled(model, example, plain, "eval", how)
-    if not lengths.places or _fits(net, lengths):
+    if not net.sliced.captured.how.free or _fits(net, lengths):  # none, or the export failed with them
         return net
     return unraveled(model, example, plain, "eval", replace(how, free=frozenset()))
 
