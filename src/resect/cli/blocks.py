@@ -21,17 +21,22 @@ if TYPE_CHECKING:  # which loads torch; help does without
 @click.argument("model")
 @click.option("--plain", is_flag=True, help="List the layers of a plain network instead.")
 @click.option("--rejected", is_flag=True, help="List also the additions that are no blocks, with the reasons.")
+@click.option("--module", metavar="NAME", help="Take only this part of the model, on inputs as the model gives it.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights.")
 @output_options
 @model_options
-def blocks(model: str, plain: bool, rejected: bool, output: str, quiet: bool, **options: Any) -> None:
+def blocks(
+    model: str, plain: bool, rejected: bool, module: str | None, output: str, quiet: bool, **options: Any
+) -> None:
     """List the residual blocks of MODEL, e.g. `resect blocks torchvision:resnet50`."""
     source = Source(model, **options)
     from resect.network.entrance import unravel
+    from resect.network.parts import part
     from resect.network.unraveled import no_joins_message
 
     loaded = source.load()
-    net = unravel(loaded.module, loaded.example, plain=plain)
+    whole = (loaded.module, loaded.example)
+    net = unravel(*(part(loaded.module, module, loaded.example) if module is not None else whole), plain=plain)
     if not net.blocks and not plain:
         layers = net.as_plain()
         raise InputError(

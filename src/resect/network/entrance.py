@@ -16,6 +16,7 @@ from resect.graph.capture import How, as_call, outputs_of, without_fused_attenti
 from resect.graph.differences import alike, largest_difference
 from resect.graph.lengths import Lengths, Trial, lengths_of
 from resect.graph.untouched import untouched
+from resect.network.parts import offer
 from resect.network.unraveled import Unraveled, unraveled
 
 
@@ -49,7 +50,8 @@ def unravel(
 
     Raises:
         InputError: the model cannot run the example.
-        ExportError: the model can be captured in neither way; the message names module and line.
+        ExportError: the model can be captured in neither way; the message names module and line, and the largest
+            part of the model that can be captured.
 
     Example:
         >>> net = resect.unravel(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224))
@@ -69,7 +71,11 @@ def unravel(
             "torch.zeros(1, 3, 224, 224); it is missing."
         )
     started = perf_counter()
-    net = _captured(model, example, plain, batch_dim)
+    try:
+        net = _captured(model, example, plain, batch_dim)
+    except ExportError as error:
+        offered = "" if batch_dim else offer(model, example)
+        raise ExportError(f"{error}{offered}") from error
     net.capture_seconds = perf_counter() - started
     return net
 
