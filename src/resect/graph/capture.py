@@ -230,8 +230,9 @@ def _plainly(model: nn.Module) -> Iterator[None]:
     tensors = [*model.parameters(), *model.buffers()]
     with ExitStack() as stack:
         for kind in {"cpu", *(tensor.device.type for tensor in tensors)} - {"meta"}:
-            stack.enter_context(torch.autocast(kind, enabled=False))
-        if not any(tensor.is_inference() for tensor in tensors):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.is_inference_mode_enabled() and not any(tensor.is_inference() for tensor in tensors):
             stack.enter_context(torch.inference_mode(False))
         yield
 
@@ -303,7 +304,8 @@ def _unaware_of_export() -> Iterator[None]:
     before = torch.compiler._is_exporting_flag
     torch.compiler._is_exporting_flag = False
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):  # compiled parts, which know an export by that, too
+            yield
     finally:
         torch.compiler._is_exporting_flag = before
 

@@ -7,17 +7,21 @@ accepted as a join, or rejected with a reason that the user can read.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Literal
 
 from torch.fx import Node
 
+from resect.errors import DataError
 from resect.graph.capture import Capture
 from resect.graph.hyper import HyperConnection, SkipFactor, hyper_connection
 from resect.graph.ops import LINEAR, PARTS, POINTWISE, VIEWS, hint_shape, is_float, module_of, op_name
+from resect.graph.outputs import scored_output
 from resect.graph.reach import Reach, union
-from resect.graph.sums import why_no_addition
+from resect.graph.sums import why_no_addition, why_no_block
+from resect.graph.trunk import before_factor, trunk, unscaled
 
 Kind = Literal["identity", "scaled", "projection", "gated", "hyper", "layer"]
 
@@ -82,8 +86,10 @@ def find_joins(captured: Capture, reach: Reach) -> tuple[list[Join], list[Reject
         if verdict.hyper and joins.pop(verdict.skip, None):
             reasons[verdict.skip] = _MIXING
     _drop_parallel(joins, reasons, reach)
-    _drop_nested(joins, reasons, reach)
+    _drop_nested(joins, reasons, captured, reach)
     blocks = [term for join in joins.values() for part in _terms(join) for term in _split(part, joins, reasons, reach)]
+    states = {state for join in blocks for state in (join.node, *join.entries)}
+    reasons |= {n: why for n in captured.nodes if n not in reasons and (why := why_no_block(n, states, reach))}
     rejected = [Rejected(node.name, module_of(node), reason) for node, reason in reasons.items()]
     return blocks, rejected
 
@@ -133,8 +139,10 @@ def _judge(node: Node, operands: tuple[Node, ...], reach: Reach, joins: dict[Nod
             assert isinstance(verdicts[0], Join)
             return verdicts[0]
         reasons += refused
-    if not either_way and isinstance(_judge_ordered(node, second, first, reach, joins), Join):
-        return _SUBTRACTED
+    if not either_way and isinstance(verdict := _judge_ordered(node, second, first, reach, joins), Join):
+        alpha = node.kwargs.get("alpha", 1)
+        sign = {"add": 1, "sub": -1}.get(op_name(node), 0)  # addcmul multiplies its skip by a tensor
+        return replace(verdict, kind="scaled") if isinstance(alpha, (int, float)) and alpha * sign > 0 else _SUBTRACTED
     return max(reasons, key=_REASONS.index)
 
 
@@ -156,16 +164,18 @@ def _judge_ordered(node: Node, skip: Node, branch: Node, reach: Reach, joins: di
     if skip in joins and not reach.is_ancestor(skip, branch) and (join := _hyper(node, skip, branch, reach)):
         return join
     root = _skip_root(skip, joins)
-    base = root if reach.is_ancestor(root, branch) else _unscaled(root, reach)
-    if reach.is_ancestor(base, branch):
+    values = unscaled(root, reach)
+    base = next((value for value in values if reach.is_ancestor(value, branch)), None)
+    if base is not None:
         if not reach.has_weights(reach.between(base, branch)):
             return _NO_PARAMETERS
-        return Join(node, "identity" if base is root else "scaled", skip, branch, node, (base,), skip)
+        scaled = any(before_factor(value, reach) for value in values[: values.index(base)])
+        return Join(node, "scaled" if scaled else "identity", skip, branch, node, (base,), skip)
     gated = _gated_skip(skip, branch, reach)
     if gated is not None:
         signal, carry = gated
         return Join(node, "gated", skip, branch, node, (signal,), signal, SkipFactor(carry, (skip,)))
-    return _hyper(node, skip, branch, reach) or _judge_projection(node, skip, root, branch, reach)
+    return _hyper(node, skip, branch, reach) or _judge_projection(node, skip, root, branch, reach, joins)
 
 
 def _hyper(node: Node, skip: Node, branch: Node, reach: Reach) -> Join | None:
@@ -184,17 +194,9 @@ def _skip_root(skip: Node, joins: dict[Node, Join]) -> Node:
     return skip
 
 
-def _unscaled(skip: Node, reach: Reach) -> Node:
-    """The signal x if `skip` is x * a with a number or learned factors, not a signal; else `skip`."""
-    if op_name(skip) not in ("mul", "div") or not isinstance(skip.args[0], Node):
-        return skip
-    signals = reach.dependents(skip)
-    if len(signals) != 1 or reach.is_product_of_signals(skip) or hint_shape(signals[0]) != hint_shape(skip):
-        return skip
-    return signals[0]
-
-
-def _judge_projection(node: Node, skip: Node, root: Node, branch: Node, reach: Reach) -> Join | str:
+def _judge_projection(
+    node: Node, skip: Node, root: Node, branch: Node, reach: Reach, joins: dict[Node, Join]
+) -> Join | str:
     common = reach.ancestors[reach.index[root]] & reach.ancestors[reach.index[branch]] & reach.dependent
     common = sum(reach.bit(n) for n in reach.nodes(common) if is_float(n))
     # Only the nearest common ancestors matter: those that flow into no other one.
@@ -203,17 +205,35 @@ def _judge_projection(node: Node, skip: Node, root: Node, branch: Node, reach: R
         return _NOT_RELATED
     on_skip = union(reach.between(start, root) for start in nearest)
     on_branch = union(reach.between(start, branch) for start in nearest)
-    if not _linear(on_skip, reach) and not _is_preactivated(on_skip, on_branch, nearest, reach):
+    is_linear = _linear(on_skip, reach)
+    is_stream = not is_linear and _is_stream(root, branch, joins, reach)
+    if not (is_linear or is_stream or _is_preactivated(on_skip, on_branch, nearest, reach)):
         return _ONE_OPERATOR
-    if reach.has_weights(on_skip) and _parts(on_skip, reach) and _parts(on_branch, reach) != _parts(on_skip, reach):
+    parts = [] if is_stream or not reach.has_weights(on_skip) else _parts(on_skip, reach)
+    if parts and _parts(on_branch, reach) != parts:
         return _OTHER_PARTS
     if _linear(on_branch, reach):
         return _ALL_LINEAR
     if not reach.has_weights(on_branch):
         return _NO_PARAMETERS
     only_views = all(op_name(n) in VIEWS for n in reach.nodes(on_skip))
-    kind: Kind = "identity" if only_views and not reach.has_weights(on_skip) else "projection"
+    kind: Kind = "identity" if is_stream or (only_views and not reach.has_weights(on_skip)) else "projection"
     return Join(node, kind, skip, branch, node, tuple(nearest), skip)
+
+
+def _is_stream(root: Node, branch: Node, joins: dict[Node, Join], reach: Reach) -> bool:
+    """Whether the skip is a stream with blocks of its own, which began as a projection of what the branch is made of.
+
+    The branch is made for this addition (TNT's pixels for its patches): the sum of two streams is no block of either.
+    """
+    if any(value in joins for value in unscaled(branch, reach)):
+        return False
+    way = trunk([root], {node: join.skip for node, join in joins.items()}, reach)
+    shared = way & reach.ancestors[reach.index[branch]] & reach.dependent
+    shared = sum(reach.bit(n) for n in reach.nodes(shared) if is_float(n))
+    nearest = [n for n in reach.nodes(shared) if not reach.descendants[reach.index[n]] & shared]
+    after = union(reach.descendants[reach.index[n]] for n in nearest)
+    return bool(nearest) and any(n in joins for n in reach.nodes(way)) and _linear(way & after, reach)
 
 
 def _is_preactivated(on_skip: int, on_branch: int, nearest: list[Node], reach: Reach) -> bool:
@@ -232,7 +252,8 @@ def _parts(bits: int, reach: Reach) -> list[tuple[Any, ...]]:
 
 
 def _linear(bits: int, reach: Reach) -> bool:
-    return all(op_name(n) in LINEAR and not reach.is_product_of_signals(n) for n in reach.nodes(bits))
+    signals = reach.nodes(bits & reach.dependent)  # zeros of a signal's shape are none
+    return all(op_name(n) in LINEAR and not reach.is_product_of_signals(n) for n in signals)
 
 
 def _gated_skip(skip: Node, branch: Node, reach: Reach) -> tuple[Node, Node] | None:
@@ -258,25 +279,26 @@ def branch_region(join: Join, reach: Reach) -> int:
     return union(reach.between(entry, join.branch) for entry in join.entries)
 
 
-def layer_region(join: Join, reach: Reach) -> int:
+def own_region(join: Join, joins: Iterable[Join], reach: Reach) -> int:
+    """The branch behind the blocks that it reads, but which live on without it (in a RevNet, the other half's)."""
+    region = branch_region(join, reach)
+    for other in joins:
+        inside = other.node is not join.node and region & reach.bit(other.node)
+        if inside and not reach.ends_in(other.node, join.node):
+            region &= ~(reach.ancestors[reach.index[other.node]] | reach.bit(other.node))
+    return region
+
+
+def layer_region(join: Join, joins: Iterable[Join], reach: Reach) -> int:
     """The nodes whose layers are counted: the branch's, without how a hyper-connection reads and writes the streams."""
-    hyper = join.hyper
-    return reach.between(hyper.read or hyper.streams, hyper.written) if hyper else branch_region(join, reach)
+    own, hyper = own_region(join, joins, reach), join.hyper
+    return own & reach.between(hyper.read or hyper.streams, hyper.written) if hyper else own
 
 
-def _parent(node: Node, regions: dict[Node, int], reach: Reach) -> Node | None:
-    """The innermost other join whose branch `node` is part of, and of nothing else."""
-    around = [outer for outer in regions if outer is not node and regions[outer] & reach.bit(node)]
-    return next((outer for outer in sorted(around, key=reach.index.__getitem__) if reach.ends_in(node, outer)), None)
-
-
-def _drop_nested(joins: dict[Node, Join], reasons: dict[Node, str], reach: Reach) -> None:
+def _drop_nested(joins: dict[Node, Join], reasons: dict[Node, str], captured: Capture, reach: Reach) -> None:
     """Keep a join inside another's branch only if its branch mixes with weights and reads the skip's value alone."""
     regions = {node: union(branch_region(term, reach) for term in _terms(join)) for node, join in joins.items()}
-    for node in list(joins):
-        parent = _parent(node, regions, reach)
-        if parent is None:
-            continue
+    for node in _inside_branches(regions, joins, captured, reach):
         if not reach.mixing(regions[node]):
             reasons[node] = _NO_WEIGHTS_NESTED
         elif _is_partial(joins[node], reach):
@@ -286,6 +308,24 @@ def _drop_nested(joins: dict[Node, Join], reasons: dict[Node, str], reach: Reach
         else:
             continue
         del joins[node]
+
+
+def _inside_branches(regions: dict[Node, int], joins: dict[Node, Join], captured: Capture, reach: Reach) -> list[Node]:
+    """The joins whose values reach the logits (if those do not read them, the other outputs) over branches alone."""
+    skips = {node: join.skip for node, join in joins.items()}
+    try:
+        logits = [scored_output(captured)]
+    except DataError:  # the model returns classes, or complex numbers
+        logits = []
+    read = union(reach.ancestors[reach.index[node]] | reach.bit(node) for node in logits)
+    to_logits = trunk(logits, skips, reach)
+    to_outputs = trunk([output for output in captured.outputs if isinstance(output, Node)], skips, reach)
+    return [
+        node
+        for node in joins
+        if not (to_logits if read & reach.bit(node) else to_outputs) & reach.bit(node)
+        and any(regions[outer] & reach.bit(node) for outer in joins if outer is not node)
+    ]
 
 
 def _is_partial(join: Join, reach: Reach) -> bool:
@@ -327,7 +367,7 @@ def _drop_parallel(joins: dict[Node, Join], reasons: dict[Node, str], reach: Rea
 
 def _sum_in(branch: Node, reach: Reach) -> Node:
     """The sum of which a branch is a view, or a product with numbers or factors; it itself, if it is none."""
-    while len(branch.users) == 1 and (op_name(branch) in VIEWS or _unscaled(branch, reach) is not branch):
+    while len(branch.users) == 1 and (op_name(branch) in VIEWS or before_factor(branch, reach)):
         branch = reach.dependents(branch)[0]
     return branch
 
@@ -358,7 +398,7 @@ def _split(join: Join, joins: dict[Node, Join], reasons: dict[Node, str], reach:
 def branch_names(joins: list[Join], reach: Reach) -> list[str]:
     """A module path for every join: the module that holds the branch's layers, or the one around the addition."""
     common = Counter(module_of(join.node) for join in joins)
-    names = [_name(join, common[module_of(join.node)] == 1, reach) for join in joins]
+    names = [_name(join, layer_region(join, joins, reach), common[module_of(join.node)] == 1, reach) for join in joins]
     seen: Counter[str] = Counter()
     unique = []
     for name in names:
@@ -367,8 +407,7 @@ def branch_names(joins: list[Join], reach: Reach) -> list[str]:
     return unique
 
 
-def _name(join: Join, alone: bool, reach: Reach) -> str:
-    region = layer_region(join, reach)
+def _name(join: Join, region: int, alone: bool, reach: Reach) -> str:
     nodes = reach.mixing(region) or [n for n in reach.nodes(region) if module_of(n)]
     home = module_of(join.node)
     paths = [module_of(node).split(".") for node in nodes]

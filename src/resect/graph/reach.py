@@ -35,7 +35,7 @@ class Reach:
         inputs = [entry.node for entry in captured.inputs if entry]
         order = (*captured.parameters, *captured.constants, *inputs, *captured.nodes)
         index = {node: i for i, node in enumerate(order)}
-        operands = [[] if _is_statistic(n) else [index[o] for o in n.all_input_nodes if o in index] for n in order]
+        operands = [[index[o] for o in _operands(n) if o in index] for n in order]
         ancestors = [0] * len(order)
         dependent = sum(1 << index[node] for node in inputs)
         names = set(captured.model.state_dict())  # non-persistent buffers are tables, not weights
@@ -94,6 +94,10 @@ class Reach:
                     pending.append(user)
         return True
 
+    def operands(self, node: Node) -> list[Node]:
+        """The values of this graph from which the value of `node` comes."""
+        return [operand for operand in _operands(node) if operand in self.index]
+
     def dependents(self, node: Node) -> list[Node]:
         """The operands of `node` that depend on the model's inputs."""
         return [operand for operand in node.all_input_nodes if operand in self.index and self.is_dependent(operand)]
@@ -132,6 +136,10 @@ class Reach:
 def union(sets: Iterable[int]) -> int:
     """All that is in any of the sets."""
     return reduce(or_, sets, 0)
+
+
+def _operands(node: Node) -> list[Node]:
+    return [] if _is_statistic(node) else node.all_input_nodes
 
 
 def _is_statistic(node: Node) -> bool:

@@ -15,6 +15,7 @@ from torch.fx import Node
 
 from resect.graph.ops import SHAPE_ONLY, op_name
 from resect.graph.outputs import scored_output
+from resect.graph.parts import operands_read
 from resect.graph.slices import Sliced
 
 STEM = -1
@@ -111,7 +112,7 @@ class Routes:
             if node in stops:
                 reached.append(node)
             elif op_name(node) not in SHAPE_ONLY:
-                fresh = [operand for operand in node.all_input_nodes if operand not in seen]
+                fresh = [operand for operand in operands_read(node, stops) if operand not in seen]
                 seen.update(fresh)
                 pending.extend(fresh)
         return reached

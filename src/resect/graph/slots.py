@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from resect.graph.capture import Capture
 from resect.graph.decisions import Variant
-from resect.graph.joins import Join, branch_region, layer_region
+from resect.graph.joins import Join, branch_region, layer_region, own_region
 from resect.graph.ops import POINTWISE, free_shape, is_check, op_name, shown_shape
 from resect.graph.reach import Reach, union
 
@@ -26,7 +26,7 @@ class BlockGraph:
         after: what reads the join alone and computes a value of its shape without weights: the ReLU of an original
             ResNet block, which belongs to the block's output.
         layers: weight layers on the branch, as papers count depth.
-        parameters: names of the parameters and buffers that the branch reads.
+        parameters: names of the parameters and buffers that the branch reads, and no block before it.
         entry_shape: of the (first) value at which the branch starts; "B" is the batch, the rest as in the example.
         branch_shape: of what the branch brings to the join.
         shapes: of both, with all that is free as expressions.
@@ -120,7 +120,8 @@ def make_slots(
         gates: one a join, in the graph already.
     """
     slice_of = {node: i for i, nodes in enumerate(slices) for node in nodes}
-    pieces = [_Piece(join, _block(join, captured, reach), gate) for (join, _), gate in zip(named, gates, strict=True)]
+    joins = [join for join, _ in named]
+    pieces = [_Piece(join, _block(join, joins, captured, reach), gate) for join, gate in zip(joins, gates, strict=True)]
     trades = [_why_no_trade(piece, pieces, slice_of) for piece in pieces]
     spans = _spans(pieces, trades)
     slots = []
@@ -136,15 +137,14 @@ def make_slots(
     return tuple(slots)
 
 
-def _block(join: Join, captured: Capture, reach: Reach) -> BlockGraph:
-    bits = branch_region(join, reach)
-    region = tuple(reach.nodes(bits))
+def _block(join: Join, joins: Sequence[Join], captured: Capture, reach: Reach) -> BlockGraph:
+    region = tuple(reach.nodes(branch_region(join, reach)))
     return BlockGraph(
         region=region,
         body=() if join.entry is None else tuple(reach.nodes(reach.between(join.entry, join.node))),
         after=() if join.kind == "layer" else _after(join.node, reach),
-        layers=reach.depth_in_layers(layer_region(join, reach)),
-        parameters=_parameters(captured, reach, region),
+        layers=reach.depth_in_layers(layer_region(join, joins, reach)),
+        parameters=_parameters(captured, reach, tuple(reach.nodes(own_region(join, joins, reach)))),
         entry_shape=shown_shape(join.entries[0], captured.batch),
         branch_shape=shown_shape(join.branch, captured.batch),
         shapes=(free_shape(join.entries[0]), free_shape(join.branch)),

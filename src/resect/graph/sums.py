@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import Tensor
 from torch.fx import Node
 
-from resect.graph.ops import VIEWS, hint_shape, op_name
+from resect.graph.ops import NORMS, VIEWS, hint_shape, op_name
 from resect.graph.reach import Reach
 
 _INTERPOLATED = "the skip would be scaled: it is interpolated with the branch"
@@ -15,6 +17,7 @@ _STACKED = "the branch is added by a sum over stacked values"
 _SCATTERED = "the branch is added at chosen places only"
 _COMPLEX = "the operands are complex numbers, for which no gradient of paths is defined"
 _INSIDE = "a cell or control flow whose additions stand inside one operator"
+_READ_TOGETHER = "outputs of blocks are stacked and read together, as by attention over depth: no addition of two"
 _WRITE_SUM = "; write it as skip + branch, and it is a block"
 
 _OVER_STACKS = ("sum", "mean", "logsumexp", "einsum", "matmul", "mm", "bmm", "mv", "summed")
@@ -46,6 +49,40 @@ def why_no_addition(node: Node, reach: Reach) -> str | None:
         return _INSIDE if enough and reach.reads_weights(node) else None
     related = any(_is_skip_of(skip, branch, node, reach) for skip in signals for branch in signals)
     return _REASONS[name] if related else None
+
+
+def why_no_block(node: Node, states: Collection[Node], reach: Reach) -> str | None:
+    """Why a stack of several `states` of a network is no block, if a layer reads it; None for other nodes.
+
+    Args:
+        states: the values of joins, and those at which their branches start.
+    """
+    stacked = _stacked(node, reach) if op_name(node) in ("stack", "cat") else []
+    held = {state for value in stacked if (state := _plain(value, reach)) in states}
+    return _READ_TOGETHER if len(held) > 1 and not _is_returned(node) else None
+
+
+def _stacked(node: Node, reach: Reach) -> list[Node]:
+    """The values that a node puts side by side along a dimension of their own; none if they have none."""
+    operands = reach.dependents(node)
+    if op_name(node) == "cat":
+        each = [_stacked(operand, reach) for operand in operands]
+        return [value for values in each for value in values] if all(each) else []
+    if op_name(node) == "_to_copy":
+        return _stacked(operands[0], reach)
+    return operands if op_name(node) in ("stack", "unsqueeze") else []
+
+
+def _plain(node: Node, reach: Reach) -> Node:
+    """A value without views and normalisations."""
+    while op_name(node) in VIEWS | NORMS and len(reach.dependents(node)) == 1:
+        node = reach.dependents(node)[0]
+    return node
+
+
+def _is_returned(node: Node) -> bool:
+    """Whether nothing but the outputs reads a node."""
+    return all(user.op == "output" or (op_name(user) in VIEWS and _is_returned(user)) for user in node.users)
 
 
 def _stack_in(node: Node) -> Node | None:
