@@ -21,19 +21,24 @@ if TYPE_CHECKING:  # which loads torch; help does without
 @click.argument("model")
 @click.option("--plain", is_flag=True, help="List the layers of a plain network instead.")
 @click.option("--rejected", is_flag=True, help="List also the additions that are no blocks, with the reasons.")
+@click.option("--module", metavar="NAME", help="Take only this part of the model, on inputs as the model gives it.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights.")
 @output_options
 @model_options
-def blocks(model: str, plain: bool, rejected: bool, output: str, quiet: bool, **options: Any) -> None:
+def blocks(
+    model: str, plain: bool, rejected: bool, module: str | None, output: str, quiet: bool, **options: Any
+) -> None:
     """List the residual blocks of MODEL, e.g. `resect blocks torchvision:resnet50`."""
     source = Source(model, **options)
     from resect.network.entrance import unravel
+    from resect.network.parts import part
     from resect.network.unraveled import no_joins_message
 
     loaded = source.load()
-    net = unravel(loaded.module, loaded.example, plain=plain)
+    whole = (loaded.module, loaded.example)
+    net = unravel(*(part(loaded.module, module, loaded.example) if module is not None else whole), plain=plain)
     if not net.blocks and not plain:
-        layers = unravel(loaded.module, loaded.example, plain=True)
+        layers = net.as_plain()
         raise InputError(
             f"{no_joins_message(net)} It has {len(layers.blocks)} layers that can be deleted and "
             f"{len(layers.rejected)} that change the shape."
@@ -49,6 +54,7 @@ def _numbers(model: str, net: Unraveled) -> dict[str, Any]:
         "model": model,
         "unit": "layer" if net.plain else "block",
         "recorded": net.recorded,
+        "capture_seconds": net.capture_seconds,
         "blocks": [asdict(block) for block in net.blocks],
         "rejected": [asdict(entry) for entry in net.rejected],
     }
@@ -57,6 +63,7 @@ def _numbers(model: str, net: Unraveled) -> dict[str, Any]:
 def _print(model: str, net: Unraveled, rejected: bool) -> None:
     from resect.network.unraveled import recorded_message
     from resect.report.layout import print_table
+    from resect.words import duration
 
     unit = "layers that can be deleted" if net.plain else "blocks"
     rows = []
@@ -76,3 +83,4 @@ def _print(model: str, net: Unraveled, rejected: bool) -> None:
         terminal.print(f"{len(net.rejected)} {what} were considered and are not among them; --rejected lists them.")
     for entry in net.rejected if rejected else ():
         terminal.print(f"{entry.name} in {entry.module or 'the model'}: {entry.reason}", highlight=False)
+    terminal.print(f"Captured in {duration(net.capture_seconds)}.", highlight=False)

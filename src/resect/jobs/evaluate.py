@@ -79,6 +79,7 @@ class _Networks:
     samples: list[SampleSet]
     networks: list[LoadedModel]
     warnings: tuple[str, ...]
+    capture_seconds: None = None
 
     @property
     def made_of(self) -> dict[str, Any]:

@@ -174,6 +174,7 @@ class Study:
     asked: dict[str, Any]
     command: str
     warnings: tuple[str, ...] = ()
+    capture_seconds: float | None = None
 
     @classmethod
     def of(cls, record: Record) -> Study:
@@ -194,6 +195,7 @@ class Study:
             plain=PlainControl(deletions=tables["control"], **control) if control else None,
             intact_loss=found["intact_loss"],
             seconds=environment.pop("seconds"),
+            capture_seconds=environment.pop("capture_seconds", None),
             environment=environment,
             asked={**record.asked, **read},
             command=record.command,

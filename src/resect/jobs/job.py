@@ -98,7 +98,8 @@ class Job(Asked, ABC):
                 warnings.warn_explicit(
                     warning.message, warning.category, warning.filename, warning.lineno, registry=registry
                 )
-        made_with = environment() | {"seconds": time.perf_counter() - started}
+        seconds = {"seconds": time.perf_counter() - started, "capture_seconds": subject.capture_seconds}
+        made_with = environment() | seconds
         made_of, command = subject.made_of, self.command()
         found = {**answer.found, "warnings": (*answer.warnings, *doubts)}
         record = Record(self.verb, self.asked(), made_of, made_with, command, found, answer.tables)
@@ -109,7 +110,7 @@ class Job(Asked, ABC):
 
     @abstractmethod
     def prepare(self, lab: Lab) -> Any:
-        """Load what the job works on; its `made_of` are digests of it."""
+        """Load what the job works on; it has `made_of`, digests, and `capture_seconds`, None if nothing is captured."""
 
     @abstractmethod
     def answer(self, subject: Any, lab: Lab) -> Answer:
@@ -136,6 +137,11 @@ class Subject:
     def made_of(self) -> dict[str, Any]:
         """Digests of all."""
         return {"samples": digest_of([self.samples]), "networks": [self.net.fingerprint()], **(self.more or {})}
+
+    @property
+    def capture_seconds(self) -> float:
+        """What the capture of the network took."""
+        return self.net.capture_seconds
 
 
 def digest_of(loaded: Sequence[SampleSet]) -> str:

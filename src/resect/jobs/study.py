@@ -121,6 +121,11 @@ class _Networks:
         samples = digest_of([subject.samples for subject in self.all])
         return {"samples": samples, "networks": [subject.net.fingerprint() for subject in self.all]}
 
+    @property
+    def capture_seconds(self) -> float:
+        """What the captures of all took."""
+        return sum(subject.capture_seconds for subject in self.all)
+
     def warnings(self, errors: Sequence[float]) -> tuple[str, ...]:
         """What to warn of, given the intact error of each."""
         warnings: tuple[str, ...] = ()

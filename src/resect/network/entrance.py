@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from time import perf_counter
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from resect.graph.capture import How, as_call, outputs_of, without_fused_attenti
 from resect.graph.differences import alike, largest_difference
 from resect.graph.lengths import Lengths, Trial, lengths_of
 from resect.graph.untouched import untouched
+from resect.network.parts import offer
 from resect.network.unraveled import Unraveled, unraveled
 
 
@@ -48,7 +50,8 @@ def unravel(
 
     Raises:
         InputError: the model cannot run the example.
-        ExportError: the model can be captured in neither way; the message names module and line.
+        ExportError: the model can be captured in neither way; the message names module and line, and the largest
+            part of the model that can be captured.
 
     Example:
         >>> net = resect.unravel(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224))
@@ -67,6 +70,18 @@ def unravel(
             f"`example` must be one batch of the inputs of {type(model).__name__}, such as "
             "torch.zeros(1, 3, 224, 224); it is missing."
         )
+    started = perf_counter()
+    try:
+        net = _captured(model, example, plain, batch_dim)
+    except ExportError as error:
+        offered = "" if batch_dim else offer(model, example)
+        raise ExportError(f"{error}{offered}") from error
+    net.capture_seconds = perf_counter() - started
+    return net
+
+
+def _captured(model: nn.Module, example: Any, plain: bool, batch_dim: int) -> Unraveled:
+    """The network, captured as it is exported where that has the bits of the model, else as it is run."""
     lengths = lengths_of(model, as_call(example), batch_dim)
     net = _fitted(model, example, plain, lengths, How(batch_dim, lengths.places))
     if not _has_the_bits(net, example):
@@ -79,7 +94,7 @@ def unravel(
 def _fitted(model: nn.Module, example: Any, plain: bool, lengths: Lengths, how: How) -> Unraveled:
     """The network with free lengths where it then has the bits of the model, else with those of the example."""
     net = unraveled(model, example, plain, "eval", how)
-    if not lengths.places or _fits(net, lengths):
+    if not net.sliced.captured.how.free or _fits(net, lengths):  # none, or the export failed with them
         return net
     return unraveled(model, example, plain, "eval", replace(how, free=frozenset()))
 

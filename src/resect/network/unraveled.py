@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from html import escape
 from itertools import chain
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from resect.graph.capture import (
     outputs_of,
     without_fused_attention,
 )
+from resect.graph.copies import ungated
 from resect.graph.decisions import Decision, Variant
 from resect.graph.differences import largest_difference
 from resect.graph.resolve import Programs
@@ -56,7 +58,10 @@ class Unraveled:
         batch_size: the one batch size that the graph accepts, None if it accepts any.
         batch_dim: the dimension of inputs and outputs that counts the samples.
         recorded: whether the graph is a recording of one forward pass, as `torch.export` does not accept the model.
+        capture_seconds: what it took to capture the model.
     """
+
+    capture_seconds = 0.0
 
     def __init__(self, sliced: Sliced, example: Any, *, plain: bool) -> None:
         self.model = sliced.captured.model
@@ -64,6 +69,7 @@ class Unraveled:
         self._how = sliced.captured.how
         self.plain = plain
         self._own_gradient = False
+        self._eval_graph: Unraveled | None = None
         self.sliced = sliced
         self.programs = Programs(sliced)
         self.rejected = sliced.rejected
@@ -103,11 +109,21 @@ class Unraveled:
     @cached_property
     def train_graph(self) -> Unraveled:
         """The same network in train mode (batch statistics, dropout), exported when first asked for."""
-        return self._captured("train")
+        graph = self._captured("train")
+        graph._eval_graph = self
+        return graph
 
     def _captured(self, mode: Mode) -> Unraveled:
         """The same network, exported in another mode."""
         return unraveled(self.model, self._example, self.plain, mode, self._how)
+
+    def as_plain(self) -> Unraveled:
+        """The same network with its layers as blocks, as `unravel(..., plain=True)` gives it, without a new capture."""
+        if self.plain:
+            return self
+        net = Unraveled(cut(ungated(self.sliced.captured), plain=True), self._example, plain=True)
+        net.capture_seconds = self.capture_seconds
+        return net
 
     def require_own_gradient(self) -> None:
         """Raise ExportError if the graph has another gradient than the model (custom backwards); looked at once.
@@ -117,7 +133,7 @@ class Unraveled:
         if not self._own_gradient:
             compared = require_own_gradient(self, self._example)
             if not compared and self.sliced.captured.mode == "train":
-                self._captured("eval").require_own_gradient()
+                (self._eval_graph or self._captured("eval")).require_own_gradient()
             self._own_gradient = True
 
     def arrangement(self, decisions: Sequence[Decision] | str) -> Arrangement:
@@ -323,7 +339,9 @@ class Unraveled:
         }
         copied = replace(captured, model=deepcopy(self.model, memo), constants=constants)
         sliced = replace(self.sliced, captured=copied)
-        return Unraveled(sliced, deepcopy(self._example, memo), plain=self.plain)
+        net = Unraveled(sliced, deepcopy(self._example, memo), plain=self.plain)
+        net.capture_seconds = self.capture_seconds
+        return net
 
     def __reduce__(self) -> Any:
         """Model and example are pickled, and captured again when they are read."""
@@ -343,7 +361,10 @@ class Unraveled:
 
 def unraveled(model: nn.Module, example: Any, plain: bool, mode: Mode, how: How | None = None) -> Unraveled:
     """A network captured in one mode; for `how` see `capture`."""
-    return Unraveled(cut(capture(model, example, mode, how), plain=plain), example, plain=plain)
+    started = perf_counter()
+    net = Unraveled(cut(capture(model, example, mode, how), plain=plain), example, plain=plain)
+    net.capture_seconds = perf_counter() - started
+    return net
 
 
 def require_unraveled(net: object) -> None:

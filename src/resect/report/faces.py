@@ -36,12 +36,14 @@ def _face(record: Record) -> Face:
 
 
 def terminal(record: Record, console: Console) -> None:
-    """Print the answers of a run, and how its inputs were made and normalised."""
+    """Print the answers of a run, how its inputs were made and normalised, and what the capture took."""
     _face(record).show(record, console)
     if chosen := record.found.get("normalization"):
         say(console, f"Pixels, scaled to [0, 1], were normalised by mean/std {chosen['mean_std']}, {chosen['origin']}.")
     if prepared := record.found.get("prepared"):
         say(console, f"Files became inputs: {prepared}.")
+    if took := record.environment.get("capture_seconds"):
+        say(console, f"Captured in {duration(took)}.")
 
 
 def draw(record: Record, folder: Path, *, again: bool = True) -> Path | None:

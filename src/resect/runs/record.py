@@ -40,7 +40,7 @@ class Record:
         kind: the verb, e.g. "lesion".
         asked: the whole configuration; the same configuration makes the same run.
         made_of: digests of samples and networks.
-        environment: machine, threads, versions, and the seconds it took.
+        environment: machine, threads, versions, the seconds it took, and those of captures alone.
         command: makes the run again.
         found: the answers, and as "warnings" what makes them doubtful, in sentences.
         tables: frames by name.
