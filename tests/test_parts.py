@@ -56,11 +56,3 @@ def test_the_command_line_takes_a_part_by_name() -> None:
     ran = CliRunner().invoke(main, ["blocks", "py:test_parts:build", "--module", "backbone"])
     assert ran.exit_code == 0, ran.output
     assert "2 blocks" in ran.stdout
-
-
-@pytest.mark.slow
-def test_a_detector_of_torchvision_is_offered_its_backbone() -> None:
-    models = pytest.importorskip("torchvision.models")
-    model = models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None)
-    with pytest.raises(ExportError, match="Its part `backbone` can be taken apart"):
-        resect.unravel(model, torch.zeros(1, 3, 64, 64))
