@@ -51,7 +51,7 @@ def test_the_run_folder_holds_what_the_library_finds_and_is_not_made_twice(tmp_p
     figures = {file.stem for file in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == {"counts", "shares", "norms", "blocks", "pairs", "strongest"}
     parts = {file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "parts").iterdir()}
-    assert len(parts) == 9  # two batches each of shares, participation, samples and signs; the search
+    assert len(parts) == 15  # two batches each of shares, participation, fair shares, slopes, samples, signs and energy; the search
     next(iter(parts)).unlink()
     (tmp_path / "run" / "record.json").unlink()  # a finished run does nothing again
     run(*command)
