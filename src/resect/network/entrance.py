@@ -131,6 +131,7 @@ def _has_the_bits(net: Unraveled, example: Any) -> bool:
     if net.device.type == "meta":
         return True
     one = example if net.batch_size is not None else net.part_of(example, slice(1))
+    one = pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, one)
     with untouched(net.model, "eval"), without_fused_attention(), torch.no_grad():
         try:
             with torch.compiler.set_stance("force_eager"):  # compiled code has other last bits
