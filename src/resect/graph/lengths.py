@@ -55,7 +55,6 @@ def lengths_of(model: nn.Module, call: Call, batch_dim: int = 0) -> Lengths:
     dimensions of one size together (ids and their mask, height and width), then of each alone.
     """
     leaves, spec = pytree.tree_flatten(call)
-    leaves = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]  # a model may write into them
     batches = batch_dimensions(leaves, batch_dim)
     one = [
         leaf if at is None else leaf.narrow(at, 0, min(1, leaf.shape[at]))

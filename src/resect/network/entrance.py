@@ -72,12 +72,18 @@ def unravel(
         )
     started = perf_counter()
     try:
+        example = pytree.tree_map(_own, example)
         net = _captured(model, example, plain, batch_dim)
     except ExportError as error:
         offered = "" if batch_dim else offer(model, example)
         raise ExportError(f"{error}{offered}") from error
     net.capture_seconds = perf_counter() - started
     return net
+
+
+def _own(leaf: Any) -> Any:
+    """A copy of a tensor, which a model may write into; the user's example stays as it is."""
+    return leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
 
 
 def _captured(model: nn.Module, example: Any, plain: bool, batch_dim: int) -> Unraveled:
@@ -131,7 +137,6 @@ def _has_the_bits(net: Unraveled, example: Any) -> bool:
     if net.device.type == "meta":
         return True
     one = example if net.batch_size is not None else net.part_of(example, slice(1))
-    one = pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, one)
     with untouched(net.model, "eval"), without_fused_attention(), torch.no_grad():
         try:
             with torch.compiler.set_stance("force_eager"):  # compiled code has other last bits
