@@ -36,7 +36,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from resect import unravel
 from resect.errors import ResectError
-from resect.graph.capture import as_call
+from resect.graph.calls import as_call
 
 KEPT = Path(__file__).parents[1] / ".work" / "coverage"
 

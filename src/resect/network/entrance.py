@@ -12,8 +12,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import ExportError, InputError
-from resect.graph.capture import How, as_call, outputs_of, without_fused_attention
+from resect.graph.calls import as_call, outputs_of
 from resect.graph.differences import alike, largest_difference
+from resect.graph.exporting import How, without_fused_attention
 from resect.graph.lengths import Lengths, Trial, lengths_of
 from resect.graph.untouched import untouched
 from resect.network.parts import offer

@@ -11,7 +11,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import InputError
-from resect.graph.capture import Call
+from resect.graph.calls import Call
 
 
 class Form:
