@@ -110,7 +110,8 @@ def read_text(spec: DataSpec, reading: Reading | None) -> Samples:
     """
     path = Path(spec.place).expanduser()
     if not path.is_file():
-        raise DataError(f"there is no file {path}. text:FILE needs a file of text.")
+        hint = f" It is a folder: did you mean folder:{path}?" if path.is_dir() else ""
+        raise DataError(f"there is no file {path}. text:FILE needs a file of text.{hint}")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -129,9 +130,9 @@ def windows(spec: DataSpec, text: str, reading: Reading | None) -> Samples:
     """
     reading = _asked(spec, reading)
     tokenizer, window = _read_with(spec, reading)
+    if len(bare := tokenizer.encode(text, False)) < 2:
+        raise DataError(f"{spec.text} must hold at least two tokens, got {len(bare)}.")
     tokens = np.asarray(tokenizer.encode(text, not reading.masked), dtype=np.int64)
-    if len(tokens) < 2:
-        raise DataError(f"{spec.text} must hold at least two tokens, got {len(tokens)}.")
     _require_known(tokenizer, int(tokens.max()), reading)
     make = _masked if reading.masked else _next
     inputs, targets, stride = make(spec, tokens, tokenizer, window, spec.number("stride"))

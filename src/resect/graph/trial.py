@@ -70,5 +70,6 @@ def _try_forward(model: nn.Module, call: Call) -> Any:
         shapes = ", ".join(f"{label} {tuple(leaf.shape)} {dtype_name(leaf.dtype)}" for label, leaf in named)
         raise InputError(
             f"`example` must be a batch that the model can run, got {shapes}: {cause(model, error)}. "
-            "Pass one batch with the shape and dtype the model was made for."
+            "Pass one batch with the shape and dtype the model was made for, of all inputs that it needs: several as a "
+            "tuple, or by name as a dict."
         ) from error
