@@ -183,3 +183,25 @@ def test_a_class_token_is_a_skip_and_a_second_head_is_no_branch() -> None:
     bare = torch.cat([token + net.model.f(token), tokens], 1)
     expected = net.model.head(bare[:, 0]) + 0.5 * net.model.extra(bare[:, 1:]).max(1)[0]
     assert torch.equal(net(tokens, net.intact.without(0)), expected)
+
+
+def test_experts_weighed_by_parts_of_one_router_are_one_branch() -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.router, self.shared = nn.Linear(8, 3), mlp(8)
+            self.experts = nn.ModuleList(mlp(8) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            gates = self.router(x).softmax(-1)
+            routed = sum(gates[..., i : i + 1] * expert(x) for i, expert in enumerate(self.experts))
+            return x + (routed + self.shared(x))
+
+    model, x = nn.Sequential(Experts(), Experts()).eval(), torch.randn(3, 8)
+    net = resect.unravel(model, x)
+    assert len(net.blocks) == 4  # the routed experts, and the shared one
+    (shared,) = (b.index for b in net.blocks[:2] if b.name.endswith("shared"))
+    assert torch.equal(net(x, net.intact.without(0, 1)), model[1](x))
+    gates = model[0].router(x).softmax(-1)
+    routed = sum(gates[..., i : i + 1] * expert(x) for i, expert in enumerate(model[0].experts))
+    torch.testing.assert_close(net(x, net.intact.without(shared)), model[1](x + routed))

@@ -10,11 +10,11 @@ from resect.errors import DataError
 from resect.graph.capture import Capture
 from resect.graph.joins import Join, Rejected, branch_region
 from resect.graph.judging import ONE_OPERATOR, judge, linear, parts_read
-from resect.graph.ops import VIEWS, is_float, module_of, op_name
+from resect.graph.ops import PARTS, VIEWS, is_float, module_of, op_name
 from resect.graph.outputs import scored_output
 from resect.graph.reach import Reach, union
 from resect.graph.sums import why_no_addition, why_no_block
-from resect.graph.trunk import before_factor, trunk
+from resect.graph.trunk import before_factor, behind, trunk
 
 _MIXING = "the mixing of a hyper-connection, whose block is the addition of what is written back"
 _NO_WEIGHTS_NESTED = "part of the branch of a block: it holds no weights that mix"
@@ -174,6 +174,27 @@ def _split(join: Join, joins: dict[Node, Join], reasons: dict[Node, str], reach:
     others = [union(regions[:i] + regions[i + 1 :]) for i in range(len(regions))]
     if all(linear(region & ~other, reach) for region, other in zip(regions, others, strict=True)):
         return [join]
+    if _is_mixture(total, reach):
+        return [join]
     reasons.pop(total, None)
     parts = [replace(join, branch=term, consumer=total) for term in terms]
     return [term for part in parts for term in _split(part, joins, reasons, reach)]
+
+
+def _is_mixture(total: Node, reach: Reach) -> bool:
+    """Whether all terms of a sum are products with parts of one value: experts and their router are one branch."""
+    terms: list[Node] = []
+    pending = [total]
+    while pending:
+        node = pending.pop()
+        inner = op_name(node) in ("add", "sub", "summed") and (node is total or len(node.users) == 1)
+        (pending if inner else terms).extend(reach.dependents(node) if inner else [node])
+    products = [term for term in terms if op_name(term) == "mul" and reach.is_product_of_signals(term)]
+    wholes = [{whole for factor in reach.dependents(term) for whole in _cut_from(factor, reach)} for term in products]
+    return len(wholes) == len(terms) > 1 and bool(set.intersection(*wholes))
+
+
+def _cut_from(value: Node, reach: Reach) -> list[Node]:
+    """The values of which a value is a part, through views."""
+    chain = list(behind(value, VIEWS, reach))
+    return [whole for i, whole in enumerate(chain) if any(op_name(node) in PARTS for node in chain[:i])]
