@@ -27,7 +27,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from resect.errors import ExportError, InputError
 from resect.graph.canonical import canonical, keep_stopped_gradients
 from resect.graph.differences import largest_difference
-from resect.graph.ops import op_name
+from resect.graph.ops import free_shape, op_name
 from resect.graph.randomness import drawn_since, generator_states, kept_generators
 from resect.graph.sequences import batch_is_dimension
 from resect.graph.sizes import Input, Place, Size, SizeRules, simple_sizes
@@ -102,6 +102,11 @@ class Capture:
         """The symbol of the batch size; None if that is fixed."""
         sizes = [entry.sizes[entry.batch] for entry in self.inputs if entry and entry.batch is not None]
         return next((size for size in sizes if isinstance(size, sympy.Symbol)), None)
+
+    def samples_at(self, node: Node) -> int:
+        """The dimension that counts the samples in the value of a node; 0 where none is known to."""
+        symbol, sizes = self.batch, free_shape(node)
+        return next((i for i, size in enumerate(sizes) if not isinstance(size, int) and symbol in size.free_symbols), 0)
 
 
 def as_call(example: Any) -> Call:
