@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 
 import resect
+from resect.cli import main
 from resect.graph.decisions import Removal
 
 
@@ -124,3 +127,24 @@ def test_samples_and_positions_that_are_folded_have_no_gradients_of_their_own() 
     assert resect.lesion(net, data, resect.plans.single(net)).losses.shape == (1, 4)
     with pytest.raises(resect.InputError, match=r"a dimension of samples alone .* one has"):
         resect.path_spectrum(net, data)
+
+
+def test_a_recording_holds_at_its_batch_and_is_not_measured_with_sequences_first() -> None:
+    class Deciding(SequencesFirst):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x if bool(self.head.bias.sum() < 100) else -x)
+
+    net = resect.unravel(Deciding(pooled=True).eval(), torch.randn(5, 3, 6), batch_dim=1)
+    assert net.recorded
+    with pytest.raises(resect.InputError, match=r"any number of samples .* batch_dim=1, but its graph holds at 3"):
+        resect.plans.single(net)
+
+
+def make_sequences_first() -> tuple[nn.Module, Tensor]:
+    return SequencesFirst(pooled=True), torch.randn(5, 3, 6)
+
+
+def test_blocks_of_sequences_first_are_listed() -> None:
+    arguments = ["blocks", f"py:{__name__}:make_sequences_first", "--batch-dim", "1", "--format", "json"]
+    said = json.loads(CliRunner().invoke(main, arguments).stdout)
+    assert [block["branch_shape"] for block in said["blocks"]] == [[5, "B", 8]] * 2
