@@ -1,6 +1,6 @@
 """Which public models can be taken apart, and whether the blocks found are right.
 
-    python benchmarks/coverage.py [--only TEXT ...] [--limit N] [--again] [--page docs/coverage.md]
+    python benchmarks/coverage.py [--only TEXT ...] [--limit N] [--part K/N] [--again] [--page docs/coverage.md]
 
 Every model of torchvision (classification, segmentation, detection, video, optical flow), the smallest of every module
 of timm, and small random models of transformers, all with random weights and nothing downloaded. Each is built and
@@ -36,7 +36,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from resect import unravel
 from resect.errors import ResectError
-from resect.graph.capture import as_call
+from resect.graph.calls import as_call
 
 KEPT = Path(__file__).parents[1] / ".work" / "coverage"
 
@@ -47,13 +47,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="models whose name holds one of these")
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many models")
     parser.add_argument("--again", action="store_true", help="measure those that have a row, too")
+    parser.add_argument("--part", default="1/1", metavar="K/N", help="every Nth of them, for N processes side by side")
     parser.add_argument("--seconds", type=int, default=300, help="processor time of a model")
     parser.add_argument("--gigabytes", type=float, default=5, help="a process that holds more is ended")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the table of all rows to this file")
     given = parser.parse_args()
     chosen = [name for name in names() if any(text in name for text in given.only)][: given.limit]
-    todo = [name for name in chosen if given.again or not _file(name).exists()]
-    random.Random(0).shuffle(todo)  # a run that is cut off has measured a fair sample
+    random.Random(0).shuffle(chosen)  # a run that is cut off has measured a fair sample
+    part, parts = map(int, given.part.split("/"))
+    todo = [name for name in chosen[part - 1 :: parts] if given.again or not _file(name).exists()]
     KEPT.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(emoji=False, markup=False)) as progress:

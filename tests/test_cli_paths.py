@@ -51,7 +51,8 @@ def test_the_run_folder_holds_what_the_library_finds_and_is_not_made_twice(tmp_p
     figures = {file.stem for file in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == {"counts", "shares", "norms", "blocks", "pairs", "strongest"}
     parts = {file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "parts").iterdir()}
-    assert len(parts) == 9  # two batches each of shares, participation, samples and signs; the search
+    measures = ("shares", "participation", "fair shares", "first order", "samples", "signs", "energy")
+    assert len(parts) == 2 * len(measures) + 1  # of two batches each; and the search
     next(iter(parts)).unlink()
     (tmp_path / "run" / "record.json").unlink()  # a finished run does nothing again
     run(*command)

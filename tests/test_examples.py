@@ -112,16 +112,17 @@ def test_a_cnn_of_ones_own(ran: Callable[[str], Ran]) -> None:
 
 
 def length_shares(model: nn.Module, ends: list[nn.Module], samples: Any) -> np.ndarray:
-    """The shares of all path lengths: the gradient is a polynomial in a factor on every branch's gradient."""
+    """The mean shares of all path lengths: the gradient is a polynomial in a factor on every branch's gradient."""
     model, images = model.double(), samples.inputs.double().requires_grad_()
     points, gradients = np.linspace(-1, 1, len(ends) + 1), []
     for point in points:
         with hooked(lambda branch, factor=float(point): factor * branch + (1 - factor) * branch.detach(), *ends):
             loss = F.cross_entropy(model(images), samples.targets, reduction="sum")
-        gradients.append(torch.autograd.grad(loss, images)[0].flatten().numpy())
+        gradients.append(torch.autograd.grad(loss, images)[0].flatten(1).numpy())
     model.float()
-    by_length = np.linalg.solve(np.vander(points, increasing=True), np.array(gradients))
-    return by_length @ gradients[-1] / (gradients[-1] @ gradients[-1])
+    inverse, whole = np.linalg.inv(np.vander(points, increasing=True)), gradients[-1]
+    by_length = np.einsum("kp,pnd->knd", inverse, np.array(gradients))
+    return np.asarray((np.einsum("knd,nd->kn", by_length, whole) / np.square(whole).sum(1)).mean(1))
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from x_transformers import Decoder, TransformerWrapper
 
 import resect
-from by_hand import IMAGES, TARGETS
+from by_hand import IMAGES, TARGETS, mean_share
 from hyper_nets import SPELLINGS, streams
 from resect.errors import InputError
 from resect.graph.decisions import Gates
@@ -78,7 +78,7 @@ def test_paths_by_brute_force_with_the_mixing_as_a_gate(gates: Gates) -> None:
     net, n = resect.unravel(model, IMAGES.double()), 4
     paths = gradients(model, gates)
     truth = sum(paths.values())
-    share = {taken: ((g * truth).sum() / truth.square().sum()).item() for taken, g in paths.items()}
+    share = {taken: mean_share(g, truth) for taken, g in paths.items()}
     data, settings = [(IMAGES.double(), TARGETS)], resect.PathSettings(gates=gates)
     spectrum = resect.path_spectrum(net, data, settings)
     assert spectrum.count == (1, 4, 6, 4, 1) and spectrum.sum_error < 1e-12

@@ -188,7 +188,7 @@ def test_summaries_name_their_numbers(results) -> None:
     effective = spectrum.effective(0.95)
     said = spectrum.summary()
     assert f"{percent(effective.held)} of the gradient lies on {effective.low} to {effective.high} blocks" in said
-    assert said.startswith("12 gradients at input by path length") and "of 512 paths about" in said
+    assert said.startswith("12 gradients at input by path length") and "of 512 paths at most about" in said
     assert f"{spectrum.multiplicity().effective_depth:.2f} blocks deep on average" in said
     by = samples.effective(0.95)
     assert samples.summary().startswith("6 sampled paths of each of 10 lengths, of 12 gradients at input")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel, GPT2Config, GPT2LMHeadModel
@@ -47,6 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 TEXT = st.text(st.sampled_from("ab c\nπ"), min_size=3, max_size=60)
 
 
+@settings(deadline=None)
 @given(TEXT, st.integers(1, 20), st.integers(1, 20))
 def test_every_token_is_predicted_once_from_all_that_its_window_holds(text: str, window: int, stride: int) -> None:
     window, stride = max(window, stride), min(window, stride)

@@ -97,14 +97,15 @@ def test_the_terminal_the_record_and_the_run_shown_again_warn(tmp_path: Path) ->
     out = tmp_path / "run"
     command = ["lesion", "resect:resnet8", "digits", *SMALL, "--out", out, "--quiet"]
     first = run(*command)
-    random, chance = resect.Record.read(out).warnings
+    random, norms, chance = resect.Record.read(out).warnings
     assert random.startswith("resect:resnet8 has random weights")
     assert chance.startswith("resect:resnet8 errs on ") and "normalised" not in chance
-    assert first.stderr == f"warning: {random}\nwarning: {chance}\n"
+    assert norms.startswith("Its batch norms have no statistics and do nothing")
+    assert first.stderr == f"warning: {random}\nwarning: {norms}\nwarning: {chance}\n"
     assert "warning" not in first.stdout
     assert run(*command).stderr == run("show", out).stderr == first.stderr
     printed = run("show", out, "--format", "json")
-    assert json.loads(printed.stdout)["found"]["warnings"] == [random, chance]
+    assert json.loads(printed.stdout)["found"]["warnings"] == [random, norms, chance]
     assert printed.stderr == first.stderr
 
 
@@ -127,10 +128,11 @@ def test_a_trained_network_is_warned_of_where_its_inputs_are_normalised_otherwis
 def test_paths_and_comparisons_pass_on_what_was_warned_of(tmp_path: Path) -> None:
     few = ["--model-arg", "width=4", "--limit", "4", "--draws", "0", "--sweeps", "0", "--strongest", "0", "--quiet"]
     run("paths", "resect:resnet8", "digits", *few, "--out", tmp_path / "random")
-    (warning,) = resect.Record.read(tmp_path / "random").warnings
+    warnings = resect.Record.read(tmp_path / "random").warnings
+    assert len(warnings) == 2  # random weights, and batch norms without statistics
     older = write(tmp_path / "older", chain(3, 1.0))
     assert resect.Record.read(older).warnings == ()  # of before there were any
-    assert compare(tmp_path / "random", older, labels=("a", "b")).warnings == (f"a: {warning}",)
+    assert compare(tmp_path / "random", older, labels=("a", "b")).warnings == tuple(f"a: {w}" for w in warnings)
 
 
 def test_the_page_of_a_study_begins_with_its_warnings() -> None:

@@ -15,7 +15,8 @@ from resect.data.samples import SampleSet
 from resect.data.text import Reading
 from resect.errors import DataError, InputError
 from resect.measuring.batches import Batches
-from resect.network.unraveled import Unraveled, require_unraveled
+from resect.network.requirements import require_unraveled
+from resect.network.unraveled import Unraveled
 from resect.paths import energy, fair, sampled, spectrum, squares, strongest
 from resect.paths import first_order as slopes
 from resect.paths import participation as carriers

@@ -42,7 +42,7 @@ def blocks(
     source = Source(model, **options)
     from resect.network.entrance import unravel
     from resect.network.parts import part
-    from resect.network.unraveled import no_joins_message
+    from resect.network.requirements import no_joins_message
 
     loaded = source.load()
     whole = (loaded.module, loaded.example)
@@ -72,7 +72,7 @@ def _numbers(model: str, net: Unraveled) -> dict[str, Any]:
 
 
 def _print(model: str, net: Unraveled, rejected: bool) -> None:
-    from resect.network.unraveled import recorded_message
+    from resect.network.requirements import recorded_message
     from resect.report.layout import print_table
     from resect.words import duration
 

@@ -95,7 +95,8 @@ def _hint(spec: str) -> str:
     if kind == "digits":
         meant = "digits"
     elif Path(spec).suffix in _FILES:
-        meant = f"{_FILES[Path(spec).suffix]}:{spec}"
+        place = rest if rest and kind.isalpha() and not Path(spec).exists() else spec  # behind a scheme that is none
+        meant = f"{_FILES[Path(spec).suffix]}:{place}"
     elif os.path.isdir(spec):  # which takes text that can be no path
         meant = f"{_folder_kind(spec)}:{spec}"
     elif close := difflib.get_close_matches(kind.lower().replace("-", ""), KINDS, n=1, cutoff=LIKE):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from resect.digest import tensors_digest
 from resect.errors import DataError
-from resect.graph.capture import dtype_name
+from resect.graph.calls import dtype_name
 from resect.graph.outputs import IGNORED
 from resect.measuring.memory import free_bytes, in_words
 

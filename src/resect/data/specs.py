@@ -179,9 +179,17 @@ def _npz(spec: str, path: Path) -> Samples:
         raise DataError(f"there is no file {path}. npz:FILE needs a file with the arrays `inputs` and `targets`.")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            if missing := {"inputs", "targets"} - set(arrays):
+                raise DataError(
+                    f"{path} must be an npz file with the arrays `inputs` and `targets`, but has no `{min(missing)}`; "
+                    f"it has {', '.join(arrays) or 'none'}."
+                )
             inputs, targets = torch.from_numpy(arrays["inputs"]), torch.from_numpy(arrays["targets"])
+    except DataError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} must be an npz file with the arrays `inputs` and `targets`: {error}") from error
+        why = "it is none" if "pickle" in str(error) else error  # numpy advises to trust it
+        raise DataError(f"{path} must be an npz file with the arrays `inputs` and `targets`: {why}") from error
     if inputs.is_floating_point():
         inputs = inputs.float()
     return Samples(spec, inputs, targets, classes_of(targets))

@@ -110,7 +110,8 @@ def read_text(spec: DataSpec, reading: Reading | None) -> Samples:
     """
     path = Path(spec.place).expanduser()
     if not path.is_file():
-        raise DataError(f"there is no file {path}. text:FILE needs a file of text.")
+        hint = f" It is a folder: did you mean folder:{path}?" if path.is_dir() else ""
+        raise DataError(f"there is no file {path}. text:FILE needs a file of text.{hint}")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -129,14 +130,10 @@ def windows(spec: DataSpec, text: str, reading: Reading | None) -> Samples:
     """
     reading = _asked(spec, reading)
     tokenizer, window = _read_with(spec, reading)
+    if len(bare := tokenizer.encode(text, False)) < 2:
+        raise DataError(f"{spec.text} must hold at least two tokens, got {len(bare)}.")
     tokens = np.asarray(tokenizer.encode(text, not reading.masked), dtype=np.int64)
-    if len(tokens) < 2:
-        raise DataError(f"{spec.text} must hold at least two tokens, got {len(tokens)}.")
-    if reading.vocabulary and int(tokens.max()) >= reading.vocabulary:
-        raise DataError(
-            f"the tokenizer {tokenizer.name} must be the model's, but gives token {int(tokens.max())}, and the model "
-            f"knows {reading.vocabulary}."
-        )
+    _require_known(tokenizer, int(tokens.max()), reading)
     make = _masked if reading.masked else _next
     inputs, targets, stride = make(spec, tokens, tokenizer, window, spec.number("stride"))
     said = (
@@ -161,6 +158,15 @@ def _read_with(spec: DataSpec, reading: Reading) -> tuple[Tokenizer, int]:
     return tokenizer, window
 
 
+def _require_known(tokenizer: Tokenizer, largest: int, reading: Reading) -> None:
+    """Raise DataError if the model has no such token."""
+    if reading.vocabulary and largest >= reading.vocabulary:
+        raise DataError(
+            f"the tokenizer {tokenizer.name} must be the model's, but gives token {largest}, and the model knows "
+            f"{reading.vocabulary}."
+        )
+
+
 def labelled(
     spec: DataSpec,
     texts: Sequence[str],
@@ -169,12 +175,14 @@ def labelled(
     reading: Reading | None,
 ) -> Loader:
     """Texts with a class each, as `input_ids` and `attention_mask`: cut to a window, padded behind to the longest."""
-    tokenizer, window = _read_with(spec, _asked(spec, reading))
+    reading = _asked(spec, reading)
+    tokenizer, window = _read_with(spec, reading)
     rows = [tokenizer.encode(text or "", True) for text in texts]
     _, behind = tokenizer.around()
     cut = [row if len(row) <= window else [*row[: window - len(behind)], *behind] for row in rows]
     longest = max(1, *map(len, cut))
     tokens = torch.tensor([row + [tokenizer.pad] * (longest - len(row)) for row in cut])
+    _require_known(tokenizer, int(tokens.max()), reading)
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in cut])
     said = f"tokens of {tokenizer.name}, texts of up to {longest:,}"
     inputs = {"input_ids": tokens, "attention_mask": mask}

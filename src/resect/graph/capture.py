@@ -2,60 +2,32 @@
 
 from __future__ import annotations
 
-import gc
-import io
-import logging
-import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import sympy
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Node
-from torch.utils.checkpoint import CheckpointFunction
 
-from resect.errors import ExportError, InputError
-from resect.graph.canonical import canonical, keep_stopped_gradients
-from resect.graph.differences import largest_difference
+from resect.errors import ExportError
+from resect.graph.calls import Call, as_call, batch_dimensions, labelled, unmarked, widen
+from resect.graph.canonical import canonical
+from resect.graph.exporting import NO_PYTHON_VALUES, How, TensorsOnly, cause, export, without_checkpoints
 from resect.graph.ops import free_shape, op_name
-from resect.graph.randomness import drawn_since, generator_states, kept_generators
-from resect.graph.sequences import batch_is_dimension
-from resect.graph.sizes import Input, Place, Size, SizeRules, simple_sizes
+from resect.graph.randomness import kept_generators
+from resect.graph.sizes import Input, Size, SizeRules, simple_sizes
 from resect.graph.traced import DependsError, Recorded, require_same
+from resect.graph.trial import refuse_coins, require_samples
 from resect.graph.untouched import Mode, untouched
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-
-_NO_PYTHON_VALUES = (
-    "Change that line so that it does not turn tensor values into Python values (no .item(), no `if` on a tensor, no "
-    "numpy): use torch.where or torch.cond, or move the step out of forward()."
-)
-
-
-@dataclass(frozen=True)
-class How:
-    """How a model is captured.
-
-    Attributes:
-        batch_dim: the dimension of inputs and outputs that counts the samples.
-        free: further dimensions that are free; all of them, or none where the export fails so.
-        as_run: tell a model that asks (`torch.compiler.is_exporting`) that it is not: some compute in another way when
-            they are exported, by other operators with other last bits.
-    """
-
-    batch_dim: int = 0
-    free: frozenset[Place] = frozenset()
-    as_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,53 +81,13 @@ class Capture:
         return next((i for i, size in enumerate(sizes) if not isinstance(size, int) and symbol in size.free_symbols), 0)
 
 
-def as_call(example: Any) -> Call:
-    """Turn a tensor, tuple or mapping of inputs into positional and keyword arguments."""
-    if isinstance(example, Mapping):
-        return (), dict(example)
-    if isinstance(example, (tuple, list)):
-        return tuple(example), {}
-    return (example,), {}
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """A dtype as users write it: "float32"."""
-    return str(dtype).removeprefix("torch.")
-
-
-def batch_dimensions(leaves: Sequence[Any], batch_dim: int) -> list[int | None]:
-    """For each leaf of a call the dimension that counts the samples, None for what holds none.
-
-    It is `batch_dim` wherever that has the size of the first tensor's, else the first dimension that has.
-    """
-    shaped = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim > batch_dim]
-    batch = shaped[0].shape[batch_dim] if shaped else None
-
-    def at(leaf: Any) -> int | None:
-        sizes = tuple(leaf.shape) if isinstance(leaf, Tensor) else ()
-        return next((i for i in (batch_dim, 0) if i < len(sizes) and sizes[i] == batch), None)
-
-    return [at(leaf) for leaf in leaves]
-
-
-@contextmanager
-def without_fused_attention() -> Iterator[None]:
-    """Let `nn.MultiheadAttention` run its own operators, as it does in an exported graph and with gradients."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
 def capture(model: nn.Module, example: Any, mode: Mode = "eval", how: How | None = None) -> Capture:
     """Export `model` in `mode`, functionally, with a free batch dimension where the model allows it; see `unravel`."""
     how = how or How()
-    call = _unmarked(as_call(example))
-    batch = _require_samples(model, example, pytree.tree_leaves(call), how.batch_dim)
+    call = unmarked(as_call(example))
+    batch = require_samples(model, example, pytree.tree_leaves(call), how.batch_dim)
     with untouched(model, mode), kept_generators(model), _plainly(model):
-        _refuse_coins(model, call, mode, how.batch_dim)
+        refuse_coins(model, call, mode, how.batch_dim)
         try:
             return _exported(model, call, batch, mode, how)
         except ExportError as refusal:
@@ -164,8 +96,8 @@ def capture(model: nn.Module, example: Any, mode: Mode = "eval", how: How | None
 
 def _exported(model: nn.Module, call: Call, batch: int, mode: Mode, how: How) -> Capture:
     """A batch of 0 or 1 is burnt into an exported graph, so it is widened to 2 first."""
-    whole = _TensorsOnly(model, how.as_run)
-    wide = _widen(call, how.batch_dim) if batch == 1 else call
+    whole = TensorsOnly(model, how.as_run)
+    wide = widen(call, how.batch_dim) if batch == 1 else call
     if how.free:
         with suppress(ExportError), simple_sizes():
             captured = _read(whole, wide, mode, how)
@@ -185,48 +117,20 @@ def _exported(model: nn.Module, call: Call, batch: int, mode: Mode, how: How) ->
 
 def _recorded(model: nn.Module, call: Call, mode: Mode, how: How, refusal: ExportError) -> Capture:
     """What one forward pass executes; ExportError where that is not all that the model computes."""
-    whole = _TensorsOnly(model, as_run=True)
+    whole = TensorsOnly(model, as_run=True)
     try:
         with warnings.catch_warnings(action="ignore"), without_checkpoints():
-            recorded = Recorded(whole, _unmarked(call))
+            recorded = Recorded(whole, unmarked(call))
             if mode == "eval":
                 require_same(recorded, whole, call)
-            return _read(recorded, _unmarked(call), mode, replace(how, free=frozenset()))
+            return _read(recorded, unmarked(call), mode, replace(how, free=frozenset()))
     except DependsError as error:
         raise ExportError(
             f"`model` must compute alike on all inputs to be captured in {mode} mode, but {type(model).__name__} "
-            f"decides by their values: {cause(model, error)}. {_NO_PYTHON_VALUES}"
+            f"decides by their values: {cause(model, error)}. {NO_PYTHON_VALUES}"
         ) from refusal
     except Exception:  # what torch.export said is as true, and says more of the model
         raise refusal from None
-
-
-def _unmarked(call: Call) -> Call:
-    """The same values in tensors of our own: torch.export marks those that it is given, models may write into them."""
-
-    def own(leaf: Any) -> Any:
-        return leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
-
-    return pytree.tree_map(own, call)  # type: ignore[no-any-return]  # tree_map keeps the structure it is given
-
-
-def _require_samples(model: nn.Module, example: Any, leaves: Sequence[Any], batch_dim: int) -> int:
-    """The number of samples in the example, 0 where it has no such dimension."""
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    if not tensors:
-        raise InputError(
-            f"`example` must hold at least one tensor, got none in {type(example).__name__}. Pass one batch of the "
-            "model's inputs."
-        )
-    batch = next((leaf.shape[batch_dim] for leaf in tensors if leaf.ndim > batch_dim), 0)
-    if tensors[0].ndim > batch_dim and not batch:
-        raise InputError(f"`example` must hold at least one sample, got an input of shape {tuple(tensors[0].shape)}.")
-    if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
-        raise ExportError(
-            f"`model` must be a module of Python code, but {type(model).__name__} is or holds TorchScript, which hides "
-            "operators and names. Pass the module that it was made from."
-        )
-    return int(batch)
 
 
 @contextmanager
@@ -242,178 +146,10 @@ def _plainly(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _refuse_coins(model: nn.Module, call: Call, mode: Mode, batch_dim: int) -> None:
-    """Run the model; ExportError if it is random in eval mode, or in a way that a graph would freeze."""
-    before = generator_states(model)
-    with batch_is_dimension(batch_dim, model, call):
-        outputs = _try_forward(model, call)
-    drawn = drawn_since(before, model)
-    if mode == "train":
-        frozen = [name for name in drawn if name != "torch"]
-        if frozen:
-            raise ExportError(
-                f"`model` must draw with torch alone in train mode, but {type(model).__name__} draws from "
-                f"{frozen[0]} in forward() (LayerDrop, mixup, masks as of SpecAugment), and a captured graph repeats "
-                "one draw for ever. Switch that off in its configuration, or draw outside of forward(); net.schedule "
-                "skips layers at random."
-            )
-    elif drawn and any(largest_difference(outputs, _try_forward(model, call)) for _ in range(3)):
-        raise ExportError(
-            f"`model` must give the same outputs each time in eval mode, but {type(model).__name__} is random then: "
-            f"it draws from {drawn[0]} in forward() (e.g. dropout without training=self.training, noise, a random "
-            "mask). Make it deterministic, e.g. pass the noise or the mask as an input."
-        )
-
-
-def _widen(call: Call, batch_dim: int) -> Call:
-    leaves, spec = pytree.tree_flatten(call)
-    places = zip(leaves, batch_dimensions(leaves, batch_dim), strict=True)
-    return pytree.tree_unflatten([leaf if at is None else torch.cat([leaf] * 2, at) for leaf, at in places], spec)  # type: ignore[no-any-return]  # of the structure that it is given
-
-
-def _try_forward(model: nn.Module, call: Call) -> Any:
-    try:
-        with torch.no_grad():
-            return outputs_of(model, call)
-    except InputError:  # of ours
-        raise
-    except Exception as error:  # any model raises what it likes on inputs that it was not made for
-        named = [(label, leaf) for label, leaf in _labels(call) if isinstance(leaf, Tensor)]
-        shapes = ", ".join(f"{label} {tuple(leaf.shape)} {dtype_name(leaf.dtype)}" for label, leaf in named)
-        raise InputError(
-            f"`example` must be a batch that the model can run, got {shapes}: {cause(model, error)}. "
-            "Pass one batch with the shape and dtype the model was made for."
-        ) from error
-
-
-def outputs_of(model: nn.Module, call: Call) -> Any:
-    """What a model returns, but None where no graph can return it, e.g. the key-value cache of a language model."""
-    args, kwargs = call
-    plain = (Tensor, bool, int, float, str, type(None))
-    return pytree.tree_map(lambda leaf: leaf if isinstance(leaf, plain) else None, model(*args, **kwargs))
-
-
-class _TensorsOnly(nn.Module):
-    def __init__(self, model: nn.Module, as_run: bool) -> None:
-        super().__init__()
-        self.model, self.as_run = model, as_run
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with _unaware_of_export() if self.as_run else nullcontext():
-            return outputs_of(self.model, (args, kwargs))
-
-
-@contextmanager
-def _unaware_of_export() -> Iterator[None]:
-    """Let `torch.compiler.is_exporting` say no; `is_compiling`, which asks for operators alone, keeps its yes."""
-    before = torch.compiler._is_exporting_flag
-    torch.compiler._is_exporting_flag = False
-    try:
-        with torch.compiler.set_stance("force_eager"):  # compiled parts, which know an export by that, too
-            yield
-    finally:
-        torch.compiler._is_exporting_flag = before
-
-
-def _export(whole: _TensorsOnly | Recorded, call: Call, mode: Mode, how: How) -> ExportedProgram:
-    model = whole.model
-    dynamic: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]  # torch has no annotation
-    leaves = pytree.tree_leaves(call)
-    for number, (leaf, at) in enumerate(zip(leaves, batch_dimensions(leaves, how.batch_dim), strict=True)):
-        places = {dimension for owner, dimension in how.free if owner == number} | ({at} - {None})
-        if places:
-            dynamic[leaf] = dict.fromkeys(places, Dim.AUTO)
-    with warnings.catch_warnings(), _quiet_export(), _uncollected(), without_checkpoints():
-        warnings.simplefilter("ignore")
-        try:
-            exported = torch.export.export(
-                whole,
-                *call,
-                dynamic_shapes=None if isinstance(whole, Recorded) else dynamic,
-                strict=False,
-                prefer_deferred_runtime_asserts_over_guards=True,
-            )
-            keep_stopped_gradients(exported.graph_module)
-            functional: ExportedProgram = exported.run_decompositions({})
-        except Exception as error:  # torch.export raises dozens of kinds, and lets the model's own through
-            raise ExportError(
-                f"`model` must be one that torch.export can capture in {mode} mode, but {type(model).__name__} is "
-                f"not: {cause(model, error)}. {_NO_PYTHON_VALUES}"
-            ) from error
-    return functional
-
-
-@contextmanager
-def _quiet_export() -> Iterator[None]:
-    """Keep torch from printing the graph it could not finish; the error that we raise says what is wrong with it."""
-    before = {logger: logger.level for logger in map(logging.getLogger, ("torch", "torch.__trace"))}
-    output = io.StringIO()
-    for logger in before:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with redirect_stdout(output), redirect_stderr(output):
-            yield
-    finally:
-        for logger, level in before.items():
-            logger.setLevel(level)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without garbage collection, a tenth of an export: it goes through all that is made, which is kept."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
-
-
-@contextmanager
-def without_checkpoints() -> Iterator[None]:
-    """Let reentrant activation checkpoints, which stop gradients in a graph, be plain calls: both compute the same."""
-
-    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
-        return function(*args)
-
-    before = vars(CheckpointFunction).get("apply")
-    CheckpointFunction.apply = apply
-    try:
-        yield
-    finally:
-        if before is None:
-            del CheckpointFunction.apply
-        else:
-            CheckpointFunction.apply = before
-
-
-def _labels(call: Call) -> list[tuple[str, Any]]:
-    """Every leaf of a call, in pytree order, with the name a user knows it by."""
-    named: list[tuple[str, Any]] = []
-    for path, leaf in pytree.tree_leaves_with_path(call):
-        place, *words = [str(getattr(key, "key", getattr(key, "idx", key))) for key in path]
-        named.append((("input " if place == "0" else "") + ".".join(words), leaf))
-    return named
-
-
-def cause(model: nn.Module, error: Exception) -> str:
-    """An error and the submodule that it comes from: "module `a.b` (file.py:12: `source`) says: its first line"."""
-    names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
-    place, trace = "", error.__traceback__
-    for (frame, _), source in zip(traceback.walk_tb(trace), traceback.extract_tb(trace), strict=False):
-        owner, file = frame.f_locals.get("self"), Path(source.filename)
-        library = file.parts[-2:-1] == ("modules",) and "torch" in source.filename
-        if owner is not None and id(owner) in names and not (library and source.name.startswith("_")):
-            place = f"module `{names[id(owner)]}` ({file.name}:{source.lineno}: `{source.line}`) says: "
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return place + (lines[0] if lines else type(error).__name__).rstrip(".")
-
-
-def _read(whole: _TensorsOnly | Recorded, call: Call, mode: Mode, how: How) -> Capture:
-    model, exported = whole.model, _export(whole, call, mode, how)
+def _read(whole: TensorsOnly | Recorded, call: Call, mode: Mode, how: How) -> Capture:
+    model, exported = whole.model, export(whole, call, mode, how)
     canonical(exported.graph)
-    signature, labels = exported.graph_signature, _labels(call)
+    signature, labels = exported.graph_signature, labelled(call)
     batches = batch_dimensions([leaf for _, leaf in labels], how.batch_dim)
     placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
     inputs: list[NodeInput | None] = []

@@ -10,7 +10,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from resect.graph.capture import Call, batch_dimensions, outputs_of, without_fused_attention
+from resect.graph.calls import Call, batch_dimensions, outputs_of
+from resect.graph.exporting import without_fused_attention
 from resect.graph.sizes import Place
 from resect.graph.untouched import untouched
 

@@ -18,6 +18,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.fx import Node
 
+from resect.errors import ExportError
 from resect.graph.capture import NodeInput
 from resect.graph.decisions import Decision, Removal, Variant
 from resect.graph.keys import Keys
@@ -79,7 +80,7 @@ class Programs:
         self.removal = removal
         self.keys = keys = Keys(sliced)
         inputs = [entry for entry in sliced.captured.inputs if entry]
-        shaped = next((entry for entry in inputs if entry.batch is not None), next(e for e in inputs if e.sizes))
+        shaped = max(inputs, key=lambda entry: (entry.batch is not None, bool(entry.sizes)))  # the first of the best
         self.slice_of = {keys.of(node): i for i, part in enumerate(sliced.slices) for node in part}
         # Gradients flow to the inputs as to any other live value; without gradients they are just there.
         self._base = keys.given - (len(inputs) if edges else 0)
@@ -348,7 +349,12 @@ class _Resolution:
             tensor, dimension = self.programs.symbols[size]
             self._call(key, torch.ops.aten.sym_size.int, tensor, rest=(dimension,))
             return Ref(key)
-        calculate = _OPERATORS[type(size).__name__]
+        calculate = _OPERATORS.get(type(size).__name__)
+        if calculate is None:
+            raise ExportError(
+                f"sizes in `model` must be sums, products and whole parts of those of its inputs for a branch to be "
+                f"deleted, but one is {size}. Let forward() compute it with // in place of /."
+            )
         first, *others = [self._size(part) for part in size.args]
         for i, other in enumerate(others):
             into = key if i == len(others) - 1 else self.keys.size((size, i))

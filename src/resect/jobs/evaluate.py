@@ -20,7 +20,7 @@ from resect.digest import fingerprint
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine
 from resect.errors import DataError, InputError
-from resect.graph.capture import as_call
+from resect.graph.calls import as_call
 from resect.jobs.asked import EvaluateAsked
 from resect.jobs.fit import require_fit
 from resect.jobs.job import Advance, Answer, Job, Lab, digest_of, silent

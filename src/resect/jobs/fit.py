@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from resect.data.samples import Samples, SampleSet
 from resect.errors import DataError, InputError
-from resect.graph.capture import as_call
+from resect.graph.calls import as_call
 from resect.graph.outputs import logits_of
 from resect.graph.untouched import untouched
 from resect.measuring.batches import AnyTask, to_device

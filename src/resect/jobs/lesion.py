@@ -18,7 +18,8 @@ from resect.jobs.warn import at_chance
 from resect.measuring.meaning import CLASSIFIED
 from resect.measuring.memory import bytes_per_sample
 from resect.measuring.tasks import Task
-from resect.network.unraveled import Unraveled, require_blocks
+from resect.network.requirements import require_blocks
+from resect.network.unraveled import Unraveled
 from resect.sweep import plans
 from resect.sweep.batching import Choices, Trial, best, trials
 from resect.sweep.ensemble import ensemble

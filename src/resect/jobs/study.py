@@ -24,7 +24,8 @@ from resect.jobs.train import TrainJob
 from resect.jobs.warn import at_chance
 from resect.models.names import bare_name, is_shipped
 from resect.models.specs import load_card, load_model
-from resect.network.unraveled import Unraveled, require_blocks
+from resect.network.requirements import require_blocks
+from resect.network.unraveled import Unraveled
 from resect.paths.sampled import sample_paths
 from resect.paths.settings import PathSettings, passing
 from resect.paths.spectrum import PathSpectrum, path_spectrum

@@ -13,7 +13,8 @@ from resect.measuring.meaning import number
 from resect.measuring.targets import prepared
 from resect.measuring.tasks import CLASSIFICATION, Task
 from resect.models.specs import LoadedModel
-from resect.network.unraveled import Unraveled, recorded_message
+from resect.network.requirements import recorded_message
+from resect.network.unraveled import Unraveled
 from resect.words import percent, plural
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resect.errors import DataError
-from resect.graph.capture import as_call
+from resect.graph.calls import as_call
 from resect.measuring.batches import Batches, batches_of, to_device
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resect.errors import DataError
-from resect.graph.capture import dtype_name
+from resect.graph.calls import dtype_name
 from resect.graph.outputs import IGNORED
 
 

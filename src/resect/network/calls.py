@@ -12,7 +12,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import InputError
-from resect.graph.capture import as_call
+from resect.graph.calls import as_call
 
 
 class Calls:

@@ -12,8 +12,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import ExportError, InputError
-from resect.graph.capture import How, as_call, outputs_of, without_fused_attention
+from resect.graph.calls import as_call, outputs_of
 from resect.graph.differences import alike, largest_difference
+from resect.graph.exporting import How, without_fused_attention
 from resect.graph.lengths import Lengths, Trial, lengths_of
 from resect.graph.untouched import untouched
 from resect.network.parts import offer
@@ -73,12 +74,18 @@ def unravel(
         )
     started = perf_counter()
     try:
+        example = pytree.tree_map(_own, example)
         net = _captured(model, example, plain, batch_dim)
     except ExportError as error:
         offered = "" if batch_dim else offer(model, example)
         raise ExportError(f"{error}{offered}") from error
     net.capture_seconds = perf_counter() - started
     return net
+
+
+def _own(leaf: Any) -> Any:
+    """A copy of a tensor, which a model may write into; the user's example stays as it is."""
+    return leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
 
 
 def _captured(model: nn.Module, example: Any, plain: bool, batch_dim: int) -> Unraveled:

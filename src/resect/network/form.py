@@ -11,7 +11,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import InputError
-from resect.graph.capture import Call
+from resect.graph.calls import Call
 
 
 class Form:
@@ -84,7 +84,7 @@ class Form:
         return inspect.BoundArguments(self._signature, OrderedDict(values)).args, {}
 
     def _refusal(self, example: Call, call: Call) -> InputError:
-        hint = "Give both alike."
+        hint = "Give both alike: what the example has is part of the graph, so unravel with all that you want to give."
         if "labels" in example[1].keys() - call[1].keys():
             hint = "Leave `labels` out of the example: they are the targets of the data."
         return InputError(

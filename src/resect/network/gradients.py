@@ -12,15 +12,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import ExportError
-from resect.graph.capture import (
-    as_call,
-    batch_dimensions,
-    cause,
-    outputs_of,
-    without_checkpoints,
-    without_fused_attention,
-)
+from resect.graph.calls import as_call, batch_dimensions, outputs_of
 from resect.graph.differences import alike
+from resect.graph.exporting import cause, without_checkpoints, without_fused_attention
 from resect.graph.randomness import kept_generators
 from resect.graph.untouched import untouched
 

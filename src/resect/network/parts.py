@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from resect.errors import InputError, ResectError
-from resect.graph.capture import Call, as_call, capture, outputs_of
+from resect.graph.calls import Call, as_call, outputs_of
+from resect.graph.capture import capture
 from resect.graph.untouched import untouched
 
 

@@ -18,7 +18,8 @@ from resect.graph.routes import Routes
 from resect.measuring.batches import AnyTask, Batch
 from resect.measuring.memory import bytes_of_all_values, bytes_per_sample, free_bytes, in_words
 from resect.measuring.targets import as_task
-from resect.network.unraveled import Unraveled, require_blocks
+from resect.network.requirements import require_blocks
+from resect.network.unraveled import Unraveled
 from resect.paths.target import At, resolve_target
 from resect.paths.trace import Scalar, Trace
 

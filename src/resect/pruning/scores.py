@@ -19,7 +19,8 @@ from resect.errors import InputError
 from resect.figures.shown import Shown
 from resect.measuring.batches import AnyTask, Batches, Read, again
 from resect.measuring.results import require_alike
-from resect.network.unraveled import Unraveled, require_blocks
+from resect.network.requirements import require_blocks
+from resect.network.unraveled import Unraveled
 from resect.paths import first_order as slopes
 from resect.paths import participation as carriers
 from resect.sweep import plans

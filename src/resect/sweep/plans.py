@@ -14,7 +14,8 @@ from scipy.stats import kendalltau
 from resect.errors import InputError, require_whole, whole_number
 from resect.graph.decisions import Decision, Removal, Variant
 from resect.network.arrangement import Arrangement
-from resect.network.unraveled import Unraveled, require_blocks
+from resect.network.requirements import require_blocks
+from resect.network.unraveled import Unraveled
 from resect.words import plural
 
 _Row = tuple[Sequence[int], dict[str, Any]]  # the blocks that are deleted, and the label
