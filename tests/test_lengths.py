@@ -174,5 +174,3 @@ def test_the_batch_may_be_the_second_dimension() -> None:
     assert net.check(torch.randn(7, 4, 8)).identical
     x = torch.randn(6, 2, 8)
     assert torch.equal(net.without(0)(x), net(x, net.intact.without(0)))
-    with pytest.raises(resect.InputError, match=r"counts samples in dimension 0.*batch_dim=1"):
-        resect.lesion(net, [(x, torch.zeros(6, 2, dtype=torch.long))], resect.plans.single(net))

@@ -22,11 +22,21 @@ if TYPE_CHECKING:  # which loads torch; help does without
 @click.option("--plain", is_flag=True, help="List the layers of a plain network instead.")
 @click.option("--rejected", is_flag=True, help="List also the additions that are no blocks, with the reasons.")
 @click.option("--module", metavar="NAME", help="Take only this part of the model, on inputs as the model gives it.")
+@click.option(
+    "--batch-dim", default=0, show_default=True, type=click.IntRange(0), help="Dimension of samples, 1 for (L, B, ...)."
+)
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights.")
 @output_options
 @model_options
 def blocks(
-    model: str, plain: bool, rejected: bool, module: str | None, output: str, quiet: bool, **options: Any
+    model: str,
+    plain: bool,
+    rejected: bool,
+    module: str | None,
+    batch_dim: int,
+    output: str,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """List the residual blocks of MODEL, e.g. `resect blocks torchvision:resnet50`."""
     source = Source(model, **options)
@@ -36,7 +46,8 @@ def blocks(
 
     loaded = source.load()
     whole = (loaded.module, loaded.example)
-    net = unravel(*(part(loaded.module, module, loaded.example) if module is not None else whole), plain=plain)
+    taken = part(loaded.module, module, loaded.example) if module is not None else whole
+    net = unravel(*taken, plain=plain, batch_dim=batch_dim)
     if not net.blocks and not plain:
         layers = net.as_plain()
         raise InputError(

@@ -22,7 +22,7 @@ from resect.errors import ExportError
 from resect.graph.calls import Call, as_call, batch_dimensions, labelled, unmarked, widen
 from resect.graph.canonical import canonical
 from resect.graph.exporting import NO_PYTHON_VALUES, How, TensorsOnly, cause, export, without_checkpoints
-from resect.graph.ops import op_name
+from resect.graph.ops import free_shape, op_name
 from resect.graph.randomness import kept_generators
 from resect.graph.sizes import Input, Size, SizeRules, simple_sizes
 from resect.graph.traced import DependsError, Recorded, require_same
@@ -74,6 +74,11 @@ class Capture:
         """The symbol of the batch size; None if that is fixed."""
         sizes = [entry.sizes[entry.batch] for entry in self.inputs if entry and entry.batch is not None]
         return next((size for size in sizes if isinstance(size, sympy.Symbol)), None)
+
+    def samples_at(self, node: Node) -> int:
+        """The dimension that counts the samples in the value of a node; 0 where none is known to."""
+        symbol, sizes = self.batch, free_shape(node)
+        return next((i for i, size in enumerate(sizes) if not isinstance(size, int) and symbol in size.free_symbols), 0)
 
 
 def capture(model: nn.Module, example: Any, mode: Mode = "eval", how: How | None = None) -> Capture:

@@ -75,6 +75,18 @@ def _part(entry: Any) -> str:
     return str(next(getattr(entry, name) for name in ("key", "idx", "name") if hasattr(entry, name)))
 
 
+def by_sample(captured: Capture, values: Sequence[Any]) -> Any:
+    """The flat outputs in the form that the model returns, all with the samples in dimension 0, as targets have them.
+
+    Only those of networks that were unravelled with another `batch_dim` are transposed.
+    """
+    moved = [
+        value.movedim(captured.samples_at(node), 0) if captured.how.batch_dim and isinstance(value, Tensor) else value
+        for node, value in zip(captured.outputs, values, strict=True)
+    ]
+    return pytree.tree_unflatten(moved, captured.out_spec)
+
+
 def squashed_by(captured: Capture, output: str | None = None) -> str | None:
     """ "softmax" or "sigmoid" if the scored output is made by one; None else, of a log-softmax, too."""
     node = scored_output(captured, output)

@@ -34,15 +34,24 @@ def zeros(reference: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor
     return reference.new_zeros(sizes, dtype=dtype)
 
 
-def repeated_mean(mean: Tensor, reference: Tensor, batch_dim: int) -> Tensor:
-    """A mean over samples, (k, ...), as the value of every sample of the batch of `reference`, (k B, ...)."""
+def repeated_mean(mean: Tensor, reference: Tensor, batch_dim: int, at: int) -> Tensor:
+    """A mean over samples, (k, ...), as the value of every sample of the batch of `reference`, (k B, ...).
+
+    Args:
+        at: the dimension of the result in which its samples are.
+    """
     batch = reference.shape[batch_dim]
-    return mean.expand(batch, *mean.shape).reshape(batch * mean.shape[0], *mean.shape[1:])
+    return _placed(mean.expand(batch, *mean.shape).reshape(batch * mean.shape[0], *mean.shape[1:]), at)
 
 
-def of_other_samples(value: Tensor, others: Tensor) -> Tensor:
-    """The values (k B, ...) that belong to the samples `others` (B,)."""
-    return value.view(len(others), -1, *value.shape[1:])[others].reshape(value.shape)
+def of_other_samples(value: Tensor, others: Tensor, at: int) -> Tensor:
+    """The values (k B, ...), or with the samples in the dimension `at`, that belong to the samples `others` (B,)."""
+    value = value.movedim(at, 0)
+    return _placed(value.view(len(others), -1, *value.shape[1:])[others].reshape(value.shape), at)
+
+
+def _placed(value: Tensor, at: int) -> Tensor:
+    return value.movedim(0, at).contiguous() if at else value  # contiguous, as views may follow
 
 
 _ZERO: Final = object()
@@ -296,12 +305,15 @@ class _Resolution:
         elif self.programs.removal == "zero":
             self._value[key] = _ZERO
         elif self.programs.removal == "mean":
-            reference, at = self.programs.reference, self.programs.batch_dim
-            self._call(key, repeated_mean, self.keys.mean(slot), reference, rest=(at,))
+            reference, rest = self.programs.reference, (self.programs.batch_dim, self._samples_at(slot))
+            self._call(key, repeated_mean, self.keys.mean(slot), reference, rest=rest)
         else:
             value = self._resolved(slot.place.gate.all_input_nodes[0])
             assert isinstance(value, int)
-            self._call(key, of_other_samples, value, self.keys.others)
+            self._call(key, of_other_samples, value, self.keys.others, rest=(self._samples_at(slot),))
+
+    def _samples_at(self, slot: Slot) -> int:
+        return self.programs.sliced.captured.samples_at(slot.join.branch)
 
     def source(self, key: int) -> int:
         """The key that holds the value of `key`, which is made to exist if it is zero."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -78,6 +78,7 @@ def batches_of(
             batch = given
         else:
             item = item_of(given, net, pairs=known is not None and known.whole)
+            item = replace(item, batch_dim=net.batch_dim if net else 0)
             shape = shape or (None if net is None else scored_shape(net, known.output if known else None))
             known = known or guessed(item, shape)
             batch = Batch(number, item.inputs, prepared(item, shape, known), known)

@@ -20,7 +20,7 @@ def doubts(inputs: object, targets: Tensor, task: Task, net: Unraveled) -> list[
         inputs, targets, task: of the batch.
     """
     leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    return [*_squashed(task, net), *_bytes(leaves), *_themselves(leaves, targets, task)]
+    return [*_squashed(task, net), *_bytes(leaves), *_themselves(leaves, targets, task, net.batch_dim)]
 
 
 def _squashed(task: Task, net: Unraveled) -> list[str]:
@@ -48,11 +48,12 @@ def _bytes(leaves: list[Tensor]) -> list[str]:
     return []
 
 
-def _themselves(leaves: list[Tensor], targets: Tensor, task: Task) -> list[str]:
+def _themselves(leaves: list[Tensor], targets: Tensor, task: Task, batch_dim: int) -> list[str]:
     counted = targets != IGNORED
     if task.name != "classification" or targets.ndim != 2 or not counted.any():
         return []
-    same = any(leaf.shape == targets.shape and bool((leaf == targets)[counted].all()) for leaf in leaves)
+    tokens = [leaf.movedim(batch_dim, 0) for leaf in leaves if leaf.ndim == targets.ndim > batch_dim]
+    same = any(leaf.shape == targets.shape and bool((leaf == targets)[counted].all()) for leaf in tokens)
     return [
         "every target is the very token at its place in the inputs. If the network is to name the next one, say "
         "task='next-token', which moves them."

@@ -26,11 +26,13 @@ class Item:
 
     Attributes:
         labels: the targets came under a name, as collators of transformers give them.
+        batch_dim: the dimension of the inputs that counts the samples; of the targets it is always the first.
     """
 
     inputs: Any
     targets: Tensor
     labels: bool = False
+    batch_dim: int = 0
 
 
 def item_of(given: Any, net: Unraveled | None, *, pairs: bool = False) -> Item:

@@ -75,8 +75,11 @@ def _one_each(targets: Tensor) -> bool:
 
 def scored_shape(net: Unraveled, output: str | None = None) -> Shape:
     """The shape of the scored output; None for sizes that are free."""
-    value = scored_output(net.sliced.captured, output).meta["val"]
-    return (None, *(size if isinstance(size, int) else None for size in value.shape[1:]))
+    captured = net.sliced.captured
+    node = scored_output(captured, output)
+    sizes = [size if isinstance(size, int) else None for size in node.meta["val"].shape]
+    del sizes[captured.samples_at(node) if net.batch_dim else 0]
+    return (None, *sizes)
 
 
 def _fits(targets: Tensor, shape: Shape) -> bool:
@@ -103,13 +106,15 @@ def _of_tokens(item: Item) -> str:
 
 
 def _tokens(item: Item) -> Tensor | None:
-    """The tokens of a decoder, or the only ones, if they have the shape of the targets."""
-    inputs = item.inputs
+    """The tokens of a decoder, or the only ones, samples first, if they have the shape of the targets."""
+    inputs, targets = item.inputs, item.targets
     names = ("decoder_input_ids", "input_ids")
     leaves = [inputs[name] for name in names if name in inputs] if isinstance(inputs, Mapping) else []
     for leaf in [*leaves, *pytree.tree_leaves(inputs)]:
-        if isinstance(leaf, Tensor) and not leaf.is_floating_point() and leaf.shape == item.targets.shape:
-            return leaf
+        if isinstance(leaf, Tensor) and not leaf.is_floating_point() and leaf.ndim == targets.ndim > item.batch_dim:
+            tokens = leaf.movedim(item.batch_dim, 0)
+            if tokens.shape == targets.shape:
+                return tokens
     return None
 
 

@@ -44,7 +44,8 @@ def unravel(
         example: one batch of its inputs: a tensor, a tuple, or a dict of keyword arguments. Lengths and image sizes are
             free where the model runs at others, too. Only what `resect.load_model` returned has one of its own.
         plain: take the weight layers as units instead of residual blocks, for networks without skips (VGG).
-        batch_dim: the dimension of inputs and outputs that counts the samples, 1 for sequences first.
+        batch_dim: the dimension of inputs and outputs that counts the samples, 1 for sequences first. Targets always
+            have the samples first, and so has what is scored.
 
     Returns:
         The unravelled network in eval mode. `blocks` is empty for a network without joins; try `plain=True` then.

@@ -12,7 +12,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import ExportError
-from resect.graph.calls import as_call, outputs_of
+from resect.graph.calls import as_call, batch_dimensions, outputs_of
 from resect.graph.differences import alike
 from resect.graph.exporting import cause, without_checkpoints, without_fused_attention
 from resect.graph.randomness import kept_generators
@@ -78,18 +78,18 @@ def require_own_gradient(net: Unraveled, example: Any) -> bool:
 
 def _two_samples(net: Unraveled, example: Any) -> Any:
     """Two samples of the example where the batch is free; a single one is varied."""
-    total = net.samples_of(example)
 
-    def leaf_of(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or net.batch_size is not None or not leaf.ndim or leaf.shape[0] != total:
+    def leaf_of(leaf: Any, at: int | None) -> Any:
+        if at is None or net.batch_size is not None:
             return leaf
-        if total > 1:
-            return leaf[:2]
+        if leaf.shape[at] > 1:
+            return leaf.narrow(at, 0, 2)
         noise = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
         noise = noise.to(leaf.device)
-        return torch.cat([leaf, (leaf + 0.1 * noise).to(leaf.dtype) if leaf.is_floating_point() else leaf])
+        return torch.cat([leaf, (leaf + 0.1 * noise).to(leaf.dtype) if leaf.is_floating_point() else leaf], at)
 
-    return pytree.tree_map(leaf_of, example)
+    leaves, spec = pytree.tree_flatten(example)
+    return pytree.tree_unflatten(map(leaf_of, leaves, batch_dimensions(leaves, net.batch_dim)), spec)
 
 
 def _gradients(model: nn.Module, run: Callable[[Any], Any], example: Any) -> tuple[Gradients, list[Tensor]]:

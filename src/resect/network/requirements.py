@@ -17,11 +17,11 @@ def require_blocks(net: Unraveled) -> None:
     require_unraveled(net)
     if not net.blocks:
         raise InputError(no_joins_message(net))
-    if net.batch_dim:
+    if net.batch_dim and net.sliced.captured.batch is None:
         raise InputError(
-            "`net` must have its samples in dimension 0 to be measured: what is measured counts samples in dimension 0 "
-            f"of outputs and targets, but it was unravelled with batch_dim={net.batch_dim}. Unravel a module that "
-            "transposes inputs and outputs; running, checking and stand-alone networks work as it is."
+            f"`net` must take any number of samples to be measured with batch_dim={net.batch_dim}, but its graph holds "
+            f"at {net.batch_size}, where nothing tells samples from positions. Unravel a module that transposes inputs "
+            "and outputs; running, checking and stand-alone networks work as it is."
         )
 
 

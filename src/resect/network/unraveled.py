@@ -25,6 +25,7 @@ from resect.graph.copies import ungated
 from resect.graph.decisions import Decision, Variant
 from resect.graph.differences import largest_difference
 from resect.graph.exporting import How, without_fused_attention
+from resect.graph.outputs import by_sample
 from resect.graph.resolve import Programs
 from resect.graph.routes import Routes, Start
 from resect.graph.slices import Sliced, cut
@@ -270,9 +271,16 @@ class Unraveled:
 
     def outputs(self, base: dict[int, Any], state: dict[int, Any]) -> Any:
         """The model's output from the state after the last slice."""
-        captured, key_of, values = self.sliced.captured, self.programs.keys.of, {**base, **state}
-        leaves = [values[key_of(output)] if isinstance(output, Node) else output for output in captured.outputs]
-        return pytree.tree_unflatten(leaves, captured.out_spec)
+        return pytree.tree_unflatten(self._values_of_outputs(base, state), self.sliced.captured.out_spec)
+
+    def outputs_by_sample(self, base: dict[int, Any], state: dict[int, Any]) -> Any:
+        """The same, all with the samples in dimension 0: what is scored."""
+        return by_sample(self.sliced.captured, self._values_of_outputs(base, state))
+
+    def _values_of_outputs(self, base: dict[int, Any], state: dict[int, Any]) -> list[Any]:
+        key_of, values = self.programs.keys.of, {**base, **state}
+        outputs = self.sliced.captured.outputs
+        return [values[key_of(output)] if isinstance(output, Node) else output for output in outputs]
 
     @cached_property
     def _buffers_of(self) -> dict[int, str]:
@@ -323,7 +331,7 @@ class Unraveled:
         self._require_values()
         graph = "".join(str(node.format_node()) for node in chain(*self.sliced.slices))
         constants = [value for value in self.sliced.captured.constants.values() if isinstance(value, Tensor)]
-        content = f"{graph}{fingerprint(self.model)}{tensors_digest(*constants)}"
+        content = f"{graph}{fingerprint(self.model)}{tensors_digest(*constants)}{self.batch_dim or ''}"
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Unraveled:

@@ -81,8 +81,7 @@ class Passes:
     def _batch_of(self, slot: int) -> int:
         """The dimension of the samples at a gate."""
         sliced = self.trace.net.sliced
-        sizes, symbol = sliced.slots[slot].block.shapes[1], sliced.captured.batch
-        return next((i for i, size in enumerate(sizes) if not isinstance(size, int) and symbol in size.free_symbols), 0)
+        return sliced.captured.samples_at(sliced.slots[slot].join.branch)
 
 
 def row_squares(trace: Trace, gradient: Lanes) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch
 from resect.engines.work import Arrays, Progress
 from resect.errors import AccuracyError, InputError, require_whole, settings_or_default
 from resect.graph.decisions import Gates
+from resect.graph.ops import free_shape
 from resect.graph.routes import Routes
 from resect.measuring.batches import AnyTask, Batch
 from resect.measuring.memory import bytes_of_all_values, bytes_per_sample, free_bytes, in_words
@@ -197,3 +198,11 @@ def require_paths(net: Unraveled) -> None:
     if isinstance(net, Unraveled) and net.plain:
         raise InputError("a network unravelled with plain=True has one path: it has no skips. Unravel it without.")
     require_blocks(net)
+    captured = net.sliced.captured
+    folded = [slot for slot in net.sliced.slots if captured.batch not in free_shape(slot.join.branch)]
+    if net.batch_dim and folded:
+        raise InputError(
+            f"with batch_dim={net.batch_dim} every branch must have a dimension of samples alone for gradients to be "
+            f"told apart by sample, but that of {folded[0].name} has {folded[0].block.branch_shape}. Unravel a module "
+            "that keeps samples and positions apart; lesions work as it is."
+        )

@@ -174,7 +174,7 @@ class Trace:
             live = {k: (v if v.requires_grad else v.detach().requires_grad_()).view_as(v) for k, v in values.items()}
             base = {**self.base, **live}
             results = self.folded[-1].run(base, {**state, **live})
-            scalar = scalar_of(self.of, self.net.outputs(base, results), self.targets, self.task)
+            scalar = scalar_of(self.of, self.net.outputs_by_sample(base, results), self.targets, self.task)
         if not scalar.requires_grad:
             raise InputError(
                 "`of` must be differentiable, and so must a loss of your own, but what it returns has no gradient with "
@@ -184,7 +184,7 @@ class Trace:
         lanes = [None if value is None else value[None] for value in gradients]
         top = {key: value for key, value in zip(live, lanes, strict=False) if value is not None}
         truth = {key: value for key, value in zip(leaves, lanes[len(live) :], strict=True) if value is not None}
-        return top, _one_row(list(truth.values())) if self.parameters else truth
+        return top, _one_row(list(truth.values())) if self.parameters else self._rows_first(truth)
 
     def slices(self) -> Iterator[tuple[int, SliceGradient]]:
         """The slices that end in a join, from the last to the first on the way to the target."""
@@ -203,22 +203,31 @@ class Trace:
     def to_target(self, cotangents: Lanes) -> Lanes:
         """From the live values before the first slice to the target: (L, rows, ...) each."""
         if self.target.kind == "state":
-            return cotangents
+            return self._rows_first(cotangents)
         if self.target.kind == "stem":
-            return {key: cotangents[key] for key in self.stem if key in cotangents}
+            return self._rows_first({key: cotangents[key] for key in self.stem if key in cotangents})
         prelude = self._prelude()
         _, reached = prelude.to_ends(cotangents)
         if not self.parameters:
-            return reached
+            return self._rows_first(reached)
         return _one_row([*reached.values(), *(cotangents[key] for key in self.parameters & cotangents.keys())])
 
     def from_target(self, tangents: Lanes) -> Lanes:
         """Tangents of the target, (L, rows, ...) each, forward to the live values before the first slice."""
         if self.parameters:
             tangents = dict.fromkeys(self.parameters, tangents[0][:, 0])
+        else:
+            tangents = {key: value.movedim(1, 1 + self._samples_at(key)) for key, value in tangents.items()}
         if self.target.kind in ("stem", "state"):
             return tangents
         return self._prelude().push(tangents) | {key: tangents[key] for key in self.parameters}
+
+    def _rows_first(self, lanes: Lanes) -> Lanes:
+        """The target's values (L, ...) with the samples right behind the lanes."""
+        return {key: value.movedim(1 + self._samples_at(key), 1) for key, value in lanes.items()}
+
+    def _samples_at(self, key: int) -> int:
+        return self.net.sliced.captured.samples_at(self.programs.keys.nodes[key])
 
     def _prelude(self) -> LinearSlice:
         signal = self.parameters or {key for key, value in self._start.items() if differentiable(value)}

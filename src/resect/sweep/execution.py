@@ -109,7 +109,7 @@ def branch_means(net: Unraveled, batches: Batches) -> dict[int, Tensor]:
     sums: dict[int, Tensor] = {}
     count = 0
     slots, key_of, slice_of = net.sliced.slots, net.programs.keys.branch, net.programs.slice_of
-    branches = {key_of(slot) for slot in slots}
+    branches = {key_of(slot): net.sliced.captured.samples_at(slot.join.branch) for slot in slots}
     with torch.no_grad():
         for batch in batches_of(batches):
             size = net.samples_of(batch.inputs)
@@ -117,9 +117,9 @@ def branch_means(net: Unraveled, batches: Batches) -> dict[int, Tensor]:
             base, state = net.bind(to_device(batch.inputs, net.device)), Environment()
             for i, program in enumerate(net.programs.fold(net.intact, also=branches)):
                 state = program.run(base, state)
-                for key in branches:
+                for key, at in branches.items():
                     if slice_of[key] == i:
-                        value = state[key]
+                        value = state[key].movedim(at, 0)
                         total = value.reshape(size, -1, *value.shape[1:]).sum(0, dtype=wide)
                         sums[key] = sums[key] + total if key in sums else total
     return {slot.index: (sums[key_of(slot)] / count).to(slot.join.branch.meta["val"].dtype) for slot in slots}

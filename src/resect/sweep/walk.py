@@ -130,4 +130,4 @@ def walk(execution: Execution, inputs: Any, tour: Tour, visit: Callable[[Sequenc
             if last.ways:
                 states += [state] * last.ways
             else:
-                visit(last.group, execution.net.outputs(base, state))
+                visit(last.group, execution.net.outputs_by_sample(base, state))
