@@ -68,7 +68,8 @@ def at_chance(study: Study, error: float | None = None) -> bool:
     n, p = ensemble.targets or study.subject.samples, ensemble.intact_error if error is None else error
     p, z = round(p * n) / n, 1.959963984540054
     high = (p + z**2 / (2 * n) + z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5) / (1 + z**2 / n)
-    return bool(p and ensemble.chance_error and high >= ensemble.chance_error - 1e-12)
+    known = ensemble.chance_error
+    return bool(p) and known is not None and bool(high >= known - 1e-12)
 
 
 def mean_without(study: Study, deleted: int) -> float:
