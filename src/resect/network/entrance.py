@@ -74,7 +74,8 @@ def unravel(
         )
     started = perf_counter()
     try:
-        example = pytree.tree_map(_own, example)
+        with torch.inference_mode(False):  # so that gradients can be taken with it
+            example = pytree.tree_map(_own, example)
         net = _captured(model, example, plain, batch_dim)
     except ExportError as error:
         offered = "" if batch_dim else offer(model, example)
