@@ -68,7 +68,11 @@ def _blocks_of(entry: Entry) -> None:
 
 
 # Even a shallow one of these takes five seconds, and is of a kind with others; their whole networks are slow, too.
-_LONG = {"levit_128s", "twins_svt_small", "focalnet_tiny_srf", "maxvit_t"}
+_LONG = set(
+    "levit_128s twins_svt_small focalnet_tiny_srf maxvit_t caformer_s18 hrnet_w18_small crossvit_tiny_240 dla34 "
+    "rexnet_100 resnest26d inception_resnet_v2 xcit_tiny_12_p16_224 fastvit_t8 convnextv2_nano pvt_v2_b0 mnasnet1_0 "
+    "davit_tiny shufflenet_v2_x1_0".split()
+)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in _LONG else n for n in SHALLOW])

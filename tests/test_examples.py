@@ -190,6 +190,7 @@ def test_the_blocks_of_a_gpt2(ran: Callable[[str], Ran]) -> None:
     assert_pictures(example, "gpt2")
 
 
+@pytest.mark.slow
 def test_the_blocks_of_minilm(ran: Callable[[str], Ran]) -> None:
     example = ran("minilm")
     bert = example.model.bert

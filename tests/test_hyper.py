@@ -208,7 +208,8 @@ def test_a_branch_is_scaled_by_the_weights_that_it_ends_in() -> None:
         torch.testing.assert_close(model(IMAGES), expected)
 
 
-@pytest.mark.parametrize("views", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("views", [False, True])
 def test_streams_of_x_transformers(views: bool) -> None:
     layers = Decoder(
         dim=16, depth=1, heads=2, attn_dim_head=8, num_residual_streams=4, qkv_receive_diff_residuals=views,
