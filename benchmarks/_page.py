@@ -17,6 +17,8 @@ Row = dict[str, Any]
 # Models on which the two counts differ, judged by their source: (blocks, reason).
 JUDGED: dict[str, tuple[int, str]] = {
     "transformers:rwkv": (4, "2 layers of time and channel mixing; the count takes a sum of the recurrence for one"),
+    "transformers:mamba": (2, "2 layers of one mixer; the count takes the skip of a scan for one"),
+    "transformers:jamba": (10, "5 layers of a mixer and a feed-forward; the count takes the skip of a scan for one"),
     "timm:dpn": (16, "3+4+6+3 dual-path blocks; the count does not see a skip behind an activation of its own"),
 }
 
@@ -24,7 +26,7 @@ _KINDS = {
     "refused": "refused by resect, with the reason",
     "raw": "another exception than resect's",
     "ended": "took too long or too much memory",
-    "not built": "not built by the benchmark: no part of the totals",
+    "not built": "not built by the benchmark (only these are no part of the totals)",
 }
 
 
@@ -71,9 +73,8 @@ def _made(measured: int, total: int) -> str:
     part = (
         ""
         if measured == total
-        else f" This is no full run: {measured} of the {total} models have been measured so far, in a random order but "
-        "for some that were thought to be difficult, and not all with the same commit. The shares below are those of "
-        "the models measured."
+        else f" This is no full run: {measured} of the {total} models have been measured so far, in a random order. "
+        "The shares below are those of the models measured."
     )
     return (
         f"{machine()}, {packages}; {os.cpu_count()} cores, shared with other work, so seconds are those of the "
