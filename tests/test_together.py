@@ -47,13 +47,16 @@ def test_the_sentences_say_what_the_numbers_are(result: resect.LesionResult) -> 
     every = together(result)
     text = told(every.as_dict(), [f"blocks.{i}" for i in range(9)])
     needed = [f"blocks.{i}" for i in np.flatnonzero(every.needed)]
-    assert f"{len(needed)} of 9 blocks needed (Holm, 5 %): {', '.join(needed[:6])}" in text
+    assert (
+        f"{len(needed)} of 9 blocks {'is' if len(needed) == 1 else 'are'} needed (Holm, 5 %): {', '.join(needed[:6])}"
+        in text
+    )
     assert ("The worst is one of" in text) == (every.worst.sum() > 1)
     assert ("no damage could be shown" in text) == (len(needed) < 9)
     assert "No deletion helps detectably." in text
     none = {"of": 3, "needed": [], "harmful": [1], "worst": [0, 1, 2], "held_out": None, "least": 0.05, "level": 0.95}
     assert told(none, ["a", "b", "c"]) == (
-        "All 3 tests together: 0 of 3 blocks needed (Holm, 5 %). For 3 no damage could be shown; damages below 5.0 "
+        "All 3 tests together: 0 of 3 blocks are needed (Holm, 5 %). For 3 no damage could be shown; damages below 5.0 "
         "points could not have been. Deleting lowers the error detectably: b."
     )
 
