@@ -20,10 +20,8 @@ def together(found: Mapping[str, Any], names: Sequence[str], unit: str = "block"
     many, needed, harmful, worst = found["of"], found["needed"], found["harmful"], found["worst"]
     percent = f"{100 * (1 - found['level']):g} %"
     how = f"Holm, {percent}" if found["least"] is not None else f"simultaneous intervals, {percent}"
-    verb = "is" if len(needed) == 1 else "are"
-    said = [
-        f"All {many} tests together: {len(needed)} of {plural(many, unit)} {verb} needed ({how}){_named(needed, names)}."
-    ]
+    which = f"{len(needed)} of {plural(many, unit)} {'is' if len(needed) == 1 else 'are'} needed"
+    said = [f"All {many} tests together: {which} ({how}){_named(needed, names)}."]
     if needed and len(worst) > 1:
         said.append(f"The worst is one of {len(worst)}{_named(worst, names)}.")
     elif needed:
