@@ -136,6 +136,7 @@ def test_a_finished_study_of_other_weights_under_the_same_name_is_refused(tmp_pa
     assert "holds the study of other networks under the same names" in refused(*command)
 
 
+@pytest.mark.slow
 def test_beside_trains_what_has_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from resect.jobs import study
     from resect.training.recipe import Recipe

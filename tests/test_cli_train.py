@@ -380,13 +380,8 @@ def launched(processes: int, *arguments: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        pytest.param([], id="full", marks=pytest.mark.slow),
-        pytest.param(["--schedule", "fixed-count", "--keep", "2"], id="fixed-count"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", [[], ["--schedule", "fixed-count", "--keep", "2"]], ids=["full", "fixed-count"])
 def test_two_processes_train_what_one_trains(
     tmp_path: Path, schedule: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
