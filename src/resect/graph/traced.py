@@ -20,9 +20,8 @@ from torch.fx.traceback import preserve_node_meta
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from resect.graph.calls import Call
 from resect.graph.differences import largest_difference
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 _READ_BY_PYTHON = frozenset(
     "item tolist numpy __array__ __bool__ __int__ __float__ __complex__ __index__ __contains__ __dlpack__ equal "

@@ -40,6 +40,10 @@ class Meaning:
         """The same as plain values."""
         return asdict(self)
 
+    def is_rate(self, metric: str) -> bool:
+        """Whether a metric is the part of all outcomes for which something holds, told in percent."""
+        return metric == "agreement" or (metric == "error" and self.rate)
+
     @property
     def main(self) -> str:
         """The metric in which lesions are told: the error, or else the loss."""

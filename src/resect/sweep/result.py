@@ -25,7 +25,6 @@ from resect.words import decimal, plural
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-RATES = ("error", "agreement")  # of outcomes that are 0 or 1
 # Of metrics that compare with the intact network already: its own value, the least and the largest one.
 _BOUNDED = {"agreement": (1.0, 0.0, 1.0), "kl": (0.0, 0.0, np.inf)}
 _SATURATED = 0.95  # of the way from the intact error to that of chance
@@ -158,7 +157,7 @@ class LesionResult(Shown):
         values = self.values[metric]
         table[metric] = self.means(metric)
         changes = values - self.intact[metric]
-        low, high = self._rate_interval(changes) if self._is_rate(metric) else _interval(changes, self.weights)
+        low, high = self._rate_interval(changes) if self.meaning.is_rate(metric) else _interval(changes, self.weights)
         if metric in _BOUNDED:
             own, least, most = _BOUNDED[metric]
             table[f"{metric}_low"] = np.clip(low + own, least, most)
@@ -170,9 +169,6 @@ class LesionResult(Shown):
         if metric == "error" and self.meaning.rate and self.targets is not None:
             table["p_value"] = mcnemar((changes > 0).sum(1), (changes < 0).sum(1))
             table["p_holm"], table["q_bh"] = holm(table["p_value"]), benjamini_hochberg(table["p_value"])
-
-    def _is_rate(self, metric: str) -> bool:
-        return metric in RATES and (self.meaning.rate or metric != "error")
 
     @property
     def _pixels(self) -> bool:

@@ -20,7 +20,7 @@ from resect.measuring.statistics import bootstrap_interval
 from resect.network.unraveled import Unraveled
 from resect.sweep import plans
 from resect.sweep.lesion import lesion
-from resect.sweep.result import RATES, LesionResult
+from resect.sweep.result import LesionResult
 from resect.sweep.settings import LesionSettings
 from resect.words import decimal, plural
 
@@ -73,7 +73,7 @@ class ShapleyResult(Shown):
         table = pd.DataFrame({"block": range(len(self.names)), "name": self.names})
         for metric, marginals in self.marginals.items():
             pairs = marginals.reshape(-1, 2, len(self.names)).mean(1)  # the two of a pair are not independent
-            most = 1.0 if self._is_rate(metric) else np.inf
+            most = 1.0 if self.meaning.is_rate(metric) else np.inf
             table[metric] = marginals.mean(0)
             table[f"{metric}_low"], table[f"{metric}_high"] = np.clip(bootstrap_interval(pairs.T), -most, most)
             table[f"{metric}_alone"] = self.alone[metric]
@@ -83,7 +83,7 @@ class ShapleyResult(Shown):
         """One sentence: how many orders, and the block with the largest part in the first metric."""
         metric, table = next(iter(self.marginals)), self.table
         top = table.iloc[int(table[metric].abs().argmax())]
-        rate = self._is_rate(metric)  # told in points, as everywhere
+        rate = self.meaning.is_rate(metric)  # told in points, as everywhere
         called = self.meaning.error if metric == "error" else metric
         whole, part, low, high, alone = (
             decimal(value * 100) if rate else f"{value:.4g}"
@@ -96,9 +96,6 @@ class ShapleyResult(Shown):
             f"by {whole}{unit}, of which block {top['block']} ({top['name']}) has the largest part, {part}{interval}; "
             f"deleted alone it changes {called} by {alone}."
         )
-
-    def _is_rate(self, metric: str) -> bool:
-        return metric in RATES and (self.meaning.rate or metric != "error")
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the values of the first metric with their intervals, beside single deletions; returns the axes."""
