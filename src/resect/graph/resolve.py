@@ -6,8 +6,7 @@ its other operand, and whatever only the deleted one needed is not in the progra
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from typing import Any, Final
@@ -18,13 +17,12 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.fx import Node
 
-from resect.errors import ExportError
 from resect.graph.capture import NodeInput
 from resect.graph.decisions import Decision, Removal, Variant
 from resect.graph.keys import Keys
 from resect.graph.ops import VIEWS, gate, hint_shape, hints, op_name
 from resect.graph.program import Program, Ref, Step, substitute
-from resect.graph.sizes import Size
+from resect.graph.sizes import Size, operator_of
 from resect.graph.slices import Sliced
 from resect.graph.slots import Slot
 
@@ -55,11 +53,6 @@ def _placed(value: Tensor, at: int) -> Tensor:
 
 
 _ZERO: Final = object()
-_OPERATORS: Final[dict[str, Callable[[Any, Any], Any]]] = {  # of expressions of sizes
-    "Add": operator.add, "Mul": operator.mul, "Pow": operator.pow, "PowByNatural": operator.pow,
-    "FloorDiv": operator.floordiv, "CleanDiv": operator.floordiv, "Mod": operator.mod, "PythonMod": operator.mod,
-    "Max": max, "Min": min,
-}  # fmt: skip
 
 
 class Programs:
@@ -349,12 +342,7 @@ class _Resolution:
             tensor, dimension = self.programs.symbols[size]
             self._call(key, torch.ops.aten.sym_size.int, tensor, rest=(dimension,))
             return Ref(key)
-        calculate = _OPERATORS.get(type(size).__name__)
-        if calculate is None:
-            raise ExportError(
-                f"sizes in `model` must be sums, products and whole parts of those of its inputs for a branch to be "
-                f"deleted, but one is {size}. Let forward() compute it with // in place of /."
-            )
+        calculate = operator_of(size)
         first, *others = [self._size(part) for part in size.args]
         for i, other in enumerate(others):
             into = key if i == len(others) - 1 else self.keys.size((size, i))

@@ -5,21 +5,27 @@ Beside the batch, lengths of sequences and sizes of images are free where the mo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import sympy
 import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from resect.errors import InputError
+from resect.errors import ExportError, InputError
 
 Place = tuple[int, int]  # the number of a tensor among the leaves of a call, and one of its dimensions
 Size = Any  # an int, or an expression of symbols for what is free
 _MOST_TERMS = 100  # of an expression of sizes, beyond which an export takes minutes
+_OPERATORS: Final[dict[str, Callable[[Any, Any], Any]]] = {  # of expressions of sizes
+    "Add": operator.add, "Mul": operator.mul, "Pow": operator.pow, "PowByNatural": operator.pow,
+    "FloorDiv": operator.floordiv, "CleanDiv": operator.floordiv, "Mod": operator.mod, "PythonMod": operator.mod,
+    "Max": max, "Min": min,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -206,3 +212,18 @@ def _is_long(expr: sympy.Basic) -> bool:
         pending.extend(pending.pop().args)
         terms += 1
     return terms > _MOST_TERMS
+
+
+def operator_of(size: Size) -> Callable[[Any, Any], Any]:
+    """What makes an expression of sizes of its parts.
+
+    Raises:
+        ExportError: it is none of sums, products, powers, whole parts and extremes.
+    """
+    calculate = _OPERATORS.get(type(size).__name__)
+    if calculate is None:
+        raise ExportError(
+            "sizes in `model` must be sums, products and whole parts of those of its inputs for a branch to be "
+            f"deleted, but one is {size}. Let forward() compute it with // in place of /."
+        )
+    return calculate
