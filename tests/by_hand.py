@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import product
 
+import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 import resect
 from conftest import randomise_norms
 from networks import Encoder
+from resect.graph.routes import STEM, Routes
 from resect.models.resnet import CifarResNet
+from resect.paths.participation import participation
+from resect.paths.polynomial import at_target, decompose
+from resect.paths.sampled import path_norms
+from resect.paths.sampler import Edge, Route
+from resect.paths.signs import Signs, several_sources
+from resect.paths.strongest import strongest_paths
+from resect.paths.target import resolve_target
+from resect.paths.trace import Trace
 
 IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(7))
 
@@ -120,3 +131,80 @@ class Linear(nn.Module):
 def mean_share(part: Tensor, whole: Tensor) -> float:
     """The mean over samples of the share of a part, (N, ...), in the sample's whole gradient."""
     return float(((part * whole).flatten(1).sum(1) / whole.flatten(1).square().sum(1)).mean())
+
+
+def slot_of(net: resect.Unraveled, prefix: str) -> int:
+    """The slot whose branch holds the parameters under a prefix."""
+    (slot,) = (s.index for s in net.sliced.slots if any(name.startswith(prefix) for name in s.block.parameters))
+    return slot
+
+
+def check_against_routes(
+    net: resect.Unraveled, images: Tensor, paths: dict[frozenset[int], list[Tensor]], *, signs: bool = True
+) -> None:
+    """Everything against the gradients of all routes, by the blocks that they take.
+
+    Args:
+        signs: try all random signs, too.
+    """
+    data = [(images, TARGETS)]
+    routed = [(blocks, gradient) for blocks, found in paths.items() for gradient in found]
+    truth = sum(gradient for _, gradient in routed)
+    shares = [(blocks, mean_share(g, truth)) for blocks, g in routed]
+    spectrum = resect.path_spectrum(net, data)
+    for k in range(len(net.blocks) + 1):
+        assert spectrum.count[k] == sum(len(blocks) == k for blocks, _ in routed)
+        expected = sum(share for blocks, share in shares if len(blocks) == k)
+        assert spectrum.share[k] == pytest.approx(expected, rel=1e-8, abs=1e-12)
+    found = participation(net, data, pairs=True)
+    for i in range(len(net.blocks)):
+        assert found.share[i] == pytest.approx(sum(s for b, s in shares if i in b), rel=1e-8, abs=1e-12)
+        for j in range(len(net.blocks)):
+            both = sum(share for blocks, share in shares if {i, j} <= blocks)
+            assert found.pairs[i, j] == pytest.approx(both, rel=1e-8, abs=1e-12)
+    norms = sorted((-(g.square().sum() / 4).sqrt().item(), tuple(sorted(blocks))) for blocks, g in routed)
+    strong = strongest_paths(net, data, count=len(routed), limit=10**6)
+    assert strong.table["blocks"].tolist() == [blocks for _, blocks in norms]
+    np.testing.assert_allclose(strong.table["norm"], [-norm for norm, _ in norms], rtol=1e-8)
+    trace, routes = Trace(net, images, TARGETS, resolve_target(net, "input")), net.routes()
+    single = list(_every_route(routes, len(routes.stations), routes.output.edges))
+    sampled = [
+        (-norm, blocks) for norm, blocks in zip(path_norms(trace, routes, single), map(_blocks, single), strict=True)
+    ]
+    rms = sorted((-np.sqrt(np.square(norm).mean()), blocks) for norm, blocks in sampled)
+    assert [blocks for _, blocks in rms] == [blocks for _, blocks in norms]
+    np.testing.assert_allclose([norm for norm, _ in rms], [norm for norm, _ in norms], rtol=1e-8)
+    if signs:
+        _check_signs(net, images, routed, spectrum.longest)
+
+
+def _every_route(routes: Routes, where: int, edges: Iterable[Edge]) -> Iterator[Route]:
+    for slot, source in edges:
+        here = {where: (slot, source)}
+        if source == STEM:
+            yield here
+        else:
+            yield from ({**here, **rest} for rest in _every_route(routes, source, routes.stations[source].edges))
+
+
+def _blocks(route: Route) -> tuple[int, ...]:
+    return tuple(sorted(slot for slot, _ in route.values() if slot is not None))
+
+
+def _check_signs(
+    net: resect.Unraveled, images: Tensor, routed: list[tuple[frozenset[int], Tensor]], longest: int
+) -> None:
+    """The mean over all signs against every route by itself, also those through the same blocks."""
+    trace, routes = Trace(net, images, TARGETS, resolve_target(net, "input")), net.routes()
+    several, n = several_sources(routes), len(net.blocks)
+    squares, draws = np.zeros(n + 1), 2 ** (n + len(several))
+    for drawn in product([-1.0, 1.0], repeat=n + len(several)):
+        every = Signs(dict(enumerate(drawn[:n])), dict(zip(several, drawn[n:], strict=True)), routes)
+        degrees = decompose(trace, longest, rest=False, signs=every)
+        for some, arrived in at_target(trace, degrees.lanes, longest + 1):
+            (lanes,) = arrived.values()
+            powers = np.ldexp(1.0, degrees.exponents[some])
+            squares[: longest + 1][some] += np.square(lanes.flatten(1).norm(dim=1).numpy() * powers)
+    for k in range(n + 1):
+        expected = sum(g.square().sum().item() for blocks, g in routed if len(blocks) == k)
+        assert squares[k] / draws == pytest.approx(expected, rel=1e-8, abs=1e-14)

@@ -11,16 +11,14 @@ import torch
 from torch import Tensor, nn
 
 import resect
-from by_hand import CHAINS, IMAGES, TARGETS, chain, mean_share
+from by_hand import CHAINS, IMAGES, TARGETS, chain, check_against_routes, mean_share, slot_of
 from conftest import randomise_norms
 from networks import Frame, Parallel, TwoStreams
 from resect.graph.routes import Routes
 from resect.models.resnet import CifarResNet
 from resect.paths.participation import participation
-from resect.paths.polynomial import at_target, decompose
 from resect.paths.sampled import path_norms
 from resect.paths.settings import Traces
-from resect.paths.signs import Signs, several_sources
 from resect.paths.strongest import strongest_paths
 from resect.paths.target import resolve_target
 from resect.paths.trace import Trace
@@ -176,48 +174,6 @@ def test_parallel_paths_by_brute_force(grouped: bool) -> None:
     for k, total in enumerate(by_length):
         np.testing.assert_allclose(spectrum.norms[:, k], total.flatten(1).norm(dim=1), rtol=1e-9)
     assert np.all(spectrum.norms[:, 4:] == 0)
-
-
-def slot_of(net: resect.Unraveled, prefix: str) -> int:
-    """The slot whose branch holds the parameters under a prefix."""
-    (slot,) = (s.index for s in net.sliced.slots if any(name.startswith(prefix) for name in s.block.parameters))
-    return slot
-
-
-def check_against_routes(net: resect.Unraveled, images: Tensor, paths: dict[frozenset[int], list[Tensor]]) -> None:
-    """Everything against the gradients of all routes, by the blocks that they take."""
-    data = [(images, TARGETS)]
-    routed = [(blocks, gradient) for blocks, found in paths.items() for gradient in found]
-    truth = sum(gradient for _, gradient in routed)
-    shares = [(blocks, mean_share(g, truth)) for blocks, g in routed]
-    spectrum = resect.path_spectrum(net, data)
-    for k in range(len(net.blocks) + 1):
-        assert spectrum.count[k] == sum(len(blocks) == k for blocks, _ in routed)
-        expected = sum(share for blocks, share in shares if len(blocks) == k)
-        assert spectrum.share[k] == pytest.approx(expected, rel=1e-8, abs=1e-12)
-    found = participation(net, data, pairs=True)
-    for i in range(len(net.blocks)):
-        assert found.share[i] == pytest.approx(sum(s for b, s in shares if i in b), rel=1e-8, abs=1e-12)
-        for j in range(len(net.blocks)):
-            both = sum(share for blocks, share in shares if {i, j} <= blocks)
-            assert found.pairs[i, j] == pytest.approx(both, rel=1e-8, abs=1e-12)
-    norms = sorted((-(g.square().sum() / 4).sqrt().item(), tuple(sorted(blocks))) for blocks, g in routed)
-    strong = strongest_paths(net, data, count=len(routed), limit=10**6)
-    assert strong.table["blocks"].tolist() == [blocks for _, blocks in norms]
-    np.testing.assert_allclose(strong.table["norm"], [-norm for norm, _ in norms], rtol=1e-8)
-    trace, routes = Trace(net, images, TARGETS, resolve_target(net, "input")), net.routes()
-    several, n = several_sources(routes), len(net.blocks)
-    squares, drawn = np.zeros(n + 1), 2 ** (n + len(several))
-    for signs in product([-1.0, 1.0], repeat=n + len(several)):
-        every = Signs(dict(enumerate(signs[:n])), dict(zip(several, signs[n:], strict=True)), routes)
-        degrees = decompose(trace, spectrum.longest, rest=False, signs=every)
-        for some, arrived in at_target(trace, degrees.lanes, spectrum.longest + 1):
-            (lanes,) = arrived.values()
-            powers = np.ldexp(1.0, degrees.exponents[some])
-            squares[: spectrum.longest + 1][some] += np.square(lanes.flatten(1).norm(dim=1).numpy() * powers)
-    for k in range(n + 1):  # every route by itself, also those through the same blocks
-        expected = sum(g.square().sum().item() for blocks, g in routed if len(blocks) == k)
-        assert squares[k] / drawn == pytest.approx(expected, rel=1e-8, abs=1e-14)
 
 
 def test_parallel_branches_by_brute_force_over_all_routes() -> None:

@@ -8,6 +8,7 @@ from torch.fx import Node
 
 from resect.errors import DataError
 from resect.graph.capture import Capture
+from resect.graph.empty import zeros_behind
 from resect.graph.joins import Join, Rejected, branch_region
 from resect.graph.judging import ONE_OPERATOR, judge, linear, parts_read
 from resect.graph.ops import PARTS, VIEWS, is_float, module_of, op_name
@@ -66,7 +67,9 @@ def _operands(node: Node, reach: Reach) -> tuple[Node, ...] | None:
         return None
     for one, other in ((first, second), (second, first)):
         if not _signal(one, reach) and not (_weights(one, reach) and reach.is_ancestor(one, other)):
-            return None
+            zeros = zeros_behind(one, reach) if is_float(one) else None
+            if zeros is None or not reach.is_ancestor(zeros, other):
+                return None
     return first, second
 
 

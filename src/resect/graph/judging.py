@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.fx import Node
 
+from resect.graph.empty import gathered, zeros_behind
 from resect.graph.hyper import SkipFactor, hyper_connection
 from resect.graph.joins import Join, Kind
 from resect.graph.ops import LINEAR, PARTS, POINTWISE, VIEWS, hint_shape, is_float, op_name
@@ -22,7 +23,8 @@ _ALL_LINEAR = "neither way has a non-linearity: a sum of linear maps, without a 
 _NO_PARAMETERS = "no parameters lie on the way from one operand to the other"
 _OTHER_PARTS = "the operands come from other parts of one value, each over weights: a sum of two heads"
 _SUBTRACTED = "the skip would be subtracted or scaled"
-_REASONS = [_NOT_RELATED, ONE_OPERATOR, _OTHER_PARTS, _ALL_LINEAR, _NO_PARAMETERS, _SUBTRACTED]
+_GATHERED = "what is added is a stream of blocks that starts from zero: those are the blocks"
+_REASONS = [_GATHERED, _NOT_RELATED, ONE_OPERATOR, _OTHER_PARTS, _ALL_LINEAR, _NO_PARAMETERS, _SUBTRACTED]
 
 
 def judge(node: Node, operands: tuple[Node, ...], reach: Reach, joins: dict[Node, Join]) -> Join | str:
@@ -50,6 +52,11 @@ def _judge_ordered(node: Node, skip: Node, branch: Node, reach: Reach, joins: di
     """The same for `node` = `skip` + `branch`."""
     if skip in joins and not reach.is_ancestor(skip, branch) and (join := _hyper(node, skip, branch, reach)):
         return join
+    stream = gathered(skip, joins, reach)
+    if gathered(branch, joins, reach) or (stream and not reach.is_ancestor(stream, branch)):
+        return _GATHERED
+    if zeros := zeros_behind(skip, reach):
+        return Join(node, "identity" if zeros is skip else "projection", skip, branch, node, (zeros,), skip)
     root = _skip_root(skip, joins)
     values = unscaled(root, reach)
     base = next((value for value in values if reach.is_ancestor(value, branch)), None)

@@ -22,6 +22,9 @@ SHAPE_ONLY = frozenset(
     "sym_size sym_numel new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like fill".split()
 )
 
+# Operators that give zeros, whatever they read.
+ZEROS = frozenset({"zeros", "zeros_like", "new_zeros"})
+
 # Views hand on the values of one operand; a zero stays a zero through them.
 VIEWS = frozenset(
     "view _unsafe_view reshape permute transpose t flatten unflatten squeeze unsqueeze expand clone contiguous "

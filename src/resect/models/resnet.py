@@ -3,6 +3,10 @@ pre-activation, the form that Veit et al. use)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,13 +24,18 @@ class CifarResNet(nn.Module):
         preactivation: batch norm and ReLU before each convolution (the paper's form), or the original form with
             them after it.
         branches: of every block, x + f1(x) + f2(x) + ... (multi-residual networks, Abdi and Nahavandi 2016, arXiv
-            1609.05672): more paths at equal depth.
+            1609.05672). They have two layers each, so this is the network of so many times the hidden width: only the
+            affine part of the first norm is not shared. It does not vary multiplicity; `merge` does.
+        merge: the branches are towers of so many blocks before they are added, x + (tower1(x) - x) + (tower2(x) - x)
+            + ...: (b 2^s - b + 1)^(n/s) paths with n blocks, b branches and merge s, at equal depth, parameters and
+            number of norms (and but for the projections, operations). The weights, and those of a seed, are the same
+            for every s. With s = n it is an explicit ensemble of b networks with a common stem and head.
 
     Shapes:
         input (B, channels, H, W) float, output (B, classes) logits.
 
     Raises:
-        SpecError: `depth` is not 6m+2, or a size is below 1.
+        SpecError: `depth` is not 6m+2, a size is below 1, or `merge` does not divide the number of blocks.
     """
 
     def __init__(
@@ -37,9 +46,10 @@ class CifarResNet(nn.Module):
         classes: int = 10,
         preactivation: bool = True,
         branches: int = 1,
+        merge: int = 1,
     ) -> None:
         super().__init__()
-        check_sizes(depth=depth, width=width, channels=channels, classes=classes, branches=branches)
+        check_sizes(depth=depth, width=width, channels=channels, classes=classes, branches=branches, merge=merge)
         if branches > 1 and not preactivation:
             raise SpecError(f"`branches` must be 1 in the original form, got {branches}. Only pre-activation has more.")
         if (depth - 2) % 6 or depth < 8:
@@ -47,7 +57,12 @@ class CifarResNet(nn.Module):
             raise SpecError(
                 f"`depth` of a CIFAR ResNet must be 6m+2, got {depth}. The nearest are {below} and {below + 6}."
             )
-        self.preactivation = preactivation
+        if (depth - 2) // 2 % merge or (merge > 1 and branches == 1):
+            raise SpecError(
+                f"`merge` must divide the {(depth - 2) // 2} blocks of depth {depth}, which have two branches or more, "
+                f"got {merge} with {branches}."
+            )
+        self.preactivation, self.merge = preactivation, merge
         self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         block = PreactivationBlock if preactivation else OriginalBlock
         blocks: list[nn.Module] = []
@@ -71,8 +86,8 @@ class CifarResNet(nn.Module):
         x = self.stem(x)
         if not self.preactivation:
             x = F.relu(self.bn(x))
-        for block in self.blocks:
-            x = block(x)
+        for start in range(0, len(self.blocks), self.merge):
+            x = self.blocks[start](x) if self.merge == 1 else _towers(x, [*self.blocks[start : start + self.merge]])
         if self.preactivation:
             x = F.relu(self.bn(x))
         logits: Tensor = self.fc(x.mean((2, 3)))
@@ -122,6 +137,23 @@ class MultiResidualBlock(nn.Module):
         for branch in self.branches:
             total = total + branch(x)
         return total
+
+
+def _towers(x: Tensor, blocks: Sequence[Any]) -> Tensor:
+    """x + sum over towers of (tower(x) - x), where tower t runs branch t of all blocks one after another.
+
+    Every tower gathers what its branches add, from zero on, so that x goes through once.
+    """
+    skips = [x]
+    for block in blocks:
+        skips.append(block.sc(skips[-1]))
+    gathered = []
+    for tower in zip(*(block.branches for block in blocks), strict=True):
+        gathered.append(torch.zeros_like(x))
+        for skip, block, branch in zip(skips, blocks, tower, strict=False):
+            gathered[-1] = block.sc(gathered[-1]) + branch(skip + gathered[-1])
+    total: Tensor = sum(gathered, start=skips[-1])
+    return total
 
 
 class OriginalBlock(nn.Module):

@@ -84,9 +84,11 @@ def load_model(
 
     Args:
         spec: `resect:resnet110` (pre-activation; any depth 6m+2), `resect:resnet110-w8` (width 8),
-            `resect:resnet56-x2` (two branches a block), `resect:resnet110-original`, `resect:highway27` (any multiple
-            of 3), `resect:vgg15`, those of `SHIPPED` (`resect:resnet110-digits`; with weights), `torchvision:NAME`,
-            `timm:NAME`, `hf:ID` or `hf:FOLDER`, `py:pkg.mod:factory` (returns a module, or a module and an example).
+            `resect:resnet56-x2` (two branches a block: the network of twice the hidden width, no other multiplicity),
+            `resect:resnet56-b2-s3` (two towers, merged every three blocks), `resect:resnet110-original`,
+            `resect:highway27` (any multiple of 3), `resect:vgg15`, those of `SHIPPED` (`resect:resnet110-digits`; with
+            weights), `torchvision:NAME`, `timm:NAME`, `hf:ID` or `hf:FOLDER`, `py:pkg.mod:factory` (returns a module,
+            or a module and an example).
         checkpoint: weights to load. Without, and without pretrained=true, the weights are random. If a model card of
             `resect train` lies beside them, arguments that are not given are its.
         model_args: keyword arguments of the model, e.g. {"width": 32}, {"pretrained": True}.
@@ -146,7 +148,9 @@ def _resect(spec: str, name: str, arguments: dict[str, Value], samples: SampleSe
     settings: dict[str, Any] = {"channels": images[0], "classes": classes or 10}
     if parts["kind"] == "resnet":
         settings |= {"depth": int(parts["depth"]), "preactivation": parts["original"] is None}
-        settings |= {"branches": int(parts["branches"])} if parts["branches"] else {}
+        branches = parts["branches"] or parts["towers"]
+        settings |= {"branches": int(branches)} if branches else {}
+        settings |= {"merge": int(parts["merge"])} if parts["merge"] else {}
     elif parts["kind"] == "highway":
         settings["blocks"] = int(parts["depth"])
     else:

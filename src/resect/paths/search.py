@@ -152,7 +152,7 @@ class Search:
             lanes = {key: torch.cat([node.lanes[key] for node in group]) for key in group[0].lanes}
             edges: Sequence[Edge | None] = self.routes.stations[station].edges if station == index - 1 else [None]
             for edge in edges:
-                before = over_edge(self.slices[index], edge, lanes, self.trace, self.routes)
+                before = over_edge(self.slices[index], edge, lanes, self.trace, self.routes, station)
                 taken = () if edge is None or edge[0] is None else (edge[0],)
                 blocks = [(*taken, *node.blocks) for node in group]
                 self._open(index - 1, before, station if edge is None else edge[1], blocks)

@@ -34,7 +34,7 @@ def path_lanes(
     order = sorted(range(len(drawn)), key=lambda i: _from_output(drawn[i]))
     for first in range(0, len(order), most):
         part = order[first : first + most]
-        tree = _Tree(trace.scalar_gradient, [drawn[i] for i in part])
+        tree = _Tree(trace.scalar_gradient, [drawn[i] for i in part], len(routes.stations))
         for index, gradient in trace.slices():
             tree.through(gradient, index - 1, routes, trace)
             if progress:
@@ -48,15 +48,23 @@ def _from_output(route: Route) -> list[tuple[int, int, int]]:
     return [(-where, -1 if slot is None else slot, source) for where, (slot, source) in sorted(route.items())[::-1]]
 
 
+_Way = tuple[Edge | None, int | None]  # the edge over this join, None for past it; the station ahead of the route
+
+
 class _Tree:
     """The lanes of some different routes.
 
+    Args:
+        output: the station that the output is.
+
     Attributes:
         members: per lane in use the routes that share it.
+        ahead: per route the next station that it passes, if it says so.
     """
 
-    def __init__(self, start: Lanes, drawn: Sequence[Route]) -> None:
+    def __init__(self, start: Lanes, drawn: Sequence[Route], output: int) -> None:
         self.drawn = drawn
+        self.ahead = [route[output][1] if output in route else None for route in drawn]
         self.lanes = first_lanes(start, len(drawn))
         self.exponents = np.zeros(len(drawn), dtype=np.int64)
         self.members: dict[int, list[int]] = {0: list(range(len(drawn)))}
@@ -66,27 +74,29 @@ class _Tree:
         moves = self._grow(station)
         step = _Step(self, gradient)
         for in_place in (False, True):  # a lane's own place is overwritten last, when all that branch off are served
-            for edge, pairs in moves.items():
+            for (edge, ahead), pairs in moves.items():
                 chosen = [pair for pair in pairs if (pair[0] == pair[1]) == in_place]
                 if chosen:
-                    step.move(edge, chosen, routes, trace)
+                    step.move(edge, ahead, chosen, routes, trace)
         step.watch.settle(self.lanes, self.exponents)
 
-    def _grow(self, station: int) -> dict[Edge | None, list[tuple[int, int]]]:
-        """Split the lanes whose routes part here: per edge (None: past this join) pairs (lane before, lane behind)."""
-        moves: dict[Edge | None, list[tuple[int, int]]] = {}
+    def _grow(self, station: int) -> dict[_Way, list[tuple[int, int]]]:
+        """Split the lanes whose routes part here: per way pairs (lane before, lane behind)."""
+        moves: dict[_Way, list[tuple[int, int]]] = {}
         members: dict[int, list[int]] = {}
         free = len(self.members)
         for lane, routes in self.members.items():
-            by_edge: dict[Edge | None, list[int]] = {}
+            by_way: dict[_Way, list[int]] = {}
             for route in routes:
-                by_edge.setdefault(self.drawn[route].get(station), []).append(route)
-            edges = sorted(by_edge, key=lambda edge: edge is not None and edge[0] is not None)  # a skip stays in place
-            for i, edge in enumerate(edges):
+                edge = self.drawn[route].get(station)
+                by_way.setdefault((edge, self.ahead[route]), []).append(route)
+                self.ahead[route] = self.ahead[route] if edge is None else edge[1]
+            ways = sorted(by_way, key=lambda way: way[0] is not None and way[0][0] is not None)  # a skip stays in place
+            for i, way in enumerate(ways):
                 place = lane if i == 0 else free
                 free += i > 0
-                members[place] = by_edge[edge]
-                moves.setdefault(edge, []).append((lane, place))
+                members[place] = by_way[way]
+                moves.setdefault(way, []).append((lane, place))
         self.members = members
         return moves
 
@@ -100,15 +110,18 @@ class _Step:
         self.present = tree.lanes.keys() - {self.stays}
         self.watch = Watch()
 
-    def move(self, edge: Edge | None, moves: list[tuple[int, int]], routes: Routes, trace: Trace) -> None:
-        """Bring lanes over one edge to their places."""
+    def move(
+        self, edge: Edge | None, ahead: int | None, moves: list[tuple[int, int]], routes: Routes, trace: Trace
+    ) -> None:
+        """Bring lanes over one way to their places."""
         in_place = moves[0][0] == moves[0][1]
         if in_place and edge is not None and edge[0] is None and self.stays is not None and not self.present:
             return
         size = group_size(value[0] for value in [*self.ending.values(), *self.tree.lanes.values()])
         for start in range(0, len(moves), size):
             before, behind = (list(column) for column in zip(*moves[start : start + size], strict=True))
-            self._write(over_edge(self.gradient, edge, self._lanes(before), trace, routes), before, behind)
+            moved = over_edge(self.gradient, edge, self._lanes(before), trace, routes, ahead)
+            self._write(moved, before, behind)
 
     def _lanes(self, which: list[int]) -> Lanes:
         every = {**self.ending, **{key: self.tree.lanes[key] for key in self.present}}
@@ -135,8 +148,21 @@ def _picked(lanes: Tensor, which: list[int]) -> Tensor:
     return lanes[torch.tensor(which, device=lanes.device)]
 
 
-def over_edge(part: SliceGradient, edge: Edge | None, cotangents: Lanes, trace: Trace, routes: Routes) -> Lanes:
-    """From behind a join to before it, over one edge; for None past the join. May hold views of what was given."""
+def over_edge(
+    part: SliceGradient,
+    edge: Edge | None,
+    cotangents: Lanes,
+    trace: Trace,
+    routes: Routes,
+    ahead: int | None = None,
+) -> Lanes:
+    """From behind a join to before it, over one edge; for None past the join. May hold views of what was given.
+
+    Args:
+        ahead: the next station of the route, where it says so: only what comes from there goes on.
+    """
+    if ahead is not None:
+        cotangents = of_source(cotangents, ahead, trace, routes)
     total = {key: value for key, value in cotangents.items() if not part.ends_here(key)}
     ends, direct = part.to_ends({key: value for key, value in cotangents.items() if key not in total})
     if edge is not None:
