@@ -1,8 +1,9 @@
 """What deleting, repeating and reordering blocks does (paper, Figures 3 and 5).
 
 Tables are those of a lesion result: one row a lesion, with its labels, its `error`, and what else a figure says it
-needs. Errors are fractions of 1 and drawn in percent, unless a `Measure` says what they are instead. `intact` is the
-error of the intact network, `chance` that of always naming the commonest class.
+needs. `behind` are lesions of the same kind that others made (the paper's authors), drawn behind in grey. Errors are
+fractions of 1 and drawn in percent, unless a `Measure` says what they are instead. `intact` is the error of the intact
+network, `chance` that of always naming the commonest class.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Measure:
 
 
 ERROR = Measure()
+_THEIRS = "the paper's authors"
 
 
 def with_error(table: pd.DataFrame) -> pd.DataFrame:
@@ -90,6 +92,7 @@ def deletions(
     *,
     title: str = "",
     label: str = BY_BLOCK["single"][1],
+    behind: pd.DataFrame | None = None,
     ax: Axes | None = None,
     measure: Measure = ERROR,
 ) -> Axes:
@@ -104,9 +107,13 @@ def deletions(
     where = bar_places(table)
     _bars(ax, table, where, BLUE, measure=measure)
     ends, factor = _interval(table, measure), measure.factor
-    highest = np.nanmax([intact * factor, *table["error"] * factor, *(ends[1] if ends else ())])
+    theirs = () if behind is None else behind["error"] * factor
+    highest = np.nanmax([intact * factor, *table["error"] * factor, *(ends[1] if ends else ()), *theirs])
     top = _top(float(highest), chance) if measure.rate else float(highest) * 1.25 or 1.0
     entries = []
+    if behind is not None:
+        ax.plot(behind["block"], theirs, "o", color=GREY, markersize=3.5, fillstyle="none", markeredgewidth=0.9)
+        entries.append((f"○ {_THEIRS}", GREY))
     if ends:
         ax.vlines(where, *ends, color=BAR_GREY, linewidth=1.3)
         entries.append(("| 95 % interval of the change", GREY))
@@ -199,18 +206,26 @@ def random(
     chance: float | None = None,
     *,
     unit: str = "block",
+    behind: pd.DataFrame | None = None,
     ax: Axes | None = None,
     measure: Measure = ERROR,
 ) -> Axes:
     """Error by the number of blocks `deleted` at random: every deletion, the mean and the middle half."""
     ax = axes_or_new(ax)
+    entries = [("● one deletion", "#6b93bd"), ("■ middle half", "#8fb2d6"), ("—  mean", BLUE)]
+    if behind is not None:
+        theirs = behind["error"] * measure.factor
+        ax.plot(behind["count"], theirs, ".", color=BAR_GREY, alpha=0.5, markersize=3, markeredgewidth=0)
+        means = theirs.groupby(behind["count"]).mean()
+        ax.plot(means.index, means, color=GREY, linewidth=1.4, linestyle="--")
+        entries.append((f"╌ mean, {_THEIRS}", GREY))
     drawn = table["error"] * measure.factor
     errors = drawn.groupby(table["deleted"])
     quartiles, mean = errors.quantile(np.array([0.25, 0.75])).unstack(), errors.mean()
     ax.fill_between(mean.index, quartiles[0.25], quartiles[0.75], color=PALE_BLUE, linewidth=0)
     ax.plot(table["deleted"], drawn, ".", color=BLUE, alpha=0.4, markersize=4, markeredgewidth=0)
     ax.plot(mean.index, mean, color=BLUE, linewidth=2, marker="o", markersize=3)
-    head(ax, "", [("● one deletion", "#6b93bd"), ("■ middle half", "#8fb2d6"), ("—  mean", BLUE)])
+    head(ax, "", entries)
     most = int(table["deleted"].max())
     ax.set(xlabel=f"{unit}s deleted at random", xlim=(0, most + max(0.5, most * 0.02)))
     whole_numbers(ax)
@@ -223,11 +238,18 @@ def reorderings(
     intact: float,
     chance: float | None = None,
     *,
+    behind: pd.DataFrame | None = None,
     ax: Axes | None = None,
     measure: Measure = ERROR,
 ) -> Axes:
     """Error by the `kendall_tau` of the blocks' order, from the intact order, 1, down."""
     ax = axes_or_new(ax)
+    entries = [("● one reordering", BLUE), ("■ median", INK)]
+    if behind is not None:
+        shown = behind[behind["kendall_tau"] >= table["kendall_tau"].min()]
+        where, theirs = shown["kendall_tau"], shown["error"] * measure.factor
+        ax.plot(where, theirs, ".", color=BAR_GREY, alpha=0.35, markersize=3, markeredgewidth=0)
+        entries.append((f"● {_THEIRS}", GREY))
     tau, error = table["kendall_tau"].to_numpy(float), table["error"].to_numpy(float) * measure.factor
     ax.plot(tau, error, "o", color=BLUE, alpha=0.4, markersize=4.5, markeredgewidth=0)
     before = np.array([(tau > value).sum() for value in tau])  # equal ones stay together
@@ -238,7 +260,7 @@ def reorderings(
     if np.ptp(tau) and np.ptp(error):
         value = np.corrcoef(table["kendall_tau"].rank(), table["error"].rank())[0, 1]
         correlation = f"Spearman rank correlation {value:.2f}".replace("-", "−")
-    head(ax, correlation, [("● one reordering", BLUE), ("■ median", INK)])
+    head(ax, correlation, entries)
     width = max(1 - float(tau.min()), 0.01)
     ax.set_xlim(1 + width * 0.02, 1 - width * 1.04)
     ax.set_xlabel("Kendall tau of the order of the blocks (1 = intact order)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from resect.figures.strip import SMALLEST_LOSS
-from resect.jobs import paper
+from resect.jobs import authors, paper
 from resect.jobs.findings import Study
 from resect.paths.measures import Effective
 from resect.report.study.phrases import at_chance, change, largest, no_correlation, of_all, without_several
@@ -52,10 +52,22 @@ def deletions_caption(study: Study) -> Caption:
             f"; at the right {study.plain.model}, a plain network, without each layer. Mind the scales: the left axis "
             "is drawn for its own errors, the right one for 0 to 100 %; the blue band is the range of the left figure"
         )
-    shows += f". {paper.ONE_DELETED.where} of the paper."
+    shows += f". {paper.ONE_DELETED.where} of the paper.{_theirs(study, 'delete')}"
     if at_chance(study, ensemble.intact_error):
         return shows, _tells_nothing(unit)
     return shows, _each(study) + _downsampling(study) + _plain(study)
+
+
+def _theirs(study: Study, operation: str) -> str:
+    """What the authors' points behind a figure are, if there are any."""
+    table = authors.beside(study.subject.model, study.blocks, operation)
+    if table is None:
+        return ""
+    intact = percent(authors.intact(str(table["network"].iloc[0])))
+    return (
+        f" Grey: the {len(table):,} that its authors made to their own network of {plural(len(study.blocks), 'block')} "
+        f"on CIFAR-10, which errs on {intact} intact."
+    )
 
 
 def _each(study: Study) -> str:
@@ -122,7 +134,7 @@ def random_caption(study: Study) -> Caption:
     most, repeats, means = int(study.random["deleted"].max()), int(groups.size().max()), groups.mean()
     what = f"1 to {plural(most, unit)} are" if most > 1 else f"1 {unit} is"
     shows = f"Error when {what} deleted at random, {plural(repeats, 'draw')} for each number; the line is their mean. "
-    shows += f"{paper.SEVERAL_DELETED.where} of the paper."
+    shows += f"{paper.SEVERAL_DELETED.where} of the paper.{_theirs(study, 'delete several')}"
     if at_chance(study, ensemble.intact_error):
         return shows, _tells_nothing(unit)
     numbers = without_several(ensemble, unit)
@@ -151,6 +163,7 @@ def reordering_caption(study: Study) -> Caption:
     shows = (
         f"Error of {plural(ensemble.reorderings, 'network')} in which random pairs of {unit}s of one span have traded "
         f"places{traded_back}, by how much of the order is left. {paper.REORDERED.where} of the paper."
+        f"{_theirs(study, 'swap several')}"
     )
     correlation = ensemble.tau_correlation
     if correlation is None:

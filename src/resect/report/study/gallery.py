@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from resect.figures import ensembles, lesions, paths, strip
 from resect.figures.style import Panel, side_by_side
+from resect.jobs import authors
 from resect.jobs.findings import Study
 from resect.report.study import captions
 from resect.report.study.captions import Caption
@@ -48,10 +49,9 @@ def _lesions(study: Study) -> list[Drawing]:
     intact, chance = ensemble.intact_error, ensemble.chance_error
     blocks = partial(strip.strip, study.blocks, study.deletions, study.intact_loss)
     height = strip.height(study.subject.blocks)
-    label = f"deleted {unit} (its index)"
-    single: list[Panel] = [
-        partial(lesions.deletions, study.deletions, intact, chance, label=label, title=study.subject.model)
-    ]
+    label, theirs = f"deleted {unit} (its index)", partial(authors.beside, study.subject.model, study.blocks)
+    one = partial(lesions.deletions, study.deletions, intact, chance, label=label, title=study.subject.model)
+    single: list[Panel] = [partial(one, behind=theirs("delete"))]
     if plain := study.plain:
         errors = (plain.intact_error, chance)
         single.append(partial(lesions.control, plain.deletions, study.deletions, *errors, title=plain.model))
@@ -61,10 +61,10 @@ def _lesions(study: Study) -> list[Drawing]:
         Drawing("deletions", f"One {unit} deleted", single, captions.deletions_caption, 3.9, widths),
     ]
     if len(study.random) and study.random["deleted"].max() > 1:
-        several = partial(lesions.random, study.random, intact, chance, unit=unit)
+        several = partial(lesions.random, study.random, intact, chance, unit=unit, behind=theirs("delete several"))
         drawn.append(Drawing("random", f"Several {unit}s deleted", [several], captions.random_caption))
     if len(study.reorderings):
-        reordered = partial(lesions.reorderings, study.reorderings, intact, chance)
+        reordered = partial(lesions.reorderings, study.reorderings, intact, chance, behind=theirs("swap several"))
         title = f"{unit.capitalize()}s reordered"
         drawn.append(Drawing("reorderings", title, [reordered], captions.reordering_caption))
     return drawn
