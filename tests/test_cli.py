@@ -244,7 +244,7 @@ def test_bad_options_are_clicks() -> None:
     assert "'pears' is not one of" in result.stderr
 
 
-VERBS = ("study", "blocks", "lesion", "paths", "compare", "train", "evaluate", "ls", "show", "report")
+VERBS = ("study", "blocks", "lesion", "paths", "compare", "train", "reproduce", "evaluate", "ls", "show", "report")
 
 
 def without_torch(*commands: list[str]) -> str:

@@ -19,8 +19,8 @@ PUBLIC = [
     "ResectError", "RunError", "Samples", "Scheduled", "Scores", "ShapleyResult", "SpecError", "StrongPaths", "Task",
     "Unraveled", "Variant", "__version__", "calibrate", "compare", "ensemble", "evaluate", "fair_shares",
     "first_order", "keep_freed_memory", "lesion", "load_model", "load_samples", "participation", "path_energy",
-    "path_spectrum", "path_squares", "plans", "sample_paths", "schedules", "scores", "shapley", "strongest_paths",
-    "study", "train", "unravel",
+    "path_spectrum", "path_squares", "plans", "reproduce", "sample_paths", "schedules", "scores", "shapley",
+    "strongest_paths", "study", "train", "unravel",
 ]  # fmt: skip
 
 

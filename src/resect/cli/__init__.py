@@ -22,6 +22,7 @@ _VERBS = {
     "paths": "The gradient by path length, exact and sampled.",
     "compare": "Overlay finished runs by path length.",
     "train": "Train a network, on all of its blocks or on some.",
+    "reproduce": "The paper's claims, measured again, each with a verdict.",
     "evaluate": "Test error of networks side by side, with intervals.",
     "ls": "List runs.",
     "show": "Print the answers of a finished run.",

@@ -141,12 +141,22 @@ def normalize_option(names: str) -> Callable[[Decorated], Decorated]:
     return click.option("--normalize", metavar="MEAN/STD", default="auto", show_default=True, callback=given, help=help)
 
 
-def data_options(function: Decorated) -> Decorated:
-    """--limit, --normalize, --calibrate, --seed, --device and --dtype."""
+def run_options(function: Decorated) -> Decorated:
+    """--limit, --seed, --device and --dtype."""
     for option in (
         click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps."),
         click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights, plans and paths."),
+        click.option("--limit", type=int, help="Use only the first samples."),
+    ):
+        function = option(function)
+    return function
+
+
+def data_options(function: Decorated) -> Decorated:
+    """--limit, --normalize, --calibrate, --seed, --device and --dtype."""
+    for option in (
+        run_options,
         click.option(
             "--calibrate",
             default=0,
@@ -155,7 +165,6 @@ def data_options(function: Decorated) -> Decorated:
             help="Measure the statistics of batch norms on N samples first, for networks without training.",
         ),
         normalize_option("none, imagenet, or card, what the model's says. auto: the card, else the data's own."),
-        click.option("--limit", type=int, help="Use only the first samples."),
     ):
         function = option(function)
     return function

@@ -97,8 +97,8 @@ def _kept(out: Path | None) -> str:
     """What is left of a run that is interrupted."""
     if out is None:
         return "Nothing is kept; in a run folder, --out RUN, the same command would go on where it stopped."
-    pieces = [*(out / "parts").glob("*.npz"), *(out / "networks").glob("*.safetensors")]
-    trainings = list((out / "networks").glob("*.checkpoint"))
+    pieces = [*out.rglob("parts/*.npz"), *out.rglob("networks/*.safetensors")]  # of its own, and of runs inside it
+    trainings = list(out.rglob("networks/*.checkpoint"))
     if not pieces and not trainings:
         return "No piece of work was finished, so nothing is kept: the same command starts anew."
     kept = plural(len(pieces) + len(trainings), "finished piece")

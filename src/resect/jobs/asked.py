@@ -9,12 +9,14 @@ from typing import Any, ClassVar, Self
 
 from resect.errors import InputError, SpecError
 from resect.graph.decisions import Gates, Removal
+from resect.jobs.paper import CLAIMS
 from resect.jobs.source import Source, split_spec
 from resect.measuring.meaning import require_task
 from resect.models.names import SPECIFIC, has_weights, is_shipped, require_model_spec
 from resect.runs.command import command_line
 from resect.sweep.settings import PLANS, PLANS_OF, LesionSettings
 
+_NUMBERS = tuple(claim.number for claim in CLAIMS)
 MODEL, DATA = "resect:resnet110-digits", "digits"  # of a study
 MEMORY_FORMATS = ("auto", "contiguous", "channels-last")
 
@@ -284,6 +286,58 @@ class EvaluateAsked(Asked):
         """The command that does the same: data first, then the networks."""
         options = {**_given(self.source), **_given(self), "checkpoint": None, "others": None}  # named as networks
         return command_line(self.verb, [str(self.source.data), self.first, *self.others], options)
+
+
+@dataclass(frozen=True)
+class ReproduceAsked(Asked):
+    """Which claims of the paper are measured again, on the networks that are shipped for some data.
+
+    Attributes:
+        claims: their numbers, e.g. ("1", "12"); a number stands for all of its parts (12a, 12b ...). All if none is
+            given.
+        repeats: as of a study.
+    """
+
+    verb: ClassVar[str] = "reproduce"
+    claims: tuple[str, ...] = ()
+    repeats: int = 10
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        known = {number.rstrip("abc") for number in _NUMBERS}
+        if self.kind not in ("digits", "cifar10"):
+            raise InputError(
+                f"`data` must be digits or cifar10:DIR, for which networks are shipped, got {self.source.data}."
+            )
+        for claim in self.claims:
+            if claim not in _NUMBERS and claim not in known and claim != "all":
+                raise InputError(f"`claims` must be of {', '.join(_NUMBERS)}, or all, got {claim!r}.")
+        super().__post_init__()
+
+    @property
+    def kind(self) -> str:
+        """Of the data: "digits" or "cifar10"."""
+        return (self.source.data or "").partition(":")[0]
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The numbers of all claims that are asked for, in the order of the paper."""
+        if not self.claims or "all" in self.claims:
+            return _NUMBERS
+        return tuple(n for n in _NUMBERS if n in self.claims or n.rstrip("abc") in self.claims)
+
+    @classmethod
+    def of(cls, claims: Sequence[str], data: str, options: Mapping[str, Any]) -> Self:
+        """The job for claims and data."""
+        kind = data.partition(":")[0] if isinstance(data, str) else data
+        known = kind if kind in ("digits", "cifar10") else DATA
+        return cls.from_options(f"resect:resnet110-{known}", data, {"claims": tuple(claims), **options})
+
+    def command(self) -> str:
+        """The command that does the same."""
+        options = {**_given(self.source), **_given(self), "claims": None}
+        data = None if self.source.data == DATA else self.source.data
+        return command_line(self.verb, self.claims, {"data": data, **options})
 
 
 def _given(holder: Any) -> dict[str, Any]:

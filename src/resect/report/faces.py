@@ -15,7 +15,13 @@ from resect.runs.lock import locked
 from resect.runs.record import FILE, Record
 from resect.words import duration
 
-_DRAWN = {"study": "report.html", "lesion": "figures", "paths": "figures", "compare": "figures"}  # what there is then
+_DRAWN = {  # what there is then
+    "study": "report.html",
+    "reproduce": "report.html",
+    "lesion": "figures",
+    "paths": "figures",
+    "compare": "figures",
+}
 _KINDS = (*_DRAWN, "train", "evaluate")
 
 

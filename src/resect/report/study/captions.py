@@ -6,7 +6,7 @@ import numpy as np
 
 from resect.figures.strip import SMALLEST_LOSS
 from resect.jobs import authors, paper
-from resect.jobs.findings import Study
+from resect.jobs.findings import Study, rise_of
 from resect.paths.measures import Effective
 from resect.report.study.phrases import at_chance, change, largest, no_correlation, of_all, without_several
 from resect.report.study.verdicts import trend
@@ -144,8 +144,7 @@ def random_caption(study: Study) -> Caption:
     beside = unit == "block"  # the paper deletes several blocks of residual networks only
     if rise < 0.02:
         return shows, f"{'Unlike in the paper, the' if beside else 'The'} mean error hardly rises, if at all. {numbers}"
-    reached = (means.to_numpy() - ensemble.intact_error) / rise
-    early, late = (int(means.index[int(np.argmax(reached >= part))]) for part in (0.1, 0.9))
+    early, late = rise_of(study.random, ensemble.intact_error)
     if late - early >= most / 4:
         kind, in_paper = "over many numbers of deletions", "as the paper found for an ensemble whose members leave"
     else:

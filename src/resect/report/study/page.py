@@ -29,21 +29,30 @@ def write_report(study: Study, folder: Path) -> Path:
     Returns:
         The path of the page.
     """
-    figures = folder / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
+    shown = write_figures(study, folder / "figures")
+    page = folder / "report.html"
+    write_text(page, _html(study, shown))
+    return page
+
+
+def write_figures(study: Study, folder: Path) -> list[dict[str, str]]:
+    """Write NAME.svg and NAME.png of every figure of a study.
+
+    Returns:
+        What a page shows of each: `name`, `title`, `source` (the picture), and its caption, `what` and `meaning`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     shown = []
     for drawing in drawings(study):
         figure = drawing.figure()
         vector = _rendered(figure, "svg")
         figure.set_layout_engine("none")  # the layout stands; making it again takes as long as drawing
-        write_bytes(figures / f"{drawing.name}.svg", vector)
-        write_bytes(figures / f"{drawing.name}.png", _rendered(figure, "png"))
+        write_bytes(folder / f"{drawing.name}.svg", vector)
+        write_bytes(folder / f"{drawing.name}.png", _rendered(figure, "png"))
         what, meaning = drawing.caption(study)
         source = "data:image/svg+xml;base64," + base64.b64encode(vector).decode()
         shown.append({"name": drawing.name, "title": drawing.title, "source": source, "what": what, "meaning": meaning})
-    page = folder / "report.html"
-    write_text(page, _html(study, shown))
-    return page
+    return shown
 
 
 def _rendered(figure: Figure, kind: str) -> bytes:
@@ -54,7 +63,8 @@ def _rendered(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _html(study: Study, figures: list[dict[str, str]]) -> str:
+def templates() -> Environment:
+    """The templates of pages, with the filters by which numbers become text."""
     environment = Environment(
         loader=PackageLoader("resect.report.study"),
         autoescape=True,
@@ -64,16 +74,24 @@ def _html(study: Study, figures: list[dict[str, str]]) -> str:
     )
     environment.filters.update(percent=percent, points=points, decimal=decimal, duration=duration)
     environment.filters.update(bound=_bound, plainly=_plainly)
-    return environment.get_template("report.html").render(
-        study=study,
-        subject=study.subject,
-        answers=answers(study),
-        compared=COMPARED,
-        comparison=comparison(study),
-        figures=figures,
-        blocks=_block_rows(study),
-        settings={"Configuration": study.asked, "Environment": study.environment},
-        plural=plural,
+    return environment
+
+
+def _html(study: Study, figures: list[dict[str, str]]) -> str:
+    return (
+        templates()
+        .get_template("report.html")
+        .render(
+            study=study,
+            subject=study.subject,
+            answers=answers(study),
+            compared=COMPARED,
+            comparison=comparison(study),
+            figures=figures,
+            blocks=_block_rows(study),
+            settings={"Configuration": study.asked, "Environment": study.environment},
+            plural=plural,
+        )
     )
 
 

@@ -1,0 +1,197 @@
+"""The paper's claims, measured again: the rules of the verdicts, and what is said of what was not run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+import resect
+from made import made_study
+from resect.cli import main
+from resect.jobs.asked import ReproduceAsked
+from resect.jobs.claims import (
+    CHECKS,
+    FAILS,
+    HOLDS,
+    NOT_RUN,
+    PARTLY,
+    UNKNOWN,
+    correlation_interval,
+    finding,
+    median_interval,
+)
+from resect.jobs.findings import Study
+from resect.jobs.paper import CLAIMS
+from resect.report import reproduce as face
+
+
+def record_of(study: Study) -> resect.Record:
+    """The run that a made study would have left."""
+    found = {
+        "subject": asdict(study.subject),
+        "answers": study.answers.as_dict(),
+        "intact_loss": study.intact_loss,
+        "control": study.plain.numbers() if study.plain else None,
+    }
+    names = ("blocks", "deletions", "random", "reorderings", "lengths")
+    tables = {name: getattr(study, name) for name in names} | (
+        {"control": study.plain.deletions} if study.plain else {}
+    )
+    return resect.Record("study", study.asked, {}, {"seconds": 1.0}, study.command, found, tables)
+
+
+def verdict(number: str, study: Study, **others: resect.Record) -> str:
+    return finding(number, {"study": record_of(study), **others}).verdict
+
+
+def lesions(damage: list[float]) -> resect.Record:
+    return resect.Record("lesion", {}, {}, {}, "resect lesion", {}, {"lesions": pd.DataFrame({"damage": damage})})
+
+
+def test_every_claim_of_the_paper_has_a_rule_and_numbers_of_the_authors() -> None:
+    assert [claim.number for claim in CLAIMS] == sorted(CHECKS, key=[claim.number for claim in CLAIMS].index)
+    for check in CHECKS.values():
+        assert check.rule.startswith("Holds if")
+        assert check.rule.endswith(".")
+        assert check.theirs
+    assert "0.4 points" in CHECKS["1"].theirs
+    assert "50 of 54" in CHECKS["1"].theirs
+    assert "6.5 %, 9.6 %, 25.1 %, 57.8 %, 73.9 %" in CHECKS["3"].theirs
+    assert "-0.80" in CHECKS["4"].theirs.replace("\u2212", "-")
+    assert "36.2 points, 10.0 points, 5.7 points, 3.1 points, 0.4 points" in CHECKS["1b"].theirs
+
+
+def test_deletions() -> None:
+    assert verdict("1", made_study()) == HOLDS
+    assert verdict("1", made_study(cost=0.2)) == PARTLY  # the plain network is at chance all the same
+    assert verdict("1", made_study(cost=0.2, control=False)) == FAILS
+    assert verdict("1", made_study(intact=0.9)) == UNKNOWN
+    study = made_study()
+    for step, expected in ((9, HOLDS), (6, PARTLY)):  # of six costly blocks two downsample; of nine three
+        costly = study.deletions["damage"].where(study.deletions["block"] % step > 0, 0.7)
+        assert verdict("1", replace(study, deletions=study.deletions.assign(damage=costly))) == expected
+
+
+def test_random_deletions_and_reorderings() -> None:
+    study = made_study()
+    assert verdict("3", study) == HOLDS
+    abrupt = study.random.assign(error=np.where(study.random["deleted"] > 3, 0.9, 0.07))
+    assert verdict("3", replace(study, random=abrupt)) == FAILS
+    assert verdict("4", study) == HOLDS
+    for value, expected in ((-0.4, PARTLY), (-0.1, FAILS), (0.5, FAILS), (None, UNKNOWN)):
+        ensemble = replace(study.answers.ensemble, tau_correlation=value)
+        assert verdict("4", replace(study, answers=replace(study.answers, ensemble=ensemble))) == expected
+
+
+def test_paths() -> None:
+    short, long = made_study(rate=0.1), made_study(rate=0.9)
+    assert verdict("6", short) == HOLDS
+    assert verdict("6", replace(short, lengths=short.lengths.assign(log2_paths=1.0))) == FAILS
+    assert verdict("7", short) == HOLDS
+    assert verdict("7", replace(short, lengths=short.lengths.assign(path_norm=1.1 ** np.arange(55)))) == FAILS
+    assert [verdict("8", made_study(rate=rate)) for rate in (0.1, 0.2, 0.9)] == [HOLDS, PARTLY, FAILS]
+    assert [verdict("8b", study) for study in (short, long)] == [HOLDS, FAILS]
+
+
+def test_claims_of_several_runs() -> None:
+    study = made_study()
+    assert verdict("12b", study, skips=lesions([0.8] * 54)) == HOLDS
+    assert verdict("12b", study, skips=lesions([0.0] * 54)) == PARTLY
+    assert verdict("12b", study) == NOT_RUN
+    assert verdict("12c", study) == NOT_RUN
+    assert verdict("5", study, twice=lesions([0.001] * 50 + [0.5])) == HOLDS
+    assert verdict("10", study, stochastic=lesions([0.0] * 54)) == HOLDS
+    assert verdict("10", study, stochastic=lesions([0.9 * (i % 18 > 0) for i in range(54)])) == PARTLY
+
+
+@pytest.mark.parametrize(
+    ("low", "error", "high", "expected"),
+    [(0.0, 0.01, 0.015, HOLDS), (0.03, 0.05, 0.07, PARTLY), (0.12, 0.13, 0.14, FAILS), (0.0, 0.04, 0.11, UNKNOWN)],
+)
+def test_averaged_members(low: float, error: float, high: float, expected: str) -> None:
+    row = {"members": 32, "error": error, "error_low": low, "error_high": high}
+    table = pd.DataFrame([{**row, "member_error": 0.16, "independent_error": 0.0}])
+    run = resect.Record("lesion", {}, {}, {}, "resect lesion", {"removed": 5}, {"ensembles": table})
+    assert finding("12a", {"ensemble": run}).verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(0.06, 0.08, FAILS), (-0.004, 0.004, HOLDS), (-0.01, 0.01, UNKNOWN)]
+)
+def test_training_on_effective_paths(low: float, high: float, expected: str) -> None:
+    row = {"error": 0.1, "difference": (low + high) / 2, "difference_low": low, "difference_high": high}
+    table = pd.DataFrame([{"error": 0.09}, row])
+    run = resect.Record("evaluate", {}, {}, {}, "resect evaluate", {}, {"networks": table})
+    assert finding("9", {"effective": run}).verdict == expected
+
+
+def test_intervals_cover_as_often_as_they_say() -> None:
+    draw = np.random.default_rng(0)
+    medians = [median_interval(pd.Series(draw.exponential(size=54))) for _ in range(500)]
+    assert 0.93 < np.mean([low <= np.log(2) <= high for low, high in medians]) < 1
+    pairs = [draw.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 60) for _ in range(400)]
+    truth = 6 / np.pi * np.arcsin(0.6 / 2)
+    ends = [correlation_interval(float(pd.DataFrame(p).corr("spearman").iloc[0, 1]), 60) for p in pairs]
+    assert 0.92 < np.mean([low <= truth <= high for low, high in ends]) < 0.98
+
+
+def test_claims_are_asked_for_by_number() -> None:
+    def wanted(*claims: str) -> tuple[str, ...]:
+        return ReproduceAsked.of(claims, "digits", {}).wanted
+
+    assert wanted("12", "1b") == ("1b", "12a", "12b", "12c")
+    assert wanted() == wanted("all") == tuple(claim.number for claim in CLAIMS)
+    asked = ReproduceAsked.of(["3"], "cifar10:some dir", {"limit": 5})
+    assert asked.command() == "resect reproduce 3 --data 'cifar10:some dir' --limit 5"
+    for arguments, said in ((["44"], "must be of 1, 1b, 2"), (["--data", "npz:a"], "must be digits or cifar10:DIR")):
+        result = CliRunner().invoke(main, ["reproduce", *arguments])
+        assert (result.exit_code, said in result.output) == (2, True)
+
+
+def test_what_cannot_be_measured_is_said_with_the_command_that_does(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        main, ["reproduce", "2", "9", "--limit", "9", "--out", str(tmp_path / "run"), "--quiet"]
+    )
+    assert result.exit_code == 0, result.output
+    assert result.output.count("not run here") == 3  # each, and both in the last line
+    assert "to run it: resect lesion torchvision:resnet152 folder:DIR,split=val" in result.output
+    assert "to run it: resect reproduce 9 --data cifar10:DIR" in result.output
+    page = (tmp_path / "run" / "report.html").read_text().replace("\u00a0", " ")
+    assert "of 46 below 1.6 points" in page
+    assert "5.96 % on 23 of 54 blocks" in page
+    assert "**not run here**" in face.markdown(resect.Record.read(tmp_path / "run"))
+    again = CliRunner().invoke(main, ["reproduce", "2", "9", "--limit", "9", "--out", str(tmp_path / "run"), "--quiet"])
+    assert again.output == result.output
+
+
+@pytest.mark.slow  # the study of the shipped ResNet-110 with all else that it is asked
+def test_claims_on_the_shipped_networks(tmp_path: Path) -> None:
+    arguments = [
+        "reproduce",
+        "1",
+        "3",
+        "5",
+        "8",
+        "12",
+        "--limit",
+        "40",
+        "--repeats",
+        "1",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    result = CliRunner().invoke(main, [*arguments, "--quiet", "--format", "json"])
+    assert result.exit_code == 0, result.output
+    claims = {claim["number"]: claim for claim in json.loads(result.output)["found"]["claims"]}
+    assert set(claims) == {"1", "1b", "3", "5", "8", "8b", "12a", "12b", "12c"}
+    assert all(claims[number]["here"] for number in ("1", "3", "5", "8", "12a", "12b"))
+    assert claims["12b"]["verdict"] == HOLDS
+    assert (tmp_path / "run" / "figures" / "deletions.png").is_file()
+    record = resect.Record.read(tmp_path / "run" / "skips")
+    assert record.command == "resect lesion resect:resnet110-digits digits --limit 40 --plan skips --batch-size 500"
