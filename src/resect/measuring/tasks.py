@@ -116,10 +116,10 @@ class Task:
             DataError: shapes or classes do not fit, or a function of one's own gives something else.
         """
         scored = self.checked(outputs, targets)
-        error = self.error and one_each("error", self._called(self.error, scored, targets), len(targets))
+        error = self.error and one_each("the error", self._called(self.error, scored, targets), targets).float()
         if error is not None and self.rate and self._own and not bool(((error == 0) | (error == 1)).all()):
             raise DataError(f"the error of {self.name} must be 0 or 1, as it is a rate. Make its Task with rate=False.")
-        return error, one_each("loss", self.loss_of(scored, targets), len(targets))
+        return error, one_each("the loss", self.loss_of(scored, targets), targets).float()
 
     def loss_of(self, scored: Any, targets: Tensor) -> Tensor:
         """The loss of what `checked` gives; DataError if a function of one's own fails."""
@@ -179,13 +179,13 @@ class Task:
         return None
 
 
-def one_each(what: str, values: Any, samples: int) -> Tensor:
-    """Values of a function of one's own as (B,) float32; DataError unless it gives one a sample."""
-    if not isinstance(values, Tensor) or tuple(values.shape) != (samples,):
+def one_each(what: str, values: Any, targets: Tensor) -> Tensor:
+    """Values of a function of one's own, (B,); DataError unless it gives one a sample."""
+    if not isinstance(values, Tensor) or values.shape != targets.shape[:1]:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         mean = " Of torch's losses, give reduction='none'." if got == () else ""
-        raise DataError(f"the metric {what} must return one value a sample, a tensor ({samples},), got {got}.{mean}")
-    return values.float()
+        raise DataError(f"{what} must return one value a sample, a tensor ({len(targets)},), got {got}.{mean}")
+    return values
 
 
 def _classes_last(outputs: Any, output: str | None) -> Tensor:
