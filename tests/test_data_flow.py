@@ -21,6 +21,7 @@ def copied(block: Block, x: Tensor) -> Tensor:
 SPELLINGS: dict[str, tuple[Way, int]] = {
     "x + (f + g)": (lambda b, x: x + (b.f(x) + b.g(x)), 4),
     "x + (f + g), reshaped": (lambda b, x: x + (b.f(x) + b.g(x)).reshape(len(x), 2, 4).reshape(len(x), 8), 4),
+    "x + (f + g), to the type that it has": (lambda b, x: x + (b.f(x) + b.g(x)).to(x.dtype), 4),
     "relu(x) + f(relu(x))": (lambda b, x: F.relu(x) + b.f(F.relu(x)), 2),
     "copies into slices": (copied, 2),
     "a scaled skip": (lambda b, x: 0.5 * x + b.f(x), 2),
