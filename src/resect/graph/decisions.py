@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
@@ -22,8 +23,56 @@ class Variant(Enum):
         return self.name
 
 
-Decision = int | None | Variant
-"""The block whose branch a slot runs, None where it runs none, or a variant of its own block."""
+Combine = Literal["mean", "sum"]
+"""What units that run side by side hand on: the mean of their outputs, or the state and all that they add to it."""
+
+
+Unit = Literal["block", "layer"]
+"""What is moved as one: a block, or the blocks of a layer, which stay together and in their order."""
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Units that all start from one state, instead of each from what the one before it gives.
+
+    Every slot of the span holds it. "mean" hands on the sum of the units' outputs, added in their order, divided by
+    their number; "sum" the first one's output, to which (output - state) of the others is added in their order.
+
+    Attributes:
+        units: the first and the last slot of every unit, whose blocks run one after the other; each begins where the
+            one before it ends.
+    """
+
+    units: tuple[tuple[int, int], ...]
+    combine: Combine = "mean"
+
+    @property
+    def first(self) -> int:
+        """The first slot of the span."""
+        return self.units[0][0]
+
+    @property
+    def last(self) -> int:
+        """The last slot of the span."""
+        return self.units[-1][1]
+
+    def __str__(self) -> str:
+        if all(first == last for first, last in self.units):
+            return f"{self.combine}({self.first}..{self.last})"
+        units = (f"{first}..{last}" if last > first else str(first) for first, last in self.units)
+        return f"{self.combine}({'|'.join(units)})"
+
+
+Decision = int | None | Variant | Parallel
+"""The block whose branch a slot runs, None where it runs none, a variant of its own block, or what it runs beside."""
+
+
+def block_run(slot: int, decision: Decision) -> int | None:
+    """The block of which a slot runs the branch; None where it runs none."""
+    if isinstance(decision, (Variant, Parallel)):
+        return None if decision is Variant.BYPASS else slot
+    return decision
+
 
 Removal = Literal["zero", "mean", "other sample"]
 """What stands for a deleted branch."""

@@ -17,8 +17,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.fx import Node
 
+from resect.graph.beside import Share
 from resect.graph.capture import NodeInput
-from resect.graph.decisions import Decision, Removal, Variant
+from resect.graph.decisions import Decision, Parallel, Removal, Variant, block_run
 from resect.graph.keys import Keys
 from resect.graph.ops import VIEWS, gate, hint_shape, hints, op_name
 from resect.graph.program import Program, Ref, Step, substitute
@@ -52,7 +53,14 @@ def _placed(value: Tensor, at: int) -> Tensor:
     return value.movedim(0, at).contiguous() if at else value  # contiguous, as views may follow
 
 
+def with_contribution(total: Tensor, output: Tensor, state: Tensor) -> Tensor:
+    """A sum of what units that run side by side make of one state, with another one's output."""
+    return total + (output - state)
+
+
 _ZERO: Final = object()
+
+Decisions = tuple[Decision | Share, ...]
 
 
 class Programs:
@@ -94,7 +102,7 @@ class Programs:
         }
         outputs = {keys.of(output) for output in sliced.captured.outputs if isinstance(output, Node)}
         self._outputs = frozenset(outputs) - set(range(self._base))
-        self._memo: dict[tuple[int, tuple[Decision, ...], frozenset[int]], Program] = {}
+        self._memo: dict[tuple[int, Decisions, frozenset[int]], Program] = {}
 
     @cached_property
     def input_keys(self) -> frozenset[int]:
@@ -132,7 +140,7 @@ class Programs:
 
     def live_at_end(self, arrangement: Sequence[Decision]) -> frozenset[int]:
         """The outputs, and the buffer updates (train mode) of all modules but those of branches that do not run."""
-        running = {i if isinstance(b, Variant) else b for i, b in enumerate(arrangement) if b is not Variant.BYPASS}
+        running = {block_run(i, decision) for i, decision in enumerate(arrangement)}
         return self._outputs.union(key for key, owners in self._owners.items() if not owners or owners & running)
 
     @cached_property
@@ -145,21 +153,33 @@ class Programs:
             if self.keys.of(value) >= self._base
         }
 
-    def decisions(self, index: int, arrangement: Sequence[Decision]) -> tuple[Decision, ...]:
-        """The part of an arrangement that decides slice `index`."""
-        return tuple(arrangement[slot] for slot in self.sliced.slots_of[index])
+    def decisions(self, index: int, arrangement: Sequence[Decision]) -> Decisions:
+        """The part of an arrangement that decides slice `index`: its slots, then what of it runs beside others."""
+        own = tuple(arrangement[slot] for slot in self.sliced.slots_of[index])
+        spans: list[Parallel] = []
+        for decision in arrangement:
+            if isinstance(decision, Parallel) and decision not in spans[-1:]:
+                spans.append(decision)
+        shares = tuple(share for span in spans for share in self.sliced.beside.shares(span).get(index, ()))
+        return tuple(map(_intact_beside, self.sliced.slots_of[index], own)) + shares
 
-    def build(self, index: int, decisions: tuple[Decision, ...], live_after: frozenset[int]) -> Program:
+    def build(self, index: int, decisions: Decisions, live_after: frozenset[int]) -> Program:
         """The program of slice `index` that computes the values `live_after`."""
         memo = (index, decisions, live_after)
         if memo not in self._memo:
             self._memo[memo] = self._build(index, decisions, live_after)
         return self._memo[memo]
 
-    def _build(self, index: int, decisions: tuple[Decision, ...], live_after: frozenset[int]) -> Program:
+    def _build(self, index: int, decided: Decisions, live_after: frozenset[int]) -> Program:
         slots = [self.sliced.slots[i] for i in self.sliced.slots_of[index]]
+        shares = [share for share in decided if isinstance(share, Share)]
+        decisions = [decision for decision in decided if not isinstance(decision, Share)]
         told = {slot.place.gate: (slot, decision) for slot, decision in zip(slots, decisions, strict=True)}
         resolution = _Resolution(self)
+        for share in shares:
+            if self.slice_of.get(self.keys.of(share.entry)) != index:
+                resolution.start_beside(share)
+        ends = {share.exit: share for share in shares}
         for node in self.sliced.slices[index]:
             slot, decision = told.get(node, (None, None))
             # A plain layer is its own join, and its gate.
@@ -169,6 +189,8 @@ class Programs:
                 resolution.join(node, slots, decisions)
             else:
                 resolution.keep(node)
+            if node in ends:
+                resolution.end_beside(ends[node])
         return self._eliminate(resolution, live_after)
 
     def _eliminate(self, resolution: _Resolution, live_after: frozenset[int]) -> Program:
@@ -273,6 +295,26 @@ class _Resolution:
             second[keys.gate(slot)] = second[keys.of(join.branch)]
         self._step(keys.of(join.node), join.node, second)
 
+    def start_beside(self, share: Share) -> None:
+        """Let a unit that runs beside others read the state from which they all start."""
+        self._value[self.keys.of(share.entry)] = self.keys.of(share.state)
+
+    def end_beside(self, share: Share) -> None:
+        """Add a unit's output, just executed, to those of the units before it; the last one's place takes the whole."""
+        assert share.exit is not None
+        keys, total = self.keys, self.keys.beside(share.exit)
+        output, state = self.source(keys.of(share.exit)), self.source(keys.of(share.state))
+        if share.number == 1:
+            self._value[total] = output
+        elif share.combine == "sum":
+            self._call(total, with_contribution, keys.beside(share.entry), output, state)
+        else:
+            self._call(total, torch.add, keys.beside(share.entry), output)
+        if share.last and share.combine == "mean":
+            self._call(keys.mean_beside(share.exit), torch.div, total, rest=(share.number,))
+            total = keys.mean_beside(share.exit)
+        self._value[keys.of(share.exit)] = total if share.last else state
+
     def decide(self, slot: Slot, decision: Decision) -> None:
         """Give the gate of `slot` zero, or the value of another slot's branch at this slot's entry."""
         key = self.keys.gate(slot)
@@ -369,6 +411,11 @@ class _Resolution:
         args = tuple(substitute(value, Node, read) for value in node.args)
         kwargs = {name: substitute(value, Node, read) for name, value in node.kwargs.items()}
         self.steps.append(Step(key, node.target, args, kwargs, tuple(reads)))
+
+
+def _intact_beside(slot: int, decision: Decision) -> Decision:
+    """What a slot runs by itself: beside others its own branch."""
+    return slot if isinstance(decision, Parallel) else decision
 
 
 def _samples(inputs: Sequence[NodeInput]) -> int:

@@ -70,7 +70,7 @@ class Unraveled:
         self.sliced = sliced
         self.programs = Programs(sliced)
         self.rejected = sliced.rejected
-        self.intact = Arrangement(range(len(sliced.slots)), [slot.name for slot in sliced.slots])
+        self.intact = validate(range(len(sliced.slots)), sliced)
         self.layers = sum(slot.block.layers for slot in sliced.slots)
         self.slices = len(sliced.slices)
         self.inputs = tuple(entry for entry in sliced.captured.inputs if entry)
