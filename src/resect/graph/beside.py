@@ -64,7 +64,7 @@ class Beside:
         """
         if span not in self._shares:
             units = self._units(span)
-            why = units if isinstance(units, str) else next(filter(None, map(self._why_open, span.units, units)), "")
+            why = units if isinstance(units, str) else self._why_joined(span, units)
             if isinstance(units, str) or why:
                 raise ArrangementError(f"blocks {span.first} to {span.last} cannot run side by side: {why}.")
             self._shares[span] = self._told(units, span.combine)
@@ -105,6 +105,17 @@ class Beside:
             self._regions[entry, exit_] = _between(entry, exit_)
         return self._regions[entry, exit_]
 
+    def _why_joined(self, span: Parallel, units: Sequence[_Unit]) -> str:
+        """Why units are joined by more than the values that each hands to the next one; "" if they are not."""
+        for slots, unit, after in zip(span.units, units, units[1:], strict=False):
+            if unit.exit in self._outputs or self._is_read(set(unit.exit.users) - after.region):
+                return f"what {self._named(slots)} gives is read elsewhere, too"
+        return next(filter(None, map(self._why_open, span.units, units)), "")
+
+    def _is_read(self, nodes: set[Node]) -> bool:
+        """Whether one of some values leads to an output, beside updates of buffers."""
+        return bool(self._outputs & _reached(nodes - self._updates, lambda node: node.users))
+
     def _why_open(self, slots: tuple[int, int], unit: _Unit) -> str:
         """Why more than its entry leads into a unit, or more than its exit out of it; "" if it is closed."""
         if (slots, unit.exit) not in self._open:
@@ -119,8 +130,7 @@ class Beside:
         if any(self._slice_of.get(operand, 0) > 0 for operand in read):
             return f"{self._named(slots)} reads other values that lesions change"
         outside = {user for node in inner for user in node.users if user not in own and not is_check(user)}
-        leaving = _reached(outside - self._updates, lambda node: node.users)
-        if self._outputs & (inner | leaving):
+        if self._outputs & inner or self._is_read(outside):
             return f"what {self._named(slots)} computes on the way is read elsewhere, too"
         return ""
 
