@@ -323,10 +323,11 @@ def test_states_that_are_read_elsewhere_keep_blocks_in_a_row() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("mean(1..3),4", r"'mean\(1..3\)' for slot 0"),
-        ("0,mean(1),2", "a range of two or more"),
-        ("mean(0..1|3..4)", "one behind the other"),
-        ("mean(0..1|2..1)", "one behind the other"),
+        ("mean(1..3),4", r"must begin with the slot they stand in, here 0, got mean\(1..3\)"),
+        ("0,mean(1),2", r"must be two or more, .*got \(\(1, 1\),\)"),
+        ("mean(3..0)", "must be two or more"),
+        ("mean(0..1|3..4)", "each from behind the one before it"),
+        ("mean(0..1|2..1)", "each from behind the one before it"),
         ("most(0..3)", "side by side, such as"),
         ("sum()", "side by side, such as"),
     ],
@@ -339,9 +340,9 @@ def test_texts_that_are_no_spans_are_named(text: str, said: str) -> None:
 def test_wrong_calls_are_named() -> None:
     net, _ = network("pre-norm")
     intact = net.intact
-    with pytest.raises(resect.ArrangementError, match="at least two blocks, got 2 to 2"):
+    with pytest.raises(resect.ArrangementError, match=r"must be two or more, .*got \(\(2, 2\),\)"):
         intact.parallel(2, 2)
-    with pytest.raises(resect.ArrangementError, match="at least two layers, got 2 to 3"):
+    with pytest.raises(resect.ArrangementError, match=r"must be two or more, .*got \(\(2, 3\),\)"):
         intact.parallel(2, 3, unit="layer")
     with pytest.raises(resect.ArrangementError, match="`first` must not stand behind `last`, got 5 and 2"):
         intact.reversed(5, 2)
@@ -353,6 +354,8 @@ def test_wrong_calls_are_named() -> None:
         resect.Arrangement(range(8)).parallel(0, 3, unit="layer")
     with pytest.raises(resect.ArrangementError, match="is not of such a span"):
         net(IMAGES, intact.parallel(1, 4).without(2))
+    with pytest.raises(resect.ArrangementError, match="is not of such a span"):
+        net(IMAGES, [*range(6), *[decisions.Parallel(((6, 7), (8, 9)))] * 2])
 
 
 @pytest.mark.parametrize("plan", [plans.parallel, plans.reversed])

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, get_args
+
+from resect.errors import ArrangementError
 
 
 class Variant(Enum):
@@ -41,10 +44,23 @@ class Parallel:
     Attributes:
         units: the first and the last slot of every unit, whose blocks run one after the other; each begins where the
             one before it ends.
+
+    Raises:
+        ArrangementError: the units are fewer than two, or do not follow each other.
     """
 
     units: tuple[tuple[int, int], ...]
     combine: Combine = "mean"
+
+    def __post_init__(self) -> None:
+        in_a_row = all(before + 1 == first for (_, before), (first, _) in pairwise(self.units))
+        if len(self.units) < 2 or not in_a_row or any(first > last for first, last in self.units):
+            raise ArrangementError(
+                "units side by side must be two or more, each from behind the one before it, such as 'mean(2..5)' or "
+                f"'sum(2..3|4..5)', got {self.units} as their first and last slots."
+            )
+        if self.combine not in get_args(Combine):
+            raise ArrangementError(f"`combine` must be one of {', '.join(get_args(Combine))}, got {self.combine!r}.")
 
     @property
     def first(self) -> int:

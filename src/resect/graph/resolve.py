@@ -102,6 +102,7 @@ class Programs:
         }
         outputs = {keys.of(output) for output in sliced.captured.outputs if isinstance(output, Node)}
         self._outputs = frozenset(outputs) - set(range(self._base))
+        self._spans_of: dict[tuple[Decision, ...], tuple[Parallel, ...]] = {}
         self._memo: dict[tuple[int, Decisions, frozenset[int]], Program] = {}
 
     @cached_property
@@ -155,13 +156,19 @@ class Programs:
 
     def decisions(self, index: int, arrangement: Sequence[Decision]) -> Decisions:
         """The part of an arrangement that decides slice `index`: its slots, then what of it runs beside others."""
-        own = tuple(arrangement[slot] for slot in self.sliced.slots_of[index])
-        spans: list[Parallel] = []
-        for decision in arrangement:
-            if isinstance(decision, Parallel) and decision not in spans[-1:]:
-                spans.append(decision)
+        slots = self.sliced.slots_of[index]
+        own = tuple(arrangement[slot] for slot in slots)
+        spans = self._spans(tuple(arrangement))
+        if not spans:
+            return own
         shares = tuple(share for span in spans for share in self.sliced.beside.shares(span).get(index, ()))
-        return tuple(map(_intact_beside, self.sliced.slots_of[index], own)) + shares
+        return (*map(_intact_beside, slots, own), *shares)
+
+    def _spans(self, arrangement: tuple[Decision, ...]) -> tuple[Parallel, ...]:
+        """The spans whose units run side by side."""
+        if arrangement not in self._spans_of:
+            self._spans_of[arrangement] = tuple(dict.fromkeys(d for d in arrangement if isinstance(d, Parallel)))
+        return self._spans_of[arrangement]
 
     def build(self, index: int, decisions: Decisions, live_after: frozenset[int]) -> Program:
         """The program of slice `index` that computes the values `live_after`."""

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, Final, get_args
 
-from resect.errors import ArrangementError, whole_number
+from resect.errors import ArrangementError
 from resect.graph.decisions import Combine, Decision, Parallel, Unit, Variant
-from resect.graph.slices import Sliced
-from resect.graph.slots import Slot
 from resect.network.blocks import BlockLike, block_index, block_indices
 
 _WORDS: Final[dict[Decision, str]] = {
@@ -22,7 +20,7 @@ _WORDS: Final[dict[Decision, str]] = {
 _DECISIONS: Final = {word: decision for decision, word in _WORDS.items()}
 _WRITTEN_OUT: Final = 12  # slots
 _BLOCKS: Final = re.compile(r"([0-9]{1,6})(?:\.\.([0-9]{1,6}))?")  # so few digits that no typing error fills the memory
-_BESIDE: Final = re.compile(r"(mean|sum)\(([0-9.|]+)\)")
+_BESIDE: Final = re.compile(rf"(mean|sum)\(({_BLOCKS.pattern}(?:\|{_BLOCKS.pattern})*)\)")
 
 
 class Arrangement(tuple[Decision, ...]):
@@ -120,11 +118,7 @@ class Arrangement(tuple[Decision, ...]):
         Raises:
             ArrangementError: there is no such block, or the span is a single unit.
         """
-        if combine not in get_args(Combine):
-            raise ArrangementError(f"`combine` must be one of {', '.join(get_args(Combine))}, got {combine!r}.")
         span = Parallel(self._span(first, last, unit), combine)
-        if len(span.units) < 2:
-            raise ArrangementError(f"a parallel span must hold at least two {unit}s, got {first!r} to {last!r}.")
         return self._changed(span if span.first <= i <= span.last else branch for i, branch in enumerate(self))
 
     def units(self, unit: Unit = "block") -> tuple[tuple[int, int], ...]:
@@ -195,7 +189,7 @@ def _read(entry: str, slot: int) -> list[Decision]:
     if entry in _DECISIONS:
         return [_DECISIONS[entry]]
     if beside := _BESIDE.fullmatch(entry):
-        return _read_beside(beside[1], beside[2].split("|"), entry, slot)
+        return _read_beside(beside[1], [*map(_range, beside[2].split("|"))], slot)
     blocks = _BLOCKS.fullmatch(entry)
     if blocks is None:
         raise ArrangementError(
@@ -203,7 +197,7 @@ def _read(entry: str, slot: int) -> list[Decision]:
             "range of blocks in their own slots, such as '0..2,-,4..53', or side by side, such as 'mean(2..5)', got "
             f"{entry!r} for slot {slot}."
         )
-    first, last = int(blocks[1]), int(blocks[2] or blocks[1])
+    first, last = _range(entry)
     if blocks[2] and not slot == first <= last:
         raise ArrangementError(
             f"a range in an arrangement's text must rise from the slot it stands in, here {slot}, as the ranges of "
@@ -212,91 +206,15 @@ def _read(entry: str, slot: int) -> list[Decision]:
     return list(range(first, last + 1))
 
 
-def _read_beside(combine: Any, ranges: Sequence[str], entry: str, slot: int) -> list[Decision]:
-    ends: list[tuple[int, int]] = []
-    for blocks in map(_BLOCKS.fullmatch, ranges):
-        first, last = (int(blocks[1]), int(blocks[2] or blocks[1])) if blocks else (-1, -1)
-        if not (ends[-1][1] + 1 if ends else slot) == first <= last:
-            break
-        ends.append((first, last))
-    units = tuple((i, i) for i in range(ends[0][0], ends[0][1] + 1)) if len(ranges) == len(ends) == 1 else tuple(ends)
-    if len(ends) < len(ranges) or len(units) < 2:
-        raise ArrangementError(
-            "blocks side by side must be a range of two or more from the slot that it stands in, or units, one behind "
-            f"the other, with bars between, such as 'mean(2..5)' and 'sum(2..3|4..5)', got {entry!r} for slot {slot}."
-        )
-    return [Parallel(units, combine)] * (units[-1][1] + 1 - slot)
+def _read_beside(combine: Any, units: Sequence[tuple[int, int]], slot: int) -> list[Decision]:
+    if len(units) == 1:
+        units = [(block, block) for block in range(units[0][0], units[0][1] + 1)]
+    span = Parallel(tuple(units), combine)
+    if span.first != slot:
+        raise ArrangementError(f"blocks side by side must begin with the slot they stand in, here {slot}, got {span}.")
+    return [span] * (span.last + 1 - slot)
 
 
-def validate(arrangement: Sequence[Decision] | str, sliced: Sliced) -> Arrangement:
-    """An arrangement that can run on the network, see `Unraveled.arrangement`."""
-    slots = sliced.slots
-    if isinstance(arrangement, str):
-        arrangement = Arrangement.parse(arrangement)
-    if not isinstance(arrangement, Iterable):
-        raise ArrangementError(
-            f"`arrangement` must have one entry for each of the {len(slots)} slots, got {arrangement!r}. "
-            "net.intact.without(3) deletes block 3."
-        )
-    numbers = [(branch, whole_number(branch)) for branch in arrangement]
-    branches = [branch if number is None else number for branch, number in numbers]
-    if len(branches) != len(slots):
-        raise ArrangementError(
-            f"`arrangement` must have one entry for each of the {len(slots)} slots, got {len(branches)}. "
-            "Start from `net.intact`."
-        )
-    for slot, branch in zip(slots, branches, strict=True):
-        if isinstance(branch, Variant):
-            _check_variant(slot, branch)
-        elif isinstance(branch, Parallel):
-            _check_beside(slot, branch, branches, sliced)
-        elif branch is not None and (whole_number(branch) is None or not 0 <= branch < len(slots)):
-            raise ArrangementError(
-                f"`arrangement` must name blocks 0 to {len(slots) - 1}, None, a Variant or a Parallel, got {branch!r} "
-                f"in slot {slot.index}."
-            )
-        elif branch not in (None, slot.index):
-            _check_fits(slot, slots[branch])
-    return Arrangement(branches, [slot.name for slot in slots], [slot.place.layer for slot in slots])
-
-
-def _check_beside(slot: Slot, span: Parallel, branches: Sequence[Any], sliced: Sliced) -> None:
-    if any(branch != span for branch in branches[span.first : span.last + 1]) or not 0 <= span.first <= slot.index:
-        raise ArrangementError(
-            f"all slots from {span.first} to {span.last}, and no others, must hold {span}, but slot {slot.index} "
-            "is not of such a span. net.intact.parallel(first, last) makes one."
-        )
-    if slot.index == span.last:
-        sliced.beside.shares(span)
-
-
-def _check_variant(slot: Slot, variant: Variant) -> None:
-    why, block = slot.refusals.of(variant), f"block {slot.index} ({slot.name})"
-    if why:
-        what = {
-            Variant.TWICE: f"{block} cannot run twice",
-            Variant.BRANCH_ONLY: f"the skip of {block} cannot be deleted",
-            Variant.BYPASS: f"{block} cannot be bypassed",
-        }[variant]
-        raise ArrangementError(f"{what}: {why}.")
-
-
-def _check_fits(slot: Slot, branch: Slot) -> None:
-    wants, brings = _shapes(slot), _shapes(branch)
-    what = f"slot {slot.index} ({slot.name}) cannot run branch {branch.index} ({branch.name})"
-    if wants != brings:
-        raise ArrangementError(
-            f"{what}: the slot takes {wants}, the branch {brings}. Only blocks of one span trade places; "
-            f"their spans are {slot.place.span} and {branch.place.span}."
-        )
-    for end in (slot, branch):
-        if end.refusals.trade:
-            raise ArrangementError(
-                f"{what} although both have the shapes {wants}: block {end.index} must stay where it is, "
-                f"{end.refusals.trade}."
-            )
-
-
-def _shapes(slot: Slot) -> str:
-    shapes = (slot.block.entry_shape, slot.block.branch_shape)
-    return " -> ".join("(" + ", ".join(map(str, shape)) + ")" for shape in shapes)
+def _range(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("..")
+    return int(first), int(last or first)
