@@ -348,6 +348,10 @@ def test_wrong_calls_are_named() -> None:
         intact.reversed(5, 2)
     with pytest.raises(resect.ArrangementError, match="`combine` must be one of mean, sum, got 'max'"):
         intact.parallel(1, 2, combine="max")
+    with pytest.raises(resect.InputError, match="`combine` must be one of mean, sum, got 'max'"):
+        plans.parallel(net, combine="max")
+    with pytest.raises(resect.ArrangementError, match="`unit` must be one of block, layer, got 'head'"):
+        plans.reversed(net, unit="head")
     with pytest.raises(resect.ArrangementError, match="`unit` must be one of block, layer, got 'head'"):
         intact.parallel(1, 2, unit="head")
     with pytest.raises(resect.ArrangementError, match="has no layers"):

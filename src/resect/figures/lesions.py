@@ -286,7 +286,7 @@ def spans(table: pd.DataFrame, plan: str, ax: Axes | None = None, measure: Measu
         low, high = (table[f"damage_{end}"].to_numpy(float) * measure.factor for end in ("low", "high"))
         ax.vlines(lengths, low, high, color=BAR_GREY, linewidth=1.3)
         ax.plot(lengths, damage, color=BLUE, linewidth=1.6, marker="o", markersize=4)
-        entries = [("● the span in the middle", BLUE), ("| 95 % interval over samples", GREY)]
+        entries = [("● the one span of a length", BLUE), ("| 95 % interval over samples", GREY)]
     else:
         of_length = damage.groupby(lengths)
         quartiles, middle = of_length.quantile(np.array([0.25, 0.75])).unstack(), of_length.median()

@@ -122,7 +122,7 @@ class Arrangement(tuple[Decision, ...]):
         return self._changed(span if span.first <= i <= span.last else branch for i, branch in enumerate(self))
 
     def units(self, unit: Unit = "block") -> tuple[tuple[int, int], ...]:
-        """The first and the last slot of every unit, in order; InputError if it is unknown or the network is not."""
+        """The first and the last slot of every unit, in order; ArrangementError if it, or the network, is unknown."""
         if unit not in get_args(Unit):
             raise ArrangementError(f"`unit` must be one of {', '.join(get_args(Unit))}, got {unit!r}.")
         if unit == "layer" and len(self.layers) != len(self):

@@ -128,6 +128,9 @@ def parallel(
     Labels: as of `windows`.
     """
 
+    if combine not in get_args(Combine):
+        raise InputError(f"`combine` must be one of {', '.join(get_args(Combine))}, got {combine!r}.")
+
     def lesion(first: int, last: int) -> Arrangement:
         return net.intact.parallel(first, last, unit=unit, combine=combine)
 
