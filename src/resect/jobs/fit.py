@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.data.samples import Samples, SampleSet
@@ -19,14 +20,17 @@ from resect.measuring.targets import as_task, guessed, prepared
 from resect.measuring.tasks import Task
 
 
-def require_fit(module: nn.Module, samples: SampleSet, task: AnyTask = None) -> Task:
+def require_fit(module: nn.Module, samples: SampleSet, task: AnyTask = None, batch_dim: int = 0) -> Task:
     """The task of the samples, guessed if it is not given.
+
+    Args:
+        batch_dim: the dimension of sequences that counts the samples.
 
     Raises:
         DataError: `module` does not run on the samples, or has no output for each of their classes or values.
     """
     inputs, some = samples.first(2)
-    outputs = _outputs(module, samples.name, inputs)
+    outputs = _samples_first(_outputs(module, samples.name, inputs), len(some), batch_dim)
     every = Item(samples.inputs, samples.targets) if isinstance(samples, Samples) else Item(inputs, some)
     if samples.labels or samples.prepared:
         _require_outputs(module, samples, logits_of(outputs).shape[-1])
@@ -47,6 +51,21 @@ def require_outputs(module: nn.Module, samples: SampleSet) -> None:
     """Raise DataError unless the outputs of `module` are of the classes of the samples, as far as those are known."""
     if samples.labels or samples.prepared:
         _require_outputs(module, samples, logits_of(_outputs(module, samples.name, samples.first(2)[0])).shape[-1])
+
+
+def require_run(module: nn.Module, samples: SampleSet) -> None:
+    """Raise DataError unless `module` runs on the samples."""
+    _outputs(module, samples.name, samples.first(2)[0])
+
+
+def _samples_first(outputs: Any, count: int, batch_dim: int) -> Any:
+    """Outputs (L, B, C) as (B, L, C); what holds one value a sample has no other dimension before its last."""
+
+    def moved(leaf: Any) -> Any:
+        inside = isinstance(leaf, Tensor) and leaf.ndim > batch_dim + 1 and leaf.shape[batch_dim] == count
+        return leaf.movedim(batch_dim, 0) if inside else leaf
+
+    return pytree.tree_map(moved, outputs) if batch_dim else outputs
 
 
 def _require_outputs(module: nn.Module, samples: SampleSet, outputs: int) -> None:
