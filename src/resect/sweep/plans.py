@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from scipy.stats import kendalltau
 
-from resect.errors import InputError, require_whole, whole_number
+from resect.errors import InputError, require_whole, suggesting, whole_number
 from resect.graph.decisions import Decision, Removal, Variant
 from resect.network.arrangement import Arrangement
 from resect.network.requirements import require_blocks
@@ -69,6 +69,7 @@ def pairs(net: Unraveled) -> Plan:
     return _deletions(net, "pairs", rows, single(net).arrangements)
 
 
+@suggesting
 def windows(net: Unraveled, lengths: Iterable[int] | int | None = None) -> Plan:
     """Delete m consecutive blocks, for every m and every start: what depth pruning looks for.
 
@@ -113,6 +114,7 @@ def bypassed(net: Unraveled) -> Plan:
     return _each(net, "bypassed", net.allowing(Variant.BYPASS), net.intact.bypassed)
 
 
+@suggesting
 def orders(net: Unraveled, count: int = 20, seed: int = 0) -> Plan:
     """Delete all blocks one after another in random orders, each order also backwards: what Shapley values need.
 
@@ -129,6 +131,7 @@ def orders(net: Unraveled, count: int = 20, seed: int = 0) -> Plan:
     return _deletions(net, "orders", rows, single(net).arrangements)
 
 
+@suggesting
 def random(net: Unraveled, counts: Iterable[int] | int | None = None, repeats: int = 5, seed: int = 0) -> Plan:
     """Delete k random blocks, `repeats` times for each k (paper, section 4.2 and Figure 5a).
 
@@ -147,6 +150,7 @@ def random(net: Unraveled, counts: Iterable[int] | int | None = None, repeats: i
     return _deletions(net, "random", rows)
 
 
+@suggesting
 def shuffled(net: Unraveled, swaps: Iterable[int] | int | None = None, repeats: int = 5, seed: int = 0) -> Plan:
     """Swap s random pairs of blocks that fit each other's slots, `repeats` times for each s (paper, Figure 5b).
 
