@@ -83,6 +83,7 @@ def _print(model: str, net: Unraveled, rejected: bool) -> None:
     what = "layers" if net.plain else "additions"
     if net.rejected and not rejected:
         terminal.print(f"{len(net.rejected)} {what} were considered and are not among them; --rejected lists them.")
-    for entry in net.rejected if rejected else ():
-        terminal.print(f"{entry.name} in {entry.module or 'the model'}: {entry.reason}", highlight=False)
+    for number, module, reason in net.rejected.table.itertuples(index=False) if rejected else ():
+        times = f"{number:,} in" if number > 1 else "one in"
+        terminal.print(f"{times} {module or 'the model'}: {reason}", highlight=False)
     terminal.print(f"Captured in {duration(net.capture_seconds)}.", highlight=False)

@@ -35,6 +35,7 @@ from resect.network.blocks import Block, BlockLike, Blocks
 from resect.network.check import Check
 from resect.network.form import Form
 from resect.network.gradients import require_own_gradient
+from resect.network.rejections import Rejections
 from resect.network.scheduled import Scheduled
 from resect.network.schedules import Schedule
 from resect.network.standalone import Standalone
@@ -69,7 +70,7 @@ class Unraveled:
         self._eval_graph: Unraveled | None = None
         self.sliced = sliced
         self.programs = Programs(sliced)
-        self.rejected = sliced.rejected
+        self.rejected = Rejections(sliced.rejected)
         self.intact = Arrangement(range(len(sliced.slots)), [slot.name for slot in sliced.slots])
         self.layers = sum(slot.block.layers for slot in sliced.slots)
         self.slices = len(sliced.slices)
