@@ -31,11 +31,10 @@ def require_fit(module: nn.Module, samples: SampleSet, task: AnyTask = None, bat
     """
     inputs, some = samples.first(2)
     outputs = _samples_first(_outputs(module, samples.name, inputs), len(some), batch_dim)
+    known = as_task(task)
     every = Item(samples.inputs, samples.targets) if isinstance(samples, Samples) else Item(inputs, some)
-    if samples.labels or samples.prepared:
-        _require_outputs(module, samples, logits_of(outputs).shape[-1])
+    require_outputs(module, samples, known, outputs)
     try:
-        known = as_task(task)
         known = known or guessed(every, (None, *logits_of(outputs).shape[1:]))
         targets = prepared(every, None, known)
         if not known.whole:
@@ -45,12 +44,6 @@ def require_fit(module: nn.Module, samples: SampleSet, task: AnyTask = None, bat
     except DataError as error:
         raise DataError(f"{samples.name}: {error}") from error
     return known
-
-
-def require_outputs(module: nn.Module, samples: SampleSet) -> None:
-    """Raise DataError unless the outputs of `module` are of the classes of the samples, as far as those are known."""
-    if samples.labels or samples.prepared:
-        _require_outputs(module, samples, logits_of(_outputs(module, samples.name, samples.first(2)[0])).shape[-1])
 
 
 def require_run(module: nn.Module, samples: SampleSet) -> None:
@@ -68,8 +61,23 @@ def _samples_first(outputs: Any, count: int, batch_dim: int) -> Any:
     return pytree.tree_map(moved, outputs) if batch_dim else outputs
 
 
-def _require_outputs(module: nn.Module, samples: SampleSet, outputs: int) -> None:
+def require_outputs(
+    module: nn.Module, samples: SampleSet, task: Task | None = None, returned: Any = None, batch_dim: int = 0
+) -> None:
+    """Raise DataError unless the outputs of `module` are of the classes of the samples, as far as those are known.
+
+    Args:
+        returned: what the module returns on the first two samples, samples first; None to have it run.
+        batch_dim: the dimension of sequences that counts the samples.
+    """
     labels, name = samples.labels, type(module).__name__
+    if not (labels or samples.prepared):
+        return
+    inputs, targets = samples.first(2)
+    if returned is None:
+        returned = _samples_first(_outputs(module, samples.name, inputs), len(targets), batch_dim)
+    task = task or guessed(Item(inputs, targets), (None, *logits_of(returned).shape[1:]))
+    outputs = logits_of(task.scored(returned)).shape[-1]
     if labels and len(labels) != outputs:
         raise DataError(
             f"{samples.name} has {len(labels):,} class{'es' if labels[1:] else ''} ({', '.join(labels[:3])}"

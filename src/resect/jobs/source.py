@@ -165,7 +165,7 @@ class Source:
         except InputError:
             require_run(taken.module, samples)  # says so if they are why
             raise
-        require_outputs(taken.module, samples)
+        require_outputs(taken.module, samples, batch_dim=self.batch_dim)
         return net, samples, random_weights(taken) + untouched_norms(taken.module) + recorded(net), bool(taken.random)
 
     def part(self, loaded: LoadedModel) -> LoadedModel:
