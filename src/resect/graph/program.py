@@ -66,8 +66,8 @@ class Program:
 
     def _rows(self, base: Mapping[int, Any]) -> list[int]:
         """How many rows the tables of its lookups have."""
-        lookups = [step for step in self.steps if str(step.target).startswith("aten.embedding.")]
-        return [len(base[step.args[0].key]) for step in lookups if step.args[0].key in base]
+        tables = [step.args[0] for step in self.steps if str(step.target).startswith("aten.embedding.")]
+        return [len(base[table.key]) for table in tables if isinstance(table, Ref) and table.key in base]
 
     @cached_property
     def _function(self) -> Callable[[Mapping[int, Any], Mapping[int, Any]], Environment]:
