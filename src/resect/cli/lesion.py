@@ -18,6 +18,7 @@ from resect.cli._options import (
     model_options,
     out_option,
     output_options,
+    part_options,
     renamed_option,
     task_option,
     whole,
@@ -89,6 +90,7 @@ from resect.sweep.settings import METRICS, PLANS
 @click.option("--plain", is_flag=True, help="Lesion the layers of a plain network.")
 @out_option
 @model_options
+@part_options
 @data_options
 @task_option
 @output_options

@@ -11,7 +11,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from resect.errors import ExportError, InputError
+from resect.errors import ExportError, InputError, suggesting
 from resect.graph.calls import as_call, outputs_of
 from resect.graph.differences import alike, largest_difference
 from resect.graph.exporting import How, without_fused_attention
@@ -34,6 +34,7 @@ class WithExample(Protocol):
         """One batch of its inputs; None if it is not known."""
 
 
+@suggesting
 def unravel(
     model: nn.Module | WithExample, example: Any = None, *, plain: bool = False, batch_dim: int = 0
 ) -> Unraveled:

@@ -71,7 +71,7 @@ class Standalone(nn.Module):
             results = code.function(*given)
         else:
             code.rules.check(leaves, dtypes=False)
-            with own_errors():
+            with own_errors(lambda: [len(part.weight) for part in self.modules() if isinstance(part, nn.Embedding)]):
                 results = code.function(*given)
         outputs = len(results) - len(code.updates)
         with torch.no_grad():

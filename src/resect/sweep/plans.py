@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from scipy.stats import kendalltau
 
-from resect.errors import ArrangementError, InputError, require_whole
+from resect.errors import ArrangementError, InputError, require_whole, suggesting
 from resect.graph.decisions import Combine, Decision, Removal, Unit, Variant
 from resect.network.arrangement import Arrangement
 from resect.network.requirements import require_blocks
@@ -70,6 +70,7 @@ def pairs(net: Unraveled) -> Plan:
     return _deletions(net, "pairs", rows, single(net).arrangements)
 
 
+@suggesting
 def windows(
     net: Unraveled, lengths: Iterable[int] | int | None = None, *, unit: Unit = "block", middle: bool = False
 ) -> Plan:
@@ -90,6 +91,7 @@ def windows(
     return _over_spans(net, "windows", spans(net, lengths, 1, unit=unit, middle=middle), without)
 
 
+@suggesting
 def reversed(
     net: Unraveled, lengths: Iterable[int] | int | None = None, *, unit: Unit = "block", middle: bool = False
 ) -> Plan:
@@ -110,6 +112,7 @@ def reversed(
     return _over_spans(net, "reversed", spans(net, lengths, 2, unit=unit, middle=middle), lesion)
 
 
+@suggesting
 def parallel(
     net: Unraveled,
     lengths: Iterable[int] | int | None = None,
@@ -166,6 +169,7 @@ def bypassed(net: Unraveled) -> Plan:
     return _each(net, "bypassed", net.allowing(Variant.BYPASS), net.intact.bypassed)
 
 
+@suggesting
 def orders(net: Unraveled, count: int = 20, seed: int = 0) -> Plan:
     """Delete all blocks one after another in random orders, each order also backwards: what Shapley values need.
 
@@ -182,6 +186,7 @@ def orders(net: Unraveled, count: int = 20, seed: int = 0) -> Plan:
     return _deletions(net, "orders", rows, single(net).arrangements)
 
 
+@suggesting
 def random(net: Unraveled, counts: Iterable[int] | int | None = None, repeats: int = 5, seed: int = 0) -> Plan:
     """Delete k random blocks, `repeats` times for each k (paper, section 4.2 and Figure 5a).
 
@@ -200,6 +205,7 @@ def random(net: Unraveled, counts: Iterable[int] | int | None = None, repeats: i
     return _deletions(net, "random", rows)
 
 
+@suggesting
 def shuffled(net: Unraveled, swaps: Iterable[int] | int | None = None, repeats: int = 5, seed: int = 0) -> Plan:
     """Swap s random pairs of blocks that fit each other's slots, `repeats` times for each s (paper, Figure 5b).
 

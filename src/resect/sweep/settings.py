@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from resect.errors import InputError
+from resect.errors import InputError, suggesting_settings
 
 if TYPE_CHECKING:  # the command line shows these settings without torch
     from torch import Tensor
@@ -34,6 +34,7 @@ PLANS_OF = {  # options of a sweep that some plans make nothing of
 }
 
 
+@suggesting_settings
 @dataclass(frozen=True)
 class LesionSettings:
     """Settings of `resect.lesion`, `resect.shapley` and `resect.ensemble`.
