@@ -42,6 +42,11 @@ def test_a_block_is_found_however_it_is_written(name: str) -> None:
     assert resect.path_spectrum(net, [(X, TARGETS)]).sum_error < 1e-5
 
 
+def chosen(block: Block, x: Tensor) -> Tensor:
+    rows = block.g(x)[:, 0].relu().nonzero()[:, 0]
+    return x.index_add(0, rows, block.f(x)[rows])
+
+
 WORDS: dict[str, tuple[Way, str]] = {
     "lerp": (lambda b, x: torch.lerp(x, b.f(x), 0.5), "interpolated"),
     "addmm": (lambda b, x: torch.addmm(x, b.f(x).relu(), b.weight), "inside a matrix product"),
@@ -51,6 +56,7 @@ WORDS: dict[str, tuple[Way, str]] = {
         "inside a matrix product",
     ),
     "index_add": (lambda b, x: x.index_add(0, torch.arange(len(x)), b.f(x)), "at chosen places"),
+    "index_add, at places that the values choose": (chosen, "at chosen places"),
     "where": (lambda b, x: torch.where(x > 0, x, b.f(x)), "neither is added"),
     "complex": (lambda b, x: (lambda z: z + torch.complex(b.f(z.real), z.imag))(torch.complex(x, x)).real, "complex"),
     "complex, of reals": (

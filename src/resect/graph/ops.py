@@ -90,8 +90,9 @@ def is_check(node: Node) -> bool:
 
 
 def hints(value: Tensor) -> tuple[int, ...]:
-    """The shape of a captured tensor at the example batch."""
-    return tuple(int(size) if isinstance(size, int) else int(size.node.hint) for size in value.shape)
+    """The shape of a captured tensor at the example batch, -1 for sizes that the values decide (`nonzero`)."""
+    sizes = (size if isinstance(size, int) else size.node.hint for size in value.shape)
+    return tuple(-1 if size is None else int(size) for size in sizes)
 
 
 def hint_shape(node: Node) -> tuple[int, ...] | None:
