@@ -40,9 +40,9 @@ NORMS = frozenset(
 )
 POOLS = frozenset(
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d _adaptive_avg_pool2d "
-    "adaptive_avg_pool3d max_pool1d max_pool2d max_pool3d max_pool2d_with_indices mean sum amax upsample_nearest2d "
-    "upsample_bilinear2d upsample_bicubic2d upsample_nearest1d upsample_nearest3d upsample_trilinear3d "
-    "upsample_linear1d _upsample_bilinear2d_aa _upsample_bicubic2d_aa".split()
+    "adaptive_avg_pool3d max_pool1d max_pool2d max_pool3d max_pool2d_with_indices mean sum amax max "
+    "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_nearest1d upsample_nearest3d "
+    "upsample_trilinear3d upsample_linear1d _upsample_bilinear2d_aa _upsample_bicubic2d_aa".split()
 )
 RESHAPERS = frozenset(
     "cat stack pad constant_pad_nd reflection_pad2d replication_pad2d index index_select gather copy "
@@ -93,8 +93,9 @@ def is_check(node: Node) -> bool:
 
 
 def hints(value: Tensor) -> tuple[int, ...]:
-    """The shape of a captured tensor at the example batch."""
-    return tuple(int(size) if isinstance(size, int) else int(size.node.hint) for size in value.shape)
+    """The shape of a captured tensor at the example batch, -1 for sizes that the values decide (`nonzero`)."""
+    sizes = (size if isinstance(size, int) else size.node.hint for size in value.shape)
+    return tuple(-1 if size is None else int(size) for size in sizes)
 
 
 def hint_shape(node: Node) -> tuple[int, ...] | None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from resect.engines.work import Arrays, Progress
-from resect.errors import AccuracyError, InputError, require_whole, settings_or_default
+from resect.errors import AccuracyError, InputError, require_whole, settings_or_default, suggesting_settings
 from resect.graph.decisions import Gates
 from resect.graph.ops import free_shape
 from resect.graph.routes import Routes
@@ -20,12 +20,14 @@ from resect.measuring.memory import bytes_of_all_values, bytes_per_sample, free_
 from resect.measuring.targets import as_task
 from resect.network.requirements import require_blocks
 from resect.network.unraveled import Unraveled
+from resect.paths.scalar import Scalar
 from resect.paths.target import At, resolve_target
-from resect.paths.trace import Scalar, Trace
+from resect.paths.trace import Trace
 
 TOLERANCE = 1e-3  # of the relative error of a result's own check
 
 
+@suggesting_settings
 @dataclass(frozen=True)
 class PathSettings:
     """Settings of everything that differentiates along paths.
