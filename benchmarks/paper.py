@@ -1,0 +1,36 @@
+"""docs/paper.md: the paper's claims, from the records in `benchmarks/paper/`.
+
+    python benchmarks/paper.py [--page docs/paper.md] [NAME=RUN ...]
+
+RUN, a folder of `resect reproduce --out RUN`, becomes the record NAME first, without its tables. Every number of the
+page is in one of the records, with the command that made it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from resect import Record
+from resect.files import write_text
+from resect.report.reproduce import markdown
+
+RECORDS = Path(__file__).parent / "paper"
+
+
+def main() -> None:
+    """Copy records, and write the page from all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", metavar="NAME=RUN")
+    parser.add_argument("--page", type=Path, default=Path("docs/paper.md"))
+    asked = parser.parse_args()
+    RECORDS.mkdir(exist_ok=True)
+    for run in asked.runs:
+        name, _, folder = run.partition("=")
+        write_text(RECORDS / f"{name}.json", replace(Record.read(folder), tables={}).json())
+    write_text(asked.page, markdown([Record.read(file) for file in sorted(RECORDS.glob("*.json"))]))
+
+
+if __name__ == "__main__":
+    main()
