@@ -19,6 +19,7 @@ from resect.jobs.findings import (
     PlainControl,
     Study,
     StudySubject,
+    UntrainedTwin,
 )
 from resect.paths.measures import effective_range
 from resect.runs.record import Record
@@ -88,7 +89,29 @@ def random_study(blocks: int, damage: str, unit: str, seed: int) -> Study:
     rows = tuple(_network(i, blocks, intact, unit, draw) for i in range(draw.integers(1, 5)))
     subject = StudySubject("resect:it0", "digits", samples, 10, blocks, 1_730_000, unit)
     found = Answers(ensemble, depth, gradient, rows)
-    return Study(subject, found, table, deletions, random, reorderings, lengths, control, 0.2, {}, 1.0, {}, "resect")
+    twin = None
+    if lengths is not None and draw.random() < 0.7:
+        twin = _twin(blocks, draw)
+        lengths = lengths.assign(**_coherence(blocks, draw))
+    parts = (table, deletions, random, reorderings, lengths, control)
+    return Study(subject, found, *parts, 0.2, {}, 1.0, {}, "resect", untrained=twin)
+
+
+def _twin(n: int, draw: np.random.Generator) -> UntrainedTwin:
+    if draw.random() < 0.2:
+        return UntrainedTwin("it is of iron")
+    lengths, depth, _ = _paths(n, draw)
+    change, reach = draw.normal(), draw.random()
+    limits = (change - reach, change + reach) if draw.random() < 0.8 else (np.nan, np.nan)
+    ranges = (depth.by_share, depth.by_magnitude, depth.by_rms)
+    table = lengths.assign(**_coherence(n, draw))
+    return UntrainedTwin(None, 7, *ranges, 3 * draw.random(), (change, *limits), table)
+
+
+def _coherence(n: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
+    """Of some studies 0 or not known, as where branches are closed."""
+    median = draw.choice([1.0, 1.0, np.nan, 0.0]) * draw.choice([0.2, 1, 30]) ** draw.random(n + 1)
+    return {"coherence_lower": median / 2, "coherence_median": median, "coherence_upper": 2 * median}
 
 
 def _blocks(n: int, unit: str, draw: np.random.Generator) -> pd.DataFrame:

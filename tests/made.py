@@ -17,6 +17,7 @@ from resect.jobs.findings import (
     PlainControl,
     Study,
     StudySubject,
+    UntrainedTwin,
 )
 from resect.paths.measures import Effective
 
@@ -69,8 +70,17 @@ def made_lengths(n: int, rate: float) -> pd.DataFrame:
             "path_norm_rms": single * 1.05**k,
             "sampled": 640,
             **{name: weight / weight.sum() for name, weight in weights.items()},
+            **{f"coherence_{name}": part * (1 + k) for name, part in (("lower", 0.5), ("median", 1.0), ("upper", 2.0))},
         }
     )
+
+
+def made_twin(n: int, rate: float) -> UntrainedTwin:
+    """A twin whose paths are a little longer, and do not interfere."""
+    lengths, depth, _ = made_paths(n, rate * 1.2)
+    flat = {f"coherence_{name}": value for name, value in (("lower", 0.8), ("median", 1.0), ("upper", 1.2))}
+    ranges = (depth.by_share, depth.by_magnitude, depth.by_rms)
+    return UntrainedTwin(None, 3, *ranges, 0.15 * n, (-0.05 * n, -0.06 * n, -0.04 * n), lengths.assign(**flat))
 
 
 def made_range(table: pd.DataFrame, column: str) -> Effective:
@@ -141,4 +151,5 @@ def made_study(n: int = 54, *, unit: str = "block", intact: float = INTACT, cost
     asked = {"seed": 3, "limit": None, "beside": ["a", "b"], "retrain": False}
     command = "resect study resect:resnet110 cifar10 --seed 3 --control 'resect:vgg15@w w.pt' --beside a --beside b"
     tables = (blocks, deletions, random, reorderings, lengths, plain)
-    return Study(subject, found, *tables, 0.2, environment, 163.0, asked, command)
+    twin = made_twin(n, rate) if unit == "block" else None
+    return Study(subject, found, *tables, 0.2, environment, 163.0, asked, command, untrained=twin)

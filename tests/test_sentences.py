@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from torch import nn
 
+import claims_beside
 import resect
 from finished import random_study
-from patterns import LENGTHS, NAME, D, P, is_percent, is_points
+from patterns import LENGTHS, NAME, D, P, is_percent, is_points, is_span
 from resect import plans
 from resect.jobs.answers import answer_ensemble, answer_gradient
 from resect.jobs.findings import Answers, Study
@@ -37,10 +38,6 @@ studies = st.builds(
     seed=st.integers(0, 10**6),
 )
 Check = Callable[..., bool]
-
-
-def is_span(low: str, high: str | None, real: tuple[int, int]) -> bool:
-    return (int(low), int(high or low)) == real
 
 
 def is_named(study: Study, name: str, more: str, table: Any, values: Any) -> bool:
@@ -395,6 +392,7 @@ CLAIMS: list[tuple[str, Check]] = [
      r"([^f]+))? from length (\d+) to (\d+)\.", single_norm),
     (r"The root mean square over all paths is up to (\S+) times the sampled mean: .*\.",
      lambda s, a: abs(float(a) / (s.lengths["path_norm_rms"] / s.lengths["path_norm"]).max() - 1) < 0.06),
+    *claims_beside.CLAIMS,
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ Nothing here needs a model: a report is drawn from these objects alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -44,6 +44,34 @@ class PlainControl:
     def numbers(self) -> dict[str, Any]:
         """Everything but the table, as plain values."""
         return {name: value for name, value in vars(self).items() if name != "deletions"}
+
+
+@dataclass(frozen=True)
+class UntrainedTwin:
+    """The network under study before training: the same architecture with random weights, on the same samples.
+
+    Of one that could not be measured only `why_not` is known.
+    """
+
+    why_not: str | None = None  # a clause
+    seed: int = 0
+    by_share: Effective | None = None
+    by_magnitude: Effective | None = None
+    by_rms: Effective | None = None
+    effective_depth: float | None = None  # mean path length by share, in blocks
+    depth_change: tuple[float, float, float] | None = None  # trained minus untrained, with a paired interval
+    lengths: pd.DataFrame | None = None  # as Study.lengths
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything but the table, as plain values."""
+        return {name: value for name, value in asdict(replace(self, lengths=None)).items() if name != "lengths"}
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, Any], lengths: pd.DataFrame | None) -> UntrainedTwin:
+        """The twin from `numbers` and the table."""
+        names = ("by_share", "by_magnitude", "by_rms")
+        ranges = {name: Effective(**numbers[name]) for name in names if numbers[name]}
+        return cls(**{**numbers, **ranges, "lengths": lengths})
 
 
 @dataclass(frozen=True)
@@ -175,12 +203,13 @@ class Study:
     command: str
     warnings: tuple[str, ...] = ()
     capture_seconds: float | None = None
+    untrained: UntrainedTwin | None = None  # None where nobody asked, and of a plain network
 
     @classmethod
     def of(cls, record: Record) -> Study:
         """The study that a record holds."""
         found, tables = record.found, record.tables
-        control = found["control"]
+        control, twin = found["control"], found.get("untrained")
         environment, used = dict(record.environment), found.get("normalization")
         read = {"normalize": f"{used['mean_std']}, {used['origin']}"} if used else {}
         read |= {"prepared": found["prepared"]} if "prepared" in found else {}
@@ -200,4 +229,5 @@ class Study:
             asked={**record.asked, **read},
             command=record.command,
             warnings=record.warnings,
+            untrained=UntrainedTwin.of(twin, tables.get("untrained")) if twin else None,
         )

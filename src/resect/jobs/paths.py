@@ -143,7 +143,7 @@ def lengths_table(spectrum: PathSpectrum, draws: PathDraws | None, squares: Path
     if squares is not None:
         table = table.drop(columns=["path_norm_rms", "magnitude_rms"], errors="ignore")
         table = table.merge(squares.table.rename(columns=_RMS_NAMES), on="length")
-        table["coherence"] = squares.coherence(spectrum)
+        table = table.merge(squares.coherence_table(spectrum), on="length")
     return table
 
 

@@ -138,8 +138,11 @@ class Source:
             return replace(other, normalize=self.normalize and "card")
         return replace(other, normalize=None if self.normalize == "card" else self.normalize)
 
-    def unravel(self, *like: SampleSet, plain: bool = False) -> tuple[Unraveled, SampleSet, tuple[str, ...], bool]:
-        """The network, unravelled, the samples (of `like` if one is as it takes them), what to warn of, and `random`.
+    def unravel(
+        self, *like: SampleSet, plain: bool = False
+    ) -> tuple[Unraveled, SampleSet, tuple[str, ...], bool, bool]:
+        """The network, unravelled, the samples (of `like` if one is as it takes them), and the rest of a `Subject`:
+        what to warn of, whether some weights are random, whether all are.
 
         Raises:
             DataError: the samples do not fit the network.
@@ -162,6 +165,7 @@ class Source:
             samples,
             random_weights(loaded) + untouched_norms(loaded.module) + recorded(net),
             bool(loaded.random),
+            loaded.untrained,
         )
 
     def placed(self, loaded: LoadedModel) -> LoadedModel:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from resect.jobs import paper
 from resect.jobs.findings import DepthAnswer, GradientAnswer, MultiplicityRow, Study
 from resect.report.study.phrases import largest, no_correlation
+from resect.report.study.untrained import coherence_of
 from resect.report.study.verdicts import verdicts
 from resect.words import NOTHING, count, decimal, large, part, percent, plural, points, span, two_to
 
@@ -37,7 +38,7 @@ def answers(study: Study) -> list[AnsweredQuestion]:
     depth, gradient = study.answers.depth, study.answers.gradient
     measures = (
         _ensemble(study),
-        _depth(depth) if depth else [],
+        [*_depth(depth), *_untrained(study)] if depth else [],
         _gradient(gradient, depth) if gradient and depth else [],
         _multiplicity(study.answers.multiplicity[0]),
     )
@@ -110,6 +111,23 @@ def _depth(depth: DepthAnswer) -> list[Measure]:
         Measure("  the same with root mean square norms", depth.by_rms.lengths),
         Measure("longest path", longest, paper.BLOCKS.said),
     ]
+
+
+def _untrained(study: Study) -> list[Measure]:
+    """What the untrained twin has in their places."""
+    twin = study.untrained
+    if twin is None or twin.by_share is None or twin.by_magnitude is None:
+        return []
+    row, depth = study.answers.multiplicity[0], f"{decimal(twin.effective_depth, 1)} blocks"
+    rows = [
+        Measure(f"untrained: lengths with {percent(twin.by_share.held)} of the exact share", twin.by_share.lengths),
+        Measure(f"  with {percent(twin.by_magnitude.held)} of count × magnitude", twin.by_magnitude.lengths),
+        Measure("  mean length by share", f"{depth} (trained {decimal(row.effective_depth, 1)})"),
+    ]
+    if ends := coherence_of(study):
+        here, there = (" to ".join(dict.fromkeys(decimal(end, 1) for end in pair)) for pair in ends[:2])
+        rows.append(Measure("  coherence (1: no interference)", f"{there} (trained {here})"))
+    return rows
 
 
 def _beside_share(depth: DepthAnswer) -> list[Measure]:

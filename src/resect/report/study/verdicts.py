@@ -7,6 +7,7 @@ import numpy as np
 from resect.jobs import paper
 from resect.jobs.findings import MultiplicityRow, Study
 from resect.report.study.phrases import at_chance, single_deletions, without_several
+from resect.report.study.untrained import untrained
 from resect.words import contribute, decimal, large, percent, plural, two_to
 
 # Where a number turns into a word. A reader who draws the lines elsewhere has the numbers beside every verdict.
@@ -78,11 +79,12 @@ def _depth(study: Study) -> str:
         relation = "Of middling depth, not shallow as in the paper"
     else:
         relation = "Up to the full depth, unlike in the paper"
-    return (
+    text = (
         f"{relation}: the longest path has {plural(longest, 'block')}, and {percent(share.held)} of the gradient runs "
         f"through paths of {share.lengths}, {percent(share.path_fraction)} of all paths; by the paper's "
         f"count × magnitude, {percent(depth.by_magnitude.held)} through paths of {depth.by_magnitude.lengths}."
     )
+    return f"{text} {untrained(study)}".rstrip()
 
 
 def _gradient(study: Study) -> str:
