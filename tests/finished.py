@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import comb, log2
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from resect.jobs.findings import (
     GradientAnswer,
     MultiplicityRow,
     PlainControl,
+    Step,
     Study,
     StudySubject,
     UntrainedTwin,
@@ -88,13 +90,27 @@ def random_study(blocks: int, damage: str, unit: str, seed: int) -> Study:
     )  # fmt: skip
     rows = tuple(_network(i, blocks, intact, unit, draw) for i in range(draw.integers(1, 5)))
     subject = StudySubject("resect:it0", "digits", samples, 10, blocks, 1_730_000, unit)
-    found = Answers(ensemble, depth, gradient, rows)
+    found = Answers(ensemble, depth, gradient, rows, _steps(rows, draw))
     twin = None
     if lengths is not None and draw.random() < 0.7:
         twin = _twin(blocks, draw)
         lengths = lengths.assign(**_coherence(blocks, draw))
     parts = (table, deletions, random, reorderings, lengths, control)
     return Study(subject, found, *parts, 0.2, {}, 1.0, {}, "resect", untrained=twin)
+
+
+def _steps(rows: tuple[MultiplicityRow, ...], draw: np.random.Generator) -> tuple[Step, ...] | None:
+    """In the order of effective paths; of some studies, nearly every one beyond doubt, of some nothing is known."""
+    if draw.random() < 0.1:
+        return None
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].log2_effective_paths, rows[i].error))
+    reach, made = draw.choice([0.001, 0.3]), []
+    for i, j in pairwise(order):
+        error = rows[j].error - rows[i].error
+        bits = rows[j].log2_effective_paths - rows[i].log2_effective_paths
+        width = np.nan if draw.random() < 0.05 else reach
+        made.append(Step((i,), (j,), (error, error - width, error + width), (bits, bits - reach, bits + reach)))
+    return tuple(made)
 
 
 def _twin(n: int, draw: np.random.Generator) -> UntrainedTwin:
@@ -221,7 +237,7 @@ def random_paths(blocks: int, seed: int) -> Record:
         "multiplicity": {"log2_paths": float(blocks), "log2_effective_paths": float(draw.choice([0, blocks / 2])),
                          "effective_depth": float(draw.random() * blocks)},
         "log2_effective_paths_within": draw.choice([None, 1.5]),
-        "strongest": {"summary": "All were looked at.", "proven": int(draw.integers(2))},
+        "strongest": {"summary": "All were looked at.", "proven": 1, "open": int(draw.integers(2))},
     }  # fmt: skip
     tables = {
         "lengths": lengths.assign(share=share, share_low=np.nan, share_high=np.nan),

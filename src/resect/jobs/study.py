@@ -22,6 +22,7 @@ from resect.jobs.job import Answer, Job, Lab, Subject, Track, digest_of, silent
 from resect.jobs.paths import lengths_table
 from resect.jobs.source import Source, slug, split_spec
 from resect.jobs.train import TrainJob
+from resect.jobs.trend import Compared, steps, training_of
 from resect.jobs.untrained import Measured, untrained_twin
 from resect.jobs.warn import at_chance
 from resect.models.names import bare_name, is_shipped
@@ -75,14 +76,17 @@ class StudyJob(StudyAsked, Job):
                 measure = partial(bench.paths, of="untrained, ")
                 twin = untrained_twin(self.source, main, measured, self.batch_size, measure)
                 more |= {} if twin.lengths is None else {"untrained": twin.lengths}
-        rows = [multiplicity_row(self.source.model, net, singles.intact_error, spectrum)]
-        rows += [bench.beside(text, other) for text, other in zip(self.beside, subject.beside, strict=True)]
+        own = multiplicity_row(self.source.model, net, singles.intact_error, spectrum)
+        networks = [Compared(own, subject.trainings[0], singles.intact["error"], singles.weights, spectrum)]
+        for text, training, other in zip(self.beside, subject.trainings[1:], subject.beside, strict=True):
+            networks.append(bench.beside(text, training, other))
+        rows = tuple(network.row for network in networks)
         ensemble = answer_ensemble(singles, random, shuffled, control, samples.targets_only())
         blocks = net.blocks.table
         found = {
             "subject": asdict(self._subject(net, samples)),
             **how_read(samples),
-            "answers": Answers(ensemble, depth, gradient, tuple(rows)).as_dict(),
+            "answers": Answers(ensemble, depth, gradient, rows, steps(networks)).as_dict(),
             "intact_loss": singles.intact_loss,
             "control": control.numbers() if control else None,
             "untrained": twin.numbers() if twin else None,
@@ -117,6 +121,7 @@ class _Networks:
     control: Subject | None
     beside: tuple[Subject, ...]
     names: tuple[str, ...]
+    trainings: tuple[str, ...]  # of the network under study and those beside it, but for their seeds
 
     @property
     def all(self) -> list[Subject]:
@@ -186,11 +191,13 @@ class _Bench:
             largest_damage_layer=str(result.table["name"][int(damage.argmax())]),
         )
 
-    def beside(self, text: str, subject: Subject) -> Any:
+    def beside(self, text: str, training: str, subject: Subject) -> Compared:
         """Depth, width and multiplicity of another network."""
         spec, net = split_spec(text)[0], subject.net
         intact = self.lesion(subject, plans.explicit(net, []), f"{spec}, intact")
-        return multiplicity_row(spec, net, intact.intact_error, self.spectrum(subject, f"{spec}, gradient"))
+        spectrum = self.spectrum(subject, f"{spec}, gradient")
+        row = multiplicity_row(spec, net, intact.intact_error, spectrum)
+        return Compared(row, training, intact.intact["error"], intact.weights, spectrum)
 
 
 def _with_kinds(table: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
@@ -215,9 +222,11 @@ class _Loader:
                 "resect lesion and resect paths take them."
             )
         control = self._subject(source.beside(job.control), plain=True) if job.control else None
-        beside = tuple(self._subject(source.beside(text), plain=False) for text in job.beside)
+        others = [self._ready(source.beside(text)) for text in job.beside]
+        beside = tuple(self._subject(other, plain=False) for other in others)
+        trainings = tuple(map(training_of, (self._ready(source), *others)))
         names = (source.model, *([job.control] if job.control else []), *job.beside)
-        return _Networks(main, control, beside, names)
+        return _Networks(main, control, beside, names, trainings)
 
     def _subject(self, source: Source, *, plain: bool) -> Subject:
         source = self._ready(source)

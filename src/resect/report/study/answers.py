@@ -61,7 +61,9 @@ def _headlines(study: Study) -> tuple[Measure, ...]:
         one,
         Measure(held, span(low, high, "block")),
         Measure(short, percent(gradient.share_to_tenth)),
-        Measure(f"effective paths, of {large(row.log2_paths)}", two_to(row.log2_effective_paths).split(" = ")[-1]),
+        Measure(
+            f"effective paths at most, of {large(row.log2_paths)}", two_to(row.log2_effective_paths).split(" = ")[-1]
+        ),
     )
 
 
@@ -167,12 +169,12 @@ def _multiplicity(row: MultiplicityRow) -> list[Measure]:
     depth = f"{decimal(row.effective_depth, 1)} blocks ({decimal(row.effective_depth_layers, 1)} layers)"
     return [
         Measure("paths", two_to(row.log2_paths), paper.PATHS.said),
-        Measure("effective number of paths", two_to(row.log2_effective_paths)),
+        Measure("effective number of paths, at most", two_to(row.log2_effective_paths)),
         Measure("mean length by share", depth),
     ]
 
 
-COMPARED = ("network", "blocks", "parameters", "paths", "effective paths", "mean length", "error")
+COMPARED = ("network", "blocks", "parameters", "paths", "effective, at most", "mean length", "error")
 
 
 def comparison(study: Study) -> list[tuple[str, ...]]:
