@@ -64,9 +64,9 @@ def coherence(both: _Both, ax: Axes | None = None) -> Axes:
     known = pd.concat(sizes)
     lowest, highest = (float(known.min().min()), float(known.max().max())) if len(known) else (1.0, 1.0)
     ax.set_ylim(min(lowest, 1.0) / 2, max(highest, 1.0) * 2)
-    reference_line(ax, 1, "no interference")
+    reference_line(ax, 1, "")
     _lengths(ax, both)
-    ax.set_ylabel("coherence of the paths of a length")
+    ax.set_ylabel("coherence of a length (1: no interference)")
     ax.yaxis.set_major_formatter("{x:g}")
     head(ax, "coherence", [*_key(), ("bands: middle half", GREY)])
     return ax
