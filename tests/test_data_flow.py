@@ -83,6 +83,24 @@ def test_a_number_divided_by_the_signal_is_no_skip() -> None:
     assert ["with a non-linearity" in entry.reason for entry in net.rejected] == [True, True]
 
 
+class Halved(nn.Module):
+    """A block at whose end a maximum over pairs of features halves both skip and branch (Hiera)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.skip, self.f = nn.Linear(width, width), mlp(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip, branch = (y.reshape(len(x), 2, -1).max(dim=1).values for y in (self.skip(x), self.f(x)))
+        return skip + branch
+
+
+def test_a_maximum_over_one_dimension_pools_a_skip_as_max_pooling_does() -> None:
+    net = resect.unravel(nn.Sequential(Halved(16), Halved(8)), torch.cat([X, X], 1))
+    assert [block.kind for block in net.blocks] == ["projection", "projection"]
+    assert resect.path_spectrum(net, [(torch.cat([X, X], 1), TARGETS)]).sum_error < 1e-5
+
+
 class LongSkip(nn.Module):
     """Residual blocks under a long skip, in one forward()."""
 

@@ -41,7 +41,7 @@ def why_no_addition(node: Node, reach: Reach) -> str | None:
     name = op_name(node)
     if name not in _REASONS:
         return None
-    source = _stack_in(node, reach) if name in _OVER_STACKS and name != "summed" else node
+    source = _stack_behind(node, reach) if name in _OVER_STACKS and name != "summed" else node
     if source is None:
         return None
     signals = [operand for operand in reach.dependents(source) if _is_signal(operand)]
@@ -61,19 +61,19 @@ def why_no_block(node: Node, states: Set[Node], reach: Reach) -> str | None:
     Args:
         states: the values of joins, and those at which their branches start.
     """
-    stacked = _stacked(node, reach) if op_name(node) in ("stack", "cat") else []
+    stacked = _side_by_side(node, reach) if op_name(node) in ("stack", "cat") else []
     held = {[*behind(value, VIEWS | NORMS, reach)][-1] for value in stacked} & states
     return _READ_TOGETHER if len(held) > 1 and not _is_returned(node) else None
 
 
-def _stacked(node: Node, reach: Reach) -> list[Node]:
+def _side_by_side(node: Node, reach: Reach) -> list[Node]:
     """The values that a node puts side by side along a dimension of their own; none if they have none."""
     operands = reach.dependents(node)
     if op_name(node) == "cat":
-        each = [_stacked(operand, reach) for operand in operands]
+        each = [_side_by_side(operand, reach) for operand in operands]
         return [value for values in each for value in values] if all(each) else []
     if op_name(node) == "_to_copy":
-        return _stacked(operands[0], reach)
+        return _side_by_side(operands[0], reach)
     return operands if op_name(node) in ("stack", "unsqueeze") else []
 
 
@@ -82,7 +82,7 @@ def _is_returned(node: Node) -> bool:
     return all(user.op == "output" or (op_name(user) in VIEWS and _is_returned(user)) for user in node.users)
 
 
-def _stack_in(node: Node, reach: Reach) -> Node | None:
+def _stack_behind(node: Node, reach: Reach) -> Node | None:
     """The stack, or concatenation, whose values a node sums, behind views and factors."""
     pending = reach.dependents(node)
     while pending:
