@@ -35,14 +35,17 @@ def untrained(
         seed: of the random weights; the global random state is left alone.
 
     Raises:
-        InputError: it cannot be built: the spec names a factory, which may make what it likes.
+        InputError: it cannot be built; of a factory, which may make what it likes, that is not known.
     """
     kind, _, name = spec.partition(":")
     if kind == "py":
         raise InputError("what a py: factory builds may be trained, and how it is built anew is not known")
     if kind == "hf":
         with seeded(seed):
-            twin: nn.Module = type(model)(deepcopy(model.config))
+            try:
+                twin: nn.Module = type(model)(deepcopy(model.config))
+            except Exception as error:  # transformers raises whatever it likes
+                raise InputError(f"transformers cannot build it from its configuration ({error})") from error
         return twin.eval()
     given = dict(model_args or {})
     if checkpoint is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from resect.jobs import paper
 from resect.jobs.findings import DepthAnswer, GradientAnswer, MultiplicityRow, Study
 from resect.report.study.phrases import largest, no_correlation
-from resect.report.study.untrained import coherence_of
+from resect.report.study.untrained import coherence_of, ends
 from resect.report.study.verdicts import verdicts
 from resect.words import NOTHING, count, decimal, large, part, percent, plural, points, span, two_to
 
@@ -126,9 +126,9 @@ def _untrained(study: Study) -> list[Measure]:
         Measure(f"  with {percent(twin.by_magnitude.held)} of count × magnitude", twin.by_magnitude.lengths),
         Measure("  mean length by share", f"{depth} (trained {decimal(row.effective_depth, 1)})"),
     ]
-    if ends := coherence_of(study):
-        here, there = (" to ".join(dict.fromkeys(decimal(end, 1) for end in pair)) for pair in ends[:2])
-        rows.append(Measure("  coherence (1: no interference)", f"{there} (trained {here})"))
+    if known := coherence_of(study):
+        here, there, _ = known
+        rows.append(Measure("  coherence (1: no interference)", f"{ends(there)} (trained {ends(here)})"))
     return rows
 
 

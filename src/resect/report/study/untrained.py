@@ -95,8 +95,9 @@ def _coherence(study: Study, depth: DepthAnswer) -> str:
     elif factor < 1 / _CHANGED:
         verb = "made the paths of a length reinforce each other less" if here[0] > 1 else "made the paths cancel"
     lengths = span(depth.by_share.low, depth.by_share.high, "block")
-    return f"Training {verb}: on {lengths} coherence is {_ends(here)}, untrained {_ends(there)} (1: no interference)."
+    return f"Training {verb}: on {lengths} coherence is {ends(here)}, untrained {ends(there)} (1: no interference)."
 
 
-def _ends(ends: tuple[float, float]) -> str:
-    return " to ".join(dict.fromkeys(decimal(end, 1) for end in ends))
+def ends(pair: tuple[float, float]) -> str:
+    """ "1.3 to 25.1"."""
+    return " to ".join(dict.fromkeys(decimal(end, 1) for end in pair))
