@@ -124,6 +124,16 @@ def test_images_of_any_size_run_through_a_network_that_pools_them() -> None:
         net(torch.randn(2, 3, 16, 16))
 
 
+def test_images_larger_than_an_example_whose_half_ends_in_a_single_pixel_run(exports: list[bool]) -> None:
+    model = Frame(Residual(), nn.Conv2d(6, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, 2, 1), Residual()).eval()
+    net = resect.unravel(model, torch.randn(2, 1, 8, 8))
+    assert len(exports) == 1
+    for size in (8, 12, 20):
+        assert net.check(torch.randn(2, 1, size, size)).identical
+    with pytest.raises(resect.InputError, match=r"\(4\) is no size that the network can run, but 5 or 6 is"):
+        net(torch.randn(2, 1, 4, 4))
+
+
 def test_a_size_that_the_model_burns_in_is_named() -> None:
     model = nn.Sequential(conv(1), Residual(1), nn.Flatten(), nn.Linear(64, 3)).eval()
     net = resect.unravel(model, torch.randn(2, 1, 8, 8))

@@ -23,7 +23,7 @@ from resect.cli._options import (
     whole,
 )
 from resect.cli._terminal import do
-from resect.graph.decisions import Removal
+from resect.graph.decisions import Combine, Removal, Unit
 from resect.jobs.asked import MEMORY_FORMATS, LesionAsked
 from resect.sweep.settings import METRICS, PLANS
 
@@ -49,7 +49,22 @@ from resect.sweep.settings import METRICS, PLANS
     "--counts",
     metavar="1-9,12",
     type=Numbers(),
-    help="Of random: blocks deleted; windows: lengths; shuffled: swaps.",
+    help="Of random: blocks deleted; windows, reversed, parallel: lengths; shuffled: swaps.",
+)
+@click.option(
+    "--unit",
+    type=click.Choice(get_args(Unit)),
+    default="block",
+    show_default=True,
+    help="Of windows, reversed and parallel: what is counted.",
+)
+@click.option("--middle", is_flag=True, help="Of them: one span of each length, in the middle; not at every start.")
+@click.option(
+    "--combine",
+    type=click.Choice(get_args(Combine)),
+    default="mean",
+    show_default=True,
+    help="Of parallel: the mean of the outputs, or all that they add.",
 )
 @whole("--repeats", "Of random and shuffled.", default=LesionAsked.repeats)
 @whole("--orders", "Of shapley: pairs of orders.", default=LesionAsked.orders)

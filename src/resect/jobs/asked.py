@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from resect.errors import InputError, SpecError
-from resect.graph.decisions import Gates, Removal
+from resect.graph.decisions import Combine, Gates, Removal, Unit
 from resect.jobs.source import Source, split_spec
 from resect.measuring.meaning import require_task
 from resect.models.names import SPECIFIC, has_weights, is_shipped, require_model_spec
@@ -77,7 +77,10 @@ class LesionAsked(Asked):
         plan: one of PLANS.
         without: delete just these blocks together, by number or name, instead of a plan.
         removal: what stands for a deleted branch.
-        counts: of random, the numbers of deleted blocks; of windows, their lengths; of shuffled, the numbers of swaps.
+        counts: of random, the numbers of deleted blocks; of windows, reversed and parallel, the lengths; of shuffled,
+            the numbers of swaps.
+        unit, middle: of windows, reversed and parallel: what is counted, and whether one span of each length is enough.
+        combine: of parallel, the "mean" of the outputs or the "sum" of what they add.
         repeats: of random and shuffled.
         orders: of shapley, pairs of orders.
         removed: of ensemble, blocks missing in every member; None for a tenth.
@@ -95,6 +98,9 @@ class LesionAsked(Asked):
     without: tuple[int | str, ...] | None = None
     removal: Removal = "zero"
     counts: tuple[int, ...] | None = None
+    unit: Unit = "block"
+    middle: bool = False
+    combine: Combine = "mean"
     repeats: int = 5
     orders: int = 20
     removed: int | None = None

@@ -30,9 +30,10 @@ from resect.graph.resolve import Programs
 from resect.graph.routes import Routes, Start
 from resect.graph.slices import Sliced, cut
 from resect.graph.untouched import Mode, untouched
-from resect.network.arrangement import Arrangement, validate
+from resect.network.arrangement import Arrangement
 from resect.network.blocks import Block, BlockLike, Blocks
 from resect.network.check import Check
+from resect.network.fitting import validate
 from resect.network.form import Form
 from resect.network.gradients import require_own_gradient
 from resect.network.scheduled import Scheduled
@@ -70,7 +71,7 @@ class Unraveled:
         self.sliced = sliced
         self.programs = Programs(sliced)
         self.rejected = sliced.rejected
-        self.intact = Arrangement(range(len(sliced.slots)), [slot.name for slot in sliced.slots])
+        self.intact = validate(range(len(sliced.slots)), sliced)
         self.layers = sum(slot.block.layers for slot in sliced.slots)
         self.slices = len(sliced.slices)
         self.inputs = tuple(entry for entry in sliced.captured.inputs if entry)
