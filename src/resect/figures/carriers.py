@@ -135,7 +135,7 @@ def training(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     words = [
         ("● effective depth (blocks)", BLUE),
         ("▬ effective range (blocks)", DIM_BLUE),
-        ("■ log2 effective paths (bits)", ORANGE),
+        ("■ log2 effective paths, at most (bits)", ORANGE),
     ]
     head(ax, "over training", words)
     return ax

@@ -197,6 +197,7 @@ class StudyAsked(Asked):
     Attributes:
         beside: SPEC or SPEC@FILE of networks to set beside it; a resect: network without weights is trained first.
         control: SPEC or SPEC@FILE of the plain network; by default the VGG-15 shipped for the data.
+        untrained: measure the paths of the same architecture with random weights, too, where it can be built.
         plain: take the network as a plain one, layer by layer.
         retrain: train the shipped networks anew first.
         repeats: random deletions for each number of blocks, and reorderings for each number of swaps.
@@ -209,6 +210,7 @@ class StudyAsked(Asked):
     verb: ClassVar[str] = "study"
     beside: tuple[str, ...] = ()
     control: str | None = None
+    untrained: bool = True
     plain: bool = False
     retrain: bool = False
     repeats: int = 10
@@ -240,7 +242,7 @@ class StudyAsked(Asked):
 
     def idle(self) -> dict[str, str]:
         """Measures of paths, where no network has more than one; and training, where no network is shipped."""
-        names = ["draws", "sweeps", "path_samples", "path_batch"] if self.plain else []
+        names = ["draws", "sweeps", "path_samples", "path_batch", "untrained"] if self.plain else []
         names += ["gradient_samples", "gradient_batch"] if self.plain and not self.beside else []
         idle = dict.fromkeys(names, "of networks with residual joins, but `plain` takes this one layer by layer")
         if not any(is_shipped(split_spec(text)[0]) for text in (self.source.model, *self._others)):

@@ -98,7 +98,13 @@ class PathsJob(PathsAsked, Job):
             alone = replace(bench, data=[samples.first(self.batch_size)])
             paths = alone.measure(strongest_paths, "strongest paths", count=self.strongest)
             held = dict(zip(("held", "held_low", "held_high"), paths.held, strict=True))
-            found["strongest"] = {"summary": paths.summary(), "proven": paths.proven, "bound": paths.bound, **held}
+            found["strongest"] = {
+                "summary": paths.summary(),
+                "proven": paths.proven,
+                "open": paths.open,
+                "bound": paths.bound,
+                **held,
+            }
             tables["strongest"] = paths.table
         if self.checkpoints:
             tables["training"] = bench.over_training(checkpoints_in(self.checkpoints))
@@ -143,7 +149,7 @@ def lengths_table(spectrum: PathSpectrum, draws: PathDraws | None, squares: Path
     if squares is not None:
         table = table.drop(columns=["path_norm_rms", "magnitude_rms"], errors="ignore")
         table = table.merge(squares.table.rename(columns=_RMS_NAMES), on="length")
-        table["coherence"] = squares.coherence(spectrum)
+        table = table.merge(squares.coherence_table(spectrum), on="length")
     return table
 
 

@@ -88,15 +88,40 @@ class PathSquares(Draws):
         """(n+1,) kappa: the squared norm of the summed gradient of a length over the sum of its paths' squared norms.
 
         1 if the paths of a length do not interfere on average; more if they reinforce each other, up to their number if
-        all are equal; less if they cancel. Pooled over samples; NaN where there is no path.
+        all are equal; less if they cancel. Pooled over the samples that both were measured on, the first of each; NaN
+        where there is no path.
 
         Raises:
             InputError: the spectrum is of another network or place.
         """
+        summed, single = self._interfering(spectrum)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(summed.mean(0) / single.mean(0))
+
+    def own_coherence(self, spectrum: PathSpectrum) -> np.ndarray:
+        """(N, n+1) the same of every sample: its own, over the sum that this sample's sweeps estimate; NaN where that
+        is zero."""
+        summed, single = self._interfering(spectrum)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(np.where(single > 0, summed / single, np.nan))
+
+    def coherence_table(self, spectrum: PathSpectrum) -> pd.DataFrame:
+        """One row a length: `length`, `coherence`, pooled, and of the samples' own `coherence_median`, with the
+        quartiles `coherence_lower` and `coherence_upper`."""
+        own = self.own_coherence(spectrum)
+        quartiles = np.full((3, own.shape[1]), np.nan)
+        known = np.isfinite(own).any(0)
+        quartiles[:, known] = np.nanquantile(own[:, known], [0.25, 0.5, 0.75], axis=0)
+        names = ("coherence_lower", "coherence_median", "coherence_upper")
+        columns = {"coherence": self.coherence(spectrum), **dict(zip(names, quartiles, strict=True))}
+        return pd.DataFrame({"length": range(own.shape[1]), **columns})
+
+    def _interfering(self, spectrum: PathSpectrum) -> tuple[np.ndarray, np.ndarray]:
+        """The squared norms of sums of paths and the sums of squared norms, (rows, n+1) each, of the same samples."""
         if (spectrum.counts, spectrum.at) != (self.counts, self.at):
             raise InputError(f"`spectrum` must be of the same network and place, {self.at}, got one at {spectrum.at}.")
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(np.square(spectrum.norms).mean(0) / self.total)
+        rows = min(len(spectrum.norms), len(self.norms))
+        return np.square(spectrum.norms[:rows]), np.square(self.norms[:rows]).mean(1)
 
     @property
     def magnitude(self) -> np.ndarray:

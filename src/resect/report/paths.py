@@ -157,8 +157,9 @@ def _carriers(record: Record) -> list[str]:
         first = tables["strongest"].iloc[0]
         chosen, search = list(map(str, first["blocks"])), record.found["strongest"]
         through = f"block{'s' * (len(chosen) > 1)} {', '.join(chosen)}" if chosen else "no block, over the skips alone"
+        found = " found" if search.get("open", 1) else ""
         said.append(
-            f"The strongest path{'' if search['proven'] else ' found'} has {percent(float(first['relative']))} of the "
+            f"The strongest path{found} has {percent(float(first['relative']))} of the "
             f"norm of the whole gradient and goes through {through}. {search['summary']}"
         )
     return said

@@ -9,7 +9,7 @@ from resect.jobs import paper
 from resect.jobs.findings import Study
 from resect.paths.measures import Effective
 from resect.report.study.phrases import at_chance, change, largest, no_correlation, of_all, without_several
-from resect.report.study.verdicts import trend
+from resect.report.study.trend import trend
 from resect.report.together import together
 from resect.words import decimal, percent, plural, points, power_of_ten, span, two_to
 
@@ -258,7 +258,7 @@ def norm_caption(study: Study) -> Caption:
 def multiplicity_caption(study: Study) -> Caption:
     """Of the comparison with other networks."""
     return (
-        "All paths, and those that effectively contribute: 2 to the power of the entropy, in bits, of the paths' "
-        "shares. At the right the error of the intact networks.",
-        trend(study.answers.multiplicity),
+        "All paths, and at most how many of them effectively contribute: 2 to the power of the entropy, in bits, of "
+        "the paths' shares, if those of one length share equally. At the right the error of the intact networks.",
+        trend(study.answers),
     )
