@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -116,3 +117,48 @@ def test_views_do_not_depend_on_the_strides_of_the_example() -> None:
 
     net = resect.unravel(Attention().eval(), torch.randn(2, 8, 4, 4))
     assert net.check(torch.randn(3, 8, 4, 4)).identical
+
+
+@dataclass
+class Scores:
+    """What a model returns: a data class of its author's, which torch does not know."""
+
+    logits: Tensor
+    width: int
+
+
+class Deciding(nn.Module):
+    def forward(this, x: Tensor) -> Tensor:  # a line is found whatever its owner is called
+        assert x.abs().max() < 9
+        return x
+
+
+def test_outputs_in_a_data_class_stay_what_they_are() -> None:
+    model = Net(Block(lambda b, x: x + b.f(x)))
+    model.forward = lambda x: Scores(model.blocks(x), 8)  # type: ignore[method-assign]
+    net = resect.unravel(model, X)
+    outputs = net(X)
+    assert isinstance(outputs, Scores)
+    assert outputs.width == 8
+    assert outputs.logits.equal(model(X).logits)
+    assert net(X, (None,)).logits.equal(X)
+    assert resect.lesion(net, [(X, TARGETS)], resect.plans.single(net)).table.shape[0] == 1
+
+
+def test_a_model_without_outputs_and_one_that_reads_its_inputs_are_refused_by_name() -> None:
+    class Silent(nn.Module):
+        def forward(self, x: Tensor) -> None:
+            x.sum()
+
+    with pytest.raises(resect.ExportError, match=r"must return a tensor, .* but Silent returns none"):
+        resect.unravel(Silent(), X)
+    with pytest.raises(resect.ExportError, match=r"module `Deciding` \(test_any_model.py:\d+: `assert x.abs\(\)"):
+        resect.unravel(Deciding(), X)
+
+
+@pytest.mark.parametrize("batch", [X.to_sparse(), torch.nested.nested_tensor([X[0], X[1]])])
+def test_only_dense_batches_are_taken(batch: Tensor) -> None:
+    with pytest.raises(
+        resect.InputError, match=r"must hold dense tensors, got (sparse_coo|a nested tensor) as input 0"
+    ):
+        resect.unravel(two(lambda b, x: x + b.f(x)), batch)

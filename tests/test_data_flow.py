@@ -21,6 +21,7 @@ def copied(block: Block, x: Tensor) -> Tensor:
 SPELLINGS: dict[str, tuple[Way, int]] = {
     "x + (f + g)": (lambda b, x: x + (b.f(x) + b.g(x)), 4),
     "x + (f + g), reshaped": (lambda b, x: x + (b.f(x) + b.g(x)).reshape(len(x), 2, 4).reshape(len(x), 8), 4),
+    "x + (f + g), to the type that it has": (lambda b, x: x + (b.f(x) + b.g(x)).to(x.dtype), 4),
     "relu(x) + f(relu(x))": (lambda b, x: F.relu(x) + b.f(F.relu(x)), 2),
     "copies into slices": (copied, 2),
     "a scaled skip": (lambda b, x: 0.5 * x + b.f(x), 2),
@@ -44,6 +45,7 @@ def test_a_block_is_found_however_it_is_written(name: str) -> None:
 WORDS: dict[str, tuple[Way, str]] = {
     "lerp": (lambda b, x: torch.lerp(x, b.f(x), 0.5), "interpolated"),
     "addmm": (lambda b, x: torch.addmm(x, b.f(x).relu(), b.weight), "inside a matrix product"),
+    "a layer in its addmm": (lambda b, x: torch.addmm(x, x.relu(), b.weight), "inside a matrix product"),
     "baddbmm": (
         lambda b, x: torch.baddbmm(x[:, None], b.f(x).relu()[:, None], b.weight.expand(len(x), -1, -1))[:, 0],
         "inside a matrix product",
@@ -51,6 +53,14 @@ WORDS: dict[str, tuple[Way, str]] = {
     "index_add": (lambda b, x: x.index_add(0, torch.arange(len(x)), b.f(x)), "at chosen places"),
     "where": (lambda b, x: torch.where(x > 0, x, b.f(x)), "neither is added"),
     "complex": (lambda b, x: (lambda z: z + torch.complex(b.f(z.real), z.imag))(torch.complex(x, x)).real, "complex"),
+    "complex, of reals": (
+        lambda b, x: (torch.complex(x, torch.zeros_like(x)) + torch.complex(b.f(x), torch.zeros_like(x))).real,
+        "complex",
+    ),
+    "a matrix over both": (
+        lambda b, x: torch.cat([x, b.f(x)], -1) @ torch.eye(8).repeat(2, 1),
+        "by a sum over stacked values",
+    ),
     "gru cell": (lambda b, x: b.cell(b.f(x), x), "inside one operator"),
     "cond": (
         lambda b, x: torch.cond(x.sum() > -1e9, lambda x: x + b.f(x), lambda x: x.clone(), (x,)),
@@ -71,6 +81,24 @@ def test_a_number_divided_by_the_signal_is_no_skip() -> None:
     net = resect.unravel(two(lambda b, x: b.weight.mean() / x + b.f(x)), X)
     assert not net.blocks
     assert ["with a non-linearity" in entry.reason for entry in net.rejected] == [True, True]
+
+
+class Halved(nn.Module):
+    """A block at whose end a maximum over pairs of features halves both skip and branch (Hiera)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.skip, self.f = nn.Linear(width, width), mlp(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip, branch = (y.reshape(len(x), 2, -1).max(dim=1).values for y in (self.skip(x), self.f(x)))
+        return skip + branch
+
+
+def test_a_maximum_over_one_dimension_pools_a_skip_as_max_pooling_does() -> None:
+    net = resect.unravel(nn.Sequential(Halved(16), Halved(8)), torch.cat([X, X], 1))
+    assert [block.kind for block in net.blocks] == ["projection", "projection"]
+    assert resect.path_spectrum(net, [(torch.cat([X, X], 1), TARGETS)]).sum_error < 1e-5
 
 
 class LongSkip(nn.Module):

@@ -154,7 +154,12 @@ def test_bad_places_and_scalars_are_named(net, batch) -> None:
         (PathSettings(at=9), "its index below 9.* got 9"),
         (PathSettings(of="logit"), "`of` must be 'loss', 'target', a class below 10"),
         (PathSettings(of=10), "a class below 10"),
-        (PathSettings(of=lambda outputs, targets: outputs), r"one number a sample, \(6,\), got \(6, 10\)"),
+        (
+            PathSettings(of=lambda outputs, targets: outputs),
+            r"`of` must return one value a sample, a tensor \(6,\), got \(6, 10\)",
+        ),
+        (PathSettings(of=lambda outputs, targets: targets), "`of` must be differentiable"),
+        (PathSettings(of=lambda outputs, targets: outputs[:, 0] * 1j), "`of` must be differentiable"),
         (PathSettings(memory=1000), "`memory` must hold one sample with 10 lanes"),
     ]:
         with pytest.raises(resect.InputError, match=message):

@@ -210,10 +210,21 @@ class WrittenOut(nn.Module):
         return (1 - z.sigmoid()) * n.tanh() + z.sigmoid() * state
 
 
-@pytest.mark.parametrize("cell", [nn.GRUCell(8, 8), nn.LSTMCell(8, 8), nn.RNNCell(8, 8), WrittenOut()], ids=str)
-def test_unrolled_cells_are_blocks_or_listed(cell: nn.Module) -> None:
-    net = resect.unravel(Cells(cell).eval(), torch.randn(3, 4, 8))
-    assert len(net.blocks) + len(net.rejected) >= 3, (net.blocks, net.rejected)
+@pytest.mark.parametrize("kind", [nn.GRUCell, nn.LSTMCell, nn.RNNCell])
+def test_the_steps_of_torchs_cells_are_listed_but_the_first_which_has_no_state(kind: type[nn.RNNCellBase]) -> None:
+    net = resect.unravel(Cells(kind(8, 8)).eval(), torch.randn(3, 4, 8))
+    assert not net.blocks
+    assert ["additions stand inside one operator" in entry.reason for entry in net.rejected] == [True] * 3
+
+
+def test_the_steps_of_a_gated_cell_in_plain_operators_are_blocks_but_the_first_which_has_no_state() -> None:
+    model, x = Cells(WrittenOut()).eval(), torch.randn(3, 4, 8)
+    net = resect.unravel(model, x)
+    assert [(block.kind, block.layers) for block in net.blocks] == [("gated", 1)] * 3
+    assert ["no parameters lie on the way" in entry.reason for entry in net.rejected] == [True]
+    for block in range(3):  # without it the state passes its step as it is
+        steps = [step for step in range(4) if step != block + 1]
+        torch.testing.assert_close(net(x, net.intact.without(block)), model(x[:, steps]))
 
 
 OPAQUE: dict[str, Way] = {

@@ -222,9 +222,8 @@ def test_two_processes_take_the_step_of_one(small: nn.Module, tmp_path: Path) ->
 
 @pytest.mark.parametrize("momentum", [None, 0.3])
 def test_the_batch_norms_of_a_stand_alone_network_can_be_measured_again(momentum: float | None) -> None:
-    model = CifarResNet(8, width=4, channels=1).eval()
-    loader = [torch.randn(6, 1, 8, 8) * 2 + 1 for _ in range(3)]
-    small, by_hand = resect.unravel(model, loader[0]).without(0), copy.deepcopy(model)
+    model, loader = _made().model, [torch.randn(6, 1, 8, 8) * 2 + 1 for _ in range(3)]
+    small, by_hand = _made().without(0), copy.deepcopy(model)
     by_hand.blocks[0] = nn.Identity()
     if momentum is None:
         for network in (small, by_hand):

@@ -19,7 +19,9 @@ from resect.models.resnet import CifarResNet
 from resect.models.vgg import Vgg15
 from resect.training.augment import Augmentation
 from resect.training.checkpoint import Kept
-from resect.training.loop import Watch, _batches, _decay, train
+from resect.training.decay import decay_of
+from resect.training.loop import Watch, train
+from resect.training.order import batches
 from resect.training.recipe import Recipe
 from resect.weights import load_checkpoint
 
@@ -171,10 +173,10 @@ def test_accelerate_set_up_in_another_way_is_refused() -> None:
 
 
 def test_a_small_last_batch_joins_the_one_before() -> None:
-    assert [len(piece) for piece in _batches(torch.arange(33), 16, 2)] == [16, 17]
-    assert [len(piece) for piece in _batches(torch.arange(34), 16, 2)] == [16, 16, 2]
-    assert [len(piece) for piece in _batches(torch.arange(35), 16, 4)] == [16, 19]
-    assert [len(piece) for piece in _batches(torch.arange(1), 16, 2)] == [1]
+    assert [len(piece) for piece in batches(torch.arange(33), 16, 2)] == [16, 17]
+    assert [len(piece) for piece in batches(torch.arange(34), 16, 2)] == [16, 16, 2]
+    assert [len(piece) for piece in batches(torch.arange(35), 16, 4)] == [16, 19]
+    assert [len(piece) for piece in batches(torch.arange(1), 16, 2)] == [1]
     data = load_samples("digits", split="train", limit=33)
     network = Vgg15(width=4, channels=1, size=8)  # its last batch norm cannot train on one sample
     train(network, data.inputs, data.targets, replace(RECIPE, epochs=1, batch_size=16))
@@ -276,7 +278,7 @@ def test_what_is_no_recipe(changes: dict[str, object], message: str) -> None:
 def test_the_learning_rate_falls_in_steps() -> None:
     recipe = Recipe(decay="step", warmup=0.25, learning_rate=0.08)
     optimizer = torch.optim.SGD(_network().parameters(), lr=0.08)
-    decay = _decay(optimizer, recipe, 8)
+    decay = decay_of(optimizer, recipe, 8)
     found = []
     for _ in range(8):
         found.append(optimizer.param_groups[0]["lr"])
@@ -324,7 +326,7 @@ def test_ignored_targets_count_for_nothing() -> None:
 @pytest.mark.parametrize(("warmup", "steps"), [(0.25, 4), (1.0, 3), (0.2, 5), (0.0, 3), (1.0, 1), (0.5, 40)])
 def test_one_cycle_of_any_length_has_its_peak_and_ends_low(warmup: float, steps: int) -> None:
     optimizer = torch.optim.SGD(_network().parameters(), lr=0.1, momentum=0.9)
-    decay = _decay(optimizer, Recipe(warmup=warmup, learning_rate=0.1), steps)
+    decay = decay_of(optimizer, Recipe(warmup=warmup, learning_rate=0.1), steps)
     rates = []
     for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -365,7 +367,7 @@ def test_weights_and_card_are_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("momentum", "low", "high"), [(0.9, 0.85, 0.95), (0.96, 0.94, 0.98), (0.0, 0.0, 0.0)])
 def test_one_cycle_never_takes_all_friction_away(momentum: float, low: float, high: float) -> None:
     optimizer = torch.optim.SGD(_network().parameters(), lr=0.1, momentum=momentum)
-    decay = _decay(optimizer, Recipe(momentum=momentum, warmup=0.5), 20)
+    decay = decay_of(optimizer, Recipe(momentum=momentum, warmup=0.5), 20)
     found = []
     for _ in range(20):
         found.append(optimizer.param_groups[0]["momentum"])

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from resect.data.images import Preparation
-from resect.data.names import DataSpec
+from resect.data.names import SPLITS, DataSpec
 from resect.data.streams import Images
 from resect.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
-_SPLITS = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
 
 
 @dataclass(frozen=True)
@@ -68,25 +67,25 @@ def read_folder(spec: DataSpec, split: Literal["train", "test"], preparation: Pr
 
 def _split(root: Path, asked: str | None, split: Literal["train", "test"]) -> Path:
     """The folder of a split: the one asked for, else the first of its names that there is, else the root itself."""
-    there = {name: root / name for names in _SPLITS.values() for name in names if _folders(root / name)}
+    there = {name: root / name for names in SPLITS.values() for name in names if _folders(root / name)}
     if asked is not None:
         if not (root / asked).is_dir():
             raise DataError(f"{root} must have the split {asked!r}, a folder, but has {_words(_folders(root))}.")
         return root / asked
     if not there:
         return root
-    for name in _SPLITS[split]:
+    for name in SPLITS[split]:
         if name in there:
             return there[name]
     raise DataError(
-        f"{root} has {_words(sorted(there))}/, but no folder {' or '.join(_SPLITS[split][:2])}. Name one: "
+        f"{root} has {_words(sorted(there))}/, but no folder {' or '.join(SPLITS[split][:2])}. Name one: "
         f"folder:{root},split={min(there)}."
     )
 
 
 def _classes(root: Path, folder: Path) -> list[str]:
     """The sorted names of the class folders of all splits: a class that one of them lacks shifts no number."""
-    beside = [root / name for names in _SPLITS.values() for name in names] if folder != root else []
+    beside = [root / name for names in SPLITS.values() for name in names] if folder != root else []
     return sorted({label for part in (folder, *beside) for label in _folders(part)})
 
 

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 
 from resect.data.images import Preparation
-from resect.data.names import DataSpec
+from resect.data.names import SPLITS, DataSpec
 from resect.data.offline import UNREACHABLE, hub_or_cache
 from resect.data.samples import Samples, SampleSet
 from resect.data.streams import Images
 from resect.data.text import Reading, labelled, windows
 from resect.errors import DataError, SpecError
 
-_SPLITS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
 _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 
 
@@ -125,13 +124,13 @@ def _split(spec: DataSpec, loaded: Any, split: Literal["train", "test"]) -> Any:
             raise DataError(f"{spec.place} has one split, without a name: leave out split={spec.options['split']}.")
         return loaded
     asked = spec.options.get("split")
-    for name in (asked,) if asked else _SPLITS[split]:
+    for name in (asked,) if asked else SPLITS[split]:
         if name in loaded:
             return loaded[name]
     if asked is None and len(loaded) == 1:
         return next(iter(loaded.values()))
     raise DataError(
-        f"{spec.place} must have the split {asked or ' or '.join(_SPLITS[split])}, but has {', '.join(loaded)}. Name "
+        f"{spec.place} must have the split {asked or ' or '.join(SPLITS[split])}, but has {', '.join(loaded)}. Name "
         f"one: {spec.text.partition(',split=')[0]},split={next(iter(loaded))}."
     )
 

@@ -24,6 +24,7 @@ _OPTIONS = {  # of each kind; those in _NUMBERS are whole numbers of at least so
 }
 _NUMBERS = {"size": 1, "window": 1, "stride": 1, "seed": 0}
 KINDS = tuple(_OPTIONS)
+SPLITS = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}  # what they are called
 _PREDICTED = ("next-token", "masked-token")
 KNOWN = "digits, cifar10:DIR, npz:FILE, folder:DIR, hf:PATH, text:FILE or py:pkg.mod:factory"
 _FILES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -67,7 +68,13 @@ def unmarked(call: Call) -> Call:
 
 
 def outputs_of(model: nn.Module, call: Call) -> Any:
-    """What a model returns, but None where no graph can return it, e.g. the key-value cache of a language model."""
+    """What a model returns, but None where no graph can return it, e.g. the key-value cache of a language model.
+
+    Data classes that torch does not know yet are made known to it: their fields are outputs, too.
+    """
     args, kwargs = call
+    outputs = model(*args, **kwargs)
+    for kind in {type(leaf) for leaf in pytree.tree_leaves(outputs) if is_dataclass(leaf)}:
+        torch.export.register_dataclass(kind)
     plain = (Tensor, bool, int, float, str, type(None))
-    return pytree.tree_map(lambda leaf: leaf if isinstance(leaf, plain) else None, model(*args, **kwargs))
+    return pytree.tree_map(lambda leaf: leaf if isinstance(leaf, plain) else None, outputs)

@@ -22,6 +22,8 @@ _RESHAPES = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
 
 def canonical(graph: Graph) -> None:
     """Rewrite `graph` in place: no x + 0 or x[:], no equal nodes twice, and views that do not depend on strides."""
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
+        graph.erase_node(node)  # x.to(its own type) leaves one: it would be a second reader of x
     unread = {node for node in graph.nodes if not node.users}
     for node in list(graph.nodes):
         if node.op == "call_function":

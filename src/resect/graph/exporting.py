@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -95,12 +96,18 @@ def cause(model: nn.Module, error: Exception) -> str:
     names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
     place, trace = "", error.__traceback__
     for (frame, _), source in zip(traceback.walk_tb(trace), traceback.extract_tb(trace), strict=False):
-        owner, file = frame.f_locals.get("self"), Path(source.filename)
+        owner, file = _first_argument(frame), Path(source.filename)
         library = file.parts[-2:-1] == ("modules",) and "torch" in source.filename
         if owner is not None and id(owner) in names and not (library and source.name.startswith("_")):
             place = f"module `{names[id(owner)]}` ({file.name}:{source.lineno}: `{source.line}`) says: "
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return place + (lines[0] if lines else type(error).__name__).rstrip(".")
+
+
+def _first_argument(frame: FrameType) -> Any:
+    """The value of the first argument of the function that a frame runs: of a method its owner, however it is named."""
+    code = frame.f_code
+    return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
 
 
 @contextmanager

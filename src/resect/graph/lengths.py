@@ -67,7 +67,8 @@ def lengths_of(model: nn.Module, call: Call, batch_dim: int = 0) -> Lengths:
         for dimension, size in enumerate(leaf.shape if isinstance(leaf, Tensor) else ()):
             if dimension != at and size > 1:
                 groups.setdefault(size, []).append((number, dimension))
-    with untouched(model, "eval"), without_fused_attention(), torch.no_grad():
+    as_written = torch.compiler.set_stance("force_eager")  # a compiled model complains where it does not fit
+    with untouched(model, "eval"), without_fused_attention(), torch.no_grad(), as_written:
         free: list[list[Place]] = []
         sizes: dict[Place, int] = {}
         last: Trial | None = None

@@ -37,9 +37,9 @@ NORMS = frozenset(
 )
 POOLS = frozenset(
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d _adaptive_avg_pool2d "
-    "adaptive_avg_pool3d max_pool1d max_pool2d max_pool3d max_pool2d_with_indices mean sum amax upsample_nearest2d "
-    "upsample_bilinear2d upsample_bicubic2d upsample_nearest1d upsample_nearest3d upsample_trilinear3d "
-    "upsample_linear1d _upsample_bilinear2d_aa _upsample_bicubic2d_aa".split()
+    "adaptive_avg_pool3d max_pool1d max_pool2d max_pool3d max_pool2d_with_indices mean sum amax max "
+    "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_nearest1d upsample_nearest3d "
+    "upsample_trilinear3d upsample_linear1d _upsample_bilinear2d_aa _upsample_bicubic2d_aa".split()
 )
 RESHAPERS = frozenset(
     "cat stack pad constant_pad_nd reflection_pad2d replication_pad2d index index_select gather copy "

@@ -78,7 +78,7 @@ def _as_sum_of_terms(node: Node) -> None:
     if name not in ("sum", "mean") or len(node.args) != 2 or node.kwargs:
         return
     stack, dims = node.args
-    terms = _stacked(stack)
+    terms = _terms_of_stack(stack)
     if terms is None or len(terms) < 2 or not isinstance(dims, (list, tuple)) or len(dims) != 1:
         return
     assert isinstance(stack, Node)
@@ -91,8 +91,8 @@ def _as_sum_of_terms(node: Node) -> None:
     node.replace_all_uses_with(total)
 
 
-def _stacked(node: object) -> list[Node] | None:
-    """What is put side by side along a new axis, by stack or by cat."""
+def _terms_of_stack(node: object) -> list[Node] | None:
+    """The values that stack, or cat of unsqueezed ones, puts along a new axis; None for other nodes."""
     if (
         not isinstance(node, Node)
         or op_name(node) not in ("stack", "cat")

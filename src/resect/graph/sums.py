@@ -21,13 +21,15 @@ _INSIDE = "a cell or control flow whose additions stand inside one operator"
 _READ_TOGETHER = "outputs of blocks are stacked and read together, as by attention over depth: no addition of two"
 _WRITE_SUM = "; write it as skip + branch, and it is a block"
 
+_PRODUCTS = ("addmm", "baddbmm", "addbmm", "addmv", "addr", "addcdiv")
+_TO_COMPLEX = {"complex", "view_as_complex"}
 _OVER_STACKS = ("sum", "mean", "logsumexp", "einsum", "matmul", "mm", "bmm", "mv", "summed")
 
 _REASONS = {
     **dict.fromkeys(("add", "sub", "rsub"), _COMPLEX),
     **dict.fromkeys(("lerp", "logaddexp", "logaddexp2", "hypot"), _INTERPOLATED),
     **dict.fromkeys(("where", "maximum", "minimum"), _PICKED),
-    **dict.fromkeys(("addmm", "baddbmm", "addbmm", "addmv", "addr", "addcdiv"), _MATMUL + _WRITE_SUM),
+    **dict.fromkeys(_PRODUCTS, _MATMUL + _WRITE_SUM),
     **dict.fromkeys(_OVER_STACKS, _STACKED + _WRITE_SUM),
     **dict.fromkeys(("index_add", "scatter_add", "scatter_reduce", "index_put", "index_reduce"), _SCATTERED),
     **dict.fromkeys(("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell", "cond", "while_loop"), _INSIDE),
@@ -39,7 +41,7 @@ def why_no_addition(node: Node, reach: Reach) -> str | None:
     name = op_name(node)
     if name not in _REASONS:
         return None
-    source = _stack_in(node) if name in _OVER_STACKS and name != "summed" else node
+    source = _stack_behind(node, reach) if name in _OVER_STACKS and name != "summed" else node
     if source is None:
         return None
     signals = [operand for operand in reach.dependents(source) if _is_signal(operand)]
@@ -48,7 +50,8 @@ def why_no_addition(node: Node, reach: Reach) -> str | None:
     if _REASONS[name] is _INSIDE:  # a cell reads its state beside its input
         enough = len(signals) > (name not in ("cond", "while_loop"))
         return _INSIDE if enough and reach.reads_weights(node) else None
-    related = any(_is_skip_of(skip, branch, node, reach) for skip in signals for branch in signals)
+    weighs = name in _PRODUCTS and reach.reads_weights(node)
+    related = any(_is_skip_of(skip, branch, node, weighs, reach) for skip in signals for branch in signals)
     return _REASONS[name] if related else None
 
 
@@ -58,19 +61,19 @@ def why_no_block(node: Node, states: Set[Node], reach: Reach) -> str | None:
     Args:
         states: the values of joins, and those at which their branches start.
     """
-    stacked = _stacked(node, reach) if op_name(node) in ("stack", "cat") else []
+    stacked = _side_by_side(node, reach) if op_name(node) in ("stack", "cat") else []
     held = {[*behind(value, VIEWS | NORMS, reach)][-1] for value in stacked} & states
     return _READ_TOGETHER if len(held) > 1 and not _is_returned(node) else None
 
 
-def _stacked(node: Node, reach: Reach) -> list[Node]:
+def _side_by_side(node: Node, reach: Reach) -> list[Node]:
     """The values that a node puts side by side along a dimension of their own; none if they have none."""
     operands = reach.dependents(node)
     if op_name(node) == "cat":
-        each = [_stacked(operand, reach) for operand in operands]
+        each = [_side_by_side(operand, reach) for operand in operands]
         return [value for values in each for value in values] if all(each) else []
     if op_name(node) == "_to_copy":
-        return _stacked(operands[0], reach)
+        return _side_by_side(operands[0], reach)
     return operands if op_name(node) in ("stack", "unsqueeze") else []
 
 
@@ -79,15 +82,15 @@ def _is_returned(node: Node) -> bool:
     return all(user.op == "output" or (op_name(user) in VIEWS and _is_returned(user)) for user in node.users)
 
 
-def _stack_in(node: Node) -> Node | None:
+def _stack_behind(node: Node, reach: Reach) -> Node | None:
     """The stack, or concatenation, whose values a node sums, behind views and factors."""
-    pending = list(node.all_input_nodes)
+    pending = reach.dependents(node)
     while pending:
         source = pending.pop()
         if op_name(source) in ("stack", "cat"):
             return source
         if op_name(source) in VIEWS | {"mul"}:
-            pending += source.all_input_nodes
+            pending += reach.dependents(source)
     return None
 
 
@@ -96,9 +99,10 @@ def _is_signal(node: Node) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
-def _is_skip_of(skip: Node, branch: Node, node: Node, reach: Reach) -> bool:
-    """Whether weights turn one operand into the other, and the sum has the shape of that one."""
-    if hint_shape(skip) != hint_shape(node) and op_name(node) not in _OVER_STACKS:
+def _is_skip_of(skip: Node, branch: Node, node: Node, weighs: bool, reach: Reach) -> bool:
+    """Whether weights, or `node` itself that `weighs`, turn `skip` into `branch`, and the sum has the skip's shape."""
+    if skip is branch or (hint_shape(skip) != hint_shape(node) and op_name(node) not in _OVER_STACKS):
         return False
-    *_, skip = behind(skip, VIEWS, reach)
-    return reach.is_ancestor(skip, branch) and reach.has_weights(reach.between(skip, branch))
+    *_, skip = behind(skip, VIEWS | _TO_COMPLEX, reach)
+    ways = reach.is_ancestor(skip, branch)
+    return ways and (weighs or reach.has_weights(reach.between(skip, branch)))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import ExportError, InputError
@@ -15,6 +16,14 @@ from resect.graph.exporting import cause
 from resect.graph.randomness import drawn_since, generator_states
 from resect.graph.sequences import batch_is_dimension
 from resect.graph.untouched import Mode
+
+
+def require_dense(call: Call) -> None:
+    """InputError if a call holds sparse or nested tensors."""
+    for label, leaf in labelled(call):
+        if isinstance(leaf, Tensor) and (leaf.is_nested or leaf.layout is not torch.strided):
+            layout = "a nested tensor" if leaf.is_nested else str(leaf.layout).removeprefix("torch.")
+            raise InputError(f"`example` must hold dense tensors, got {layout} as {label}. Pad it, or call to_dense().")
 
 
 def require_samples(model: nn.Module, example: Any, leaves: Sequence[Any], batch_dim: int) -> int:
@@ -41,6 +50,11 @@ def refuse_coins(model: nn.Module, call: Call, mode: Mode, batch_dim: int) -> No
     before = generator_states(model)
     with batch_is_dimension(batch_dim, model, call):
         outputs = _try_forward(model, call)
+    if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(outputs)):
+        raise ExportError(
+            f"`model` must return a tensor, or a tuple, dict or data class that holds some, but {type(model).__name__} "
+            "returns none. Wrap it in a module that returns what is scored."
+        )
     drawn = drawn_since(before, model)
     if mode == "train":
         frozen = [name for name in drawn if name != "torch"]

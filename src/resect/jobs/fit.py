@@ -26,12 +26,10 @@ def require_fit(module: nn.Module, samples: SampleSet, task: AnyTask = None) -> 
         DataError: `module` does not run on the samples, or has no output for each of their classes or values.
     """
     inputs, some = samples.first(2)
-    outputs = _outputs(module, samples.name, inputs)
+    outputs, known = _outputs(module, samples.name, inputs), as_task(task)
     every = Item(samples.inputs, samples.targets) if isinstance(samples, Samples) else Item(inputs, some)
-    if samples.labels or samples.prepared:
-        _require_outputs(module, samples, logits_of(outputs).shape[-1])
+    require_outputs(module, samples, known, outputs)
     try:
-        known = as_task(task)
         known = known or guessed(every, (None, *logits_of(outputs).shape[1:]))
         targets = prepared(every, None, known)
         if not known.whole:
@@ -43,14 +41,19 @@ def require_fit(module: nn.Module, samples: SampleSet, task: AnyTask = None) -> 
     return known
 
 
-def require_outputs(module: nn.Module, samples: SampleSet) -> None:
-    """Raise DataError unless the outputs of `module` are of the classes of the samples, as far as those are known."""
-    if samples.labels or samples.prepared:
-        _require_outputs(module, samples, logits_of(_outputs(module, samples.name, samples.first(2)[0])).shape[-1])
+def require_outputs(module: nn.Module, samples: SampleSet, task: Task | None = None, returned: Any = None) -> None:
+    """Raise DataError unless the outputs of `module` are of the classes of the samples, as far as those are known.
 
-
-def _require_outputs(module: nn.Module, samples: SampleSet, outputs: int) -> None:
+    Args:
+        returned: what the module returns on the first two samples; None to have it run.
+    """
     labels, name = samples.labels, type(module).__name__
+    if not (labels or samples.prepared):
+        return
+    inputs, targets = samples.first(2)
+    returned = _outputs(module, samples.name, inputs) if returned is None else returned
+    task = task or guessed(Item(inputs, targets), (None, *logits_of(returned).shape[1:]))
+    outputs = logits_of(task.scored(returned)).shape[-1]
     if labels and len(labels) != outputs:
         raise DataError(
             f"{samples.name} has {len(labels):,} class{'es' if labels[1:] else ''} ({', '.join(labels[:3])}"

@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from resect.data import Samples, load_samples
-from resect.data.normalization import how_read
-from resect.data.samples import SampleSet, in_memory
-from resect.errors import DataError, InputError, RunError, SpecError
-from resect.files import write_text
-from resect.jobs.environment import environment
-from resect.jobs.evaluate import mean_error_and_loss
-from resect.jobs.fit import placed, require_fit
+from resect.errors import InputError, SpecError
 from resect.jobs.source import slug
-from resect.measuring.items import Item
+from resect.jobs.training import trained
 from resect.measuring.meaning import require_task
-from resect.measuring.targets import prepared
-from resect.measuring.tasks import CLASSIFICATION, Task
-from resect.models.inputs import ModelInputs
 from resect.models.names import SHIPPED, Value, bare_name
-from resect.models.specs import card_beside, load_model
-from resect.runs import lock
+from resect.models.specs import card_beside
 from resect.runs.record import Record, plain
-from resect.training import loop
 from resect.training.checkpoint import Kept
-from resect.training.loop import Trained, Watch
+from resect.training.loop import Watch
 from resect.training.recipe import Recipe
 from resect.training.recipes import RecipeFile, load_recipe_file
-from resect.weights import load_checkpoint, read_metadata, save_weights
 
 
 @dataclass(frozen=True)
@@ -208,91 +189,7 @@ class TrainJob:
             raise SpecError(
                 f"{name} must be a network without weights; it is trained already. Name {bare_name(name)} instead."
             )
-        with _alone(self.out):
-            return self._train(watch)
-
-    def _train(self, watch: Watch | None) -> Record | None:
-        samples, test = self._splits()
-        module = self._module(samples)
-        task = require_fit(module, samples, self.task)
-        require_fit(module, test, task)
-        samples = replace(samples, targets=prepared(Item(None, samples.targets), None, task))
-        watch = replace(watch or Watch(), logs=self.logs, test=lambda: _tested(module, test, task))
-        if self.history:
-            history = _History(module, self.history, json.dumps(plain(self.asked), sort_keys=True))
-            watch = replace(watch, epoch=history.keep, resume=history.require)
-        kept = Kept(self.checkpoint, self.save_every, self.network)
-        try:
-            trained = loop.train(
-                module, samples.inputs, samples.targets, self.recipe, task=task, kept=kept, watch=watch
-            )
-            if not trained.main:
-                return None
-            card = self._written(module, trained, samples, test, task)
-            write_text(self.card, card.json())
-        except OSError as error:
-            if error.filename is None:  # no file of the training
-                raise
-            raise RunError(
-                f"{error.filename} cannot be used: {error.strerror}. The last checkpoint is as it was: mend this (make "
-                "room on a full disk), and the same command goes on from there."
-            ) from error
-        self.checkpoint.unlink(missing_ok=True)
-        return card
-
-    def _splits(self) -> tuple[Samples, SampleSet]:
-        """The training and the test samples, which must differ."""
-        model = ModelInputs(self.spec, None, self.model_args)
-        read = partial(load_samples, normalize=self.normalize, model=model)
-        samples, test = read(self.data, split="train"), read(self.test_data or self.data, split="test")
-        if samples.digest() == test.digest():
-            raise DataError(
-                f"{self.data} must have test samples beside those to train on, but they are the same, and an error on "
-                "what was trained on says nothing. Name others with --test-data, or train on digits or cifar10:DIR."
-            )
-        return in_memory(samples), test
-
-    def _module(self, samples: Samples) -> nn.Module:
-        """The network to train, on its device."""
-        loaded = load_model(self.spec, model_args=self.model_args, samples=samples, seed=self.recipe.seed)
-        module = placed(loaded.module, self.device)
-        if torch.device(self.device).index is not None:
-            raise InputError(
-                f"`device` must be a kind of device, got {self.device!r}: Accelerate chooses among several. Set "
-                "CUDA_VISIBLE_DEVICES to name one."
-            )
-        if not any(parameter.requires_grad for parameter in module.parameters()):
-            raise InputError(f"`model` must have parameters to train, but {self.spec} has none.")
-        return module
-
-    def _written(self, module: nn.Module, trained: Trained, samples: Samples, test: SampleSet, task: Task) -> Record:
-        """Write the weights in half precision and measure them."""
-        errors = {}
-        if trained.scheduled and set(trained.scheduled.survival) != {1.0}:
-            errors["test_error_uncorrected"] = mean_error_and_loss(module, test, task=task)[0]
-            trained.scheduled.fold()
-        save_weights(module, self.out, torch.float16)
-        load_checkpoint(module, self.out)
-        error, loss = mean_error_and_loss(module, test, task=task)
-        progress = trained.progress
-        found = {
-            "parameters": sum(parameter.numel() for parameter in module.parameters()),
-            "train_samples": len(samples),
-            "test_samples": len(test),
-            "sample_shape": list(samples.shape),
-            "classes": samples.classes,
-            **how_read(samples),
-            "test_error": error,
-            "test_loss": loss,
-            **({} if task == CLASSIFICATION else {"task": task.meaning(test.first()[1]).as_dict()}),
-            **errors,
-            "precision": "float16",
-            "processes": trained.processes,
-            "curve": [{name: round(value, 5) for name, value in epoch.items()} for epoch in progress.curve],
-        }
-        made_of = {"samples": [samples.digest(), test.digest()]}
-        seconds = {"seconds": round(progress.seconds, 1)}
-        return Record("train", self.asked, made_of, environment() | seconds, self.command(trained.processes), found)
+        return trained(self, watch)
 
 
 def train(recipe: str = "digits", *, out: Path | str, **options: Any) -> Record:
@@ -316,56 +213,6 @@ def train(recipe: str = "digits", *, out: Path | str, **options: Any) -> Record:
     card = TrainJob.from_options(recipe, Path(out), options).train()
     assert card is not None, "only launchers start several processes, and they call the command line"
     return card
-
-
-@dataclass(frozen=True)
-class _History:
-    """Keeps the weights after every epoch.
-
-    Attributes:
-        training: what decides the weights, which the files say of themselves.
-    """
-
-    module: nn.Module
-    folder: Path
-    training: str
-
-    def keep(self, epoch: int) -> None:
-        save_weights(self.module, self._file(epoch), torch.float16, {"training": self.training})
-
-    def require(self, epochs: int) -> None:
-        """Raise InputError unless the folder has the epochs of earlier sittings."""
-        missing = [i for i in range(epochs + 1) if read_metadata(self._file(i)).get("training") != self.training]
-        if missing:
-            raise InputError(
-                f"`history` must be the folder that this training began with, but {self.folder} has no "
-                f"{self._file(missing[0]).name} of it. Give that folder, go on without --history, or delete the "
-                "checkpoint to start anew."
-            )
-
-    def _file(self, epoch: int) -> Path:
-        return self.folder / f"epoch-{epoch}.safetensors"
-
-
-def _tested(module: nn.Module, test: SampleSet, task: Task) -> dict[str, float]:
-    error, loss = mean_error_and_loss(module, test, task=task)
-    return {"error": error, "loss": loss}
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep other trainings off `out`, a file that can be written, which is seen before hours of training."""
-    if out.is_dir():
-        raise InputError(f"`out` must be a file, got the folder {out}.")
-    if out.suffix != ".safetensors":  # the card and the checkpoint are written beside it, with other suffixes
-        raise InputError(f"`out` must end in .safetensors, got {out}.")
-    with ExitStack() as stack:
-        if os.environ.get("RANK", "0") == "0":  # of the processes of one training
-            try:
-                stack.enter_context(lock.held(out.with_suffix(".lock"), out))
-            except OSError as error:
-                raise InputError(f"`out` must be a file that can be written, got {out}: {error.strerror}.") from error
-        yield
 
 
 def _suffix(recipe: Recipe) -> str:

@@ -52,13 +52,13 @@ def guessed(item: Item, shape: Shape | None) -> Task:
         return CLASSIFICATION
     binary = bool(((targets == 0) | (targets == 1) | (targets == IGNORED)).all())
     if not (targets.is_floating_point() or targets.dtype == torch.bool):
-        if binary and targets.ndim == len(shape) == 2 and not _one_each(targets) and _fits(targets, shape):
+        if binary and targets.ndim == len(shape) == 2 and not _sum_to_one(targets) and _fits(targets, shape):
             return Task.named("multi-label")
         pixels = targets.ndim > 1 and not _fits(targets, shape[:-1]) and _fits(targets, (shape[0], *shape[2:]))
         return Task.named("segmentation") if pixels else CLASSIFICATION
     if not _fits(targets, shape) and not _fits(targets, tuple(s for s in shape if s != 1)):
         return CLASSIFICATION  # says what is wrong
-    if targets.ndim == 2 and targets.shape[1] > 1 and _one_each(targets):
+    if targets.ndim == 2 and targets.shape[1] > 1 and _sum_to_one(targets):
         if binary:
             return CLASSIFICATION  # says so
         raise DataError(
@@ -69,7 +69,8 @@ def guessed(item: Item, shape: Shape | None) -> Task:
     return Task.named("multi-label" if binary else "regression")
 
 
-def _one_each(targets: Tensor) -> bool:
+def _sum_to_one(targets: Tensor) -> bool:
+    """Whether every row is of probabilities."""
     return bool((targets >= 0).all()) and bool(((targets.float().sum(1) - 1).abs() < 1e-4).all())
 
 

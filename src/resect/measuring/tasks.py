@@ -13,15 +13,36 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from resect.errors import DataError, InputError
-from resect.graph.outputs import IGNORED, logits_of, outputs_in_words
-from resect.measuring import embeddings
+from resect.graph.outputs import logits_of, outputs_in_words
+from resect.measuring import elementwise, embeddings
 from resect.measuring.meaning import Meaning, require_task
-from resect.measuring.metrics import chance_error, check_targets, class_error, cross_entropy, over_positions, positions
+from resect.measuring.metrics import chance_error, check_targets, class_error, cross_entropy, positions
 
 PerSample = Callable[[Any, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of a task that has a name, beside its functions.
+
+    Attributes:
+        error, loss: what they are called, and their units.
+        outcome: what is right or wrong, in the singular; of classes of positions it is a token.
+        scored: (outputs, which of them) -> what the functions are given.
+        predict: (scored, targets) -> what the network names, integers as the targets; None for nothing.
+        chance: targets -> the error of the best answer that does not look at the inputs; None where there is no such.
+        whole: the loss of a sample depends on the others of its batch, which then cannot be cut.
+    """
+
+    error: str = "error"
+    loss: str = "cross-entropy, nats"
+    outcome: str = "sample"
+    scored: Callable[[Any, str | None], Any] = logits_of
+    predict: PerSample | None = None
+    chance: Callable[[np.ndarray], float | None] | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,6 +56,7 @@ class Task:
         error: (outputs, targets) -> (B,), the larger the worse; None for none.
         rate: the error is 0 or 1, so that its mean is an error rate.
         output: which of several outputs is meant, by name or place ("aux", "1"); None for `logits` or the first.
+        kind: what is known of a task that has a name; None for one that is made of functions.
 
     Example:
         >>> huber = resect.Task("huber", nn.HuberLoss(reduction="none"))
@@ -46,11 +68,7 @@ class Task:
     error: PerSample | None = None
     rate: bool = False
     output: str | None = None
-    _own: bool = field(default=True, kw_only=True, repr=False)
-    _scored: Callable[[Any, str | None], Any] = field(default=logits_of, kw_only=True, repr=False)
-    _predict: PerSample | None = field(default=None, kw_only=True, repr=False)
-    _outcome: str = field(default="sample", kw_only=True, repr=False)
-    _words: tuple[str, str] = field(default=("error", "loss"), kw_only=True, repr=False)
+    kind: Kind | None = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         functions = callable(self.loss) and (self.error is None or callable(self.error))
@@ -78,7 +96,7 @@ class Task:
     @property
     def key(self) -> str | None:
         """What tells the task from others in stores; None for one of functions, which nothing can tell."""
-        return None if self._own else f"{self.name}:{self.output or ''}{getattr(self.loss, 'keywords', '')}"
+        return None if self.kind is None else f"{self.name}:{self.output or ''}{getattr(self.loss, 'keywords', '')}"
 
     @property
     def classes(self) -> bool:
@@ -88,26 +106,26 @@ class Task:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that the task has."""
-        has = {"error": self.error, "loss": True, "agreement": self._predict, "kl": self.classes}
+        has = {"error": self.error, "loss": True, "agreement": self.kind and self.kind.predict, "kl": self.classes}
         return tuple(name for name, there in has.items() if there)
 
     def meaning(self, targets: Tensor) -> Meaning:
         """Error and loss in words."""
-        error, loss = self._words
-        outcome = "token" if self.classes and targets.ndim == 2 and self._outcome == "sample" else self._outcome
-        loss = self.name if self._own else loss
-        return Meaning(self.name, error if self.error else "", loss, self.rate and self.error is not None, outcome)
+        kind = self.kind or Kind(loss=self.name)
+        outcome = "token" if self.classes and targets.ndim == 2 and kind.outcome == "sample" else kind.outcome
+        error = kind.error if self.error else ""
+        return Meaning(self.name, error, kind.loss, self.rate and self.error is not None, outcome)
 
     @property
     def whole(self) -> bool:
         """Whether the loss of a sample depends on the others of its batch, which then cannot be cut."""
-        return self.name == "contrastive"
+        return self.kind is not None and self.kind.whole
 
     def scored(self, outputs: Any) -> Any:
         """What the functions are given; logits of classes with the classes last."""
-        if self._own and self.output is None:
-            return outputs
-        return self._scored(outputs, self.output)
+        if self.kind is None:
+            return outputs if self.output is None else logits_of(outputs, self.output)
+        return self.kind.scored(outputs, self.output)
 
     def outcomes(self, outputs: Any, targets: Tensor) -> tuple[Tensor | None, Tensor]:
         """Error and loss of every sample, (B,) float32 each.
@@ -116,10 +134,10 @@ class Task:
             DataError: shapes or classes do not fit, or a function of one's own gives something else.
         """
         scored = self.checked(outputs, targets)
-        error = self.error and one_each("error", self._called(self.error, scored, targets), len(targets))
-        if error is not None and self.rate and self._own and not bool(((error == 0) | (error == 1)).all()):
+        error = self.error and one_each("the error", self._called(self.error, scored, targets), targets).float()
+        if error is not None and self.rate and self.kind is None and not bool(((error == 0) | (error == 1)).all()):
             raise DataError(f"the error of {self.name} must be 0 or 1, as it is a rate. Make its Task with rate=False.")
-        return error, one_each("loss", self.loss_of(scored, targets), len(targets))
+        return error, one_each("the loss", self.loss_of(scored, targets), targets).float()
 
     def loss_of(self, scored: Any, targets: Tensor) -> Tensor:
         """The loss of what `checked` gives; DataError if a function of one's own fails."""
@@ -128,10 +146,10 @@ class Task:
     def _called(self, function: PerSample, scored: Any, targets: Tensor) -> Tensor:
         try:
             values = function(scored, targets)
-            each = self._own and isinstance(values, Tensor) and values.ndim > 1 and len(values) == len(targets)
-            return values.reshape(len(targets), -1).mean(1) if each else values  # of torch's losses, one a number
+            several = isinstance(values, Tensor) and values.ndim > 1 and len(values) == len(targets)
+            return values.reshape(len(targets), -1).mean(1) if several and self.kind is None else values
         except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
-            if not self._own:
+            if self.kind is not None:
                 raise
             said = " ".join(str(error).split())
             raise DataError(
@@ -156,128 +174,73 @@ class Task:
 
     def predictions(self, outputs: Any, targets: Tensor) -> Tensor:
         """What the network names, integers as the targets; of tasks that have the metric "agreement"."""
-        assert self._predict is not None, "metrics that the task lacks are refused"
-        return self._predict(self.scored(outputs), targets)
+        assert self.kind and self.kind.predict, "metrics that the task lacks are refused"
+        return self.kind.predict(self.scored(outputs), targets)
 
     def weights(self, targets: Tensor) -> Tensor:
         """How many outcomes each sample has, (B,) float32."""
-        return positions(targets) if self.rate and not self._own else targets.new_ones(len(targets)).float()
+        return positions(targets) if self.rate and self.kind else targets.new_ones(len(targets)).float()
 
     def chance(self, targets: np.ndarray) -> float | None:
         """The error of the best answer that does not look at the inputs; None where there is no such answer.
 
         Always the commonest class, of each label its commoner state, and of a regression each value's median.
         """
-        if self.classes:
-            return chance_error(targets)
-        flat = targets.reshape(len(targets), -1)
-        if self.name == "multi-label":
-            present = np.ma.masked_equal(flat, IGNORED).mean(0)
-            return float(np.minimum(present, 1 - present).mean())
-        if self.name == "regression":
-            return float(np.abs(flat - np.median(flat, axis=0)).mean())
-        return None
+        return self.kind.chance(targets) if self.kind and self.kind.chance else None
 
 
-def one_each(what: str, values: Any, samples: int) -> Tensor:
-    """Values of a function of one's own as (B,) float32; DataError unless it gives one a sample."""
-    if not isinstance(values, Tensor) or tuple(values.shape) != (samples,):
+def one_each(what: str, values: Any, targets: Tensor) -> Tensor:
+    """Values of a function of one's own, (B,); DataError unless it gives one a sample."""
+    if not isinstance(values, Tensor) or values.shape != targets.shape[:1]:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         mean = " Of torch's losses, give reduction='none'." if got == () else ""
-        raise DataError(f"the metric {what} must return one value a sample, a tensor ({samples},), got {got}.{mean}")
-    return values.float()
+        raise DataError(f"{what} must return one value a sample, a tensor ({len(targets)},), got {got}.{mean}")
+    return values
 
 
 def _classes_last(outputs: Any, output: str | None) -> Tensor:
     return logits_of(outputs, output).movedim(1, -1)
 
 
-def _alike(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Outputs in the shape of the targets, where only a dimension of one output is in the way."""
-    for shaped in (outputs, *(outputs.squeeze(i) for i in (1, -1) if outputs.ndim > 1), outputs[..., None]):
-        if shaped.shape == targets.shape:
-            return shaped if shaped.dtype == torch.float64 else shaped.float()
-    raise DataError(
-        f"the targets must have the shape of the model's outputs, {tuple(outputs.shape)}, got {tuple(targets.shape)}."
-    )
-
-
-def _mean(values: Tensor, counted: Tensor) -> Tensor:
-    """The mean of the counted values of every sample, (B,), in their dtype."""
-    counted = counted.reshape(len(counted), -1)
-    return (values.reshape(counted.shape) * counted).sum(1) / counted.sum(1).clamp_min(1)
-
-
-def _label_error(logits: Tensor, targets: Tensor) -> Tensor:
-    return over_positions((_alike(logits, targets) > 0) != (targets > 0.5), targets)
-
-
-def _label_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    logits, counted = _alike(logits, targets), targets != IGNORED
-    wanted = targets.to(logits.dtype) * counted
-    return _mean(F.binary_cross_entropy_with_logits(logits, wanted, reduction="none"), counted)
-
-
-def _absolute(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (_alike(outputs, targets) - targets).abs().reshape(len(targets), -1).mean(1)
-
-
-def _squared(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (_alike(outputs, targets) - targets).square().reshape(len(targets), -1).mean(1)
-
-
 def _class(logits: Tensor, targets: Tensor) -> Tensor:
     return logits.argmax(-1).to(torch.int32)
-
-
-def _labels(logits: Tensor, targets: Tensor) -> Tensor:
-    return (_alike(logits, targets) > 0).to(torch.int32)
 
 
 def _contrastive(temperature: float) -> Task:
     if not isinstance(temperature, (int, float)) or not temperature > 0:
         raise InputError(f"`temperature` must be above 0, got {temperature!r}.")
-    return Task(
-        "contrastive",
-        partial(embeddings.loss, temperature=float(temperature)),
-        embeddings.error,
-        rate=True,
-        _own=False,
-        _scored=embeddings.embeddings_of,
-        _predict=embeddings.nearest,
-        _outcome="query",
-        _words=("error", "InfoNCE, nats"),
-    )
+    loss = partial(embeddings.loss, temperature=float(temperature))
+    return Task("contrastive", loss, embeddings.error, rate=True, kind=_EMBEDDINGS)
 
 
-CLASSIFICATION = Task(
-    "classification",
-    cross_entropy,
-    class_error,
-    rate=True,
-    _own=False,
-    _predict=_class,
-    _words=("error", "cross-entropy, nats"),
+_CLASSES = Kind(predict=_class, chance=chance_error)
+_EMBEDDINGS = Kind(
+    loss="InfoNCE, nats",
+    outcome="query",
+    scored=embeddings.embeddings_of,
+    predict=embeddings.nearest,
+    whole=True,
 )
+_LABELS = Kind(
+    loss="binary cross-entropy, nats",
+    outcome="label",
+    predict=elementwise.labels_named,
+    chance=elementwise.label_chance,
+)
+_VALUES = Kind(
+    error="mean absolute error",
+    loss="mean squared error",
+    outcome="value",
+    chance=elementwise.absolute_chance,
+)
+CLASSIFICATION = Task("classification", cross_entropy, class_error, rate=True, kind=_CLASSES)
 _NAMED = {
-    **{name: replace(CLASSIFICATION, name=name) for name in ("classification", "next-token", "masked-token")},
-    "segmentation": replace(CLASSIFICATION, name="segmentation", _scored=_classes_last, _outcome="pixel"),
-    "multi-label": Task(
-        "multi-label",
-        _label_loss,
-        _label_error,
-        rate=True,
-        _own=False,
-        _predict=_labels,
-        _outcome="label",
-        _words=("error", "binary cross-entropy, nats"),
+    "classification": CLASSIFICATION,
+    "next-token": replace(CLASSIFICATION, name="next-token"),
+    "masked-token": replace(CLASSIFICATION, name="masked-token"),
+    "segmentation": replace(
+        CLASSIFICATION, name="segmentation", kind=replace(_CLASSES, outcome="pixel", scored=_classes_last)
     ),
-    "regression": Task(
-        "regression",
-        _squared,
-        _absolute,
-        _own=False,
-        _outcome="value",
-        _words=("mean absolute error", "mean squared error"),
-    ),
+    "multi-label": Task("multi-label", elementwise.label_loss, elementwise.label_error, rate=True, kind=_LABELS),
+    "regression": Task("regression", elementwise.squared_error, elementwise.absolute_error, kind=_VALUES),
 }

@@ -16,6 +16,7 @@ from resect.graph.calls import as_call, outputs_of
 from resect.graph.differences import alike, largest_difference
 from resect.graph.exporting import How, without_fused_attention
 from resect.graph.lengths import Lengths, Trial, lengths_of
+from resect.graph.trial import require_dense
 from resect.graph.untouched import untouched
 from resect.network.parts import offer
 from resect.network.unraveled import Unraveled, unraveled
@@ -75,6 +76,7 @@ def unravel(
     started = perf_counter()
     try:
         with torch.inference_mode(False):  # so that gradients can be taken with it
+            require_dense(as_call(example))
             example = pytree.tree_map(_own, example)
         net = _captured(model, example, plain, batch_dim)
     except ExportError as error:

@@ -21,8 +21,9 @@ from resect.measuring.targets import as_task
 from resect.network.requirements import require_blocks
 from resect.network.unraveled import Unraveled
 from resect.paths.certainty import PRECISION, require_precision
+from resect.paths.scalar import Scalar
 from resect.paths.target import At, resolve_target
-from resect.paths.trace import Scalar, Trace
+from resect.paths.trace import Trace
 
 TOLERANCE = 1e-3  # of the relative error of a result's own check
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,13 @@ from torch import Tensor
 
 from resect.calculus.linear import Lanes, LinearSlice, add_into
 from resect.calculus.maps import Identity
-from resect.errors import DataError, InputError, whole_number
-from resect.graph.outputs import IGNORED
+from resect.errors import DataError, InputError
 from resect.graph.resolve import Programs
 from resect.measuring.batches import channels_last, to_device
 from resect.measuring.tasks import CLASSIFICATION, Task
 from resect.network.unraveled import Unraveled
+from resect.paths.scalar import Scalar, scalar_of
 from resect.paths.target import Target
-
-Scalar = str | int | Callable[[Any, Tensor], Tensor]
 
 
 class SliceGradient(LinearSlice):
@@ -175,7 +173,7 @@ class Trace:
             base = {**self.base, **live}
             results = self.folded[-1].run(base, {**state, **live})
             scalar = scalar_of(self.of, self.net.outputs_by_sample(base, results), self.targets, self.task)
-        if not scalar.requires_grad:
+        if not (scalar.requires_grad and scalar.is_floating_point()):
             raise InputError(
                 "`of` must be differentiable, and so must a loss of your own, but what it returns has no gradient with "
                 "respect to the outputs (argmax, a comparison, detach). Return a smooth function of the outputs."
@@ -247,49 +245,6 @@ class Trace:
 def _plain(value: Tensor) -> Tensor:
     """A tensor without a history, and that autograd may keep, which one made in inference mode may not be."""
     return value.clone() if value.is_inference() else value.detach()
-
-
-def scalar_of(of: Scalar, outputs: Any, targets: Tensor, task: Task = CLASSIFICATION) -> Tensor:
-    """The scalar that is differentiated, one value a sample, so that every sample's gradient is its own.
-
-    Args:
-        of: as in `PathSettings`.
-
-    Raises:
-        InputError, DataError: there is no such logit, or the function gives another shape.
-    """
-    if callable(of):
-        return _one_each("`of`", of(outputs, targets), targets)
-    scored = task.checked(outputs, targets)
-    if not task.classes:
-        if of != "loss":
-            raise InputError(f"`of` must be 'loss' or a function where the task is {task.name}, got {of!r}.")
-        return _one_each(f"the loss of {task.name}", task.loss_of(scored, targets), targets)
-    return _of_classes(of, scored, targets)
-
-
-def _one_each(what: str, values: Any, targets: Tensor) -> Tensor:
-    if not isinstance(values, Tensor) or values.shape != targets.shape[:1] or not values.is_floating_point():
-        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        mean = " Of torch's losses, take reduction='none'." if got == () else ""
-        raise InputError(f"{what} must give one number a sample, ({len(targets)},), got {got}.{mean}")
-    return values
-
-
-def _of_classes(of: str | int, logits: Tensor, targets: Tensor) -> Tensor:
-    flat, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1).long()
-    if of == "loss":
-        values = torch.nn.functional.cross_entropy(flat, wanted, reduction="none", ignore_index=IGNORED)
-    elif of == "target":
-        values = flat.gather(1, wanted.clamp_min(0)[:, None])[:, 0] * (wanted != IGNORED)
-    elif (place := whole_number(of)) is not None and -flat.shape[1] <= place < flat.shape[1]:
-        values = flat[:, place]
-    else:
-        raise InputError(
-            f"`of` must be 'loss', 'target', a class below {flat.shape[1]}, or a function (outputs, targets) -> one "
-            f"number a sample, got {of!r}."
-        )
-    return values.view(len(targets), -1).mean(1)
 
 
 def _one_row(parts: list[Tensor]) -> Lanes:

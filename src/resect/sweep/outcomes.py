@@ -110,7 +110,7 @@ def measure(
         rows = list(group)
         for name, metric in zip(names, metrics, strict=True):
             if callable(metric):
-                values[name][rows] = one_each(name, metric(outputs, targets), len(targets)).detach()
+                values[name][rows] = one_each(f"the metric {name}", metric(outputs, targets), targets).detach()
             elif metric == "kl":
                 values[name][rows] = divergence(task.scored(outputs), intact[0], targets)
             elif metric == "agreement":

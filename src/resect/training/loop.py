@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +23,12 @@ from resect.network.scheduled import Scheduled
 from resect.seeds import generator_for, seeded
 from resect.training.augment import Augmentation
 from resect.training.checkpoint import Checkpoint, Kept, Progress
+from resect.training.decay import decay_of
+from resect.training.order import Order
+from resect.training.processes import accelerator_on
 from resect.training.recipe import Recipe
 from resect.weights import check_finite
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-_CYCLE = 0.05
-_NUDGE = 1e-3  # PyTorch divides by the length of each half of the cycle, which may be 0 steps
 _REPORT = 10  # steps between two looks at the loss, which a GPU has to be waited for
 
 
@@ -109,9 +107,9 @@ class _Training:
         self.task = task
         self.inputs, self.targets, self.recipe, self.watch = inputs, targets, recipe, watch
         self.augment = Augmentation.of(recipe, inputs)
-        self.accelerator = _accelerator(next(module.parameters()).device, recipe.schedule != "full", watch.logs)
-        self.device = self.accelerator.device
         asked = next(module.parameters()).device
+        self.accelerator = accelerator_on(asked, recipe.schedule != "full", watch.logs)
+        self.device = self.accelerator.device
         if self.device.type != asked.type:
             raise InputError(
                 f"`device` must stay the same in one process, but Accelerate trains on {self.device.type} here and the "
@@ -124,9 +122,8 @@ class _Training:
                 f"`batch_size` and the number of samples must be at least {least}, two a process, got "
                 f"{recipe.batch_size} and {len(inputs)}."
             )
-        self.batches = _batches(torch.arange(len(inputs)), recipe.batch_size, least)
-        self.steps = len(self.batches) * recipe.epochs
-        self.order, self.shuffled = torch.arange(len(inputs)), -1
+        self.order = Order(len(inputs), recipe.batch_size, least, recipe.seed)
+        self.steps = len(self.order) * recipe.epochs
         optimizer = torch.optim.SGD(
             module.parameters(),
             lr=recipe.learning_rate,
@@ -134,7 +131,7 @@ class _Training:
             nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
         )
-        self.decay = _decay(optimizer, recipe, self.steps)
+        self.decay = decay_of(optimizer, recipe, self.steps)
         self.scheduled = self._scheduled()
         self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
         self.parts: dict[str, Any] = {"module": module, "optimizer": optimizer, "decay": self.decay}
@@ -171,7 +168,7 @@ class _Training:
             while progress.step < self.steps:
                 meter += self._step(progress.step)
                 progress.step += 1
-                within = progress.step % len(self.batches)
+                within = progress.step % len(self.order)
                 if within % _REPORT and within:
                     continue
                 now = time.perf_counter()
@@ -207,8 +204,8 @@ class _Training:
         )
 
     def _announce(self, progress: Progress) -> None:
-        epoch, within = divmod(progress.step, len(self.batches))
-        seen = epoch * len(self.inputs) + sum(len(batch) for batch in self.batches[:within])
+        epoch, within = divmod(progress.step, len(self.order))
+        seen = epoch * len(self.inputs) + self.order.between(0, within)
         self.watch.begin(len(self.inputs) * self.recipe.epochs, seen)
         if progress.step:
             self.watch.resume(epoch)
@@ -217,14 +214,8 @@ class _Training:
 
     def _step(self, step: int) -> Tensor:
         """Descend the mean loss of one batch; return this process's summed loss, wrong answers, answers."""
-        epoch, within = divmod(step, len(self.batches))
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        if epoch != self.shuffled:
-            self.shuffled = epoch
-            self.order = torch.randperm(
-                len(self.inputs), generator=generator_for(self.recipe.seed, "order", epoch), device="cpu"
-            )
-        chosen = self.order[self.batches[within]]
+        chosen = self.order.at(step)
         share = slice(rank, None, processes)
         draws = generator_for(self.recipe.seed, "augmentation", step)
         images = self.augment(self.inputs[chosen], draws, share).to(self.device, memory_format=self._format)
@@ -260,8 +251,8 @@ class _Training:
             raise self._diverged(f"loss was {loss}", progress)
         progress.seconds += seconds
         progress.totals = tuple(a + b for a, b in zip(progress.totals, (loss, wrong, counted), strict=True))
-        last = (progress.step - 1) % len(self.batches)
-        images = sum(len(batch) for batch in self.batches[last // _REPORT * _REPORT : last + 1])
+        last = (progress.step - 1) % len(self.order)
+        images = self.order.between(last // _REPORT * _REPORT, last + 1)
         if self.accelerator.is_main_process:
             self.watch.step(images, loss / max(counted, 1))
         values = {
@@ -289,58 +280,3 @@ class _Training:
         epoch = {"epoch": len(progress.curve) + 1, "loss": loss / max(counted, 1), "error": wrong / max(counted, 1)}
         progress.curve.append({**epoch, "seconds": progress.seconds - earlier})
         progress.totals = (0.0, 0.0, 0.0)
-
-
-def _accelerator(device: torch.device, unused: bool, logs: Path | None) -> Accelerator:
-    """Accelerate on the kind of `device`; `unused`: some parameters have no gradient, as branches do not run."""
-    from accelerate import Accelerator  # takes a second, which a study without a training need not wait for
-    from accelerate.utils import DistributedDataParallelKwargs, is_tensorboard_available
-
-    if logs and not is_tensorboard_available():
-        raise InputError("`logs` needs the package tensorboard. Install it with `pip install 'resect[train]'`.")
-    try:
-        accelerator = Accelerator(
-            cpu=device.type == "cpu",
-            mixed_precision="no",  # the recipe says it, not the user's configuration of Accelerate
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
-            log_with="tensorboard" if logs else None,
-            project_dir=logs,
-        )
-    except ValueError as error:  # a process has one precision and one kind of device
-        raise InputError(
-            "Accelerate must not be set up in another way in the same process, but it is: "
-            f"{' '.join(str(error).split())} Start another process."
-        ) from error
-    if logs:
-        accelerator.init_trackers("")
-    return accelerator
-
-
-def _decay(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    if recipe.decay == "one-cycle":
-        swing = min(_CYCLE if recipe.momentum <= 1 - 2 * _CYCLE else (1 - recipe.momentum) / 2, recipe.momentum)
-        part = recipe.warmup if abs(recipe.warmup * steps - 1) > _NUDGE else recipe.warmup * (1 - _NUDGE)
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            recipe.learning_rate,
-            total_steps=steps,
-            pct_start=min(float(part), 1 - _NUDGE),
-            base_momentum=recipe.momentum - swing,
-            max_momentum=recipe.momentum + swing,
-        )
-    warm = recipe.warmup * steps
-
-    def factor(step: int) -> float:
-        drops = (step >= steps / 2) + (step >= steps * 3 / 4)
-        return min((step + 1) / warm, 1.0) * 0.1**drops if warm else 0.1**drops
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def _batches(order: Tensor, size: int, least: int) -> list[Tensor]:
-    """`order` in pieces of `size`, which is at least `least`; a last one below that joins the piece before it, as batch
-    norm needs two samples in every process."""
-    pieces = list(torch.split(order, size))
-    if len(pieces) > 1 and len(pieces[-1]) < least:
-        pieces[-2:] = [torch.cat(pieces[-2:])]
-    return pieces
