@@ -21,7 +21,6 @@ from resect.jobs.job import Answer, Job, Lab, Subject
 from resect.measuring.batches import batches_of
 from resect.measuring.calibration import calibrate, has_untouched_norms
 from resect.network.unraveled import Unraveled
-from resect.paths.certainty import draws_at_most
 from resect.paths.energy import path_energy
 from resect.paths.fair import NODES, fair_shares
 from resect.paths.first_order import first_order
@@ -85,9 +84,9 @@ class PathsJob(PathsAsked, Job):
         squares = energy = None
         # Signs serve all lengths at once: where shares stop, there is no room.
         if self.sweeps and self.max_length is None:
-            most, signs = draws_at_most(self.sweeps, self.precision), _SIGNS * self.sweeps
-            squares = bench.measure(path_squares, "random signs", most, sweeps=self.sweeps)
-            energy = bench.measure(path_energy, "energy through blocks", 2 * _SIGNS * most, draws=signs)
+            squares = bench.measure(path_squares, "random signs", self.sweeps, sweeps=self.sweeps)
+            signs = _SIGNS * self.sweeps
+            energy = bench.measure(path_energy, "energy through blocks", 2 * signs, draws=signs)
         found, tables = self._numbers(spectrum, through, draws, squares)
         found["skip_share"] = fair.skip_share
         found |= {"sweeps": squares.draws, "sweeps_error": squares.error} if squares else {"sweeps": 0}

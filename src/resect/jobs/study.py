@@ -26,7 +26,6 @@ from resect.models.names import bare_name, is_shipped
 from resect.models.specs import load_card, load_model
 from resect.network.requirements import require_blocks
 from resect.network.unraveled import Unraveled
-from resect.paths.certainty import draws_at_most
 from resect.paths.sampled import sample_paths
 from resect.paths.settings import PathSettings, passing
 from resect.paths.spectrum import PathSpectrum, path_spectrum
@@ -162,7 +161,7 @@ class _Bench:
         settings, slices, engine = PathSettings(seed=self.job.source.seed), passing(net) * len(data), self.lab.engine
         bar = self.lab.track("sampled single paths", slices)
         draws = sample_paths(net, data, settings, draws=self.job.draws, progress=bar, engine=engine)
-        bar = self.lab.track("random signs", slices * draws_at_most(self.job.sweeps, settings.precision))
+        bar = self.lab.track("random signs", slices * self.job.sweeps)
         return spectrum, draws, path_squares(net, data, settings, sweeps=self.job.sweeps, progress=bar, engine=engine)
 
     def control(self, spec: str, subject: Subject) -> PlainControl:

@@ -30,11 +30,6 @@ def require_precision(precision: float | None) -> None:
         )
 
 
-def draws_at_most(asked: int, precision: float | None) -> int:
-    """How many draws a batch can cost."""
-    return asked if precision is None else asked * MOST
-
-
 def drawn_until(
     draw: Callable[[int], Arrays], asked: int, precision: float | None, error: Callable[[Arrays], float]
 ) -> Arrays:
@@ -46,7 +41,7 @@ def drawn_until(
         error: that of all draws, as a part of the estimate; NaN if it is not known.
     """
     arrays, made = draw(asked), asked
-    while made < draws_at_most(asked, precision) and precision is not None and not error(arrays) * 100 <= precision:
+    while precision is not None and made < asked * MOST and not error(arrays) * 100 <= precision:
         more = draw(made)
         arrays = {name: np.concatenate([values, more[name]], 1) for name, values in arrays.items()}
         made *= 2

@@ -22,7 +22,7 @@ from resect.figures.shown import Shown
 from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.measuring.results import require_alike
 from resect.network.unraveled import Unraveled
-from resect.paths.certainty import drawn_until, draws_at_most, relative_errors, said
+from resect.paths.certainty import drawn_until, relative_errors, said
 from resect.paths.draws import drawn, of_one_length
 from resect.paths.measures import binary_entropy
 from resect.paths.passes import Passes, row_squares
@@ -154,7 +154,7 @@ def path_energy(
     traces = Traces(net, settings, task)
     precision = traces.settings.precision
     own = {"draws": draws, "seed": traces.settings.seed, "precision": precision}
-    work = PathWork("energy by block", _energy, traces.settings, own, 2 * draws_at_most(draws, precision))
+    work = PathWork("energy by block", _energy, traces.settings, own, 2 * draws)
     runs = list(engine.run(net, ((work, batch) for batch in batches_of(data, net, task)), progress))
     products, squares = (of_one_length([arrays[name] for arrays in runs]) for name in ("products", "squares"))
     require_finite(np.concatenate([arrays["squares"] for arrays in runs], None), traces.at)

@@ -20,7 +20,7 @@ from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import InputError, require_whole
 from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.network.unraveled import Unraveled
-from resect.paths.certainty import drawn_until, draws_at_most, relative_errors, said, worst_error
+from resect.paths.certainty import drawn_until, relative_errors, said, worst_error
 from resect.paths.draws import Draws
 from resect.paths.measures import MASS, Effective, effective_range, held, longest_path, rms_of, weighted_by_count
 from resect.paths.polynomial import at_target, decompose
@@ -176,7 +176,7 @@ def path_squares(
     traces = Traces(net, settings, task)
     precision = traces.settings.precision
     own = {"sweeps": sweeps, "seed": traces.settings.seed, "precision": precision}
-    work = PathWork("random signs", _sweep, traces.settings, own, draws_at_most(sweeps, precision))
+    work = PathWork("random signs", _sweep, traces.settings, own, sweeps)
     runs = engine.run(net, ((work, batch) for batch in batches_of(data, net, task)), progress)
     return PathSquares.of_batches(runs, traces.routes.counts, traces.at)
 
