@@ -20,6 +20,8 @@ JUDGED: dict[str, tuple[int, str]] = {
     "transformers:mamba": (2, "2 layers of one mixer; the count takes the skip of a scan for one"),
     "transformers:jamba": (10, "5 layers of a mixer and a feed-forward; the count takes the skip of a scan for one"),
     "timm:dpn": (16, "3+4+6+3 dual-path blocks; the count does not see a skip behind an activation of its own"),
+    "timm:tnt": (60, "12 layers of 5: the count does not see that pixels are projected and added to the patches"),
+    "timm:nasnet": (43, "2 in 18 normal cells, 1 in 2 reductions, 5 in stems; the count sees no skip behind a ReLU"),
 }
 
 _KINDS = {

@@ -114,3 +114,17 @@ for row in result.table.itertuples():
         f"{row.arrangement}: {1 - row.error:.1%}, {-100 * row.damage:+.1f} points "
         f"[{-100 * row.damage_high:+.1f}, {-100 * row.damage_low:+.1f}]"
     )
+
+# %% [markdown]
+# ## Middle layers skipped, in reversed order, and side by side
+# "Transformer layers as painters" (Sun et al., arXiv 2407.09298). Side by side, all start from one state, and the mean
+# of their outputs goes on. The growth of the error in points and of the loss in nats, on all of the pairs.
+
+# %%
+both = [(read(names[:240]), read(texts[:240]))]
+for name in ("windows", "reversed", "parallel"):
+    plan = getattr(resect.plans, name)(net, [2, 3, 4], unit="layer", middle=True)
+    for row in resect.lesion(net, both, plan, task="contrastive").table.itertuples():
+        points = [f"{100 * value:+.1f}" for value in (row.damage, row.damage_low, row.damage_high)]
+        nats = [f"{value:+.2f}" for value in (row.loss_change, row.loss_change_low, row.loss_change_high)]
+        print(f"{row.length} layers, {name}: {points[0]} [{', '.join(points[1:])}]; {nats[0]} [{', '.join(nats[1:])}]")

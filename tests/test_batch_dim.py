@@ -148,3 +148,29 @@ def test_blocks_of_sequences_first_are_listed() -> None:
     arguments = ["blocks", f"py:{__name__}:make_sequences_first", "--batch-dim", "1", "--format", "json"]
     said = json.loads(CliRunner().invoke(main, arguments).stdout)
     assert [block["branch_shape"] for block in said["blocks"]] == [[5, "B", 8]] * 2
+
+
+def make_samples() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(8, 5, 6), torch.randint(3, (8,))
+
+
+@pytest.mark.parametrize(("verb", "table"), [("lesion", "lesions"), ("paths", "lengths")])
+def test_verbs_give_sequences_first_what_data_give_samples_first(verb: str, table: str) -> None:
+    made, data = f"py:{__name__}:make_sequences_first", f"py:{__name__}:make_samples"
+    options = ["--sweeps", "0", "--draws", "0", "--strongest", "0"] if verb == "paths" else []
+    arguments = [verb, made, data, "--batch-dim", "1", *options, "--batch-size", "8", "--format", "json", "--quiet"]
+    ran = CliRunner().invoke(main, arguments)
+    assert ran.exit_code == 0, ran.stderr
+    said = json.loads(ran.stdout)
+    assert said["asked"]["batch_dim"] == 1 and "--batch-dim 1" in said["command"]
+    inputs, targets = make_samples()
+    torch.manual_seed(0)
+    model = make_sequences_first()[0]
+    net = resect.unravel(model, inputs[:2].transpose(0, 1), batch_dim=1)
+    own = [(inputs.transpose(0, 1), targets)]
+    if verb == "lesion":
+        expected, column = resect.lesion(net, own, resect.plans.single(net)).table["loss"], "loss"
+    else:
+        expected, column = resect.path_spectrum(net, own).share, "share"
+    assert [row[column] for row in said["tables"][table]] == pytest.approx(list(expected), rel=1e-5)

@@ -2,7 +2,6 @@
 
 import gc
 from copy import deepcopy
-from typing import Any
 
 import pytest
 import torch
@@ -12,20 +11,6 @@ from torch import Tensor, nn
 import resect
 from networks import Frame, Residual, Scaled
 from resect.cli import main
-
-
-@pytest.fixture
-def exports(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For every export from now on whether garbage is collected meanwhile."""
-    seen: list[bool] = []
-    export = torch.export.export
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        seen.append(gc.isenabled())
-        return export(*args, **kwargs)
-
-    monkeypatch.setattr(torch.export, "export", counted)
-    return seen
 
 
 def frame(*more: nn.Module) -> Frame:

@@ -10,6 +10,7 @@ import pytest
 import resect
 from by_hand import IMAGES, TARGETS, chain
 from resect.engines.local import Local, Memory
+from resect.jobs.asked import PathsAsked
 from resect.paths.certainty import relative_errors
 from resect.paths.energy import path_energy
 
@@ -102,3 +103,9 @@ def test_the_relative_error_is_that_of_the_mean_over_samples() -> None:
 def test_a_precision_is_a_part_of_the_estimate(precision: object) -> None:
     with pytest.raises(resect.InputError, match="`precision` must lie between 0 and 100 per cent of what random signs"):
         resect.PathSettings(precision=precision)
+
+
+@pytest.mark.parametrize(("given", "why"), [({"sweeps": 0}, "`sweeps` is 0"), ({"max_length": 3}, "`max_length` is")])
+def test_a_precision_of_no_signs_is_refused(given: dict[str, int], why: str) -> None:
+    with pytest.raises(resect.InputError, match=f"`precision` is an option of .*, but {why}"):
+        PathsAsked.from_options("resect:resnet8", "digits", {**given, "precision": 5})

@@ -285,7 +285,7 @@ def test_what_the_text_of_a_command_shows_is_refused_without_torch() -> None:
         "unknown data spec 'imgs'. Known are",  # too far from any to suggest one
         "unknown model spec 'tim:resnet18'. Did you mean timm:?",
         "no weights are shipped for resect:resnet20-cifar10",
-        "`counts` is an option of the plans random, windows, shuffled, but here the plan is single. Leave it out.",
+        "`counts` is an option of the plans random, windows, shuffled, reversed, parallel, but here the plan is",
     ):
         assert expected in said
 
@@ -304,6 +304,9 @@ def test_what_the_text_of_a_command_shows_is_refused_without_torch() -> None:
             "lesion M D --plan skips --removal mean",
             "`removal` is an option of the plans single, pairs, random, windows",
         ),
+        ("lesion M D --plan random --unit layer", "`unit` is an option of the plans windows, reversed, parallel, but"),
+        ("lesion M D --middle", "`middle` is an option of the plans windows, reversed, parallel, but"),
+        ("lesion M D --plan reversed --combine sum", "`combine` is an option of the plan parallel, but"),
         ("lesion M D --plan ensemble --removal mean", "but here the plan is ensemble"),
         ("lesion M D --plan ensemble --precision 1", "`precision` is an option of the plans single, pairs"),
         ("lesion M D --plan ensemble --metric loss", "`metrics` is an option of the plans single, pairs"),

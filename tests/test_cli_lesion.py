@@ -24,6 +24,8 @@ FAST = {
     "random": ["--counts", "1,3", "--repeats", "2"],
     "windows": ["--counts", "1,3"],
     "shuffled": ["--counts", "1,3", "--repeats", "2"],
+    "reversed": ["--counts", "2-3", "--unit", "layer"],
+    "parallel": ["--middle", "--combine", "sum"],
     "shapley": ["--orders", "2"],
     "ensemble": ["--members", "4"],
 }

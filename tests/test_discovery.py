@@ -154,9 +154,28 @@ def test_rejected_additions_say_why() -> None:
 def test_partial_sums_of_res2net_are_listed_under_their_block() -> None:
     model = timm.create_model("res2net50_26w_4s", layers=[1, 2, 2, 1])
     net = _counted(model, torch.randn(2, 3, 64, 64), 6)
-    assert Counter(entry.reason for entry in net.rejected) == {
-        "part of the branch of a block: it adds other channels than its own branch reads": 4  # 2 blocks of 2 sums
-    }
+    reason = "part of the branch of a block: it adds other channels than its own branch reads"
+    assert Counter(entry.reason for entry in net.rejected) == {reason: 4}  # 2 blocks of 2 sums
+
+
+def test_rejected_additions_of_one_reason_are_shown_together() -> None:
+    class Twice(nn.Module):
+        """Two sums of two branches, in places that differ by their numbers, and a third in another."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(CUSTOM["not joins"][0]().body[0] for _ in range(2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    net = resect.unravel(Frame(Twice()), torch.randn(1, 1, 8, 8))
+    table = net.rejected.table
+    assert table["number"].tolist() == [2, 2, 2] and set(table["module"]) == {"body.*.layers.*"}
+    assert "<Rejections: 6 rejected, for 3 reasons>" in repr(net.rejected) and repr(net.rejected).count("\n") == 3
+    assert "body.*.layers.*" in net.rejected._repr_html_()
 
 
 def test_plain_layers_of_vgg() -> None:

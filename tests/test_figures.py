@@ -36,6 +36,7 @@ networks = pd.DataFrame({"model": ["a"], "blocks": 2, "parameters": 9, "log2_pat
                          "log2_effective_paths": 1.0, "error": 0.1})
 drawn = [
     *(lesions.by_plan(plan, table, 0.1) for plan in ("single", "random", "shuffled", "windows", "explicit")),
+    lesions.by_plan("parallel", table, 0.1),
     lesions.control(table, table, 0.1), lesions.interaction(pd.DataFrame([[np.nan, 1.0], [1.0, np.nan]])),
     samples.flips(table, pd.DataFrame({"lesion": [0], "flip": ["broken"]})), samples.classes(pd.DataFrame(np.eye(3))),
     carriers.blocks(table), carriers.pairs(np.eye(2)), strip.strip(blocks, table, 1.0),
@@ -54,7 +55,7 @@ print(len(figures), "torch" in sys.modules)
 
 def test_every_figure_is_drawn_without_torch() -> None:
     ran = subprocess.run([sys.executable, "-W", "error", "-c", ALONE], capture_output=True, text=True)
-    assert ran.stdout == "23 False\n", ran.stderr
+    assert ran.stdout == "24 False\n", ran.stderr
 
 
 def test_intervals_and_downsampling_are_drawn_where_the_table_has_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 
 import pytest
@@ -55,9 +56,10 @@ def test_a_sequence_of_any_length_has_the_bits_of_the_model(net, length: int) ->
 
 
 def test_what_the_model_cannot_run_is_a_sentence(net) -> None:
-    with pytest.raises(resect.InputError, match="longer than the table of positions"):
+    too_long = r"longer than the table of positions\. Its tables have \d+ and 24 rows"
+    with pytest.raises(resect.InputError, match=too_long):
         net(ids(2, 25))
-    with pytest.raises(resect.InputError, match="longer than the table of positions"):
+    with pytest.raises(resect.InputError, match=too_long):
         net.without(0)(ids(2, 25))
     with pytest.raises(resect.InputError, match=r"input 0 of shape \(B, L\) int64 as the example has, got \(2, 3, 4\)"):
         net(ids(2, 3, 4))
@@ -124,6 +126,16 @@ def test_images_of_any_size_run_through_a_network_that_pools_them() -> None:
         net(torch.randn(2, 3, 16, 16))
 
 
+def test_images_larger_than_an_example_whose_half_ends_in_a_single_pixel_run(exports: list[bool]) -> None:
+    model = Frame(Residual(), nn.Conv2d(6, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, 2, 1), Residual()).eval()
+    net = resect.unravel(model, torch.randn(2, 1, 8, 8))
+    assert len(exports) == 1
+    for size in (8, 12, 20):
+        assert net.check(torch.randn(2, 1, size, size)).identical
+    with pytest.raises(resect.InputError, match=r"\(4\) is no size that the network can run, but 5 or 6 is"):
+        net(torch.randn(2, 1, 4, 4))
+
+
 def test_a_size_that_the_model_burns_in_is_named() -> None:
     model = nn.Sequential(conv(1), Residual(1), nn.Flatten(), nn.Linear(64, 3)).eval()
     net = resect.unravel(model, torch.randn(2, 1, 8, 8))
@@ -174,3 +186,20 @@ def test_the_batch_may_be_the_second_dimension() -> None:
     assert net.check(torch.randn(7, 4, 8)).identical
     x = torch.randn(6, 2, 8)
     assert torch.equal(net.without(0)(x), net(x, net.intact.without(0)))
+
+
+def test_an_arrangement_goes_before_or_beside_inputs_by_name(net) -> None:
+    tokens = ids(2, 6)
+    lesioned = net.intact.without(0)
+    expected = net(tokens, lesioned)
+    name = next(iter(inspect.signature(net.model.forward).parameters))
+    assert torch.equal(net(lesioned, **{name: tokens}), expected)
+    assert torch.equal(net(arrangement=lesioned, **{name: tokens}), expected)
+    for wrong, message in (
+        (lambda: net(lesioned), r"must come before the arrangement: net\(inputs, arrangement\)"),
+        (lambda: net((None, 1), **{name: tokens}), r"once each, .*an arrangement is given as arrangement=\.\.\."),
+        (lambda: net(tokens, arangement=lesioned), "Close: arrangement"),
+        (lambda: net(**{f"{name}s": tokens}), f"Close: {name}"),
+    ):
+        with pytest.raises(resect.InputError, match=message):
+            wrong()

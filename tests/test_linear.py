@@ -190,3 +190,22 @@ def test_shares_through_blocks_sum_to_the_effective_depth_of_every_network(name:
     assert every.table["share"].sum() == pytest.approx(1, abs=1e-9)
     np_rows = found.products / found.squares[:, None]
     assert np_rows.sum(1) == pytest.approx((spectrum.shares * lengths).sum(1), rel=1e-7, abs=1e-9)
+
+
+def test_complex_factors_go_back_conjugate() -> None:
+    class Rotary(nn.Module):
+        """A branch that turns pairs of channels, as rotary embeddings that are written with complex numbers do."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            turned = torch.view_as_complex(self.one(x).tanh().unflatten(-1, (3, 2)))
+            turned = turned * torch.polar(torch.ones(3), torch.arange(3.0)) + turned * turned
+            return x + self.two(torch.view_as_real(turned).flatten(-2).relu())
+
+    torch.manual_seed(0)
+    net = resect.unravel(nn.Sequential(nn.Linear(4, 6), Rotary(), Rotary(), nn.Linear(6, 3)), torch.randn(2, 4))
+    data = [(torch.randn(5, 4), torch.randint(3, (5,)))]
+    assert resect.path_spectrum(net, data).sum_error < 1e-6

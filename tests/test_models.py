@@ -379,3 +379,8 @@ def test_cards_are_records_of_trainings() -> None:
         assert 0 < card.found["test_error"] < 0.2
         assert card.command.startswith("resect train ")
         assert card.environment["seconds"] > 0
+
+
+def test_torchvision_does_not_download_a_backbone_that_nobody_asked_for() -> None:
+    loaded = load_model("torchvision:lraspp_mobilenet_v3_large")
+    assert len(loaded.random) == sum(1 for _ in loaded.module.parameters())

@@ -207,7 +207,9 @@ def test_a_lesion_without_a_finite_value_counts_as_infinite(net, data) -> None:
     assert (result.table["samples"] == 40).all()
 
 
-@pytest.mark.parametrize("plan", ["single", "pairs", "windows", "skips", "repeated", "random", "shuffled"])
+@pytest.mark.parametrize(
+    "plan", ["single", "pairs", "windows", "skips", "repeated", "random", "shuffled", "reversed", "parallel"]
+)
 def test_every_plan_draws_itself(net, data, plan: str) -> None:
     result = resect.lesion(net, data, getattr(plans, plan)(net))
     ax = result.plot()
@@ -216,6 +218,10 @@ def test_every_plan_draws_itself(net, data, plan: str) -> None:
         grid = ax.images[0].get_array()
         row = result.table.query("start == 2 and length == 3").iloc[0]
         assert grid[2, 2] == pytest.approx(row["damage"] * 100)
+    elif plan in ("reversed", "parallel"):
+        assert list(ax.get_lines()[0].get_ydata()) == pytest.approx(list(result.table["damage"] * 100))
+        medians = result.table.groupby("length")["damage"].median() * 100
+        np.testing.assert_allclose(ax.get_lines()[1].get_xydata(), medians.reset_index(), atol=1e-9)
     elif plan == "pairs":
         shown = np.ma.filled(ax.images[0].get_array(), np.nan)
         np.testing.assert_array_equal(shown, result.interaction("loss").mask(result.saturated()))
@@ -223,6 +229,15 @@ def test_every_plan_draws_itself(net, data, plan: str) -> None:
         assert [bar.get_height() for bar in ax.patches] == pytest.approx(list(result.table["error"] * 100))
     else:
         assert list(ax.get_lines()[0].get_ydata()) == pytest.approx(list(result.table["error"] * 100))
+
+
+def test_one_span_of_each_length_is_drawn_with_its_interval(net, data) -> None:
+    result = resect.lesion(net, data, plans.windows(net, middle=True))
+    table, ax = result.table, result.plot()
+    assert ax.get_title(loc="left") == "consecutive blocks deleted"
+    np.testing.assert_allclose(ax.get_lines()[0].get_xydata(), table[["length", "damage"]] * [1, 100])
+    ends = [[segment[0, 1], segment[1, 1]] for segment in ax.collections[0].get_segments()]
+    np.testing.assert_allclose(ends, table[["damage_low", "damage_high"]] * 100)
 
 
 def silent() -> resect.Unraveled:

@@ -205,3 +205,22 @@ def test_what_load_model_returns_is_unravelled_on_its_example() -> None:
     assert net.model is loaded.module and net.inputs[0].shape == (None, 3, None, None)
     assert net.blocks[0].entry_shape == ("B", 4, 32, 32)
     assert resect.unravel(loaded, torch.zeros(1, 3, 16, 16)).blocks[0].entry_shape == ("B", 4, 16, 16)
+
+
+UNKNOWN: dict[str, tuple[Callable[[resect.Unraveled], Any], str]] = {
+    "a lesion setting": (lambda net: LesionSettings(precison=1), "`precison` is no argument of LesionSettings"),  # type: ignore[call-arg]
+    "a path setting": (lambda net: resect.PathSettings(gate="frozen"), "Close: gates"),  # type: ignore[call-arg]
+    "a plan": (lambda net: plans.windows(net, lenghts=[3]), "`lenghts` is no argument of windows. Close: lengths"),  # type: ignore[call-arg]
+    "a schedule": (lambda net: resect.schedules.FixedCount(kept=3), "Close: keep"),  # type: ignore[call-arg]
+    "a measure": (lambda net: resect.shapley(net, DATA, order=3), "`order` is no argument of shapley. Close: orders"),  # type: ignore[call-arg]
+    "no like": (lambda net: resect.path_spectrum(net, DATA, zzz=1), "It has net, data, "),  # type: ignore[call-arg]
+    "a capture": (lambda net: resect.unravel(net.model, IMAGES, batchdim=1), "Close: batch_dim"),  # type: ignore[call-arg]
+    "a verb": (lambda net: resect.study(repeat=3), "Close: repeats"),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_unknown_name_is_refused_with_the_nearest(small, name: str) -> None:
+    call, message = UNKNOWN[name]
+    with pytest.raises(resect.InputError, match=message):
+        call(small)

@@ -13,7 +13,7 @@ from resect.data.images import Preparation, scaled
 from resect.data.loaders import Again
 from resect.data.samples import SampleSet
 from resect.data.text import Reading
-from resect.errors import DataError, InputError
+from resect.errors import DataError, InputError, require_known
 from resect.measuring.batches import Batches
 from resect.network.requirements import require_unraveled
 from resect.network.unraveled import Unraveled
@@ -78,6 +78,7 @@ def takes_specs(
                     raise InputError(
                         f"`{name}` is a setting: give resect.{settings.__name__}({name}=...) as `settings`."
                     )
+            require_known(function.__name__, kwargs, known)
             require_unraveled(net)
             data = load_samples(data, model=_OfNet(net)) if isinstance(data, str) else data
             if callable(read := getattr(data, "batches", None)):  # Samples, or an object of that protocol

@@ -16,8 +16,17 @@ ResectWarning (a UserWarning) says what was mended, and went on; a DoubtfulWarni
 
 from __future__ import annotations
 
+import difflib
 import operator
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterable
+from functools import wraps
+from inspect import signature
+from typing import ParamSpec, TypeVar
+
+LIKE = 0.7  # how alike two names must be for one to be suggested in the place of the other
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_C = TypeVar("_C")
 
 
 class ResectError(Exception):
@@ -104,3 +113,38 @@ def require_whole(name: str, value: object, least: int = 1, error: type[InputErr
     if number is None or not least <= number < 2**63:
         most = ", below 2^63" if number is not None and number >= 2**63 else ""
         raise error(f"`{name}` must be a whole number of at least {least}{most}, got {value!r}.")
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """A sentence that names what is nearest, or nothing."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=LIKE)
+    return f" Close: {', '.join(close)}." if close else ""
+
+
+def require_known(owner: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Raise InputError unless all keyword arguments are known; it names what is nearest."""
+    for name in names:
+        if name not in known:
+            raise InputError(f"`{name}` is no argument of {owner}.{closest(name, known) or f' It has {_list(known)}.'}")
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(name for name in names if name != "self")
+
+
+def suggesting(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A function that refuses unknown keyword arguments with a sentence."""
+    known = signature(function).parameters
+
+    @wraps(function)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        require_known(function.__qualname__.removesuffix(".__init__"), kwargs, known)
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def suggesting_settings(settings: type[_C]) -> type[_C]:
+    """A class that is made of keyword arguments and refuses unknown ones with a sentence."""
+    settings.__init__ = suggesting(settings.__init__)  # type: ignore[method-assign]  # same arguments
+    return settings

@@ -34,7 +34,9 @@ def differentiate(
     """
     value = target(*args, **kwargs)
     bare, bare_kwargs = [_detached(a) for a in args], {name: _detached(a) for name, a in kwargs.items()}
-    rule = _rule_of(target, value)
+    operands = [bare_kwargs[place] if isinstance(place, str) else bare[place] for place in signals]
+    # Closed forms have no conjugates, with which gradients of complex numbers go back; autograd has.
+    rule = None if any(map(_is_complex, [value, *operands])) else _rule_of(target, value)
     maps: Maps = {}
     for place in signals:
         with torch.no_grad():
@@ -88,6 +90,10 @@ def _rule_of(target: Any, value: Any) -> Rule | None:
 
 def _writes(target: Any) -> bool:
     return bool(getattr(getattr(target, "_schema", None), "is_mutable", False))
+
+
+def _is_complex(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_complex()
 
 
 def _detached(value: Any) -> Any:

@@ -131,6 +131,15 @@ def model_options(function: Decorated) -> Decorated:
     )(function)
 
 
+def part_options(function: Decorated) -> Decorated:
+    """--module and --batch-dim: which part of the model is taken, and where its inputs count the samples."""
+    function = click.option(
+        "--batch-dim", default=0, show_default=True, type=click.IntRange(0), help="Of samples; 1 for (L, B, ...)."
+    )(function)
+    said = "Take only this part of the model, on inputs as the model gives it."
+    return click.option("--module", metavar="NAME", help=said)(function)
+
+
 def normalize_option(names: str) -> Callable[[Decorated], Decorated]:
     """--normalize; None for auto."""
 

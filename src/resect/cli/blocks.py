@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resect.cli._options import SEED, model_options, output_options
+from resect.cli._options import SEED, model_options, output_options, part_options
 from resect.cli._terminal import console
 from resect.errors import InputError
 from resect.jobs.source import Source
@@ -21,19 +21,14 @@ if TYPE_CHECKING:  # which loads torch; help does without
 @click.argument("model")
 @click.option("--plain", is_flag=True, help="List the layers of a plain network instead.")
 @click.option("--rejected", is_flag=True, help="List also the additions that are no blocks, with the reasons.")
-@click.option("--module", metavar="NAME", help="Take only this part of the model, on inputs as the model gives it.")
-@click.option(
-    "--batch-dim", default=0, show_default=True, type=click.IntRange(0), help="Dimension of samples, 1 for (L, B, ...)."
-)
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights.")
 @output_options
 @model_options
+@part_options
 def blocks(
     model: str,
     plain: bool,
     rejected: bool,
-    module: str | None,
-    batch_dim: int,
     output: str,
     quiet: bool,
     **options: Any,
@@ -41,13 +36,9 @@ def blocks(
     """List the residual blocks of MODEL, e.g. `resect blocks torchvision:resnet50`."""
     source = Source(model, **options)
     from resect.network.entrance import unravel
-    from resect.network.parts import part
     from resect.network.requirements import no_joins_message
 
-    loaded = source.load()
-    whole = (loaded.module, loaded.example)
-    taken = part(loaded.module, module, loaded.example) if module is not None else whole
-    net = unravel(*taken, plain=plain, batch_dim=batch_dim)
+    net = unravel(source.part(source.load()), plain=plain, batch_dim=source.batch_dim)
     if not net.blocks and not plain:
         layers = net.as_plain()
         raise InputError(
@@ -92,6 +83,7 @@ def _print(model: str, net: Unraveled, rejected: bool) -> None:
     what = "layers" if net.plain else "additions"
     if net.rejected and not rejected:
         terminal.print(f"{len(net.rejected)} {what} were considered and are not among them; --rejected lists them.")
-    for entry in net.rejected if rejected else ():
-        terminal.print(f"{entry.name} in {entry.module or 'the model'}: {entry.reason}", highlight=False)
+    for number, module, reason in net.rejected.table.itertuples(index=False) if rejected else ():
+        times = f"{number:,} in" if number > 1 else "one in"
+        terminal.print(f"{times} {module or 'the model'}: {reason}", highlight=False)
     terminal.print(f"Captured in {duration(net.capture_seconds)}.", highlight=False)

@@ -18,12 +18,13 @@ from resect.cli._options import (
     model_options,
     out_option,
     output_options,
+    part_options,
     renamed_option,
     task_option,
     whole,
 )
 from resect.cli._terminal import do
-from resect.graph.decisions import Removal
+from resect.graph.decisions import Combine, Removal, Unit
 from resect.jobs.asked import MEMORY_FORMATS, LesionAsked
 from resect.sweep.settings import METRICS, PLANS
 
@@ -49,7 +50,22 @@ from resect.sweep.settings import METRICS, PLANS
     "--counts",
     metavar="1-9,12",
     type=Numbers(),
-    help="Of random: blocks deleted; windows: lengths; shuffled: swaps.",
+    help="Of random: blocks deleted; windows, reversed, parallel: lengths; shuffled: swaps.",
+)
+@click.option(
+    "--unit",
+    type=click.Choice(get_args(Unit)),
+    default="block",
+    show_default=True,
+    help="Of windows, reversed and parallel: what is counted.",
+)
+@click.option("--middle", is_flag=True, help="Of them: one span of each length, in the middle; not at every start.")
+@click.option(
+    "--combine",
+    type=click.Choice(get_args(Combine)),
+    default="mean",
+    show_default=True,
+    help="Of parallel: the mean of the outputs, or all that they add.",
 )
 @whole("--repeats", "Of random and shuffled.", default=LesionAsked.repeats)
 @whole("--orders", "Of shapley: pairs of orders.", default=LesionAsked.orders)
@@ -74,6 +90,7 @@ from resect.sweep.settings import METRICS, PLANS
 @click.option("--plain", is_flag=True, help="Lesion the layers of a plain network.")
 @out_option
 @model_options
+@part_options
 @data_options
 @task_option
 @output_options

@@ -16,6 +16,7 @@ from resect.cli._options import (
     model_options,
     out_option,
     output_options,
+    part_options,
     renamed_option,
     task_option,
     whole,
@@ -68,6 +69,7 @@ from resect.jobs.asked import PathsAsked
 )
 @out_option
 @model_options
+@part_options
 @data_options
 @task_option
 @whole("--batch-size", default=PathsAsked.batch_size)

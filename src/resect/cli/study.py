@@ -14,6 +14,7 @@ from resect.cli._options import (
     given,
     model_options,
     output_options,
+    part_options,
     renamed_option,
     whole,
 )
@@ -44,6 +45,7 @@ from resect.jobs.asked import DATA, MODEL, StudyAsked
 @click.option("--retrain", is_flag=True, help="Train the shipped networks anew first.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; one under runs/ by default.")
 @model_options
+@part_options
 @data_options
 @batch_option
 @output_options

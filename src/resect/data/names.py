@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from resect.errors import SpecError, require_text
+from resect.errors import LIKE, SpecError, require_text
 
-LIKE = 0.7  # how alike two names must be for one to be suggested in the place of the other
 _TEXT = ("tokenizer", "window", "stride", "task", "seed")
 _OPTIONS = {  # of each kind; those in _NUMBERS are whole numbers of at least so much
     "digits": (),

@@ -25,6 +25,11 @@ BY_BLOCK = {
     "repeated": ("one block run twice", "block that is run twice (its index)"),
     "bypassed": ("one block left out with its skip", "block that is left out (its index)"),
 }  # plans with one lesion a block: title, and name of the x axis
+SPANS = {
+    "windows": "consecutive {unit}s deleted",
+    "reversed": "consecutive {unit}s in reversed order",
+    "parallel": "consecutive {unit}s side by side",
+}  # plans over spans: what is done to one
 _BY_ROW = {
     "explicit": "arrangements of blocks",
     "pairs": "two blocks deleted",
@@ -76,6 +81,8 @@ def by_plan(plan: str, table: pd.DataFrame, intact: float, ax: Axes | None = Non
         return random(table, intact, ax=ax, measure=measure)
     if plan == "shuffled":
         return reorderings(table, intact, ax=ax, measure=measure)
+    if plan in SPANS and (plan != "windows" or (table["length"].is_unique and len(table) > 1)):
+        return spans(table, plan, ax, measure)
     if plan == "windows":
         return windows(table, ax, measure)
     row = "arrangement" if plan == "explicit" else "lesion"
@@ -263,6 +270,36 @@ def windows(table: pd.DataFrame, ax: Axes | None = None, measure: Measure = ERRO
     whole_numbers(ax)
     whole_numbers(ax, "y")
     head(ax, "windows of consecutive blocks deleted")
+    return ax
+
+
+def spans(table: pd.DataFrame, plan: str, ax: Axes | None = None, measure: Measure = ERROR) -> Axes:
+    """`damage` by the `length` of a span: with intervals where each length has one; else all, median and middle half.
+
+    Args:
+        table: of layers, if it has the `name` of each span's first.
+        plan: one of SPANS.
+    """
+    ax = axes_or_new(ax)
+    damage, lengths = table["damage"] * measure.factor, table["length"]
+    if lengths.is_unique:
+        low, high = (table[f"damage_{end}"].to_numpy(float) * measure.factor for end in ("low", "high"))
+        ax.vlines(lengths, low, high, color=BAR_GREY, linewidth=1.3)
+        ax.plot(lengths, damage, color=BLUE, linewidth=1.6, marker="o", markersize=4)
+        entries = [("● the one span of a length", BLUE), ("| 95 % interval over samples", GREY)]
+    else:
+        of_length = damage.groupby(lengths)
+        quartiles, middle = of_length.quantile(np.array([0.25, 0.75])).unstack(), of_length.median()
+        ax.fill_between(middle.index, quartiles[0.25], quartiles[0.75], color=PALE_BLUE, linewidth=0)
+        ax.plot(lengths, damage, ".", color=BLUE, alpha=0.4, markersize=4, markeredgewidth=0)
+        ax.plot(middle.index, middle, color=BLUE, linewidth=2, marker="o", markersize=3)
+        entries = [("● one span", "#6b93bd"), ("■ middle half of the spans", "#8fb2d6"), ("—  median", BLUE)]
+    unit = "layer" if "name" in table else "block"
+    growth = "growth of the error (points)" if measure.rate else f"growth of the {measure.name}"
+    ax.axhline(0, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=0.5)
+    ax.set(xlabel=f"length of the span ({unit}s)", ylabel=growth)
+    whole_numbers(ax)
+    head(ax, SPANS[plan].format(unit=unit), entries)
     return ax
 
 

@@ -10,7 +10,7 @@ from torch.fx import Node
 from resect.graph.slices import Sliced
 from resect.graph.slots import Slot
 
-_SKIPS = 1  # the copy that holds the skips; those of the slots come after it
+_SKIPS, _BESIDE, _MEANS = 1, 2, 3  # the copies that are of no slot; those of the slots come after them
 _BORROWED, _FIRST, _SECOND, _FROZEN = range(4)  # the copies of a slot
 
 
@@ -19,9 +19,10 @@ class Keys:
 
     None of them collide. The N nodes are numbered, and the value of a node has its number, 0 to N - 1. What an
     arrangement adds is the value of some node once more: copy c of it has the key c N + number, which tells both c and
-    the node. Copy 1 is of the skips on their way into the joins; four follow for each slot: of the branch that it
-    borrows, of the first and the second run of its block, and of its skip with the factor held fixed. Values that no
-    node computes have keys below 0, one each.
+    the node. Copy 1 is of the skips on their way into the joins, copy 2 of the sums of units that run side by side, up
+    to the one that ends in the node, copy 3 of their means; four follow for each slot: of the branch that it borrows,
+    of the first and the second run of its block, and of its skip with the factor held fixed. Values that no node
+    computes have keys below 0, one each.
 
     Attributes:
         nodes: the nodes by number: parameters, constants, inputs, then the operators in the order of execution.
@@ -58,6 +59,14 @@ class Keys:
         """The value that enters a slot's join as the skip; slots that share their join share it."""
         return _SKIPS * len(self.nodes) + self._number[slot.join.node]
 
+    def beside(self, node: Node) -> int:
+        """The outputs added up of the units that run side by side, to the one whose output is the node."""
+        return _BESIDE * len(self.nodes) + self._number[node]
+
+    def mean_beside(self, node: Node) -> int:
+        """The mean of the outputs of units that run side by side, the last of which is the node."""
+        return _MEANS * len(self.nodes) + self._number[node]
+
     def borrowed(self, slot: Slot, node: Node) -> int:
         """The value of a node of another block's branch, which runs in this slot."""
         return self._copy(slot, _BORROWED, node)
@@ -88,5 +97,5 @@ class Keys:
         return self.others - self._slots - len(self._sizes)
 
     def _copy(self, slot: Slot, which: int, node: Node) -> int:
-        copy = _SKIPS + 1 + 4 * slot.index + which
+        copy = _MEANS + 1 + 4 * slot.index + which
         return copy * len(self.nodes) + self._number[node]

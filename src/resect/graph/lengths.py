@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +68,7 @@ def lengths_of(model: nn.Module, call: Call, batch_dim: int = 0) -> Lengths:
         for dimension, size in enumerate(leaf.shape if isinstance(leaf, Tensor) else ()):
             if dimension != at and size > 1:
                 groups.setdefault(size, []).append((number, dimension))
-    as_written = torch.compiler.set_stance("force_eager")  # a compiled model complains where it does not fit
-    with untouched(model, "eval"), without_fused_attention(), torch.no_grad(), as_written:
+    with _as_it_runs(model):
         free: list[list[Place]] = []
         sizes: dict[Place, int] = {}
         last: Trial | None = None
@@ -84,6 +84,21 @@ def lengths_of(model: nn.Module, call: Call, batch_dim: int = 0) -> Lengths:
                         break
         ones = [trier.run(dict.fromkeys(part, 1)) for part in free]
     return Lengths(last, tuple(trial for trial in ones if trial))
+
+
+def three_times(model: nn.Module, trial: Trial) -> Trial | None:
+    """The model at three times the sizes of a trial, which are one and a half of an example that it halves."""
+    leaves, spec = pytree.tree_flatten(trial.call)
+    with _as_it_runs(model):
+        return _Trier(model, leaves, spec).run({place: 3 * leaves[place[0]].shape[place[1]] for place in trial.places})
+
+
+@contextmanager
+def _as_it_runs(model: nn.Module) -> Iterator[None]:
+    """In eval mode, without gradients and what a graph does not have."""
+    plainly = torch.compiler.set_stance("force_eager")  # a compiled model complains where it does not fit
+    with untouched(model, "eval"), without_fused_attention(), torch.no_grad(), plainly:
+        yield
 
 
 class _Trier:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,8 +61,13 @@ class Program:
         Raises:
             InputError: an operator cannot take the shapes that it gets, e.g. clips that lack some of their frames.
         """
-        with own_errors():
+        with own_errors(lambda: self._rows(base)):
             return self._function(base, state)
+
+    def _rows(self, base: Mapping[int, Any]) -> list[int]:
+        """How many rows the tables of its lookups have."""
+        tables = [step.args[0] for step in self.steps if str(step.target).startswith("aten.embedding.")]
+        return [len(base[table.key]) for table in tables if isinstance(table, Ref) and table.key in base]
 
     @cached_property
     def _function(self) -> Callable[[Mapping[int, Any], Mapping[int, Any]], Environment]:
@@ -95,16 +100,22 @@ class Program:
 
 
 @contextmanager
-def own_errors() -> Iterator[None]:
-    """Say in a sentence that an operator cannot take the shapes, or the indices, that it gets."""
+def own_errors(rows: Callable[[], Sequence[int]]) -> Iterator[None]:
+    """Say in a sentence that an operator cannot take the shapes, or the indices, that it gets.
+
+    Args:
+        rows: how many rows the tables have that it may look up.
+    """
     try:
         yield
     except (RuntimeError, IndexError) as error:
         said = str(error).partition("\n")[0]
         if re.search(r"index out of range in self", said):
+            tables = " and ".join(str(number) for number in dict.fromkeys(rows()))
             raise InputError(
                 "`inputs` must be numbers that the network's tables hold, but one of its lookups is out of range: a "
                 "number is not in the vocabulary, or the sequence is longer than the table of positions."
+                f"{f' Its tables have {tables} rows.' if tables else ''}"
             ) from error
         if not re.search(r"invalid for input of size|size of tensor|must match|out of bounds", said):
             raise

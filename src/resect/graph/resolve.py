@@ -14,13 +14,16 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.fx import Node
 
+from resect.graph.beside import Share
 from resect.graph.capture import NodeInput
-from resect.graph.decisions import Decision, Removal, Variant
+from resect.graph.decisions import Decision, Parallel, Removal, Variant, block_run
 from resect.graph.keys import Keys
 from resect.graph.ops import hint_shape, hints
 from resect.graph.program import Program
 from resect.graph.slices import Sliced
 from resect.graph.steps import Resolution
+
+Decisions = tuple[Decision | Share, ...]
 
 
 class Programs:
@@ -62,7 +65,8 @@ class Programs:
         }
         outputs = {keys.of(output) for output in sliced.captured.outputs if isinstance(output, Node)}
         self._outputs = frozenset(outputs) - set(range(self._base))
-        self._memo: dict[tuple[int, tuple[Decision, ...], frozenset[int]], Program] = {}
+        self._spans_of: dict[tuple[Decision, ...], tuple[Parallel, ...]] = {}
+        self._memo: dict[tuple[int, Decisions, frozenset[int]], Program] = {}
 
     @cached_property
     def input_keys(self) -> frozenset[int]:
@@ -100,7 +104,7 @@ class Programs:
 
     def live_at_end(self, arrangement: Sequence[Decision]) -> frozenset[int]:
         """The outputs, and the buffer updates (train mode) of all modules but those of branches that do not run."""
-        running = {i if isinstance(b, Variant) else b for i, b in enumerate(arrangement) if b is not Variant.BYPASS}
+        running = {block_run(i, decision) for i, decision in enumerate(arrangement)}
         return self._outputs.union(key for key, owners in self._owners.items() if not owners or owners & running)
 
     @cached_property
@@ -113,21 +117,39 @@ class Programs:
             if self.keys.of(value) >= self._base
         }
 
-    def decisions(self, index: int, arrangement: Sequence[Decision]) -> tuple[Decision, ...]:
-        """The part of an arrangement that decides slice `index`."""
-        return tuple(arrangement[slot] for slot in self.sliced.slots_of[index])
+    def decisions(self, index: int, arrangement: Sequence[Decision]) -> Decisions:
+        """The part of an arrangement that decides slice `index`: its slots, then what of it runs beside others."""
+        slots = self.sliced.slots_of[index]
+        own = tuple(arrangement[slot] for slot in slots)
+        spans = self._spans(tuple(arrangement))
+        if not spans:
+            return own
+        shares = tuple(share for span in spans for share in self.sliced.beside.shares(span).get(index, ()))
+        return (*map(_intact_beside, slots, own), *shares)
 
-    def build(self, index: int, decisions: tuple[Decision, ...], live_after: frozenset[int]) -> Program:
+    def _spans(self, arrangement: tuple[Decision, ...]) -> tuple[Parallel, ...]:
+        """The spans whose units run side by side."""
+        if arrangement not in self._spans_of:
+            self._spans_of[arrangement] = tuple(dict.fromkeys(d for d in arrangement if isinstance(d, Parallel)))
+        return self._spans_of[arrangement]
+
+    def build(self, index: int, decisions: Decisions, live_after: frozenset[int]) -> Program:
         """The program of slice `index` that computes the values `live_after`."""
         memo = (index, decisions, live_after)
         if memo not in self._memo:
             self._memo[memo] = self._build(index, decisions, live_after)
         return self._memo[memo]
 
-    def _build(self, index: int, decisions: tuple[Decision, ...], live_after: frozenset[int]) -> Program:
+    def _build(self, index: int, decided: Decisions, live_after: frozenset[int]) -> Program:
         slots = [self.sliced.slots[i] for i in self.sliced.slots_of[index]]
+        shares = [share for share in decided if isinstance(share, Share)]
+        decisions = [decision for decision in decided if not isinstance(decision, Share)]
         told = {slot.place.gate: (slot, decision) for slot, decision in zip(slots, decisions, strict=True)}
         resolution = Resolution(self)
+        for share in shares:
+            if self.slice_of.get(self.keys.of(share.entry)) != index:
+                resolution.start_beside(share)
+        ends = {share.exit: share for share in shares}
         for node in self.sliced.slices[index]:
             slot, decision = told.get(node, (None, None))
             # A plain layer is its own join, and its gate.
@@ -137,6 +159,8 @@ class Programs:
                 resolution.join(node, slots, decisions)
             else:
                 resolution.keep(node)
+            if node in ends:
+                resolution.end_beside(ends[node])
         return self._eliminate(resolution, live_after)
 
     def _eliminate(self, resolution: Resolution, live_after: frozenset[int]) -> Program:
@@ -150,6 +174,11 @@ class Programs:
                 needed.update(step.reads)
         live_before = frozenset(key for key in needed if key >= self._base)
         return Program(tuple(reversed(steps)), tuple(results), live_before)
+
+
+def _intact_beside(slot: int, decision: Decision) -> Decision:
+    """What a slot runs by itself: beside others its own branch."""
+    return slot if isinstance(decision, Parallel) else decision
 
 
 def _samples(inputs: Sequence[NodeInput]) -> int:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch.fx import Node
 
+from resect.graph.beside import Beside
 from resect.graph.capture import Capture
 from resect.graph.discovery import find_joins
 from resect.graph.joins import Join, Rejected, branch_names
@@ -39,6 +41,11 @@ class Sliced:
     slices: tuple[tuple[Node, ...], ...]
     slots_of: tuple[tuple[int, ...], ...]
     stem: tuple[Node, ...]
+
+    @cached_property
+    def beside(self) -> Beside:
+        """Which units can run side by side, and how."""
+        return Beside(self.captured, self.slots, self.slices)
 
     def cut_at_input(self, slot: Slot) -> Sliced:
         """The same, but cut where a block starts: what its slice does on the way there moves to the slice before.

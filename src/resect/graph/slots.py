@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
 from torch.fx import Node
 
 from resect.graph.capture import Capture
 from resect.graph.decisions import Variant
 from resect.graph.joins import Join, branch_region, layer_region, own_region
-from resect.graph.ops import POINTWISE, free_shape, is_check, op_name, shown_shape
+from resect.graph.ops import POINTWISE, free_shape, is_check, module_of, op_name, shown_shape
 from resect.graph.reach import Reach, union
 
 
@@ -51,12 +52,14 @@ class Place:
         gate: the node through which the branch enters the join (for a plain layer, the layer's output).
         span: the same number for neighbours that can trade places.
         parent: the slot in whose branch it stands, or None.
+        layer: the module, one of several alike, in which the join stands: of a transformer, the layer.
     """
 
     slice: int
     gate: Node
     span: int
     parent: int | None
+    layer: str
 
 
 @dataclass(frozen=True)
@@ -124,9 +127,12 @@ def make_slots(
     pieces = [_Piece(join, _block(join, joins, captured, reach), gate) for join, gate in zip(joins, gates, strict=True)]
     trades = [_why_no_trade(piece, pieces, slice_of) for piece in pieces]
     spans = _spans(pieces, trades)
+    modules = dict(captured.model.named_modules(remove_duplicate=False))
     slots = []
     for i, ((_, name), piece) in enumerate(zip(named, pieces, strict=True)):
-        place = Place(slice_of[piece.join.node], piece.gate, spans[i], _parent(piece, pieces, reach))
+        layer = _repeated(modules, module_of(piece.join.node)) or name.partition("#")[0]
+        layer += "".join(name.partition("#")[1:])
+        place = Place(slice_of[piece.join.node], piece.gate, spans[i], _parent(piece, pieces, reach), layer)
         refusals = Refusals(
             trade=trades[i],
             twice=trades[i] or _why_not_twice(piece, pieces),
@@ -227,6 +233,18 @@ def _why_no_branch_only(piece: _Piece, pieces: Sequence[_Piece]) -> str:
         if other.join.node is join.skip and join.entry is not None and other.join.entry is join.entry:
             return f"it shares the skip of block {i}, with which it runs in parallel"
     return ""
+
+
+def _repeated(modules: Mapping[str, nn.Module], path: str) -> str:
+    """The innermost module around a path, or at it, beside which another one of its class stands; else the path."""
+    inner = path
+    while inner:
+        outer = inner.rpartition(".")[0]
+        beside = modules[outer].children() if outer in modules else ()
+        if inner in modules and sum(type(child) is type(modules[inner]) for child in beside) > 1:
+            return inner
+        inner = outer
+    return path
 
 
 def _parent(piece: _Piece, pieces: Sequence[_Piece], reach: Reach) -> int | None:

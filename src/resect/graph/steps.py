@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from resect.graph.beside import Share
 from resect.graph.decisions import Decision, Variant
 from resect.graph.ops import VIEWS, gate, hint_shape, op_name
 from resect.graph.program import Ref, Step, substitute
@@ -47,6 +48,11 @@ def of_other_samples(value: Tensor, others: Tensor, at: int) -> Tensor:
 
 def _placed(value: Tensor, at: int) -> Tensor:
     return value.movedim(0, at).contiguous() if at else value  # contiguous, as views may follow
+
+
+def with_contribution(total: Tensor, output: Tensor, state: Tensor) -> Tensor:
+    """A sum of what units that run side by side make of one state, with another one's output."""
+    return total + (output - state)
 
 
 _ZERO: Final = object()
@@ -140,6 +146,26 @@ class Resolution:
         if join.kind != "layer":
             second[keys.gate(slot)] = second[keys.of(join.branch)]
         self._step(keys.of(join.node), join.node, second)
+
+    def start_beside(self, share: Share) -> None:
+        """Let a unit that runs beside others read the state from which they all start."""
+        self._value[self.keys.of(share.entry)] = self.keys.of(share.state)
+
+    def end_beside(self, share: Share) -> None:
+        """Add a unit's output, just executed, to those of the units before it; the last one's place takes the whole."""
+        assert share.exit is not None
+        keys, total = self.keys, self.keys.beside(share.exit)
+        output, state = self.source(keys.of(share.exit)), self.source(keys.of(share.state))
+        if share.number == 1:
+            self._value[total] = output
+        elif share.combine == "sum":
+            self._call(total, with_contribution, keys.beside(share.entry), output, state)
+        else:
+            self._call(total, torch.add, keys.beside(share.entry), output)
+        if share.last and share.combine == "mean":
+            self._call(keys.mean_beside(share.exit), torch.div, total, rest=(share.number,))
+            total = keys.mean_beside(share.exit)
+        self._value[keys.of(share.exit)] = total if share.last else state
 
     def decide(self, slot: Slot, decision: Decision) -> None:
         """Give the gate of `slot` zero, or the value of another slot's branch at this slot's entry."""

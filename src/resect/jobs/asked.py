@@ -7,8 +7,8 @@ from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from resect.errors import InputError, SpecError
-from resect.graph.decisions import Gates, Removal
+from resect.errors import InputError, SpecError, closest
+from resect.graph.decisions import Combine, Gates, Removal, Unit
 from resect.jobs.source import Source, split_spec
 from resect.measuring.meaning import require_task
 from resect.models.names import SPECIFIC, has_weights, is_shipped, require_model_spec
@@ -61,7 +61,8 @@ class Asked:
         unknown = sorted(set(options) - (own | of_source) | ({"source", "model", "data"} & set(options)))
         if unknown:
             known = ", ".join(sorted((own | of_source) - {"source", "model", "data"}))
-            raise InputError(f"`{unknown[0]}` must be an option of {cls.verb}, one of {known}.")
+            likely = closest(unknown[0], own | of_source)
+            raise InputError(f"`{unknown[0]}` must be an option of {cls.verb}, one of {known}.{likely}")
         source = Source(model, data, **{name: value for name, value in options.items() if name in of_source})
         asked = cls(source, **{name: value for name, value in options.items() if name in own})
         asked._refuse_idle(
@@ -78,7 +79,10 @@ class LesionAsked(Asked):
         plan: one of PLANS.
         without: delete just these blocks together, by number or name, instead of a plan.
         removal: what stands for a deleted branch.
-        counts: of random, the numbers of deleted blocks; of windows, their lengths; of shuffled, the numbers of swaps.
+        counts: of random, the numbers of deleted blocks; of windows, reversed and parallel, the lengths; of shuffled,
+            the numbers of swaps.
+        unit, middle: of windows, reversed and parallel: what is counted, and whether one span of each length is enough.
+        combine: of parallel, the "mean" of the outputs or the "sum" of what they add.
         repeats: of random and shuffled.
         orders: of shapley, pairs of orders.
         removed: of ensemble, blocks missing in every member; None for a tenth.
@@ -96,6 +100,9 @@ class LesionAsked(Asked):
     without: tuple[int | str, ...] | None = None
     removal: Removal = "zero"
     counts: tuple[int, ...] | None = None
+    unit: Unit = "block"
+    middle: bool = False
+    combine: Combine = "mean"
     repeats: int = 5
     orders: int = 20
     removed: int | None = None
@@ -177,12 +184,13 @@ class PathsAsked(Asked):
         super().__post_init__()
 
     def idle(self) -> dict[str, str]:
-        """Random signs serve all lengths at once: where shares stop, there is no room for them."""
-        if not self.sweeps:
-            return {"precision": "of random signs, but `sweeps` is 0"}
-        if self.max_length is None:
-            return {}
-        return dict.fromkeys(("sweeps", "precision"), "of measuring all lengths, but `max_length` is given")
+        """Random signs serve all lengths at once: where shares stop, there is no room. A part has no checkpoints."""
+        idle = {} if self.sweeps else {"precision": "of random signs, but `sweeps` is 0"}
+        if self.max_length is not None and self.sweeps > 0:
+            idle |= dict.fromkeys(("sweeps", "precision"), "of measuring all lengths, but `max_length` is given")
+        if self.source.module is not None:
+            idle["checkpoints"] = "for weights of the whole model, but `module` takes a part of it"
+        return idle
 
 
 @dataclass(frozen=True)
@@ -273,8 +281,9 @@ class EvaluateAsked(Asked):
         """
         if not models:
             raise SpecError("`models` must name at least one network, got none.")
-        if "model_args" in options:
-            raise InputError("`model_args` is no option of evaluate: name networks that need none, or py: factories.")
+        for name in ("model_args", "module", "batch_dim"):
+            if name in options:
+                raise InputError(f"`{name}` is no option of evaluate: name networks that need none, or py: factories.")
         spec, checkpoint = split_spec(models[0])
         if isinstance(data, str) and data.partition(":")[0] in SPECIFIC:
             raise SpecError(f"evaluate takes the data first and then networks, got {data} first.")

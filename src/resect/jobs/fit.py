@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.data.samples import Samples, SampleSet
@@ -19,14 +20,18 @@ from resect.measuring.targets import as_task, guessed, prepared
 from resect.measuring.tasks import Task
 
 
-def require_fit(module: nn.Module, samples: SampleSet, task: AnyTask = None) -> Task:
+def require_fit(module: nn.Module, samples: SampleSet, task: AnyTask = None, batch_dim: int = 0) -> Task:
     """The task of the samples, guessed if it is not given.
+
+    Args:
+        batch_dim: the dimension of sequences that counts the samples.
 
     Raises:
         DataError: `module` does not run on the samples, or has no output for each of their classes or values.
     """
     inputs, some = samples.first(2)
-    outputs, known = _outputs(module, samples.name, inputs), as_task(task)
+    outputs = _samples_first(_outputs(module, samples.name, inputs), len(some), batch_dim)
+    known = as_task(task)
     every = Item(samples.inputs, samples.targets) if isinstance(samples, Samples) else Item(inputs, some)
     require_outputs(module, samples, known, outputs)
     try:
@@ -41,17 +46,36 @@ def require_fit(module: nn.Module, samples: SampleSet, task: AnyTask = None) -> 
     return known
 
 
-def require_outputs(module: nn.Module, samples: SampleSet, task: Task | None = None, returned: Any = None) -> None:
+def require_run(module: nn.Module, samples: SampleSet) -> None:
+    """Raise DataError unless `module` runs on the samples."""
+    _outputs(module, samples.name, samples.first(2)[0])
+
+
+def _samples_first(outputs: Any, count: int, batch_dim: int) -> Any:
+    """Outputs (L, B, C) as (B, L, C); what holds one value a sample has no other dimension before its last."""
+
+    def moved(leaf: Any) -> Any:
+        inside = isinstance(leaf, Tensor) and leaf.ndim > batch_dim + 1 and leaf.shape[batch_dim] == count
+        return leaf.movedim(batch_dim, 0) if inside else leaf
+
+    return pytree.tree_map(moved, outputs) if batch_dim else outputs
+
+
+def require_outputs(
+    module: nn.Module, samples: SampleSet, task: Task | None = None, returned: Any = None, batch_dim: int = 0
+) -> None:
     """Raise DataError unless the outputs of `module` are of the classes of the samples, as far as those are known.
 
     Args:
-        returned: what the module returns on the first two samples; None to have it run.
+        returned: what the module returns on the first two samples, samples first; None to have it run.
+        batch_dim: the dimension of sequences that counts the samples.
     """
     labels, name = samples.labels, type(module).__name__
     if not (labels or samples.prepared):
         return
     inputs, targets = samples.first(2)
-    returned = _outputs(module, samples.name, inputs) if returned is None else returned
+    if returned is None:
+        returned = _samples_first(_outputs(module, samples.name, inputs), len(targets), batch_dim)
     task = task or guessed(Item(inputs, targets), (None, *logits_of(returned).shape[1:]))
     outputs = logits_of(task.scored(returned)).shape[-1]
     if labels and len(labels) != outputs:

@@ -87,12 +87,15 @@ class LesionJob(LesionAsked, Job):
             names = [name for name, run in zip(net.blocks.names, plan.arrangements[0], strict=True) if run is None]
             return replace(plan, labels=({**plan.labels[0], "without": ", ".join(names)},))
         counts, repeats, seed = self.counts, self.repeats, self.source.seed
+        of_spans: Any = {"unit": self.unit, "middle": self.middle}
         makers = {
             "single": lambda: plans.single(net),
             "pairs": lambda: plans.pairs(net),
             "random": lambda: plans.random(net, counts, repeats, seed),
-            "windows": lambda: plans.windows(net, counts),
+            "windows": lambda: plans.windows(net, counts, **of_spans),
             "shuffled": lambda: plans.shuffled(net, counts, repeats, seed),
+            "reversed": lambda: plans.reversed(net, counts, **of_spans),
+            "parallel": lambda: plans.parallel(net, counts, **of_spans, combine=self.combine),
             "skips": lambda: plans.skips(net),
             "repeated": lambda: plans.repeated(net),
             "bypassed": lambda: plans.bypassed(net),
@@ -103,6 +106,8 @@ class LesionJob(LesionAsked, Job):
         if not plan.arrangements:
             why = {
                 "shuffled": "no two blocks have the same shapes, so none can trade places",
+                "reversed": f"no {self.unit}s in a row can trade places",
+                "parallel": f"no {self.unit}s in a row keep one shape, each on what the one before it gives",
                 "pairs": "it has a single block",
                 "repeated": "no block keeps the shape of its input",
                 "bypassed": "no block keeps the shape of its input",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,10 @@ class Source:
         seed: of random weights, and of everything that a job draws.
         device: "cpu", "cuda" or "mps".
         dtype: of weights and inputs, one of DTYPES.
+        module: a part of the model by its dotted name, which is taken in place of the whole, on the inputs that the
+            whole gives it.
+        batch_dim: the dimension of the network's inputs and outputs that counts the samples, 1 for (L, B, ...). Data
+            have the samples first.
     """
 
     model: str
@@ -51,12 +56,15 @@ class Source:
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
+    module: str | None = None
+    batch_dim: int = 0
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise InputError(f"`dtype` must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
         if self.calibrate != 0:
             require_whole("calibrate", self.calibrate, 2)
+        require_whole("batch_dim", self.batch_dim, 0)
         require_model_spec(self.model)
         if self.data is not None:
             require_data_spec(self.data)
@@ -133,7 +141,7 @@ class Source:
     def beside(self, text: str) -> Source:
         """SPEC or SPEC@FILE of another network, on the same data; a card of its own goes before `normalize`."""
         spec, checkpoint = split_spec(text)
-        other = replace(self, model=spec, checkpoint=checkpoint, model_args={})
+        other = replace(self, model=spec, checkpoint=checkpoint, model_args={}, module=None, batch_dim=0)
         if other.card() is not None:
             return replace(other, normalize=self.normalize and "card")
         return replace(other, normalize=None if self.normalize == "card" else self.normalize)
@@ -145,24 +153,58 @@ class Source:
             DataError: the samples do not fit the network.
             InputError: the network cannot be captured.
         """
-        from resect.jobs.fit import require_fit, require_outputs
+        from resect.jobs.fit import require_outputs, require_run
         from resect.jobs.warn import random_weights, recorded, untouched_norms
         from resect.network.entrance import unravel
 
-        samples = self.samples(*like)
+        samples = self._turned(self.samples(*like))
         loaded = self.load(samples)
+        taken, samples = self.part(loaded), self._given(loaded, samples)
         try:
-            net = unravel(loaded.module, loaded.example, plain=plain)
+            net = unravel(taken, plain=plain, batch_dim=self.batch_dim)
         except InputError:
-            require_fit(loaded.module, samples)  # says so if they are why
+            require_run(taken.module, samples)  # says so if they are why
             raise
-        require_outputs(loaded.module, samples)
-        return (
-            net,
-            samples,
-            random_weights(loaded) + untouched_norms(loaded.module) + recorded(net),
-            bool(loaded.random),
-        )
+        require_outputs(taken.module, samples, batch_dim=self.batch_dim)
+        return net, samples, random_weights(taken) + untouched_norms(taken.module) + recorded(net), bool(taken.random)
+
+    def part(self, loaded: LoadedModel) -> LoadedModel:
+        """The part of a model that is asked for, with inputs as the whole gives it; the model itself if none is.
+
+        Raises:
+            InputError: there is no such part, or the model does not call it.
+        """
+        if self.module is None:
+            return loaded
+        from resect.network.parts import part
+
+        module, example = part(loaded.module, self.module, loaded.example)
+        inside = f"{self.module}."
+        names = tuple(name.removeprefix(inside) for name in loaded.random if name.startswith(inside))
+        return replace(loaded, module=module, example=example, random=names)
+
+    def _turned(self, samples: SampleSet) -> SampleSet:
+        """Samples with the dimension that counts them where this network has it."""
+        if not self.batch_dim:
+            return samples
+        from resect.jobs.turned import Turned, samples_to
+
+        return Turned(samples, partial(samples_to, self.batch_dim), f"batch_dim={self.batch_dim}")
+
+    def _given(self, loaded: LoadedModel, samples: SampleSet) -> SampleSet:
+        """Samples as the model gives them to the part that is asked for."""
+        if self.module is None:
+            return samples
+        from torch.utils import _pytree as pytree
+
+        from resect.digest import fingerprint
+        from resect.jobs.turned import Turned
+        from resect.network.parts import given
+
+        def turn(inputs: Any) -> Any:
+            return given(loaded.module, str(self.module), pytree.tree_map(self._place, inputs))
+
+        return Turned(samples, turn, f"{self.module} of {self.model} {fingerprint(loaded.module)}")
 
     def placed(self, loaded: LoadedModel) -> LoadedModel:
         """A model on this device and in this dtype."""

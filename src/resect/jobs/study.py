@@ -202,7 +202,7 @@ class _Loader:
         """All of them."""
         job, source = self.job, self.job.source
         main = self._subject(source, plain=job.plain)
-        if not (task := require_fit(main.net.model, main.samples)).classes:
+        if not (task := require_fit(main.net.model, main.samples, None, job.source.batch_dim)).classes:
             raise InputError(
                 f"a study asks for errors of classes, but the targets of {main.samples.name} are of {task.name}. "
                 "resect lesion and resect paths take them."

@@ -8,8 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from resect.data.names import KINDS as DATA_KINDS
-from resect.data.names import LIKE
-from resect.errors import SpecError, require_text
+from resect.errors import LIKE, SpecError, closest, require_text
 
 Value = str | int | float | bool
 KINDS = ("resect", "torchvision", "timm", "hf", "py")
@@ -78,12 +77,6 @@ def has_weights(shipped: str) -> bool:
 def large_weights(shipped: str) -> Path:
     """Where a clone of the repository has the weights that are too large for the package."""
     return Path(__file__).parents[3] / "weights" / f"{shipped}.safetensors"
-
-
-def closest(name: str, known: list[str]) -> str:
-    """A sentence that names what is nearest, or nothing."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=LIKE)
-    return f" Close: {', '.join(close)}." if close else ""
 
 
 def _unknown(spec: str, kind: str) -> SpecError:

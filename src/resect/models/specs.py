@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module, resources
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,12 @@ from torch import nn
 from resect.data.offline import UNREACHABLE, hub_or_cache
 from resect.data.samples import Samples, SampleSet
 from resect.data.specs import call_factory
-from resect.errors import CheckpointError, InputError, RunError, SpecError
+from resect.errors import CheckpointError, InputError, RunError, SpecError, closest, suggesting
 from resect.models.highway import CifarHighway
 from resect.models.names import (
     WEIGHTS,
     Value,
     bare_name,
-    closest,
     has_weights,
     large_weights,
     parts_of,
@@ -71,6 +71,7 @@ class LoadedModel:
     random: tuple[str, ...] = field(default=(), repr=False)
 
 
+@suggesting
 def load_model(
     spec: str,
     *,
@@ -208,6 +209,8 @@ def _torchvision(spec: str, name: str, arguments: dict[str, Value], samples: Sam
         settings = {"init_weights": False, "aux_logits": False} | settings
     elif without_heads:
         settings.pop("aux_logits", None)  # torchvision loads weights only with the heads
+    if "weights_backbone" in signature(models.get_model_builder(name)).parameters:
+        settings.setdefault("weights_backbone", None)  # which torchvision would download
     size = 299 if name == "inception_v3" else 224
     module: Any = _build(spec, lambda: models.get_model(name, **settings))
     if without_heads:

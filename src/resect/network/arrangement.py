@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-from resect.errors import ArrangementError, whole_number
-from resect.graph.decisions import Decision, Variant
-from resect.graph.slices import Sliced
-from resect.graph.slots import Slot
+from resect.errors import ArrangementError
+from resect.graph.decisions import Combine, Decision, Parallel, Unit, Variant
 from resect.network.blocks import BlockLike, block_index, block_indices
 
 _WORDS: Final[dict[Decision, str]] = {
@@ -22,14 +20,16 @@ _WORDS: Final[dict[Decision, str]] = {
 _DECISIONS: Final = {word: decision for decision, word in _WORDS.items()}
 _WRITTEN_OUT: Final = 12  # slots
 _BLOCKS: Final = re.compile(r"([0-9]{1,6})(?:\.\.([0-9]{1,6}))?")  # so few digits that no typing error fills the memory
+_BESIDE: Final = re.compile(rf"(mean|sum)\(({_BLOCKS.pattern}(?:\|{_BLOCKS.pattern})*)\)")
 
 
 class Arrangement(tuple[Decision, ...]):
-    """For each slot the index of the branch it runs, None where it runs none, or a `Variant` of its own block.
+    """For each slot the index of the branch it runs, None for none, a `Variant` of its own block, or a `Parallel` span.
 
     A tuple, and equal to plain ones. As text (`str(arrangement)`) it is its entries with commas between: the number of
-    a block, "-" for None, "no-skip" for BRANCH_ONLY, "twice", "bypass", or a range of blocks that run in their own
-    slots.
+    a block, "-" for None, "no-skip" for BRANCH_ONLY, "twice", "bypass", a range of blocks that run in their own slots,
+    or of those that run side by side, "mean(2..5)" or "sum(2..5)", with bars between units of more than one block,
+    "mean(2..3|4..5)".
 
     >>> intact = Arrangement(range(6))
     >>> intact.without(1).swapped(2, 3)
@@ -40,11 +40,15 @@ class Arrangement(tuple[Decision, ...]):
 
     names: tuple[str, ...]
     """Of the network's blocks; none where the arrangement belongs to no network yet."""
+    layers: tuple[str, ...]
+    """For each block the module that holds its layer: of a transformer, attention and MLP have one."""
 
-    def __new__(cls, decisions: Iterable[Decision] = (), names: Sequence[str] = ()) -> Arrangement:
-        """An arrangement of decisions, one a slot, of a network whose blocks have these names."""
+    def __new__(
+        cls, decisions: Iterable[Decision] = (), names: Sequence[str] = (), layers: Sequence[str] = ()
+    ) -> Arrangement:
+        """An arrangement of decisions, one a slot, of a network whose blocks have these names and layers."""
         arrangement = super().__new__(cls, decisions)
-        arrangement.names = tuple(names)
+        arrangement.names, arrangement.layers = tuple(names), tuple(layers)
         return arrangement
 
     @classmethod
@@ -81,7 +85,61 @@ class Arrangement(tuple[Decision, ...]):
         branches = list(self)
         one, other = (block_index(block, len(self), self.names) for block in (first, second))
         branches[one], branches[other] = branches[other], branches[one]
-        return Arrangement(branches, self.names)
+        return self._changed(branches)
+
+    def reversed(self, first: BlockLike, last: BlockLike, *, unit: Unit = "block") -> Arrangement:
+        """The same arrangement with the branches of a span in reversed order; the last slot runs what the first ran.
+
+        Args:
+            first, last: blocks between which the span lies, both in it.
+            unit: "layer" reverses the order of whole layers, those of `first` and `last` with them, and keeps that of
+                the blocks of each.
+
+        Raises:
+            ArrangementError: there is no such block, or the layers have different numbers of blocks.
+        """
+        branches, units = list(self), self._span(first, last, unit)
+        if len({after - before for before, after in units}) > 1:
+            raise ArrangementError(f"layers must have equal numbers of blocks to be reversed, got {units} as slots.")
+        for (slot, end), (taken, _) in zip(units, units[::-1], strict=True):
+            branches[slot : end + 1] = self[taken : taken + end + 1 - slot]
+        return self._changed(branches)
+
+    def parallel(
+        self, first: BlockLike, last: BlockLike, *, unit: Unit = "block", combine: Combine = "mean"
+    ) -> Arrangement:
+        """The same arrangement with the blocks of a span side by side: all start from the state before the first.
+
+        Args:
+            first, last, unit: as in `reversed`; the blocks of a layer run one after the other.
+            combine: "mean" hands on the mean of the units' outputs, added in their order, then divided (Sun et al.
+                2025b); "sum" the first one's output and what every other one adds to the state, output - state.
+
+        Raises:
+            ArrangementError: there is no such block, or the span is a single unit.
+        """
+        span = Parallel(self._span(first, last, unit), combine)
+        return self._changed(span if span.first <= i <= span.last else branch for i, branch in enumerate(self))
+
+    def units(self, unit: Unit = "block") -> tuple[tuple[int, int], ...]:
+        """The first and the last slot of every unit, in order; ArrangementError if it, or the network, is unknown."""
+        if unit not in get_args(Unit):
+            raise ArrangementError(f"`unit` must be one of {', '.join(get_args(Unit))}, got {unit!r}.")
+        if unit == "layer" and len(self.layers) != len(self):
+            raise ArrangementError(
+                "an arrangement that belongs to no network yet has no layers. Begin with net.intact, or give it to "
+                "net.arrangement first."
+            )
+        named = self.layers if unit == "layer" else range(len(self))
+        groups = ([slot for slot, _ in group] for _, group in groupby(enumerate(named), key=lambda entry: entry[1]))
+        return tuple((slots[0], slots[-1]) for slots in groups)
+
+    def _span(self, first: BlockLike, last: BlockLike, unit: Unit) -> tuple[tuple[int, int], ...]:
+        """The units from that of one block to that of another."""
+        one, other = (block_index(block, len(self), self.names) for block in (first, last))
+        if one > other:
+            raise ArrangementError(f"`first` must not stand behind `last`, got {first!r} and {last!r}.")
+        return tuple((start, end) for start, end in self.units(unit) if end >= one and start <= other)
 
     def without_skip(self, *blocks: BlockLike | Iterable[BlockLike]) -> Arrangement:
         """The same arrangement with the skips of blocks deleted and their own branches kept: y = branch(x)."""
@@ -97,35 +155,49 @@ class Arrangement(tuple[Decision, ...]):
 
     def _with(self, decision: Decision, blocks: Iterable[Any]) -> Arrangement:
         chosen = block_indices(blocks, len(self), self.names)
-        return Arrangement((decision if i in chosen else branch for i, branch in enumerate(self)), self.names)
+        return self._changed(decision if i in chosen else branch for i, branch in enumerate(self))
+
+    def _changed(self, decisions: Iterable[Decision]) -> Arrangement:
+        return Arrangement(decisions, self.names, self.layers)
 
     def __repr__(self) -> str:
-        if len(self) > _WRITTEN_OUT:
+        if len(self) > _WRITTEN_OUT or any(isinstance(decision, Parallel) for decision in self):
             return f"Arrangement.parse({str(self)!r})"
         return f"Arrangement({', '.join(map(str, self))})"
 
     def __str__(self) -> str:
         entries: list[str] = []
-        for own, run in groupby(enumerate(self), key=lambda entry: entry[0] == entry[1]):
+        for own, run in groupby(enumerate(self), key=_kind):
             slots, branches = zip(*run, strict=True)
-            if own and len(slots) > 1:
+            if isinstance(own, Parallel):
+                entries.append(str(own))
+            elif own and len(slots) > 1:
                 entries.append(f"{slots[0]}..{slots[-1]}")
             else:
                 entries += [_WORDS.get(branch, str(branch)) for branch in branches]
         return ",".join(entries)
 
 
+def _kind(entry: tuple[int, Decision]) -> bool | Parallel:
+    """Whether a slot runs its own branch, or the span in which it does."""
+    slot, decision = entry
+    return decision if isinstance(decision, Parallel) else decision == slot
+
+
 def _read(entry: str, slot: int) -> list[Decision]:
     """The decisions that an entry of a text, which begins at `slot`, stands for."""
     if entry in _DECISIONS:
         return [_DECISIONS[entry]]
+    if beside := _BESIDE.fullmatch(entry):
+        return _read_beside(beside[1], [*map(_range, beside[2].split("|"))], slot)
     blocks = _BLOCKS.fullmatch(entry)
     if blocks is None:
         raise ArrangementError(
             "an arrangement's text must have for each slot a block's number, '-', 'no-skip', 'twice' or 'bypass', or a "
-            f"range of blocks in their own slots, such as '0..2,-,4..53', got {entry!r} for slot {slot}."
+            "range of blocks in their own slots, such as '0..2,-,4..53', or side by side, such as 'mean(2..5)', got "
+            f"{entry!r} for slot {slot}."
         )
-    first, last = int(blocks[1]), int(blocks[2] or blocks[1])
+    first, last = _range(entry)
     if blocks[2] and not slot == first <= last:
         raise ArrangementError(
             f"a range in an arrangement's text must rise from the slot it stands in, here {slot}, as the ranges of "
@@ -134,63 +206,15 @@ def _read(entry: str, slot: int) -> list[Decision]:
     return list(range(first, last + 1))
 
 
-def validate(arrangement: Sequence[Decision] | str, sliced: Sliced) -> Arrangement:
-    """An arrangement that can run on the network, see `Unraveled.arrangement`."""
-    slots = sliced.slots
-    if isinstance(arrangement, str):
-        arrangement = Arrangement.parse(arrangement)
-    if not isinstance(arrangement, Iterable):
-        raise ArrangementError(
-            f"`arrangement` must have one entry for each of the {len(slots)} slots, got {arrangement!r}. "
-            "net.intact.without(3) deletes block 3."
-        )
-    numbers = [(branch, whole_number(branch)) for branch in arrangement]
-    branches = [branch if number is None else number for branch, number in numbers]
-    if len(branches) != len(slots):
-        raise ArrangementError(
-            f"`arrangement` must have one entry for each of the {len(slots)} slots, got {len(branches)}. "
-            "Start from `net.intact`."
-        )
-    for slot, branch in zip(slots, branches, strict=True):
-        if isinstance(branch, Variant):
-            _check_variant(slot, branch)
-        elif branch is not None and (whole_number(branch) is None or not 0 <= branch < len(slots)):
-            raise ArrangementError(
-                f"`arrangement` must name blocks 0 to {len(slots) - 1}, None or a Variant, got {branch!r} in slot "
-                f"{slot.index}."
-            )
-        elif branch not in (None, slot.index):
-            _check_fits(slot, slots[branch])
-    return Arrangement(branches, [slot.name for slot in slots])
+def _read_beside(combine: Any, units: Sequence[tuple[int, int]], slot: int) -> list[Decision]:
+    if len(units) == 1:
+        units = [(block, block) for block in range(units[0][0], units[0][1] + 1)]
+    span = Parallel(tuple(units), combine)
+    if span.first != slot:
+        raise ArrangementError(f"blocks side by side must begin with the slot they stand in, here {slot}, got {span}.")
+    return [span] * (span.last + 1 - slot)
 
 
-def _check_variant(slot: Slot, variant: Variant) -> None:
-    why, block = slot.refusals.of(variant), f"block {slot.index} ({slot.name})"
-    if why:
-        what = {
-            Variant.TWICE: f"{block} cannot run twice",
-            Variant.BRANCH_ONLY: f"the skip of {block} cannot be deleted",
-            Variant.BYPASS: f"{block} cannot be bypassed",
-        }[variant]
-        raise ArrangementError(f"{what}: {why}.")
-
-
-def _check_fits(slot: Slot, branch: Slot) -> None:
-    wants, brings = _shapes(slot), _shapes(branch)
-    what = f"slot {slot.index} ({slot.name}) cannot run branch {branch.index} ({branch.name})"
-    if wants != brings:
-        raise ArrangementError(
-            f"{what}: the slot takes {wants}, the branch {brings}. Only blocks of one span trade places; "
-            f"their spans are {slot.place.span} and {branch.place.span}."
-        )
-    for end in (slot, branch):
-        if end.refusals.trade:
-            raise ArrangementError(
-                f"{what} although both have the shapes {wants}: block {end.index} must stay where it is, "
-                f"{end.refusals.trade}."
-            )
-
-
-def _shapes(slot: Slot) -> str:
-    shapes = (slot.block.entry_shape, slot.block.branch_shape)
-    return " -> ".join("(" + ", ".join(map(str, shape)) + ")" for shape in shapes)
+def _range(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("..")
+    return int(first), int(last or first)

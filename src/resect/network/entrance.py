@@ -11,11 +11,11 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from resect.errors import ExportError, InputError
+from resect.errors import ExportError, InputError, suggesting
 from resect.graph.calls import as_call, outputs_of
 from resect.graph.differences import alike, largest_difference
 from resect.graph.exporting import How, without_fused_attention
-from resect.graph.lengths import Lengths, Trial, lengths_of
+from resect.graph.lengths import Lengths, Trial, lengths_of, three_times
 from resect.graph.trial import require_dense
 from resect.graph.untouched import untouched
 from resect.network.parts import offer
@@ -34,6 +34,7 @@ class WithExample(Protocol):
         """One batch of its inputs; None if it is not known."""
 
 
+@suggesting
 def unravel(
     model: nn.Module | WithExample, example: Any = None, *, plain: bool = False, batch_dim: int = 0
 ) -> Unraveled:
@@ -112,8 +113,11 @@ def _fitted(model: nn.Module, example: Any, plain: bool, lengths: Lengths, how: 
 
 def _fits(net: Unraveled, lengths: Lengths) -> bool:
     """Whether the graph has the bits of the model at other sizes; where it has them at 1, it accepts that, too."""
-    others = lengths.others
-    if others is None or not _same(net, others):
+    same = None if lengths.others is None else _same(net, lengths.others)
+    if same is None and lengths.others:  # too small for the graph, e.g. where a feature map would be of one pixel
+        larger = three_times(net.model, lengths.others)
+        same = larger is not None and _same(net, larger)
+    if not same:
         return False
     for trial in lengths.ones:
         net.sliced.captured.rules.allow_one(trial.places)
@@ -122,14 +126,17 @@ def _fits(net: Unraveled, lengths: Lengths) -> bool:
     return True
 
 
-def _same(net: Unraveled, trial: Trial) -> bool:
+def _same(net: Unraveled, trial: Trial) -> bool | None:
+    """Whether the graph has the bits of the model in a trial; None where it does not take these sizes."""
     args, kwargs = trial.call
     if net.device.type == "meta":
         return True
     with without_fused_attention(), torch.no_grad():
         try:
             return largest_difference(trial.outputs, net(kwargs if kwargs else args)) == 0.0
-        except (InputError, RuntimeError, IndexError):
+        except InputError:
+            return None
+        except (RuntimeError, IndexError):
             return False
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from resect.errors import InputError
+from resect.errors import InputError, closest
 from resect.graph.calls import Call
 
 
@@ -58,7 +58,16 @@ class Form:
             return dict(named)
         if isinstance(inputs, Mapping):
             return {**inputs, **named}
-        return self._arguments((tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), dict(named)))
+        call = (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), dict(named))
+        try:
+            return self._arguments(call)
+        except TypeError as error:
+            names = [*self._signature.parameters, "arrangement"]
+            likely = "".join(closest(name, names) for name in named if name not in names)
+            raise InputError(
+                f"`inputs` must be given once each, by place or by name, of {', '.join(names[:-1])}: {error}.{likely} "
+                "Beside inputs by name, an arrangement is given as arrangement=..."
+            ) from None
 
     def _arguments(self, call: Call) -> dict[str, Any]:
         """What a call gives, by name; TypeError if it does not fit the signature."""
@@ -84,11 +93,12 @@ class Form:
         return inspect.BoundArguments(self._signature, OrderedDict(values)).args, {}
 
     def _refusal(self, example: Call, call: Call) -> InputError:
+        likely = "".join(closest(name, self.names) for name in call[1] if name not in self.names)
         hint = "Give both alike: what the example has is part of the graph, so unravel with all that you want to give."
         if "labels" in example[1].keys() - call[1].keys():
             hint = "Leave `labels` out of the example: they are the targets of the data."
         return InputError(
-            f"`inputs` must have the structure of the example, {_words(*example)}, got {_words(*call)}. {hint}"
+            f"`inputs` must have the structure of the example, {_words(*example)}, got {_words(*call)}.{likely} {hint}"
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, TypeGuard
 
-from resect.errors import InputError, require_whole
+from resect.errors import InputError, require_whole, suggesting_settings
 
 if TYPE_CHECKING:  # a recipe names its schedule without torch
     import torch
@@ -37,6 +37,7 @@ class Full(Schedule):
         return frozenset(range(blocks))
 
 
+@suggesting_settings
 @dataclass(frozen=True)
 class FixedCount(Schedule):
     """Exactly `keep` random blocks run in every step: the paper's training on effective paths (23 of 54).
@@ -60,6 +61,7 @@ class FixedCount(Schedule):
         return (min(self.keep / blocks, 1.0),) * blocks
 
 
+@suggesting_settings
 @dataclass(frozen=True)
 class StochasticDepth(Schedule):
     """Block l of L (from 1) runs with probability 1 - l/L (1 - `last`), on its own (Huang et al. 2016, equation 4).
@@ -91,6 +93,7 @@ class StochasticDepth(Schedule):
         return tuple(1 - (block + 1) / blocks * (1 - self.last) for block in range(blocks))
 
 
+@suggesting_settings
 @dataclass(frozen=True)
 class Progressive(Schedule):
     """Random blocks, `keep` of them at first and evenly more up to all in the last of `steps`, and all from then on.

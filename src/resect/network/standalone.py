@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resect.errors import ExportError, InputError
-from resect.graph.decisions import Decision, Variant
+from resect.graph.decisions import Decision, block_run
 from resect.graph.emit import emit
 from resect.graph.program import Ref, own_errors
 from resect.graph.resolve import Programs
@@ -71,7 +71,7 @@ class Standalone(nn.Module):
             results = code.function(*given)
         else:
             code.rules.check(leaves, dtypes=False)
-            with own_errors():
+            with own_errors(lambda: [len(part.weight) for part in self.modules() if isinstance(part, nn.Embedding)]):
                 results = code.function(*given)
         outputs = len(results) - len(code.updates)
         with torch.no_grad():
@@ -175,7 +175,7 @@ def _has_more(model: nn.Module, programs: Programs) -> bool:
 def _read_in_training(programs: Programs, arrangement: Sequence[Decision]) -> set[str]:
     """The parameters of blocks that run: within a deleted one, only training reads them, for batch statistics."""
     slots = programs.sliced.slots
-    running = {i if isinstance(b, Variant) else b for i, b in enumerate(arrangement) if b is not Variant.BYPASS}
+    running = {block_run(i, decision) for i, decision in enumerate(arrangement)}
     return {name for i in running if i is not None for name in slots[i].block.parameters}
 
 

@@ -30,11 +30,13 @@ from resect.graph.resolve import Programs
 from resect.graph.routes import Routes, Start
 from resect.graph.slices import Sliced, cut
 from resect.graph.untouched import Mode, untouched
-from resect.network.arrangement import Arrangement, validate
+from resect.network.arrangement import Arrangement
 from resect.network.blocks import Block, BlockLike, Blocks
 from resect.network.check import Check
+from resect.network.fitting import validate
 from resect.network.form import Form
 from resect.network.gradients import require_own_gradient
+from resect.network.rejections import Rejections
 from resect.network.scheduled import Scheduled
 from resect.network.schedules import Schedule
 from resect.network.standalone import Standalone
@@ -69,8 +71,8 @@ class Unraveled:
         self._eval_graph: Unraveled | None = None
         self.sliced = sliced
         self.programs = Programs(sliced)
-        self.rejected = sliced.rejected
-        self.intact = Arrangement(range(len(sliced.slots)), [slot.name for slot in sliced.slots])
+        self.rejected = Rejections(sliced.rejected)
+        self.intact = validate(range(len(sliced.slots)), sliced)
         self.layers = sum(slot.block.layers for slot in sliced.slots)
         self.slices = len(sliced.slices)
         self.inputs = tuple(entry for entry in sliced.captured.inputs if entry)
@@ -189,7 +191,7 @@ class Unraveled:
             inputs: a tensor, tuple or dict, or by name in its place (`net(input_ids=ids)`), of the example's inputs;
                 any batch size, and any length and image size that the model takes.
             arrangement: for each slot a block or None, or the text of an arrangement; `net.intact` by default. Also by
-                name, unless the model has an input of that name.
+                name, unless the model has an input of that name, or before inputs that are given by name.
 
         Returns:
             What the model returns, with None in the place of what is no tensor (a language model's cache).
@@ -198,6 +200,10 @@ class Unraveled:
             ArrangementError: the arrangement cannot run on this network.
             InputError: `inputs` do not fit the captured graph.
         """
+        if isinstance(inputs, Arrangement) and arrangement is None:
+            if not named:
+                raise InputError("`inputs` must come before the arrangement: net(inputs, arrangement). There are none.")
+            inputs, arrangement = None, inputs
         if arrangement is None and "arrangement" not in self._form.names:
             arrangement = named.pop("arrangement", None)
         chosen = self.intact if arrangement is None else self.arrangement(arrangement)

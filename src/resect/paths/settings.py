@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from resect.engines.work import Arrays, Progress
-from resect.errors import AccuracyError, InputError, require_whole, settings_or_default
+from resect.errors import AccuracyError, InputError, require_whole, settings_or_default, suggesting_settings
 from resect.graph.decisions import Gates
 from resect.graph.ops import free_shape
 from resect.graph.routes import Routes
@@ -28,6 +28,7 @@ from resect.paths.trace import Trace
 TOLERANCE = 1e-3  # of the relative error of a result's own check
 
 
+@suggesting_settings
 @dataclass(frozen=True)
 class PathSettings:
     """Settings of everything that differentiates along paths.

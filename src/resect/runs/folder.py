@@ -79,6 +79,7 @@ class RunFolder:
             raise RunError(f"{file} is damaged. Delete the folder, or choose another --out.")
         there, here = ({**run, **run["asked"], "asked": None} for run in (content, self.configuration))
         names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+        names = [name for name in names if name in there or here[name]]  # an option that is newer than the run, and off
         if "kind" in names:  # of which the others follow
             names = ["kind"]
         if names:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import random as _random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
-from math import inf
 from typing import Any, get_args
 
 from scipy.stats import kendalltau
 
-from resect.errors import InputError, require_whole, whole_number
-from resect.graph.decisions import Decision, Removal, Variant
+from resect.errors import ArrangementError, InputError, require_whole, suggesting
+from resect.graph.decisions import Combine, Decision, Removal, Unit, Variant
 from resect.network.arrangement import Arrangement
 from resect.network.requirements import require_blocks
 from resect.network.unraveled import Unraveled
+from resect.sweep.spans import Span, numbers, spans
 from resect.words import plural
 
 _Row = tuple[Sequence[int], dict[str, Any]]  # the blocks that are deleted, and the label
@@ -69,19 +70,74 @@ def pairs(net: Unraveled) -> Plan:
     return _deletions(net, "pairs", rows, single(net).arrangements)
 
 
-def windows(net: Unraveled, lengths: Iterable[int] | int | None = None) -> Plan:
+@suggesting
+def windows(
+    net: Unraveled, lengths: Iterable[int] | int | None = None, *, unit: Unit = "block", middle: bool = False
+) -> Plan:
     """Delete m consecutive blocks, for every m and every start: what depth pruning looks for.
 
     Args:
         lengths: the values of m, or a single one; 1 to the number of blocks by default, n(n+1)/2 lesions.
+        unit: what is counted: a "block", or a "layer", one of several modules alike, whose blocks stay together.
+        middle: one window of each length, around the middle of those blocks that stand in the middle of the network and
+            can trade places, instead of one at every start.
 
-    Labels: `start`, `length`.
+    Labels: `start`, `length`, in units; of layers also the `name` of the first.
     """
-    require_blocks(net)
-    n = len(net.blocks)
-    wanted = list(range(1, n + 1)) if lengths is None else _numbers("lengths", lengths, 1, n)
-    rows = [(range(start, start + m), {"start": start, "length": m}) for m in wanted for start in range(n - m + 1)]
-    return _deletions(net, "windows", rows)
+
+    def without(first: int, last: int) -> Arrangement:
+        return net.intact.without(range(first, last + 1))
+
+    return _over_spans(net, "windows", spans(net, lengths, 1, unit=unit, middle=middle), without)
+
+
+@suggesting
+def reversed(
+    net: Unraveled, lengths: Iterable[int] | int | None = None, *, unit: Unit = "block", middle: bool = False
+) -> Plan:
+    """Run m consecutive blocks in reversed order, where they can trade places (Sun et al. 2025b).
+
+    What stands between the branches stays in its place: the projections, and the norms of post-norm transformers.
+
+    Args:
+        lengths: the values of m, or a single one; all from 2 by default.
+        unit, middle: as of `windows`.
+
+    Labels: as of `windows`.
+    """
+
+    def lesion(first: int, last: int) -> Arrangement:
+        return net.intact.reversed(first, last, unit=unit)
+
+    return _over_spans(net, "reversed", spans(net, lengths, 2, unit=unit, middle=middle), lesion)
+
+
+@suggesting
+def parallel(
+    net: Unraveled,
+    lengths: Iterable[int] | int | None = None,
+    *,
+    unit: Unit = "block",
+    middle: bool = False,
+    combine: Combine = "mean",
+) -> Plan:
+    """Run m consecutive blocks side by side, all on the state before the first, where they keep its shape.
+
+    Args:
+        lengths, unit, middle: as of `reversed`.
+        combine: hand on the "mean" of their outputs (Sun et al. 2025b), or the "sum" of what they add to the state; see
+            `Arrangement.parallel`.
+
+    Labels: as of `windows`.
+    """
+
+    if combine not in get_args(Combine):
+        raise InputError(f"`combine` must be one of {', '.join(get_args(Combine))}, got {combine!r}.")
+
+    def lesion(first: int, last: int) -> Arrangement:
+        return net.intact.parallel(first, last, unit=unit, combine=combine)
+
+    return _over_spans(net, "parallel", spans(net, lengths, 2, unit=unit, middle=middle), lesion)
 
 
 def skips(net: Unraveled) -> Plan:
@@ -113,6 +169,7 @@ def bypassed(net: Unraveled) -> Plan:
     return _each(net, "bypassed", net.allowing(Variant.BYPASS), net.intact.bypassed)
 
 
+@suggesting
 def orders(net: Unraveled, count: int = 20, seed: int = 0) -> Plan:
     """Delete all blocks one after another in random orders, each order also backwards: what Shapley values need.
 
@@ -129,6 +186,7 @@ def orders(net: Unraveled, count: int = 20, seed: int = 0) -> Plan:
     return _deletions(net, "orders", rows, single(net).arrangements)
 
 
+@suggesting
 def random(net: Unraveled, counts: Iterable[int] | int | None = None, repeats: int = 5, seed: int = 0) -> Plan:
     """Delete k random blocks, `repeats` times for each k (paper, section 4.2 and Figure 5a).
 
@@ -140,13 +198,14 @@ def random(net: Unraveled, counts: Iterable[int] | int | None = None, repeats: i
     """
     require_blocks(net)
     n = len(net.blocks)
-    wanted = list(range(1, max(n // 2, 1) + 1)) if counts is None else _numbers("counts", counts, 0, n)
+    wanted = list(range(1, max(n // 2, 1) + 1)) if counts is None else numbers("counts", counts, 0, n)
     require_whole("repeats", repeats)
     draw = _random.Random(seed)
     rows = [(draw.sample(range(n), k), {"deleted": k, "repeat": i}) for k in wanted for i in range(repeats)]
     return _deletions(net, "random", rows)
 
 
+@suggesting
 def shuffled(net: Unraveled, swaps: Iterable[int] | int | None = None, repeats: int = 5, seed: int = 0) -> Plan:
     """Swap s random pairs of blocks that fit each other's slots, `repeats` times for each s (paper, Figure 5b).
 
@@ -167,7 +226,7 @@ def shuffled(net: Unraveled, swaps: Iterable[int] | int | None = None, repeats: 
         swaps = sorted({max(1, round(len(net.blocks) * (i / 10) ** 2)) for i in range(1, 11)})
     draw = _random.Random(seed)
     arrangements, labels = [], []
-    for s in _numbers("swaps", swaps, 0):
+    for s in numbers("swaps", swaps, 0):
         for repeat in range(repeats):
             arrangement = net.intact
             for _ in range(s):
@@ -199,18 +258,17 @@ def _each(net: Unraveled, name: str, blocks: Sequence[int], lesion: Callable[[in
     return Plan(name, tuple(map(lesion, blocks)), labels)
 
 
+def _over_spans(net: Unraveled, name: str, chosen: Iterable[Span], lesion: Callable[[int, int], Arrangement]) -> Plan:
+    """A lesion to each span that can run it."""
+    arrangements, labels = [], []
+    for span in chosen:
+        with suppress(ArrangementError):
+            arrangements.append(net.arrangement(lesion(span.first, span.last)))
+            labels.append(span.label)
+    return Plan(name, tuple(arrangements), tuple(labels))
+
+
 def _deletions(net: Unraveled, name: str, rows: Sequence[_Row], references: tuple[Arrangement, ...] = ()) -> Plan:
     """Some blocks deleted in every row."""
     arrangements = tuple(net.intact.without(*blocks) for blocks, _ in rows)
     return Plan(name, arrangements, tuple(label for _, label in rows), references)
-
-
-def _numbers(name: str, given: Iterable[int] | int, least: int, blocks: int | None = None) -> list[int]:
-    """One whole number or several, from `least` to that of the blocks; InputError for others, or none."""
-    wanted = list(given) if isinstance(given, Iterable) else [given]
-    numbers = [number for number in map(whole_number, wanted) if number is not None]
-    top = inf if blocks is None else blocks
-    if not wanted or len(numbers) < len(wanted) or not all(least <= number <= top for number in numbers):
-        range_of = f"numbers of blocks from {least} to {blocks}" if blocks else f"whole numbers of at least {least}"
-        raise InputError(f"`{name}` must hold {range_of}, got {wanted}.")
-    return numbers

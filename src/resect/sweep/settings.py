@@ -6,18 +6,25 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from resect.errors import InputError
+from resect.errors import InputError, suggesting_settings
 
 if TYPE_CHECKING:  # the command line shows these settings without torch
     from torch import Tensor
 
 UserMetric: TypeAlias = "Callable[[Any, Tensor], Tensor]"
 METRICS = ("error", "loss", "agreement", "kl")
-PLANS = ("single", "pairs", "random", "windows", "shuffled", "skips", "repeated", "bypassed", "shapley", "ensemble")
+PLANS = (
+    *("single", "pairs", "random", "windows", "shuffled", "reversed", "parallel"),
+    *("skips", "repeated", "bypassed", "shapley", "ensemble"),
+)
+_OVER_SPANS = ("windows", "reversed", "parallel")
 _LESIONS = tuple(plan for plan in PLANS if plan != "ensemble")
 PLANS_OF = {  # options of a sweep that some plans make nothing of
     "removal": ("single", "pairs", "random", "windows", "shapley"),
-    "counts": ("random", "windows", "shuffled"),
+    "counts": ("random", "windows", "shuffled", "reversed", "parallel"),
+    "unit": _OVER_SPANS,
+    "middle": _OVER_SPANS,
+    "combine": ("parallel",),
     "repeats": ("random", "shuffled"),
     "orders": ("shapley",),
     "removed": ("ensemble",),
@@ -27,6 +34,7 @@ PLANS_OF = {  # options of a sweep that some plans make nothing of
 }
 
 
+@suggesting_settings
 @dataclass(frozen=True)
 class LesionSettings:
     """Settings of `resect.lesion`, `resect.shapley` and `resect.ensemble`.

@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from resect.graph.decisions import Decision
 from resect.graph.program import Program
-from resect.graph.resolve import Programs
+from resect.graph.resolve import Decisions, Programs
 from resect.network.arrangement import Arrangement
 from resect.sweep.execution import Execution
 
@@ -108,9 +107,7 @@ def _stops(programs: Programs, arrangements: Sequence[Arrangement]) -> Iterator[
 
 def _split(programs: Programs, index: int, group: list[int], arrangements: Sequence[Arrangement]) -> list[list[int]]:
     """The parts of a group that decide slice `index` alike, the smallest last (to be popped first)."""
-    if not programs.sliced.slots_of[index]:
-        return [group]
-    parts: dict[tuple[Decision, ...], list[int]] = {}
+    parts: dict[Decisions, list[int]] = {}
     for i in group:
         parts.setdefault(programs.decisions(index, arrangements[i]), []).append(i)
     return sorted(parts.values(), key=len, reverse=True)
