@@ -12,6 +12,7 @@ from resect.graph.decisions import Combine, Gates, Removal, Unit
 from resect.jobs.source import Source, split_spec
 from resect.measuring.meaning import require_task
 from resect.models.names import SPECIFIC, has_weights, is_shipped, require_model_spec
+from resect.paths.certainty import PRECISION, require_precision
 from resect.runs.command import command_line
 from resect.sweep.settings import PLANS, PLANS_OF, LesionSettings
 
@@ -154,7 +155,7 @@ class PathsAsked(Asked):
         strongest: how many of the strongest paths to search for; 0 for none.
         pairs: the share through each pair of blocks, too.
         max_length: the longest paths that are told apart.
-        at, of, memory, gates: as in `PathSettings`.
+        at, of, memory, gates, precision: as in `PathSettings`.
         mass: of the effective range.
         checkpoints: a folder of weights of this network, in the order of the numbers in their names.
         batch_size: samples at a time; the strongest paths are those of the first batch.
@@ -172,19 +173,21 @@ class PathsAsked(Asked):
     mass: float = 0.95
     memory: int | None = None
     gates: Gates = "differentiated"
+    precision: float | None = PRECISION
     checkpoints: Path | None = None
     batch_size: int = 32
     task: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", require_task(self.task))
+        require_precision(self.precision)
         super().__post_init__()
 
     def idle(self) -> dict[str, str]:
         """Random signs serve all lengths at once: where shares stop, there is no room. A part has no checkpoints."""
-        idle = {}
+        idle = {} if self.sweeps else {"precision": "of random signs, but `sweeps` is 0"}
         if self.max_length is not None and self.sweeps > 0:
-            idle["sweeps"] = "of measuring all lengths, but `max_length` is given"
+            idle |= dict.fromkeys(("sweeps", "precision"), "of measuring all lengths, but `max_length` is given")
         if self.source.module is not None:
             idle["checkpoints"] = "for weights of the whole model, but `module` takes a part of it"
         return idle

@@ -50,7 +50,7 @@ class PathsJob(PathsAsked, Job):
     @property
     def settings(self) -> PathSettings:
         """What is differentiated, where, and in how much memory."""
-        return PathSettings(self.at, self.of, self.memory, self.source.seed, self.gates)
+        return PathSettings(self.at, self.of, self.memory, self.source.seed, self.gates, self.precision)
 
     def prepare(self, lab: Lab) -> Subject:
         """Load and unravel the network, and load the samples.
@@ -89,7 +89,7 @@ class PathsJob(PathsAsked, Job):
             energy = bench.measure(path_energy, "energy through blocks", 2 * signs, draws=signs)
         found, tables = self._numbers(spectrum, through, draws, squares)
         found["skip_share"] = fair.skip_share
-        found["sweeps"] = squares.draws if squares else 0
+        found |= {"sweeps": squares.draws, "sweeps_error": squares.error} if squares else {"sweeps": 0}
         for each in (fair.table.rename(columns=_fair_names), slopes.table, *([energy.table] if energy else [])):
             tables["blocks"] = tables["blocks"].merge(each.drop(columns="name"), on="block")
         found["log2_paths_by_blocks"] = through.log2_effective_paths

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from resect.jobs import paper
 from resect.jobs.findings import DepthAnswer, GradientAnswer, MultiplicityRow, Study
-from resect.report.study.phrases import largest, no_correlation
+from resect.report.study.phrases import largest, no_correlation, tied
 from resect.report.study.untrained import coherence_of, ends
 from resect.report.study.verdicts import verdicts
 from resect.words import NOTHING, count, decimal, large, part, percent, plural, points, span, two_to
@@ -75,12 +75,12 @@ def _ensemble(study: Study) -> list[Measure]:
         return claim.said if unit == "block" else ""
 
     one = paper.ONE_DELETED.said if unit == "block" else f"{paper.PLAIN_DELETED}, {paper.PLAIN_NETWORK}"
-    worst = f"{points(ensemble.largest_damage)} ({largest(study.deletions, study.deletions['damage'])})"
+    name = largest(study.deletions, study.deletions["damage"]) + tied(ensemble)
     rows = [
         Measure("error, intact", percent(ensemble.intact_error), residual(paper.ERROR)),
         Measure("error of the commonest class (chance)", percent(ensemble.chance_error), paper.CHANCE.said),
         Measure(f"damage of deleting one {unit}, median", points(ensemble.median_damage), one),
-        Measure("largest damage", worst, residual(paper.WORST_DELETED)),
+        Measure("largest damage", f"{points(ensemble.largest_damage)} ({name})", residual(paper.WORST_DELETED)),
     ]
     if ensemble.plain_median_damage is not None:
         chance = f"{paper.PLAIN_DELETED}, {paper.CHANCE}"

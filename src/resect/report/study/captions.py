@@ -8,7 +8,7 @@ from resect.figures.strip import SMALLEST_LOSS
 from resect.jobs import paper
 from resect.jobs.findings import Study
 from resect.paths.measures import Effective
-from resect.report.study.phrases import at_chance, change, largest, no_correlation, of_all, without_several
+from resect.report.study.phrases import at_chance, change, largest, no_correlation, of_all, tied, without_several
 from resect.report.study.trend import trend
 from resect.report.together import together
 from resect.words import decimal, percent, plural, points, power_of_ten, span, two_to
@@ -59,7 +59,7 @@ def deletions_caption(study: Study) -> Caption:
 
 
 def _each(study: Study) -> str:
-    """How many deletions cost next to nothing, which costs most, and which make the network better beyond doubt."""
+    """How many deletions cost next to nothing, which costs most, and what all of them say together."""
     unit, count, table = study.subject.unit, study.subject.blocks, study.deletions
     damage, most = table["damage"], float(table["damage"].max())
     if count == 1:
@@ -68,10 +68,7 @@ def _each(study: Study) -> str:
     means = f"{of_all(harmless, count, unit)} cost{'s' if harmless == 1 else ''} less than one point"
     means = f"{means[0].upper()}{means[1:]}"
     if most > 0:
-        means += f"; the largest cost is {points(most)} ({largest(table, damage)})"
-    helped = int((table["damage_high"] < 0).sum()) if "damage_high" in table else 0
-    if helped:
-        means += f". Without {'one' if helped == 1 else helped} the error falls, with its 95 % interval below 0"
+        means += f"; the largest cost is {points(most)} ({largest(table, damage)}{tied(study.answers.ensemble)})"
     means += "."
     if study.answers.ensemble.together:
         means += f" {together(study.answers.ensemble.together, list(table['name']), unit)}"
