@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resect.errors import InputError
-from resect.graph.routes import Counts
 from resect.paths.measures import rms_of, weighted_by_count
 from resect.words import percent
 
 if TYPE_CHECKING:  # the command line shows the precision without torch
     from resect.engines.work import Arrays
+    from resect.graph.routes import Counts
 
 PRECISION = 25.0  # per cent: what one standard error may be of an estimate
 MOST = 8  # times as many draws as are asked for, where fewer are not precise enough
