@@ -27,8 +27,9 @@ from resect.measuring.crossed import crossed_interval
 from resect.measuring.many import held_out_largest
 from resect.measuring.statistics import bootstrap_interval, paired_error_interval
 from resect.models.resnet import CifarResNet
-from resect.paths.certainty import PRECISION, drawn_until, relative_errors, worst_error
+from resect.paths.certainty import drawn_until, relative_errors, worst_error
 from resect.paths.measures import effective_samples
+from resect.paths.precision import PRECISION
 
 Rows = Iterator[dict[str, Any]]
 NETWORK = "resect:resnet110-digits"

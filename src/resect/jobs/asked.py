@@ -12,7 +12,7 @@ from resect.graph.decisions import Combine, Gates, Removal, Unit
 from resect.jobs.source import Source, split_spec
 from resect.measuring.meaning import require_task
 from resect.models.names import SPECIFIC, has_weights, is_shipped, require_model_spec
-from resect.paths.certainty import PRECISION, require_precision
+from resect.paths.precision import PRECISION, require_precision
 from resect.runs.command import command_line
 from resect.sweep.settings import PLANS, PLANS_OF, LesionSettings
 

@@ -7,27 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resect.errors import InputError
-from resect.graph.routes import Counts
 from resect.paths.measures import rms_of, weighted_by_count
+from resect.paths.precision import PRECISION
 from resect.words import percent
 
-if TYPE_CHECKING:  # the command line shows the precision without torch
+if TYPE_CHECKING:  # reports import it, and no torch
     from resect.engines.work import Arrays
+    from resect.graph.routes import Counts
 
-PRECISION = 25.0  # per cent: what one standard error may be of an estimate
 MOST = 8  # times as many draws as are asked for, where fewer are not precise enough
 _FEWEST = 3  # draws that say how much one varies: two can be alike by chance
 _COUNTS = 0.01  # of the energy, or of count x rms: lengths with less need not be precise
-
-
-def require_precision(precision: float | None) -> None:
-    """Raise InputError unless it is a part of an estimate, in per cent, or None."""
-    if precision is not None and not (isinstance(precision, (int, float)) and 0 < precision < 100):
-        raise InputError(
-            f"`precision` must lie between 0 and 100 per cent of what random signs estimate, or be None, got "
-            f"{precision!r}."
-        )
 
 
 def drawn_until(

@@ -20,7 +20,7 @@ from resect.measuring.memory import bytes_of_all_values, bytes_per_sample, free_
 from resect.measuring.targets import as_task
 from resect.network.requirements import require_blocks
 from resect.network.unraveled import Unraveled
-from resect.paths.certainty import PRECISION, require_precision
+from resect.paths.precision import PRECISION, require_precision
 from resect.paths.scalar import Scalar
 from resect.paths.target import At, resolve_target
 from resect.paths.trace import Trace

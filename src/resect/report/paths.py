@@ -16,8 +16,8 @@ from rich.console import Console
 from resect.figures import carriers, paths
 from resect.figures.style import side_by_side
 from resect.measuring.meaning import CLASSIFIED, Meaning
-from resect.paths.certainty import PRECISION
 from resect.paths.measures import FEW_SAMPLES, Effective, interaction_of, most_tied
+from resect.paths.precision import PRECISION
 from resect.report.layout import print_table
 from resect.report.parts import Figures, save_figures, say
 from resect.runs.record import Record
