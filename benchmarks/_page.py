@@ -18,8 +18,10 @@ Row = dict[str, Any]
 JUDGED: dict[str, tuple[int, str]] = {
     "transformers:rwkv": (4, "2 layers of time and channel mixing; the count takes a sum of the recurrence for one"),
     "transformers:mamba": (2, "2 layers of one mixer; the count takes the skip of a scan for one"),
+    "transformers:falcon_mamba": (2, "as mamba"),
     "transformers:jamba": (10, "5 layers of a mixer and a feed-forward; the count takes the skip of a scan for one"),
     "timm:dpn": (16, "3+4+6+3 dual-path blocks; the count does not see a skip behind an activation of its own"),
+    "timm:sknet": (8, "2+2+2+2 blocks; the count does not see the downsampling ones, whose branch is a sum of parts"),
     "timm:tnt": (60, "12 layers of 5: the count does not see that pixels are projected and added to the patches"),
     "timm:nasnet": (43, "2 in 18 normal cells, 1 in 2 reductions, 5 in stems; the count sees no skip behind a ReLU"),
 }

@@ -47,8 +47,12 @@ def main() -> None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Timed cases as a table, all others as a list."""
-    lines = ["| case | baseline, s | resect, s | ratio | spread | to reach | equal | largest difference | sizes |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
+    lines = []
+    if any("ratio" in row for row in rows):
+        lines.append(
+            "| case | baseline, s | resect, s | ratio | spread | to reach | equal | largest difference | sizes |"
+        )
+        lines.append("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         if "ratio" in row:
             low, high = row["spread"]
@@ -57,7 +61,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             cells += [f"{low:.2f} to {high:.2f}", str(row["wanted"] or ""), "yes" if row["equal"] else "no"]
             cells += [f"{row['largest_difference']:.1e}", sizes]
             lines.append("| " + " | ".join(cells) + " |")
-    lines.append("")
+    if lines:
+        lines.append("")
     for row in rows:
         if "ratio" not in row:
             facts = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items() if k != "case"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import comb, log2
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from resect.jobs.findings import (
     GradientAnswer,
     MultiplicityRow,
     PlainControl,
+    Step,
     Study,
     StudySubject,
+    UntrainedTwin,
 )
 from resect.paths.measures import effective_range
 from resect.runs.record import Record
@@ -87,8 +90,44 @@ def random_study(blocks: int, damage: str, unit: str, seed: int) -> Study:
     )  # fmt: skip
     rows = tuple(_network(i, blocks, intact, unit, draw) for i in range(draw.integers(1, 5)))
     subject = StudySubject("resect:it0", "digits", samples, 10, blocks, 1_730_000, unit)
-    found = Answers(ensemble, depth, gradient, rows)
-    return Study(subject, found, table, deletions, random, reorderings, lengths, control, 0.2, {}, 1.0, {}, "resect")
+    found = Answers(ensemble, depth, gradient, rows, _steps(rows, draw))
+    twin = None
+    if lengths is not None and draw.random() < 0.7:
+        twin = _twin(blocks, draw)
+        lengths = lengths.assign(**_coherence(blocks, draw))
+    parts = (table, deletions, random, reorderings, lengths, control)
+    return Study(subject, found, *parts, 0.2, {}, 1.0, {}, "resect", untrained=twin)
+
+
+def _steps(rows: tuple[MultiplicityRow, ...], draw: np.random.Generator) -> tuple[Step, ...] | None:
+    """In the order of effective paths; of some studies, nearly every one beyond doubt, of some nothing is known."""
+    if draw.random() < 0.1:
+        return None
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].log2_effective_paths, rows[i].error))
+    reach, made = draw.choice([0.001, 0.3]), []
+    for i, j in pairwise(order):
+        error = rows[j].error - rows[i].error
+        bits = rows[j].log2_effective_paths - rows[i].log2_effective_paths
+        width = np.nan if draw.random() < 0.05 else reach
+        made.append(Step((i,), (j,), (error, error - width, error + width), (bits, bits - reach, bits + reach)))
+    return tuple(made)
+
+
+def _twin(n: int, draw: np.random.Generator) -> UntrainedTwin:
+    if draw.random() < 0.2:
+        return UntrainedTwin("it is of iron")
+    lengths, depth, _ = _paths(n, draw)
+    change, reach = draw.normal(), draw.random()
+    limits = (change - reach, change + reach) if draw.random() < 0.8 else (np.nan, np.nan)
+    ranges = (depth.by_share, depth.by_magnitude, depth.by_rms)
+    table = lengths.assign(**_coherence(n, draw))
+    return UntrainedTwin(None, 7, *ranges, 3 * draw.random(), (change, *limits), table)
+
+
+def _coherence(n: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
+    """Of some studies 0 or not known, as where branches are closed."""
+    median = draw.choice([1.0, 1.0, np.nan, 0.0]) * draw.choice([0.2, 1, 30]) ** draw.random(n + 1)
+    return {"coherence_lower": median / 2, "coherence_median": median, "coherence_upper": 2 * median}
 
 
 def _blocks(n: int, unit: str, draw: np.random.Generator) -> pd.DataFrame:
@@ -198,7 +237,7 @@ def random_paths(blocks: int, seed: int) -> Record:
         "multiplicity": {"log2_paths": float(blocks), "log2_effective_paths": float(draw.choice([0, blocks / 2])),
                          "effective_depth": float(draw.random() * blocks)},
         "log2_effective_paths_within": draw.choice([None, 1.5]),
-        "strongest": {"summary": "All were looked at.", "proven": int(draw.integers(2))},
+        "strongest": {"summary": "All were looked at.", "proven": 1, "open": int(draw.integers(2))},
     }  # fmt: skip
     tables = {
         "lengths": lengths.assign(share=share, share_low=np.nan, share_high=np.nan),

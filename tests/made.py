@@ -15,8 +15,10 @@ from resect.jobs.findings import (
     GradientAnswer,
     MultiplicityRow,
     PlainControl,
+    Step,
     Study,
     StudySubject,
+    UntrainedTwin,
 )
 from resect.paths.measures import Effective
 
@@ -69,8 +71,17 @@ def made_lengths(n: int, rate: float) -> pd.DataFrame:
             "path_norm_rms": single * 1.05**k,
             "sampled": 640,
             **{name: weight / weight.sum() for name, weight in weights.items()},
+            **{f"coherence_{name}": part * (1 + k) for name, part in (("lower", 0.5), ("median", 1.0), ("upper", 2.0))},
         }
     )
+
+
+def made_twin(n: int, rate: float) -> UntrainedTwin:
+    """A twin whose paths are a little longer, and do not interfere."""
+    lengths, depth, _ = made_paths(n, rate * 1.2)
+    flat = {f"coherence_{name}": value for name, value in (("lower", 0.8), ("median", 1.0), ("upper", 1.2))}
+    ranges = (depth.by_share, depth.by_magnitude, depth.by_rms)
+    return UntrainedTwin(None, 3, *ranges, 0.15 * n, (-0.05 * n, -0.06 * n, -0.04 * n), lengths.assign(**flat))
 
 
 def made_range(table: pd.DataFrame, column: str) -> Effective:
@@ -118,6 +129,11 @@ def made_row(model: str, n: int, error: float) -> MultiplicityRow:
     return MultiplicityRow(model, n, 2 * n, 30_000 * n, error, float(n), 0.4 * n, 0.1 * n, 0.2 * n)
 
 
+def made_step(places: list[int], change: float) -> Step:
+    """Beyond doubt."""
+    return Step((places[0],), (places[1],), (change, change - 0.001, change + 0.001), (3.0, 2.5, 3.5))
+
+
 def made_study(n: int = 54, *, unit: str = "block", intact: float = INTACT, cost: float = 0.004, rate: float = 0.1,
                control: bool = True, reordered: bool = True, beside: int = 0) -> Study:  # fmt: skip
     blocks = made_blocks(n, unit)
@@ -136,9 +152,13 @@ def made_study(n: int = 54, *, unit: str = "block", intact: float = INTACT, cost
     row = row if unit == "block" else replace(row, log2_paths=0.0, log2_effective_paths=0.0)
     others = tuple(made_row(f"resect:resnet{6 * m + 2}", 3 * m, intact + 0.1 / m) for m in (1, 3, 9)[:beside])
     subject = StudySubject("resect:resnet110", "cifar10", 10_000, 10, n, 1_730_000, unit)
-    found = Answers(ensemble, depth, gradient, (row, *others))
+    order = sorted(range(1 + len(others)), key=lambda i: (row, *others)[i].log2_effective_paths)
+    made = [(row, *others)[i] for i in order]
+    falls = [made_step(order[i : i + 2], made[i + 1].error - made[i].error) for i in range(len(others))]
+    found = Answers(ensemble, depth, gradient, (row, *others), tuple(falls))
     environment = {"python": "3.12", "cuda": None, "packages": {"torch": "2.13"}}
     asked = {"seed": 3, "limit": None, "beside": ["a", "b"], "retrain": False}
     command = "resect study resect:resnet110 cifar10 --seed 3 --control 'resect:vgg15@w w.pt' --beside a --beside b"
     tables = (blocks, deletions, random, reorderings, lengths, plain)
-    return Study(subject, found, *tables, 0.2, environment, 163.0, asked, command)
+    twin = made_twin(n, rate) if unit == "block" else None
+    return Study(subject, found, *tables, 0.2, environment, 163.0, asked, command, untrained=twin)

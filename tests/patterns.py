@@ -23,3 +23,7 @@ def is_percent(text: str, value: float | None, slack: float = 0.0501) -> bool:
 
 def is_points(text: str, value: float) -> bool:
     return abs(float(text.replace("−", "-")) - 100 * value) <= 0.0501
+
+
+def is_span(low: str, high: str | None, real: tuple[int, int]) -> bool:
+    return (int(low), int(high or low)) == real

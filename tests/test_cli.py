@@ -162,8 +162,10 @@ def test_beside_loads_weights_that_are_given(tmp_path: Path) -> None:
     save_weights(CifarResNet(8, channels=1), weights)
     result = run(
         "study", "resect:resnet14", "digits", *SMALL, *SHORT,
-        "--beside", f"resect:resnet8@{weights}", "--out", tmp_path / "run", "--format", "json",
+        "--beside", f"resect:resnet8@{weights}", "--no-untrained", "--out", tmp_path / "run", "--format", "json",
     )  # fmt: skip
+    record = json.loads(result.stdout)
+    assert record["found"]["untrained"] is None and "--no-untrained" in record["command"]
     rows = json.loads(result.stdout)["found"]["answers"]["multiplicity"]
     assert [(row["model"], row["blocks"]) for row in rows] == [("resect:resnet14", 6), ("resect:resnet8", 3)]
 

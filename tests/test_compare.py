@@ -127,8 +127,8 @@ def test_the_command_prints_a_table_and_what_changed(resect: Any, pair: tuple[Pa
         [],
         (
             "shallow against deep: effective range 1 to 6 against 2 to 10 blocks; effective depth 3.0 against 6.0 "
-            "blocks (33 % against 11 % of the longest path); effective paths 2⁸·³ against 2²⁷·², fewer by a factor "
-            "of 4.9 × 10⁵."
+            "blocks (33 % against 11 % of the longest path); effective paths at most 2⁸·³ against 2²⁷·², fewer by "
+            "a factor of 4.9 × 10⁵."
         ).split(),
     ]
     assert max(map(len, lines[: rule + 3])) <= 80

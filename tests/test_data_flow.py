@@ -18,12 +18,18 @@ def copied(block: Block, x: Tensor) -> Tensor:
     return x + y
 
 
+def routed(block: Block, x: Tensor) -> Tensor:
+    rows = block.g(x)[:, 0].relu().nonzero()[:, 0]
+    return x + torch.zeros_like(x).index_add(0, rows, block.f(x[rows]))
+
+
 SPELLINGS: dict[str, tuple[Way, int]] = {
     "x + (f + g)": (lambda b, x: x + (b.f(x) + b.g(x)), 4),
     "x + (f + g), reshaped": (lambda b, x: x + (b.f(x) + b.g(x)).reshape(len(x), 2, 4).reshape(len(x), 8), 4),
     "x + (f + g), to the type that it has": (lambda b, x: x + (b.f(x) + b.g(x)).to(x.dtype), 4),
     "relu(x) + f(relu(x))": (lambda b, x: F.relu(x) + b.f(F.relu(x)), 2),
     "copies into slices": (copied, 2),
+    "rows that the values choose": (routed, 2),
     "a scaled skip": (lambda b, x: 0.5 * x + b.f(x), 2),
     "x + (f - g)": (lambda b, x: x + (b.f(x) - b.g(x)), 4),
     "x + half of (f + g)": (lambda b, x: x + 0.5 * (b.f(x) + b.g(x)), 4),
@@ -42,11 +48,6 @@ def test_a_block_is_found_however_it_is_written(name: str) -> None:
     assert resect.path_spectrum(net, [(X, TARGETS)]).sum_error < 1e-5
 
 
-def chosen(block: Block, x: Tensor) -> Tensor:
-    rows = block.g(x)[:, 0].relu().nonzero()[:, 0]
-    return x.index_add(0, rows, block.f(x)[rows])
-
-
 WORDS: dict[str, tuple[Way, str]] = {
     "lerp": (lambda b, x: torch.lerp(x, b.f(x), 0.5), "interpolated"),
     "addmm": (lambda b, x: torch.addmm(x, b.f(x).relu(), b.weight), "inside a matrix product"),
@@ -56,7 +57,6 @@ WORDS: dict[str, tuple[Way, str]] = {
         "inside a matrix product",
     ),
     "index_add": (lambda b, x: x.index_add(0, torch.arange(len(x)), b.f(x)), "at chosen places"),
-    "index_add, at places that the values choose": (chosen, "at chosen places"),
     "where": (lambda b, x: torch.where(x > 0, x, b.f(x)), "neither is added"),
     "complex": (lambda b, x: (lambda z: z + torch.complex(b.f(z.real), z.imag))(torch.complex(x, x)).real, "complex"),
     "complex, of reals": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from math import comb
 
@@ -97,6 +98,9 @@ def test_what_a_search_holds_of_all_squares_is_what_brute_force_finds() -> None:
     assert 0.9 * low <= own <= 1.1 * high
     assert part == pytest.approx(own, rel=0.2)
     assert "by random signs" in some.summary()
+    proven, none = replace(some, bound=0.0), replace(some, bound=float("inf"))
+    assert "The first 10 are proven to be the strongest, if the operator norms" in proven.summary()
+    assert "None is proven to be so" in none.summary() and "the operator norms" in none.summary()
 
 
 def test_what_a_full_memory_forgets_is_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:

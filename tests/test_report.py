@@ -91,7 +91,17 @@ def test_the_page_is_one_file_with_every_answer(study: Study, tmp_path: Path) ->
     for name in study.blocks["name"]:
         assert name in page.text
     names = [drawing.name for drawing in drawings(study)]
-    assert names == ["blocks", "deletions", "random", "reorderings", "counts", "shares", "norms", "multiplicity"]
+    assert names == [
+        "blocks",
+        "deletions",
+        "random",
+        "reorderings",
+        "counts",
+        "shares",
+        "norms",
+        "untrained",
+        "multiplicity",
+    ]
     assert len(page.alternatives) == len(names) and all(page.alternatives)
     for drawing in drawings(study):
         assert all(part in page.text for part in drawing.caption(study))

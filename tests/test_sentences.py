@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from torch import nn
 
+import claims_beside
 import resect
 from finished import random_study
-from patterns import LENGTHS, NAME, D, P, is_percent, is_points
+from patterns import LENGTHS, NAME, D, P, is_percent, is_points, is_span
 from resect import plans
 from resect.jobs.answers import answer_ensemble, answer_gradient
 from resect.jobs.findings import Answers, Study
@@ -37,10 +38,6 @@ studies = st.builds(
     seed=st.integers(0, 10**6),
 )
 Check = Callable[..., bool]
-
-
-def is_span(low: str, high: str | None, real: tuple[int, int]) -> bool:
-    return (int(low), int(high or low)) == real
 
 
 def is_named(study: Study, name: str, more: str, table: Any, values: Any) -> bool:
@@ -168,43 +165,6 @@ def short_parts(study: Study) -> list[float]:
     return [share[: n // 10 + 1].sum(), share[: n // 4 + 1].sum(), share[n]]
 
 
-def trend_rows(study: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps of paths, errors and parameters, in the order of the paths."""
-    rows = sorted(study.answers.multiplicity, key=lambda row: (row.log2_effective_paths, row.error))
-    names = ("log2_effective_paths", "error", "parameters")
-    return tuple(np.diff([getattr(row, name) for row in rows]) for name in names)  # type: ignore[return-value]
-
-
-def follows(study: Study, verb: str, weak: str, rest: str) -> bool:
-    _, errors, sizes = trend_rows(study)
-    signed = errors if verb == "rises" else -errors
-    strict = (signed > 0).all()
-    size = {
-        "; the parameters grow along with it": (sizes > 0).all(),
-        "; the parameters never fall as it grows": (sizes >= 0).all() and sizes.any() and not (sizes > 0).all(),
-        ", though the parameters do not grow in the same order": (sizes < 0).any(),
-        ", at equal numbers of parameters": not sizes.any(),
-    }
-    return (signed >= 0).all() and signed.any() and strict == (not weak) and size[rest.split(", so that")[0]]
-
-
-def two_networks(study: Study, more: str, times: str, fewer: str, here: str, there: str) -> bool:
-    rows = {(row.model, row.error): row for row in study.answers.multiplicity}
-    (first, second) = sorted(rows.values(), key=lambda row: -row.log2_effective_paths)
-    if times == "as many":
-        factor = 2 ** abs(first.log2_effective_paths - second.log2_effective_paths)
-        return factor < 1.051 and {more, fewer} == {first.model, second.model}
-    factor = float(
-        times.replace("× 10", "e")
-        .translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789"))
-        .replace(" ", "")
-        .replace(",", "")
-    )
-    real = 2 ** (first.log2_effective_paths - second.log2_effective_paths)
-    right = (first.model, second.model) == (more, fewer) and real > 1
-    return right and abs(factor / real - 1) < 0.06 and is_percent(here, first.error) and is_percent(there, second.error)
-
-
 def rise(study: Study) -> tuple[float, list[int]]:
     """How far the mean error rises, and where it has a tenth and nine tenths of that."""
     means = study.random.groupby("deleted")["error"].mean() - study.answers.ensemble.intact_error
@@ -322,14 +282,6 @@ CLAIMS: list[tuple[str, Check]] = [
      lambda s, a, b, c: (a == "1") == bool(b)
      and abs(float(c.replace("−", "-")) - s.answers.multiplicity[0].effective_depth) <= 0.0501),
     (r"What multiplicity does .* with --beside\.", lambda s: len(s.answers.multiplicity) == 1),
-    (rf"(\S+) has (?:(.*) times the|(as many)) effective paths (?:of|as) (\S+) and errs on {P} against {P}; .*\.",
-     lambda s, a, b, c, d, e, f: len(s.answers.multiplicity) == 2 and two_networks(s, a, b or c, d, e, f)),
-    (r"Among these (\d+) networks the error does not follow the effective number of paths\.",
-     lambda s, n: int(n) == len(s.answers.multiplicity) and not all(
-         (sign * trend_rows(s)[1] > 0).all() and trend_rows(s)[0].all() for sign in (-1, 1))),
-    (r"Among these (\d+) networks the error (rises|falls)( or stays as it is)? as the effective number of paths "
-     r"grows(.*)\.",
-     lambda s, n, a, b, c: int(n) == len(s.answers.multiplicity) and follows(s, a, b, c)),
     # Captions of lesions
     (r"As the intact network is no better than chance, this says nothing about what its (?:block|layer)s do\.",
      at_chance),
@@ -346,8 +298,6 @@ CLAIMS: list[tuple[str, Check]] = [
      rf"\({NAME}\))?\.",
      lambda s, a, n, b, c, m: of_all(s, a, int((damage(s) < 0.01).sum())) and (damage(s).max() <= 0) == (b is None)
      and (b is None or (is_points(b, damage(s).max()) and is_named(s, c, m, s.deletions, damage(s))))),
-    (r"Without (one|\d+) the error falls, with its 95 % interval below 0\.",
-     lambda s, a: (s.deletions["damage_high"] < 0).sum() == (1 if a == "one" else int(a))),
     (rf"The downsampling blocks? (cost|save)s? {D}(?: on average)?, the others? (?:(cost|save)s? )?{D}\.",
      downsampling),
     (r"In the paper's ResNet-110 downsampling blocks stand out; here they do not\.",
@@ -395,6 +345,7 @@ CLAIMS: list[tuple[str, Check]] = [
      r"([^f]+))? from length (\d+) to (\d+)\.", single_norm),
     (r"The root mean square over all paths is up to (\S+) times the sampled mean: .*\.",
      lambda s, a: abs(float(a) / (s.lengths["path_norm_rms"] / s.lengths["path_norm"]).max() - 1) < 0.06),
+    *claims_beside.CLAIMS,
 ]  # fmt: skip
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 import resect
 from conftest import randomise_norms
+from made import made_study
 from resect.measuring.many import holm
 from resect.measuring.statistics import mcnemar
 from resect.models.resnet import CifarResNet
+from resect.report.study import captions
+from resect.report.study.answers import answers
+from resect.report.study.verdicts import verdicts
 from resect.report.together import together as told
 from resect.sweep.together import together
 
@@ -59,6 +66,24 @@ def test_the_sentences_say_what_the_numbers_are(result: resect.LesionResult) -> 
         "All 3 tests together: 0 of 3 blocks are needed (Holm, 5 %). For 3 no damage could be shown; damages below 5.0 "
         "points could not have been. Deleting lowers the error detectably: b."
     )
+
+
+def test_a_tie_for_the_worst_is_said_and_no_help_that_is_not_shown() -> None:
+    study = made_study()
+    lower = study.deletions.assign(damage_low=-0.02, damage_high=-0.01)  # single intervals of many tests
+
+    def says(together: dict[str, Any] | None) -> list[str]:
+        answered = replace(study.answers, ensemble=replace(study.answers.ensemble, together=together))
+        own = replace(study, answers=answered, deletions=lower)
+        measures = " ".join(measure.here for measure in answers(own)[0].measures)
+        return [verdicts(own)[0], measures, captions.deletions_caption(own)[1]]
+
+    every = {"of": 9, "needed": [0], "harmful": [], "worst": [0, 3, 4], "held_out": None, "least": 0.01, "level": 0.95}
+    assert all("; one of 3 that may be the worst)" in text for text in says(every))
+    for clear in (every | {"worst": [0]}, every | {"needed": []}, None):
+        assert not any("may be the worst" in text for text in says(clear))
+        assert not any("the error falls" in text for text in says(clear))
+    assert "No deletion helps detectably." in says(every)[2]
 
 
 def test_what_cannot_be_read_together_is_refused(result: resect.LesionResult, net, batch) -> None:

@@ -32,6 +32,14 @@ from resect.jobs.asked import PathsAsked
 @whole("--draws", "Sampled single paths of each length and batch.", least=0, default=PathsAsked.draws)
 @renamed_option("--samples", "--draws")
 @whole("--sweeps", "Random signs a batch.", least=0, default=PathsAsked.sweeps)
+@click.option(
+    "--precision",
+    type=click.FloatRange(0, 100, min_open=True, max_open=True),
+    default=PathsAsked.precision,
+    show_default=True,
+    metavar="PERCENT",
+    help="Draw more signs, up to 8 times as many, until one standard error is so much of the squares they estimate.",
+)
 @whole("--strongest", "Paths to find.", least=0, default=PathsAsked.strongest)
 @click.option("--pairs", is_flag=True, help="The share through each pair of blocks, too.")
 @whole("--max-length", "Tell apart only paths up to so many blocks.", least=0)

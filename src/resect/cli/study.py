@@ -33,6 +33,11 @@ from resect.jobs.asked import DATA, MODEL, StudyAsked
     "beside it; a resect: network without weights is trained first. Repeatable.",
 )
 @click.option("--control", metavar="SPEC[@FILE]", help="The plain network; by default the VGG-15 shipped for DATA.")
+@click.option(
+    "--untrained/--no-untrained",
+    default=True,
+    help="Measure the paths of the same architecture with random weights, too; by default wherever it can be built.",
+)
 @click.option("--plain", is_flag=True, help="Take the network as a plain one: lesion its layers.")
 @whole("--repeats", "Random deletions of each number of blocks, and reorderings.", default=StudyAsked.repeats)
 @whole("--gradient-samples", "For the exact shares.", default=StudyAsked.gradient_samples)

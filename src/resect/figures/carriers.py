@@ -34,7 +34,7 @@ def shapley(table: pd.DataFrame, metric: str = "error", ax: Axes | None = None, 
     words = [("■ Shapley value", BLUE), ("– deleted alone", INK)]
     if np.isfinite(low).any():
         ax.vlines(table["block"], low, high, color=ORANGE, linewidth=1.3)
-        words.insert(1, ("| 95 % interval over orders", ORANGE))
+        words.insert(1, ("| 95 % interval", ORANGE))
     ax.plot(table["block"], alone, "_", color=INK, markersize=9, markeredgewidth=1.6)
     ax.axhline(0, color=INK, linewidth=0.8)
     block_axis(ax, table["block"].tolist())
@@ -135,7 +135,7 @@ def training(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     words = [
         ("● effective depth (blocks)", BLUE),
         ("▬ effective range (blocks)", DIM_BLUE),
-        ("■ log2 effective paths (bits)", ORANGE),
+        ("■ log2 effective paths, at most (bits)", ORANGE),
     ]
     head(ax, "over training", words)
     return ax

@@ -58,7 +58,7 @@ def multiplicity(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     names = [f"{model}\n{plural(n, 'block')}, {count(size)} parameters" for model, n, size in rows]
     ax.set_yticks(places, names)
     ax.set_xlabel("number of paths (power of two)")
-    head(ax, "paths", [("■ all", GREY), ("■ effective", BLUE)])
+    head(ax, "paths", [("■ all", GREY), ("■ effective, at most", BLUE)])
     _bare(ax, float(table["log2_paths"].max()), len(table))
     return ax
 

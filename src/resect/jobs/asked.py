@@ -13,6 +13,7 @@ from resect.jobs.paper import CLAIMS
 from resect.jobs.source import Source, split_spec
 from resect.measuring.meaning import require_task
 from resect.models.names import SPECIFIC, has_weights, is_shipped, require_model_spec
+from resect.paths.precision import PRECISION, require_precision
 from resect.runs.command import command_line
 from resect.sweep.settings import PLANS, PLANS_OF, LesionSettings
 
@@ -156,7 +157,7 @@ class PathsAsked(Asked):
         strongest: how many of the strongest paths to search for; 0 for none.
         pairs: the share through each pair of blocks, too.
         max_length: the longest paths that are told apart.
-        at, of, memory, gates: as in `PathSettings`.
+        at, of, memory, gates, precision: as in `PathSettings`.
         mass: of the effective range.
         checkpoints: a folder of weights of this network, in the order of the numbers in their names.
         batch_size: samples at a time; the strongest paths are those of the first batch.
@@ -174,19 +175,21 @@ class PathsAsked(Asked):
     mass: float = 0.95
     memory: int | None = None
     gates: Gates = "differentiated"
+    precision: float | None = PRECISION
     checkpoints: Path | None = None
     batch_size: int = 32
     task: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", require_task(self.task))
+        require_precision(self.precision)
         super().__post_init__()
 
     def idle(self) -> dict[str, str]:
         """Random signs serve all lengths at once: where shares stop, there is no room. A part has no checkpoints."""
-        idle = {}
+        idle = {} if self.sweeps else {"precision": "of random signs, but `sweeps` is 0"}
         if self.max_length is not None and self.sweeps > 0:
-            idle["sweeps"] = "of measuring all lengths, but `max_length` is given"
+            idle |= dict.fromkeys(("sweeps", "precision"), "of measuring all lengths, but `max_length` is given")
         if self.source.module is not None:
             idle["checkpoints"] = "for weights of the whole model, but `module` takes a part of it"
         return idle
@@ -199,6 +202,7 @@ class StudyAsked(Asked):
     Attributes:
         beside: SPEC or SPEC@FILE of networks to set beside it; a resect: network without weights is trained first.
         control: SPEC or SPEC@FILE of the plain network; by default the VGG-15 shipped for the data.
+        untrained: measure the paths of the same architecture with random weights, too, where it can be built.
         plain: take the network as a plain one, layer by layer.
         retrain: train the shipped networks anew first.
         repeats: random deletions for each number of blocks, and reorderings for each number of swaps.
@@ -211,6 +215,7 @@ class StudyAsked(Asked):
     verb: ClassVar[str] = "study"
     beside: tuple[str, ...] = ()
     control: str | None = None
+    untrained: bool = True
     plain: bool = False
     retrain: bool = False
     repeats: int = 10
@@ -242,7 +247,7 @@ class StudyAsked(Asked):
 
     def idle(self) -> dict[str, str]:
         """Measures of paths, where no network has more than one; and training, where no network is shipped."""
-        names = ["draws", "sweeps", "path_samples", "path_batch"] if self.plain else []
+        names = ["draws", "sweeps", "path_samples", "path_batch", "untrained"] if self.plain else []
         names += ["gradient_samples", "gradient_batch"] if self.plain and not self.beside else []
         idle = dict.fromkeys(names, "of networks with residual joins, but `plain` takes this one layer by layer")
         if not any(is_shipped(split_spec(text)[0]) for text in (self.source.model, *self._others)):

@@ -6,8 +6,9 @@ Nothing here needs a model: a report is drawn from these objects alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import nan
 from typing import Any
 
 import pandas as pd
@@ -44,6 +45,35 @@ class PlainControl:
     def numbers(self) -> dict[str, Any]:
         """Everything but the table, as plain values."""
         return {name: value for name, value in vars(self).items() if name != "deletions"}
+
+
+@dataclass(frozen=True)
+class UntrainedTwin:
+    """The network under study before training: the same architecture with random weights, on the same samples.
+
+    Of one that could not be measured only `why_not` is known.
+    """
+
+    why_not: str | None = None  # a clause
+    seed: int = 0
+    by_share: Effective | None = None
+    by_magnitude: Effective | None = None
+    by_rms: Effective | None = None
+    effective_depth: float | None = None  # mean path length by share, in blocks
+    depth_change: tuple[float, float, float] | None = None  # trained minus untrained, with a paired interval
+    lengths: pd.DataFrame | None = None  # as Study.lengths
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything but the table, as plain values."""
+        return {name: value for name, value in asdict(replace(self, lengths=None)).items() if name != "lengths"}
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, Any], lengths: pd.DataFrame | None) -> UntrainedTwin:
+        """The twin from `numbers` and the table."""
+        names = ("by_share", "by_magnitude", "by_rms")
+        ranges = {name: Effective(**numbers[name]) for name in names if numbers[name]}
+        change = _known(numbers["depth_change"]) if numbers["depth_change"] else None
+        return cls(**{**numbers, **ranges, "depth_change": change, "lengths": lengths})
 
 
 @dataclass(frozen=True)
@@ -115,6 +145,26 @@ class MultiplicityRow:
 
 
 @dataclass(frozen=True)
+class Step:
+    """From one network of question 4 to that with the next larger effective number of paths.
+
+    Changes are the latter minus the former, with the limits of an interval; NaN where it is not known. All steps of a
+    study hold at once in 95 %.
+    """
+
+    fewer: tuple[int, ...]  # rows of Answers.multiplicity: several if they are the same but for the seed
+    more: tuple[int, ...]
+    error: tuple[float, float, float]
+    paths: tuple[float, float, float]  # of log2_effective_paths
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, Any]) -> Step:
+        """The step from its plain values."""
+        changes = {name: _known(numbers[name]) for name in ("error", "paths")}
+        return cls(tuple(numbers["fewer"]), tuple(numbers["more"]), **changes)
+
+
+@dataclass(frozen=True)
 class Answers:
     """The paper's four questions, answered for the network at hand."""
 
@@ -122,6 +172,7 @@ class Answers:
     depth: DepthAnswer | None  # None for a plain network: it has one path
     gradient: GradientAnswer | None
     multiplicity: tuple[MultiplicityRow, ...]  # the network itself, then those of --beside
+    trend: tuple[Step, ...] | None = None  # in the order of effective paths; None in records that do not say
 
     @classmethod
     def of(cls, numbers: Mapping[str, Any]) -> Answers:
@@ -136,6 +187,7 @@ class Answers:
             depth=depth,
             gradient=GradientAnswer(**gradient) if gradient else None,
             multiplicity=tuple(MultiplicityRow(**row) for row in numbers["multiplicity"]),
+            trend=None if numbers.get("trend") is None else tuple(map(Step.of, numbers["trend"])),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -188,12 +240,13 @@ class Study:
     command: str
     warnings: tuple[str, ...] = ()
     capture_seconds: float | None = None
+    untrained: UntrainedTwin | None = None  # None where nobody asked, and of a plain network
 
     @classmethod
     def of(cls, record: Record) -> Study:
         """The study that a record holds."""
         found, tables = record.found, record.tables
-        control = found["control"]
+        control, twin = found["control"], found.get("untrained")
         environment, used = dict(record.environment), found.get("normalization")
         read = {"normalize": f"{used['mean_std']}, {used['origin']}"} if used else {}
         read |= {"prepared": found["prepared"]} if "prepared" in found else {}
@@ -213,4 +266,11 @@ class Study:
             asked={**record.asked, **read},
             command=record.command,
             warnings=record.warnings,
+            untrained=UntrainedTwin.of(twin, tables.get("untrained")) if twin else None,
         )
+
+
+def _known(change: Sequence[float | None]) -> tuple[float, float, float]:
+    """A change with its limits; JSON has None for NaN."""
+    value, low, high = (nan if number is None else number for number in change)
+    return value, low, high

@@ -124,6 +124,7 @@ class Subject:
     Attributes:
         warnings: what to warn of.
         random: some weights are random.
+        untrained: all are.
         more: digests of what else the job reads.
     """
 
@@ -131,6 +132,7 @@ class Subject:
     samples: SampleSet
     warnings: tuple[str, ...] = ()
     random: bool = False
+    untrained: bool = False
     more: Mapping[str, Any] | None = None
 
     @property

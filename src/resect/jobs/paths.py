@@ -50,7 +50,7 @@ class PathsJob(PathsAsked, Job):
     @property
     def settings(self) -> PathSettings:
         """What is differentiated, where, and in how much memory."""
-        return PathSettings(self.at, self.of, self.memory, self.source.seed, self.gates)
+        return PathSettings(self.at, self.of, self.memory, self.source.seed, self.gates, self.precision)
 
     def prepare(self, lab: Lab) -> Subject:
         """Load and unravel the network, and load the samples.
@@ -89,7 +89,7 @@ class PathsJob(PathsAsked, Job):
             energy = bench.measure(path_energy, "energy through blocks", 2 * signs, draws=signs)
         found, tables = self._numbers(spectrum, through, draws, squares)
         found["skip_share"] = fair.skip_share
-        found["sweeps"] = squares.draws if squares else 0
+        found |= {"sweeps": squares.draws, "sweeps_error": squares.error} if squares else {"sweeps": 0}
         for each in (fair.table.rename(columns=_fair_names), slopes.table, *([energy.table] if energy else [])):
             tables["blocks"] = tables["blocks"].merge(each.drop(columns="name"), on="block")
         found["log2_paths_by_blocks"] = through.log2_effective_paths
@@ -98,7 +98,13 @@ class PathsJob(PathsAsked, Job):
             alone = replace(bench, data=[samples.first(self.batch_size)])
             paths = alone.measure(strongest_paths, "strongest paths", count=self.strongest)
             held = dict(zip(("held", "held_low", "held_high"), paths.held, strict=True))
-            found["strongest"] = {"summary": paths.summary(), "proven": paths.proven, "bound": paths.bound, **held}
+            found["strongest"] = {
+                "summary": paths.summary(),
+                "proven": paths.proven,
+                "open": paths.open,
+                "bound": paths.bound,
+                **held,
+            }
             tables["strongest"] = paths.table
         if self.checkpoints:
             tables["training"] = bench.over_training(checkpoints_in(self.checkpoints))
@@ -143,7 +149,7 @@ def lengths_table(spectrum: PathSpectrum, draws: PathDraws | None, squares: Path
     if squares is not None:
         table = table.drop(columns=["path_norm_rms", "magnitude_rms"], errors="ignore")
         table = table.merge(squares.table.rename(columns=_RMS_NAMES), on="length")
-        table["coherence"] = squares.coherence(spectrum)
+        table = table.merge(squares.coherence_table(spectrum), on="length")
     return table
 
 

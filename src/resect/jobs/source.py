@@ -146,8 +146,11 @@ class Source:
             return replace(other, normalize=self.normalize and "card")
         return replace(other, normalize=None if self.normalize == "card" else self.normalize)
 
-    def unravel(self, *like: SampleSet, plain: bool = False) -> tuple[Unraveled, SampleSet, tuple[str, ...], bool]:
-        """The network, unravelled, the samples (of `like` if one is as it takes them), what to warn of, and `random`.
+    def unravel(
+        self, *like: SampleSet, plain: bool = False
+    ) -> tuple[Unraveled, SampleSet, tuple[str, ...], bool, bool]:
+        """The network, unravelled, the samples (of `like` if one is as it takes them), and the rest of a `Subject`:
+        what to warn of, whether some weights are random, whether all are.
 
         Raises:
             DataError: the samples do not fit the network.
@@ -166,7 +169,8 @@ class Source:
             require_run(taken.module, samples)  # says so if they are why
             raise
         require_outputs(taken.module, samples, batch_dim=self.batch_dim)
-        return net, samples, random_weights(taken) + untouched_norms(taken.module) + recorded(net), bool(taken.random)
+        doubts = random_weights(taken) + untouched_norms(taken.module) + recorded(net)
+        return net, samples, doubts, bool(taken.random), taken.untrained
 
     def part(self, loaded: LoadedModel) -> LoadedModel:
         """The part of a model that is asked for, with inputs as the whole gives it; the model itself if none is.

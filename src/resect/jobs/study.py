@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from resect.jobs.job import Answer, Job, Lab, Subject, Track, digest_of, silent
 from resect.jobs.paths import lengths_table
 from resect.jobs.source import Source, slug, split_spec
 from resect.jobs.train import TrainJob
+from resect.jobs.trend import Compared, steps, training_of
+from resect.jobs.untrained import Measured, untrained_twin
 from resect.jobs.warn import at_chance
 from resect.models.names import bare_name, is_shipped
 from resect.models.specs import load_card, load_model
@@ -64,21 +67,29 @@ class StudyJob(StudyAsked, Job):
         shuffled = bench.lesion(main, shuffled_plan, "reorderings") if len(shuffled_plan) else None
         control = bench.control(self.control, subject.control) if self.control and subject.control else None
         more = {"control": control.deletions} if control else {}
-        spectrum, depth, gradient = None, None, None
+        spectrum = depth = gradient = twin = None
         if not net.plain:
-            spectrum, draws, squares = bench.paths(main)
+            measured = spectrum, draws, squares = bench.paths(main)
             more["lengths"] = lengths_table(spectrum, draws, squares)
             depth, gradient = answer_depth(spectrum, draws, squares), answer_gradient(spectrum, draws)
-        rows = [multiplicity_row(self.source.model, net, singles.intact_error, spectrum)]
-        rows += [bench.beside(text, other) for text, other in zip(self.beside, subject.beside, strict=True)]
+            if self.untrained:
+                measure = partial(bench.paths, of="untrained, ")
+                twin = untrained_twin(self.source, main, measured, self.batch_size, measure)
+                more |= {} if twin.lengths is None else {"untrained": twin.lengths}
+        own = multiplicity_row(self.source.model, net, singles.intact_error, spectrum)
+        networks = [Compared(own, subject.trainings[0], singles.intact["error"], singles.weights, spectrum)]
+        for text, training, other in zip(self.beside, subject.trainings[1:], subject.beside, strict=True):
+            networks.append(bench.beside(text, training, other))
+        rows = tuple(network.row for network in networks)
         ensemble = answer_ensemble(singles, random, shuffled, control, samples.targets_only())
         blocks = net.blocks.table
         found = {
             "subject": asdict(self._subject(net, samples)),
             **how_read(samples),
-            "answers": Answers(ensemble, depth, gradient, tuple(rows)).as_dict(),
+            "answers": Answers(ensemble, depth, gradient, rows, steps(networks)).as_dict(),
             "intact_loss": singles.intact_loss,
             "control": control.numbers() if control else None,
+            "untrained": twin.numbers() if twin else None,
         }
         tables = {
             "blocks": blocks,
@@ -110,6 +121,7 @@ class _Networks:
     control: Subject | None
     beside: tuple[Subject, ...]
     names: tuple[str, ...]
+    trainings: tuple[str, ...]  # of the network under study and those beside it, but for their seeds
 
     @property
     def all(self) -> list[Subject]:
@@ -154,14 +166,14 @@ class _Bench:
         advance = self.lab.track(title, passing(subject.net) * len(data))
         return path_spectrum(subject.net, data, progress=advance, engine=self.lab.engine)
 
-    def paths(self, subject: Subject) -> tuple[PathSpectrum, Any, Any]:
-        """The exact shares, sampled single paths, and random signs."""
-        spectrum, net = self.spectrum(subject, "gradient by path length"), subject.net
+    def paths(self, subject: Subject, of: str = "") -> Measured:
+        """The exact shares, sampled single paths, and random signs; `of` says of what their bars are."""
+        spectrum, net = self.spectrum(subject, f"{of}gradient by path length"), subject.net
         data = subject.samples.limited(self.job.path_samples).batches(self.job.path_batch)
         settings, slices, engine = PathSettings(seed=self.job.source.seed), passing(net) * len(data), self.lab.engine
-        bar = self.lab.track("sampled single paths", slices)
+        bar = self.lab.track(f"{of}sampled single paths", slices)
         draws = sample_paths(net, data, settings, draws=self.job.draws, progress=bar, engine=engine)
-        bar = self.lab.track("random signs", slices * self.job.sweeps)
+        bar = self.lab.track(f"{of}random signs", slices * self.job.sweeps)
         return spectrum, draws, path_squares(net, data, settings, sweeps=self.job.sweeps, progress=bar, engine=engine)
 
     def control(self, spec: str, subject: Subject) -> PlainControl:
@@ -179,11 +191,13 @@ class _Bench:
             largest_damage_layer=str(result.table["name"][int(damage.argmax())]),
         )
 
-    def beside(self, text: str, subject: Subject) -> Any:
+    def beside(self, text: str, training: str, subject: Subject) -> Compared:
         """Depth, width and multiplicity of another network."""
         spec, net = split_spec(text)[0], subject.net
         intact = self.lesion(subject, plans.explicit(net, []), f"{spec}, intact")
-        return multiplicity_row(spec, net, intact.intact_error, self.spectrum(subject, f"{spec}, gradient"))
+        spectrum = self.spectrum(subject, f"{spec}, gradient")
+        row = multiplicity_row(spec, net, intact.intact_error, spectrum)
+        return Compared(row, training, intact.intact["error"], intact.weights, spectrum)
 
 
 def _with_kinds(table: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
@@ -208,9 +222,11 @@ class _Loader:
                 "resect lesion and resect paths take them."
             )
         control = self._subject(source.beside(job.control), plain=True) if job.control else None
-        beside = tuple(self._subject(source.beside(text), plain=False) for text in job.beside)
+        others = [self._ready(source.beside(text)) for text in job.beside]
+        beside = tuple(self._subject(other, plain=False) for other in others)
+        trainings = tuple(map(training_of, (self._ready(source), *others)))
         names = (source.model, *([job.control] if job.control else []), *job.beside)
-        return _Networks(main, control, beside, names)
+        return _Networks(main, control, beside, names, trainings)
 
     def _subject(self, source: Source, *, plain: bool) -> Subject:
         source = self._ready(source)

@@ -30,7 +30,7 @@ def random_weights(loaded: LoadedModel) -> tuple[str, ...]:
     way = ways.get(loaded.spec.partition(":")[0], "or let the library fetch its own, with --model-arg pretrained=true")
     some = f" in {len(names)} of {every} places ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
     return (
-        f"{loaded.spec} has random weights{some if len(names) < every else ''}: nobody gave any. Give "
+        f"{loaded.spec} has random weights{'' if loaded.untrained else some}: nobody gave any. Give "
         f"--checkpoint FILE (or {loaded.spec}@FILE), {way}.",
     )
 

@@ -113,12 +113,13 @@ def bootstrap_interval(
             f"`differences` must have the shape (lesions, samples), got {differences.shape}, "
             f"and `resamples` must be 1 or more, got {resamples}."
         )
-    weights = _mean_one(weights, differences.shape[1])
+    weights = mean_one(weights, differences.shape[1])
     effect, spread = np.empty((2, len(differences)))
     pivot = np.empty((len(differences), resamples))
-    for columns, counts in _resamples(differences.shape[1], resamples, seed):
+    for columns, counts in resampled(differences.shape[1], resamples, seed):
         for rows in spans(*differences.shape):
-            effect[rows], spread[rows], pivot[rows, columns] = _studentised(differences[rows], weights, counts)
+            effect[rows], spread[rows], *moved = deviations(differences[rows], weights, counts)
+            pivot[rows, columns] = pivots(*moved)
     tails = np.array([(1 + level) / 2, (1 - level) / 2])
     # With the (R + 1)-quantiles ("weibull") the coverage is exact for an exact pivot, at any R.
     high_t, low_t = np.quantile(pivot, tails, axis=1, method="weibull")
@@ -204,10 +205,10 @@ def _score_deviation(difference: np.ndarray, b: np.ndarray, c: np.ndarray, n: np
     return np.asarray(np.sqrt(n * np.maximum(2 * repaired_rate + product, 0)))
 
 
-def _studentised(
+def deviations(
     differences: np.ndarray, weights: np.ndarray, counts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weighted mean and its standard error, (L,) each, and the resamples' (mean* - mean) / error*, (L, R).
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Weighted mean and its standard error, (L,) each, and the resamples' mean* - mean and error*, (L, R) each.
 
     Args:
         differences: (L, N); weights: (N,); counts: (N, R) how often a resample holds a sample.
@@ -223,9 +224,12 @@ def _studentised(
     error = np.sqrt(np.maximum(square, 0)) / total
     # Resamples of equal values have no error, and would make the pivot infinite: with differences of which few are
     # not 0, many resamples are such.
-    error = np.maximum(error, _FLOOR * spread[:, None])
-    pivot = np.divide(shift, error, out=np.zeros_like(shift), where=error > 0)
-    return effect, spread, pivot
+    return effect, spread, shift, np.maximum(error, _FLOOR * spread[:, None])
+
+
+def pivots(shift: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """(mean* - mean) / error*; 0 where nothing varies."""
+    return np.asarray(np.divide(shift, error, out=np.zeros_like(shift), where=error > 0))
 
 
 def _residuals(differences: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -244,7 +248,7 @@ def _residuals(differences: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray
     return np.where(measured, values - origin - offset, 0), weight, effect
 
 
-def _resamples(samples: int, resamples: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
+def resampled(samples: int, resamples: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Blocks of resamples: their place among all of them, and how often each holds every sample, (N, block)."""
     generator = np.random.default_rng(seed)
     for span in _parts(resamples, _BLOCK // samples):
@@ -264,7 +268,8 @@ def _parts(length: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
 
-def _mean_one(weights: np.ndarray | None, samples: int) -> np.ndarray:
+def mean_one(weights: np.ndarray | None, samples: int) -> np.ndarray:
+    """(N,) weights whose mean is 1; InputError unless there is a positive one for every sample."""
     if weights is None:
         return np.ones(samples)
     weights = np.asarray(weights, dtype=np.float64)

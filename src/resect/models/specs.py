@@ -70,6 +70,11 @@ class LoadedModel:
     card: Record | None = field(default=None, repr=False)
     random: tuple[str, ...] = field(default=(), repr=False)
 
+    @property
+    def untrained(self) -> bool:
+        """Whether nobody gave any of its weights."""
+        return bool(self.random) and len(self.random) == sum(1 for _ in self.module.parameters())
+
 
 @suggesting
 def load_model(
@@ -109,7 +114,7 @@ def load_model(
     builders = {"resect": _resect, "torchvision": _torchvision, "timm": _timm, "hf": _hugging_face, "py": _factory}
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
-        model_args, samples = _as_trained(spec, checkpoint, model_args or {}, samples)
+        model_args, samples = as_trained(spec, checkpoint, model_args or {}, samples)
     with seeded(seed):
         loaded = builders[kind](spec, rest, dict(model_args or {}), samples)
     if checkpoint is not None:
@@ -120,13 +125,13 @@ def load_model(
     return loaded
 
 
-def _as_trained(
+def as_trained(
     spec: str, checkpoint: Path, model_args: Mapping[str, Value], samples: SampleSet | None
-) -> tuple[Mapping[str, Value], SampleSet | None]:
+) -> tuple[dict[str, Value], SampleSet | None]:
     """`model_args` and `samples` with what the card beside the weights knows: arguments, image shape and classes."""
     card = card_beside(checkpoint)
     if card is None or card.asked.get("model") != spec:
-        return model_args, samples
+        return dict(model_args), samples
     shape, classes = card.found.get("sample_shape"), card.found.get("classes")
     if spec.startswith("resect:") and shape and classes:
         inputs = torch.zeros(1, *shape) if samples is None else samples.first()[0]

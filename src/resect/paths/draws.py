@@ -22,8 +22,9 @@ class Draws(Shown):
 
     Attributes:
         counts: exact numbers of paths and of their layers.
-        norms: (N, R, n+1) float64; NaN for lengths of which nothing was drawn. The samples of a batch see the same
-            draws; lengths of one draw are not independent of each other, but different draws are.
+        norms: (N, R, n+1) float64; NaN for lengths of which nothing was drawn, and at the end of batches for which
+            fewer draws were enough. The samples of a batch see the same draws; lengths of one draw are not independent
+            of each other, but different draws are.
         batch: (N,) the batch that each row was in.
         at: where the gradient is measured, see `PathSpectrum`.
     """
@@ -38,7 +39,7 @@ class Draws(Shown):
         """What was drawn on one batch after the other."""
         norms = [arrays["norms"] for arrays in runs]
         batch = np.repeat(np.arange(len(norms)), [len(own) for own in norms])
-        return cls(counts, np.concatenate(norms), batch, at)
+        return cls(counts, of_one_length(norms), batch, at)
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -48,20 +49,25 @@ class Draws(Shown):
         for part in parts:
             _, own = np.unique(part.batch, return_inverse=True)
             batches.append(own + (batches[-1].max() + 1 if batches else 0))
-        norms = np.concatenate([part.norms for part in parts])
+        norms = of_one_length([part.norms for part in parts])
         return cls(parts[0].counts, norms, np.concatenate(batches), parts[0].at)
 
     @property
     def draws(self) -> int:
         """How often was drawn, over all batches."""
-        return int(self.norms.shape[1]) * len(np.unique(self.batch))
+        return sum(len(means) for means in self.by_batch(self.norms)[0])
+
+    def by_batch(self, values: np.ndarray) -> tuple[list[np.ndarray], list[int]]:
+        """Of values (N, R, n+1) the means over the samples of each batch, (draws, n+1); and how many samples it has."""
+        batches = [values[self.batch == number] for number in np.unique(self.batch)]
+        return [own[:, drawn(own[0])].mean(0) for own in batches], [len(own) for own in batches]
 
     def by_draw(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Means over the samples of a batch, (draws, n+1), of values (N, R, n+1); and how many samples each holds."""
-        batches = np.unique(self.batch)
-        means = [values[self.batch == b].mean(0) for b in batches]
-        sizes = [np.full(values.shape[1], (self.batch == b).sum()) for b in batches]
-        return np.concatenate(means), np.concatenate(sizes).astype(float)
+        """Means over the samples of a batch, (draws, n+1), of values (N, R, n+1); and what each weighs."""
+        means, sizes = self.by_batch(values)
+        most = max(map(len, means))
+        weights = [np.full(len(own), size * most / len(own)) for own, size in zip(means, sizes, strict=True)]
+        return np.concatenate(means), np.concatenate(weights)
 
     def interval(self, values: np.ndarray, level: float, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """(low, high), (n+1,) each, of the mean of values (N, R, n+1) over draws.
@@ -83,3 +89,16 @@ class Draws(Shown):
         strength = " and ".join(f"{power_of_ten(float(norm[k]))} at length {k}" for k in ends) or "zero"
         said = "; ".join([f"{whose} is {strength}", *more])
         return f"{opening}, of {plural(len(self.norms), 'gradient')} at {self.at}: {said}."
+
+
+def drawn(values: np.ndarray) -> np.ndarray:
+    """(R,) booleans: which draws were made of a batch, whose values (R, ...) otherwise are NaN; all if none has any."""
+    some = ~np.isnan(values).reshape(len(values), -1).all(1)
+    return np.asarray(some | ~some.any())
+
+
+def of_one_length(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays (rows, draws, ...) below each other, with NaN behind the draws of those that have fewer."""
+    most = max(part.shape[1] for part in parts)
+    ends = [[(0, 0), (0, most - part.shape[1]), *[(0, 0)] * (part.ndim - 2)] for part in parts]
+    return np.concatenate([np.pad(p, end, constant_values=np.nan) for p, end in zip(parts, ends, strict=True)])

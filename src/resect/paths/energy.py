@@ -22,6 +22,8 @@ from resect.figures.shown import Shown
 from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.measuring.results import require_alike
 from resect.network.unraveled import Unraveled
+from resect.paths.certainty import drawn_until, relative_errors, said
+from resect.paths.draws import drawn, of_one_length
 from resect.paths.measures import binary_entropy
 from resect.paths.passes import Passes, row_squares
 from resect.paths.settings import PathSettings, PathWork, Traces, concatenated
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, repr=False)
 class PathEnergy(Shown):
     """Through which blocks the energy of all paths goes. n blocks, N rows (samples), R draws of signs a batch.
+
+    Batches for which fewer draws were enough end in NaN.
 
     Attributes:
         names: of the blocks.
@@ -56,15 +60,13 @@ class PathEnergy(Shown):
         require_alike(parts, "names", "at")
         starts = np.cumsum([0, *(part.batch.max() + 1 for part in parts[:-1])])
         batch = np.concatenate([part.batch + start for part, start in zip(parts, starts, strict=True)])
-        products, squares = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("products", "squares")
-        )
+        products, squares = (of_one_length([getattr(part, name) for part in parts]) for name in ("products", "squares"))
         return cls(parts[0].names, products, squares, batch, parts[0].at)
 
     @property
     def probability(self) -> np.ndarray:
         """(n,) the part of the energy of all paths that goes through each block, estimated; 0 to 1 but for chance."""
-        return np.asarray(self.products.mean((0, 1)) / self.squares.mean())
+        return np.asarray(np.nanmean(self.products, 1).mean(0) / np.nanmean(self.squares, 1).mean())
 
     @property
     def effective_depth(self) -> float:
@@ -76,11 +78,23 @@ class PathEnergy(Shown):
         """The largest entropy, in bits, that the energy over paths can have: that of independent blocks."""
         return float(binary_entropy(self.probability).sum())
 
+    def _by_batch(self, values: np.ndarray) -> list[np.ndarray]:
+        """Values (N, R, ...) of each batch, as far as it was drawn."""
+        batches = [values[self.batch == number] for number in np.unique(self.batch)]
+        return [own[:, drawn(own[0])] for own in batches]
+
+    @property
+    def error(self) -> float:
+        """One standard error of the sum of squares over all paths, as a part of it; NaN below 3 draws a batch."""
+        means = [own.mean(0)[:, None] for own in self._by_batch(self.squares)]
+        return float(relative_errors(means, [int((self.batch == number).sum()) for number in np.unique(self.batch)])[0])
+
     def interval(self, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """(low, high), (n,) each: percentile bootstrap intervals of `probability` over draws; NaN for a single draw."""
-        own = [self.batch == number for number in np.unique(self.batch)]
-        products = np.concatenate([self.products[rows].sum(0) for rows in own])  # (draws, n)
-        squares = np.concatenate([self.squares[rows].sum(0) for rows in own])
+        products, squares = (
+            np.concatenate([own.sum(0) / len(own[0]) for own in self._by_batch(values)])  # (draws, n) and (draws,)
+            for values in (self.products, self.squares)
+        )
         if len(squares) < 2:
             return np.full(len(self.names), np.nan), np.full(len(self.names), np.nan)
         draw = np.random.default_rng(seed)
@@ -99,12 +113,12 @@ class PathEnergy(Shown):
     def summary(self) -> str:
         """Through which block most of the energy goes, and how deep and how many the paths are by it."""
         most = int(self.probability.argmax())
-        draws = self.squares.shape[1] * len(np.unique(self.batch))
+        draws = sum(own.shape[1] for own in self._by_batch(self.squares))
         return (
             f"{plural(draws, 'draw')} of random signs: {percent(float(self.probability[most]))} of the energy of all "
             f"paths at {self.at} goes through {self.names[most]}, the most; by energy paths are "
             f"{decimal(self.effective_depth)} blocks deep on average, and at most "
-            f"{two_to(self.log2_effective_paths)} count."
+            f"{two_to(self.log2_effective_paths)} count; {said(self.error)}."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -129,7 +143,8 @@ def path_energy(
 
     Args:
         net, data, task, progress, engine: as for `path_spectrum`.
-        settings: also the seed; every batch has signs of its own, drawn by the seed and the batch's number.
+        settings: also the seed; every batch has signs of its own, drawn by the seed and the batch's number; and the
+            precision, for which up to 8 times as many are drawn, after the same first ones.
         draws: random signs a batch, each a backward and a forward-mode pass.
 
     Raises:
@@ -137,26 +152,33 @@ def path_energy(
     """
     require_whole("draws", draws)
     traces = Traces(net, settings, task)
-    own = {"draws": draws, "seed": traces.settings.seed}
+    precision = traces.settings.precision
+    own = {"draws": draws, "seed": traces.settings.seed, "precision": precision}
     work = PathWork("energy by block", _energy, traces.settings, own, 2 * draws)
     runs = list(engine.run(net, ((work, batch) for batch in batches_of(data, net, task)), progress))
-    products, squares = (np.concatenate([arrays[name] for arrays in runs]) for name in ("products", "squares"))
-    require_finite(squares, traces.at)
+    products, squares = (of_one_length([arrays[name] for arrays in runs]) for name in ("products", "squares"))
+    require_finite(np.concatenate([arrays["squares"] for arrays in runs], None), traces.at)
     batch = np.repeat(np.arange(len(runs)), [len(arrays["squares"]) for arrays in runs])
     return PathEnergy(tuple(block.name for block in net.blocks), products, squares, batch, traces.at)
 
 
-def _energy(traces: Traces, batch: Batch, progress: Progress, draws: int, seed: int) -> Arrays:
+def _energy(traces: Traces, batch: Batch, progress: Progress, draws: int, seed: int, precision: float | None) -> Arrays:
     """Products (rows, draws, n) and squares (rows, draws); the signs are drawn for the whole batch."""
-    draw = np.random.default_rng(seed + batch.number)
-    drawn = draw.choice([-1.0, 1.0], (draws, len(traces.net.blocks)))
-    parts = []
-    for trace, advance in traces.of(batch, 2, progress, truth=False):
-        columns = []
-        for signs in drawn:
-            passes = Passes(trace, advance, signs)
-            gradient = passes.back()
-            passes.forward(gradient)
-            columns.append((passes.products * signs, row_squares(trace, gradient)))
-        parts.append(tuple(np.stack(column, 1) for column in zip(*columns, strict=True)))
-    return concatenated(parts, "products", "squares")
+    generator = np.random.default_rng(seed + batch.number)
+
+    def draw(many: int) -> Arrays:
+        signs_of, parts = generator.choice([-1.0, 1.0], (many, len(traces.net.blocks))), []
+        for trace, advance in traces.of(batch, 2, progress, truth=False):
+            columns = []
+            for signs in signs_of:
+                passes = Passes(trace, advance, signs)
+                gradient = passes.back()
+                passes.forward(gradient)
+                columns.append((passes.products * signs, row_squares(trace, gradient)))
+            parts.append(tuple(np.stack(column, 1) for column in zip(*columns, strict=True)))
+        return concatenated(parts, "products", "squares")
+
+    def error(arrays: Arrays) -> float:
+        return float(relative_errors([arrays["squares"].mean(0)[:, None]], [1])[0])
+
+    return drawn_until(draw, draws, precision, error)

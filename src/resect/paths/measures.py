@@ -164,6 +164,13 @@ def weighted_by_count(norm: np.ndarray, counts: Counts) -> np.ndarray:
     return np.asarray(weights / weights.sum())
 
 
+def rms_of(total: np.ndarray, counts: Counts) -> np.ndarray:
+    """(n+1,) root mean square norm of a path from the sums of squares over the paths of a length; NaN without paths."""
+    logs = [log2(count) / 2 if count else np.nan for count in counts.paths]
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.exp2(np.log2(total) / 2 - np.array(logs)))
+
+
 def entropy_within(squares: np.ndarray, counts: Counts) -> np.ndarray:
     """log2 of the effective number of paths of each length, from sampled ones; NaN where none was.
 

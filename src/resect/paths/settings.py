@@ -20,6 +20,7 @@ from resect.measuring.memory import bytes_of_all_values, bytes_per_sample, free_
 from resect.measuring.targets import as_task
 from resect.network.requirements import require_blocks
 from resect.network.unraveled import Unraveled
+from resect.paths.precision import PRECISION, require_precision
 from resect.paths.scalar import Scalar
 from resect.paths.target import At, resolve_target
 from resect.paths.trace import Trace
@@ -44,6 +45,8 @@ class PathSettings:
         memory: bytes that values may take beside the weights; half of what is free by default. Batches and lanes are
             split to fit.
         seed: of what is drawn at random: paths and signs.
+        precision: of what random signs estimate: more are drawn, up to 8 times as many as are asked for, until one
+            standard error is at most so many per cent of the sums of squares. None draws no more than is asked for.
         gates: what is computed from a signal and multiplies that on a skip (the mixing of a hyper-connection, the carry
             gate of a highway block): "differentiated" with all else, so that paths sum to the model's own gradient; or
             "frozen", held at its value, so that a skip is the linear map that it is at the sample, and paths sum to
@@ -55,10 +58,12 @@ class PathSettings:
     memory: int | None = None
     seed: int = 0
     gates: Gates = "differentiated"
+    precision: float | None = PRECISION
 
     def __post_init__(self) -> None:
         if self.memory is not None:
             require_whole("memory", self.memory)
+        require_precision(self.precision)
         if self.gates not in get_args(Gates):
             raise InputError(f"`gates` must be one of {', '.join(get_args(Gates))}, got {self.gates!r}.")
 

@@ -10,7 +10,6 @@ Source: Hutchinson's estimator (1990) of a trace, with the signs on the branches
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log2
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +20,9 @@ from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import InputError, require_whole
 from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.network.unraveled import Unraveled
+from resect.paths.certainty import drawn_until, relative_errors, said, worst_error
 from resect.paths.draws import Draws
-from resect.paths.measures import MASS, Effective, effective_range, held, longest_path, weighted_by_count
+from resect.paths.measures import MASS, Effective, effective_range, held, longest_path, rms_of, weighted_by_count
 from resect.paths.polynomial import at_target, decompose
 from resect.paths.sampled import row_norms
 from resect.paths.settings import PathSettings, PathWork, Traces, concatenated
@@ -46,14 +46,17 @@ class PathSquares(Draws):
     @property
     def total(self) -> np.ndarray:
         """(n+1,) mean over samples of the sum of squared norms over all paths of a length."""
-        return np.asarray(np.square(self.norms).mean((0, 1)))
+        return np.asarray(self.own_total.mean(0))
+
+    @property
+    def own_total(self) -> np.ndarray:
+        """(N, n+1) every sample's own estimate of it."""
+        return np.asarray(np.nanmean(np.square(self.norms), 1))
 
     @property
     def rms(self) -> np.ndarray:
         """(n+1,) root mean square norm of a single path, over all paths and samples; NaN where there is none."""
-        logs = [log2(count) / 2 if count else np.nan for count in self.counts.paths]
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.exp2(np.log2(self.total) / 2 - np.array(logs)))
+        return rms_of(self.total, self.counts)
 
     def rms_interval(self, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """(low, high), (n+1,) each: the interval of `rms` over sweeps, from that of its square."""
@@ -77,26 +80,61 @@ class PathSquares(Draws):
 
         Above 1 the mean of a few sweeps is likely too low: most of it comes from draws that are rare.
         """
-        if self.norms.shape[1] < 2:
+        means, _ = self.by_batch(np.square(self.norms))
+        if min(map(len, means)) < 2:
             return np.full(self.norms.shape[2], np.nan)
-        sums = [np.square(self.norms[self.batch == own]).mean(0) for own in np.unique(self.batch)]  # (sweeps, n+1) each
-        spread = np.sqrt(np.mean([each.var(0, ddof=1) for each in sums], 0))
+        spread = np.sqrt(np.mean([each.var(0, ddof=1) for each in means], 0))
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(spread / np.mean(sums, (0, 1)))
+            return np.asarray(spread / np.mean([each.mean(0) for each in means], 0))
+
+    @property
+    def relative_error(self) -> np.ndarray:
+        """(n+1,) one standard error of `total` as a part of it, that of `rms` twice; NaN below 3 sweeps a batch."""
+        return relative_errors(*self.by_batch(np.square(self.norms)))
+
+    @property
+    def error(self) -> float:
+        """The largest relative error of lengths that hold at least 1 % of the energy or of count × root mean square."""
+        return worst_error(self.relative_error, self.total, self.counts)
 
     def coherence(self, spectrum: PathSpectrum) -> np.ndarray:
         """(n+1,) kappa: the squared norm of the summed gradient of a length over the sum of its paths' squared norms.
 
         1 if the paths of a length do not interfere on average; more if they reinforce each other, up to their number if
-        all are equal; less if they cancel. Pooled over samples; NaN where there is no path.
+        all are equal; less if they cancel. Pooled over the samples that both were measured on, the first of each; NaN
+        where there is no path.
 
         Raises:
             InputError: the spectrum is of another network or place.
         """
+        summed, single = self._interfering(spectrum)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(summed.mean(0) / single.mean(0))
+
+    def own_coherence(self, spectrum: PathSpectrum) -> np.ndarray:
+        """(N, n+1) the same of every sample: its own, over the sum that this sample's sweeps estimate; NaN where that
+        is zero."""
+        summed, single = self._interfering(spectrum)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(np.where(single > 0, summed / single, np.nan))
+
+    def coherence_table(self, spectrum: PathSpectrum) -> pd.DataFrame:
+        """One row a length: `length`, `coherence`, pooled, and of the samples' own `coherence_median`, with the
+        quartiles `coherence_lower` and `coherence_upper`."""
+        own = self.own_coherence(spectrum)
+        quartiles = np.full((3, own.shape[1]), np.nan)
+        known = np.isfinite(own).any(0)
+        quartiles[:, known] = np.nanquantile(own[:, known], [0.25, 0.5, 0.75], axis=0)
+        names = ("coherence_lower", "coherence_median", "coherence_upper")
+        columns = {"coherence": self.coherence(spectrum), **dict(zip(names, quartiles, strict=True))}
+        return pd.DataFrame({"length": range(own.shape[1]), **columns})
+
+    def _interfering(self, spectrum: PathSpectrum) -> tuple[np.ndarray, np.ndarray]:
+        """The squared norms of sums of paths and the sums of squared norms, (rows, n+1) each, of the same samples."""
         if (spectrum.counts, spectrum.at) != (self.counts, self.at):
             raise InputError(f"`spectrum` must be of the same network and place, {self.at}, got one at {spectrum.at}.")
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(np.square(spectrum.norms).mean(0) / self.total)
+        rows = min(len(spectrum.norms), len(self.norms))
+        return np.square(spectrum.norms[:rows]), np.square(self.norms[:rows]).mean(1)
 
     @property
     def magnitude(self) -> np.ndarray:
@@ -109,7 +147,7 @@ class PathSquares(Draws):
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a length: `length`, `rms` with its interval, `rms_magnitude`, `energy`, `variation`."""
+        """One row a length: `length`, `rms` with interval, `rms_magnitude`, `energy`, `variation`, `relative_error`."""
         low, high = self.rms_interval()
         return pd.DataFrame(
             {
@@ -120,12 +158,14 @@ class PathSquares(Draws):
                 "rms_magnitude": self.magnitude,
                 "energy": self.energy,
                 "variation": self.variation,
+                "relative_error": self.relative_error,
             }
         )
 
     def summary(self) -> str:
         """How many signs were drawn, how strong a path is, and which lengths carry the magnitude."""
         more = [held(self.effective(MASS), "count × root mean square")] if self.magnitude.sum() > 0 else []
+        more.append(said(self.error))
         opening = f"{plural(self.draws, 'sweep')} of random signs"
         return self._sentence(opening, self.rms, "the root mean square norm of a single path", *more)
 
@@ -150,7 +190,8 @@ def path_squares(
 
     Args:
         net, data, task, progress, engine: as for `path_spectrum`.
-        settings: also the seed; every batch has signs of its own, drawn by the seed and the batch's number.
+        settings: also the seed; every batch has signs of its own, drawn by the seed and the batch's number; and the
+            precision, for which up to 8 times as many are drawn, after the same first ones.
         sweeps: random signs a batch; each costs what `path_spectrum` does.
 
     Raises:
@@ -158,24 +199,32 @@ def path_squares(
     """
     require_whole("sweeps", sweeps)
     traces = Traces(net, settings, task)
-    own = {"sweeps": sweeps, "seed": traces.settings.seed}
+    precision = traces.settings.precision
+    own = {"sweeps": sweeps, "seed": traces.settings.seed, "precision": precision}
     work = PathWork("random signs", _sweep, traces.settings, own, sweeps)
     runs = engine.run(net, ((work, batch) for batch in batches_of(data, net, task)), progress)
     return PathSquares.of_batches(runs, traces.routes.counts, traces.at)
 
 
-def _sweep(traces: Traces, batch: Batch, progress: Progress, sweeps: int, seed: int) -> Arrays:
+def _sweep(traces: Traces, batch: Batch, progress: Progress, sweeps: int, seed: int, precision: float | None) -> Arrays:
     """Norms (rows, sweeps, n+1); the signs are drawn for the whole batch, in however many parts it runs."""
-    blocks, longest = len(traces.net.blocks), longest_path(traces.routes.counts)
-    draw = np.random.default_rng(seed + batch.number)
-    drawn = [Signs.drawn(traces.routes, draw) for _ in range(sweeps)]
-    parts = []
-    for trace, advance in traces.of(batch, longest + 1, progress, truth=False):
-        rows = np.zeros((trace.rows, sweeps, blocks + 1))
-        for sweep, signs in enumerate(drawn):
-            rows[:, sweep, : longest + 1] = _norms(trace, longest, signs, advance).T
-        parts.append((rows,))
-    return concatenated(parts, "norms")
+    generator, counts = np.random.default_rng(seed + batch.number), traces.routes.counts
+    blocks, longest = len(traces.net.blocks), longest_path(counts)
+
+    def draw(many: int) -> Arrays:
+        drawn, parts = [Signs.drawn(traces.routes, generator) for _ in range(many)], []
+        for trace, advance in traces.of(batch, longest + 1, progress, truth=False):
+            rows = np.zeros((trace.rows, many, blocks + 1))
+            for sweep, signs in enumerate(drawn):
+                rows[:, sweep, : longest + 1] = _norms(trace, longest, signs, advance).T
+            parts.append((rows,))
+        return concatenated(parts, "norms")
+
+    def error(arrays: Arrays) -> float:
+        means = np.square(arrays["norms"]).mean(0)
+        return worst_error(relative_errors([means], [1]), means.mean(0), counts)
+
+    return drawn_until(draw, sweeps, precision, error)
 
 
 def _norms(trace: Trace, longest: int, signs: Signs, progress: Progress) -> np.ndarray:

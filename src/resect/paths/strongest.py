@@ -104,7 +104,8 @@ class StrongPaths(Shown):
 
     @property
     def proven(self) -> int:
-        """How many of the paths are surely the strongest, in this order: those at least as strong as `bound`."""
+        """How many of the paths are the strongest, in this order, if the operator norms are right: those at least as
+        strong as `bound`."""
         return int((self.table["norm"] >= self.bound).sum())
 
     @property
@@ -128,12 +129,14 @@ class StrongPaths(Shown):
             which = "this one is" if one else f"these {many} are"
             return f"Every path was looked at ({self.expanded} nodes): {which} the strongest. {hold}."
         first = "The first is" if self.proven == 1 else f"The first {self.proven} are"
-        known = f"{first} proven to be the strongest" if self.proven else "None is proven to be so"
+        known, by = "None is proven to be so", "the operator norms of the branches"
+        if self.proven:
+            known, by = f"{first} proven to be the strongest, if {by} are right", "these norms"
         reach = f"as strong as {self.bound / best:.3g} times the first" if best else "stronger"
         return (
             f"The {'' if one else f'{many} '}strongest path{'' if one else 's'} found in {self.expanded} nodes, with "
-            f"more left. {known}: paths left open may be {reach}, by the operator norms of the branches (power "
-            f"iteration). {hold} ({ends}by random signs)."
+            f"more left. {known}: paths left open may be {reach}, by {by}, which power iteration approaches from "
+            f"below. {hold} ({ends}by random signs)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

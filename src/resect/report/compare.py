@@ -41,7 +41,7 @@ def show(record: Record, console: Console) -> None:
     sampled = any(summary.magnitude_range for summary in summaries)
     held = f"{record.found['mass'] * 100:g} %"
     ranges = (f"{held} of share", *([f"{held} of count × norm"] if sampled else []))
-    headings = ("run", "blocks", "layers", *ranges, "effective depth", "effective paths")
+    headings = ("run", "blocks", "layers", *ranges, "effective depth", "effective paths, at most")
     rows = [_cells(summary, sampled) for summary in summaries]
     print_table(console, headings, rows, names=("run",))
     for row, other in zip(record.found["changes"], summaries[1:], strict=True):
@@ -86,5 +86,5 @@ def _sentence(first: Summary, other: Summary, gained: float) -> str:
     ratio = large(abs(gained))
     times = "as many" if ratio == "1" else f"{'more' if gained > 0 else 'fewer'} by a factor of {ratio}"
     here, there = power_of_two(first.log2_effective_paths), power_of_two(other.log2_effective_paths)
-    parts.append(f"effective paths {here} against {there}, {times}")
+    parts.append(f"effective paths at most {here} against {there}, {times}")
     return f"{first.run} against {other.run}: {'; '.join(parts)}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,12 @@ from resect.figures import carriers, paths
 from resect.figures.style import side_by_side
 from resect.measuring.meaning import CLASSIFIED, Meaning
 from resect.paths.measures import FEW_SAMPLES, Effective, interaction_of, most_tied
+from resect.paths.precision import PRECISION
 from resect.report.layout import print_table
 from resect.report.parts import Figures, save_figures, say
 from resect.runs.record import Record
 from resect.words import contribute, decimal, named, part, percent, plural, power_of_ten, span, two_to
 
-_ENOUGH = 30  # sweeps of random signs; fewer do not even say how much one varies
-_VARIES = 0.5  # of its mean: what one sweep says may vary by so much
 _NAMED = 5  # blocks, of those that carry most
 _SHOWN = 5e-5  # of the gradient, by any measure: lengths that carry less are left out on the terminal
 
@@ -127,10 +127,17 @@ def _estimates(record: Record) -> list[str]:
         f"Coherence of the paths of these lengths, 1 if they do not interfere: {decimal(float(kappa.min()))} to "
         f"{decimal(float(kappa.max()))}."
     ]
-    if record.found["sweeps"] < _ENOUGH or (some["variation"] > _VARIES).any():
+    error, asked = record.found.get("sweeps_error"), record.asked.get("precision", PRECISION)
+    sweeps = f"{plural(record.found['sweeps'], 'sweep')} of random signs"
+    if error is None or not isfinite(error):
+        said.append(f"{sweeps} do not say how far off this is.")
+    elif error * 100 <= asked:
+        said.append(f"By {sweeps}; one standard error of the sums of squares is at most {percent(error)} of them.")
+    else:
         said.append(
-            f"By {plural(record.found['sweeps'], 'sweep')} of random signs, root mean squares, energy and coherence "
-            "are orders of magnitude; more --sweeps make them better."
+            f"By {sweeps}, too few: one standard error of the sums of squares is up to {percent(error)} of them, not "
+            f"{asked:g} %, so that root mean squares, energy and coherence are orders of magnitude; more --sweeps make "
+            "them better."
         )
     return said
 
@@ -157,8 +164,9 @@ def _carriers(record: Record) -> list[str]:
         first = tables["strongest"].iloc[0]
         chosen, search = list(map(str, first["blocks"])), record.found["strongest"]
         through = f"block{'s' * (len(chosen) > 1)} {', '.join(chosen)}" if chosen else "no block, over the skips alone"
+        found = " found" if search.get("open", 1) else ""
         said.append(
-            f"The strongest path{'' if search['proven'] else ' found'} has {percent(float(first['relative']))} of the "
+            f"The strongest path{found} has {percent(float(first['relative']))} of the "
             f"norm of the whole gradient and goes through {through}. {search['summary']}"
         )
     return said

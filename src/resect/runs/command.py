@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _REPEATED = {"model_args": "model-arg", "metrics": "metric", "beside": "beside", "labels": "label"}
+_ON = ("untrained",)  # what is done unless it is switched off
 
 
 def command_line(verb: str, arguments: Sequence[str], options: Mapping[str, Any]) -> str:
-    """`resect VERB ARGUMENTS --option value ...`; what is None, False or empty is left out.
+    """`resect VERB ARGUMENTS --option value ...`; what is None, False or empty is left out, and `--no-option` says
+    that something is not done which is by default.
 
     Args:
         options: by their names in code; mappings become K=V, and those that can be repeated are.
@@ -20,6 +22,8 @@ def command_line(verb: str, arguments: Sequence[str], options: Mapping[str, Any]
         option = f"--{_REPEATED.get(name, name).replace('_', '-')}"
         if isinstance(value, Mapping):
             value = [f"{key}={item}" for key, item in value.items()]
+        if value is False and name in _ON:
+            words.append(f"--no-{name}")
         if value is None or value is False or value in ((), []):
             continue
         if value is True:

@@ -14,11 +14,12 @@ from resect.errors import InputError, whole_number
 from resect.figures.shown import Shown
 from resect.measuring.chance import no_better_than_chance
 from resect.measuring.clusters import clustered_rate_interval
+from resect.measuring.crossed import crossed_interval
 from resect.measuring.many import benjamini_hochberg, holm
 from resect.measuring.meaning import CLASSIFIED, Meaning
 from resect.measuring.metrics import chance_error
 from resect.measuring.results import require_alike
-from resect.measuring.statistics import bootstrap_interval, interval_over_repeats, mcnemar, paired_error_interval
+from resect.measuring.statistics import bootstrap_interval, mcnemar, paired_error_interval
 from resect.sweep.plans import Plan
 from resect.words import decimal, plural
 
@@ -133,6 +134,17 @@ class LesionResult(Shown):
         self._of(metric)
         return _mean(self.references[metric], self.weights)
 
+    def by_sample(self, metric: str, rows: slice | np.ndarray) -> np.ndarray:
+        """(rows, N) float64, what each sample says of the mean of some lesions, which is the weighted mean of these.
+
+        It is the metric itself. Where a lesion was stopped before, the samples that it ran on stand for the others,
+        too: they are as much farther from the mean.
+        """
+        values, means = self._of(metric)[rows].astype(np.float64), self.means(metric)[rows, None]
+        counted = (~np.isnan(values) * self.weights).sum(1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # infinite losses
+            return np.asarray(means + np.nan_to_num(values - means, posinf=0, neginf=0) * self.weights.sum() / counted)
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row a lesion: the plan's labels, `samples`, and for each metric its mean and 95 % intervals.
@@ -190,15 +202,24 @@ class LesionResult(Shown):
         return paired_error_interval((changes > 0).sum(1), (changes < 0).sum(1), counted)
 
     def over_repeats(self, metric: str = "error") -> pd.DataFrame:
-        """Of a plan with repeats, one row for each value of its first label: mean over repeats and 95 % t interval.
+        """Of a plan with repeats, one row for each value of its first label: mean over repeats and 95 % interval.
+
+        The interval is for other draws and other samples: a bootstrap over both (`crossed_interval`). NaN from a single
+        repeat or sample, and where neither repeats nor samples differ.
 
         Columns: the label, `repeats`, the metric, `..._low`, `..._high`.
         """
         if "repeat" not in (self.plan.labels[0] if self.plan.labels else {}):
             raise InputError(f"the plan must have repeats (random, shuffled), got {self.plan.name!r}.")
-        label = next(iter(self.plan.labels[0]))
-        values = pd.Series(self.means(metric)).groupby([row[label] for row in self.plan.labels])
-        rows = [(key, len(group), group.mean(), *interval_over_repeats(group.to_numpy())) for key, group in values]
+        label, some = next(iter(self.plan.labels[0])), self.weights > 0  # the others have no target that counts
+        labels = pd.Series([row[label] for row in self.plan.labels])
+        most, rows = 1.0 if self.meaning.is_rate(metric) else np.inf, []
+        for key in sorted(labels.unique()):
+            own = np.flatnonzero(labels == key)
+            means, samples = self.means(metric)[own], self.by_sample(metric, own).mean(0)
+            ends = crossed_interval(means[None], samples[None, some], self.weights[some])
+            low, high = np.clip(ends, 0.0 if np.isfinite(most) else -np.inf, most)[:, 0]
+            rows.append((key, len(own), means.mean(), low, high))
         return pd.DataFrame(rows, columns=[label, "repeats", metric, f"{metric}_low", f"{metric}_high"])
 
     def by_class(self) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from resect.engines.work import Engine, Progress
 from resect.errors import InputError, require_whole, settings_or_default
 from resect.figures.shown import Shown
 from resect.measuring.batches import AnyTask, Batches
+from resect.measuring.crossed import crossed_interval
 from resect.measuring.meaning import CLASSIFIED, Meaning
 from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval
@@ -39,6 +40,9 @@ class ShapleyResult(Shown):
         alone: (n,) how much it grows when only this block is deleted.
         total: the metric without any block minus that of the intact network.
         meaning: what "error" and "loss" are.
+        by_sample: (n, N) float64; the mean over orders of what each sample says of a block's value, which is the mean
+            over samples. Without, intervals hold the samples fixed.
+        weights: (N,) positive, of the samples.
     """
 
     names: tuple[str, ...]
@@ -46,6 +50,8 @@ class ShapleyResult(Shown):
     alone: Mapping[str, np.ndarray]
     total: Mapping[str, float]
     meaning: Meaning = CLASSIFIED
+    by_sample: Mapping[str, np.ndarray] = field(default_factory=dict)
+    weights: np.ndarray | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[ShapleyResult]) -> ShapleyResult:
@@ -61,21 +67,26 @@ class ShapleyResult(Shown):
         ):
             raise InputError("`parts` must agree in `alone`: they are of other networks or samples.")
         marginals = {metric: np.concatenate([part.marginals[metric] for part in parts]) for metric in first.marginals}
-        return cls(first.names, marginals, first.alone, first.total, first.meaning)
+        orders = [len(next(iter(part.marginals.values()))) for part in parts]
+        known = first.by_sample if all(part.by_sample for part in parts) else ()
+        by_sample = {m: np.average([part.by_sample[m] for part in parts], axis=0, weights=orders) for m in known}
+        return cls(first.names, marginals, first.alone, first.total, first.meaning, by_sample, first.weights)
 
     @property
     def table(self) -> pd.DataFrame:
         """One row a block: `block`, `name`, and for each metric its Shapley value, `..._low`, `..._high`, `..._alone`.
 
-        The 95 % intervals are a bootstrap over pairs of orders; NaN from a single pair, and of blocks that cost the
-        same in every pair.
+        The 95 % intervals are for other orders and other samples, a bootstrap over both (pairs of orders); NaN from a
+        single pair or sample, and of blocks that cost the same in every pair and on every sample.
         """
         table = pd.DataFrame({"block": range(len(self.names)), "name": self.names})
         for metric, marginals in self.marginals.items():
             pairs = marginals.reshape(-1, 2, len(self.names)).mean(1)  # the two of a pair are not independent
             most = 1.0 if self.meaning.is_rate(metric) else np.inf
+            samples = self.by_sample.get(metric)
+            ends = bootstrap_interval(pairs.T) if samples is None else crossed_interval(pairs.T, samples, self.weights)
             table[metric] = marginals.mean(0)
-            table[f"{metric}_low"], table[f"{metric}_high"] = np.clip(bootstrap_interval(pairs.T), -most, most)
+            table[f"{metric}_low"], table[f"{metric}_high"] = np.clip(ends, -most, most)
             table[f"{metric}_alone"] = self.alone[metric]
         return table
 
@@ -136,11 +147,23 @@ def from_orders(net: Unraveled, outcomes: LesionResult) -> ShapleyResult:
     """The Shapley values from the outcomes of the plan `orders`."""
     n = len(net.blocks)
     blocks = np.array([label["block"] for label in outcomes.plan.labels]).reshape(-1, n)
-    marginals, alone, total = {}, {}, {}
+    marginals, alone, total, by_sample = {}, {}, {}, {}
     for metric in outcomes.values:
         values, intact = outcomes.means(metric).reshape(-1, n), outcomes.intact_mean(metric)
         marginals[metric] = np.empty_like(values)
         np.put_along_axis(marginals[metric], blocks, np.diff(values, axis=1, prepend=intact), axis=1)
         alone[metric] = outcomes.reference_means(metric) - intact
         total[metric] = float(values[0, -1] - intact)
-    return ShapleyResult(tuple(block.name for block in net.blocks), marginals, alone, total, outcomes.meaning)
+        by_sample[metric] = _by_sample(outcomes, metric, blocks)
+    names, some = tuple(block.name for block in net.blocks), outcomes.weights > 0
+    return ShapleyResult(names, marginals, alone, total, outcomes.meaning, by_sample, outcomes.weights[some])
+
+
+def _by_sample(outcomes: LesionResult, metric: str, blocks: np.ndarray) -> np.ndarray:
+    """(n, N) what every sample that counts says of the blocks' values, on average over orders, `blocks` (orders, n)."""
+    some, (orders, n) = outcomes.weights > 0, blocks.shape
+    start, mean = outcomes.intact[metric][some], np.zeros((n, some.sum()))
+    for order, own in enumerate(blocks):
+        values = outcomes.by_sample(metric, slice(order * n, (order + 1) * n))[:, some]
+        mean[own] += np.diff(values, axis=0, prepend=start[None]) / orders
+    return mean

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from resect.jobs import paper
 from resect.jobs.findings import DepthAnswer, GradientAnswer, MultiplicityRow, Study
-from resect.report.study.phrases import largest, no_correlation
+from resect.report.study.phrases import largest, no_correlation, tied
+from resect.report.study.untrained import coherence_of, ends
 from resect.report.study.verdicts import verdicts
 from resect.words import NOTHING, count, decimal, large, part, percent, plural, points, span, two_to
 
@@ -37,7 +38,7 @@ def answers(study: Study) -> list[AnsweredQuestion]:
     depth, gradient = study.answers.depth, study.answers.gradient
     measures = (
         _ensemble(study),
-        _depth(depth) if depth else [],
+        [*_depth(depth), *_untrained(study)] if depth else [],
         _gradient(gradient, depth) if gradient and depth else [],
         _multiplicity(study.answers.multiplicity[0]),
     )
@@ -60,7 +61,9 @@ def _headlines(study: Study) -> tuple[Measure, ...]:
         one,
         Measure(held, span(low, high, "block")),
         Measure(short, percent(gradient.share_to_tenth)),
-        Measure(f"effective paths, of {large(row.log2_paths)}", two_to(row.log2_effective_paths).split(" = ")[-1]),
+        Measure(
+            f"effective paths at most, of {large(row.log2_paths)}", two_to(row.log2_effective_paths).split(" = ")[-1]
+        ),
     )
 
 
@@ -72,12 +75,12 @@ def _ensemble(study: Study) -> list[Measure]:
         return claim.said if unit == "block" else ""
 
     one = paper.ONE_DELETED.said if unit == "block" else f"{paper.PLAIN_DELETED}, {paper.PLAIN_NETWORK}"
-    worst = f"{points(ensemble.largest_damage)} ({largest(study.deletions, study.deletions['damage'])})"
+    name = largest(study.deletions, study.deletions["damage"]) + tied(ensemble)
     rows = [
         Measure("error, intact", percent(ensemble.intact_error), residual(paper.ERROR)),
         Measure("error of the commonest class (chance)", percent(ensemble.chance_error), paper.CHANCE.said),
         Measure(f"damage of deleting one {unit}, median", points(ensemble.median_damage), one),
-        Measure("largest damage", worst, residual(paper.WORST_DELETED)),
+        Measure("largest damage", f"{points(ensemble.largest_damage)} ({name})", residual(paper.WORST_DELETED)),
     ]
     if ensemble.plain_median_damage is not None:
         chance = f"{paper.PLAIN_DELETED}, {paper.CHANCE}"
@@ -110,6 +113,23 @@ def _depth(depth: DepthAnswer) -> list[Measure]:
         Measure("  the same with root mean square norms", depth.by_rms.lengths),
         Measure("longest path", longest, paper.BLOCKS.said),
     ]
+
+
+def _untrained(study: Study) -> list[Measure]:
+    """What the untrained twin has in their places."""
+    twin = study.untrained
+    if twin is None or twin.by_share is None or twin.by_magnitude is None:
+        return []
+    row, depth = study.answers.multiplicity[0], f"{decimal(twin.effective_depth, 1)} blocks"
+    rows = [
+        Measure(f"untrained: lengths with {percent(twin.by_share.held)} of the exact share", twin.by_share.lengths),
+        Measure(f"  with {percent(twin.by_magnitude.held)} of count × magnitude", twin.by_magnitude.lengths),
+        Measure("  mean length by share", f"{depth} (trained {decimal(row.effective_depth, 1)})"),
+    ]
+    if known := coherence_of(study):
+        here, there, _ = known
+        rows.append(Measure("  coherence (1: no interference)", f"{ends(there)} (trained {ends(here)})"))
+    return rows
 
 
 def _beside_share(depth: DepthAnswer) -> list[Measure]:
@@ -149,12 +169,12 @@ def _multiplicity(row: MultiplicityRow) -> list[Measure]:
     depth = f"{decimal(row.effective_depth, 1)} blocks ({decimal(row.effective_depth_layers, 1)} layers)"
     return [
         Measure("paths", two_to(row.log2_paths), paper.PATHS.said),
-        Measure("effective number of paths", two_to(row.log2_effective_paths)),
+        Measure("effective number of paths, at most", two_to(row.log2_effective_paths)),
         Measure("mean length by share", depth),
     ]
 
 
-COMPARED = ("network", "blocks", "parameters", "paths", "effective paths", "mean length", "error")
+COMPARED = ("network", "blocks", "parameters", "paths", "effective, at most", "mean length", "error")
 
 
 def comparison(study: Study) -> list[tuple[str, ...]]:

@@ -8,8 +8,8 @@ from resect.figures.strip import SMALLEST_LOSS
 from resect.jobs import authors, paper
 from resect.jobs.findings import Study, rise_of
 from resect.paths.measures import Effective
-from resect.report.study.phrases import at_chance, change, largest, no_correlation, of_all, without_several
-from resect.report.study.verdicts import trend
+from resect.report.study.phrases import at_chance, change, largest, no_correlation, of_all, tied, without_several
+from resect.report.study.trend import trend
 from resect.report.together import together
 from resect.words import decimal, percent, plural, points, power_of_ten, span, two_to
 
@@ -71,7 +71,7 @@ def _theirs(study: Study, operation: str) -> str:
 
 
 def _each(study: Study) -> str:
-    """How many deletions cost next to nothing, which costs most, and which make the network better beyond doubt."""
+    """How many deletions cost next to nothing, which costs most, and what all of them say together."""
     unit, count, table = study.subject.unit, study.subject.blocks, study.deletions
     damage, most = table["damage"], float(table["damage"].max())
     if count == 1:
@@ -80,10 +80,7 @@ def _each(study: Study) -> str:
     means = f"{of_all(harmless, count, unit)} cost{'s' if harmless == 1 else ''} less than one point"
     means = f"{means[0].upper()}{means[1:]}"
     if most > 0:
-        means += f"; the largest cost is {points(most)} ({largest(table, damage)})"
-    helped = int((table["damage_high"] < 0).sum()) if "damage_high" in table else 0
-    if helped:
-        means += f". Without {'one' if helped == 1 else helped} the error falls, with its 95 % interval below 0"
+        means += f"; the largest cost is {points(most)} ({largest(table, damage)}{tied(study.answers.ensemble)})"
     means += "."
     if study.answers.ensemble.together:
         means += f" {together(study.answers.ensemble.together, list(table['name']), unit)}"
@@ -270,7 +267,7 @@ def norm_caption(study: Study) -> Caption:
 def multiplicity_caption(study: Study) -> Caption:
     """Of the comparison with other networks."""
     return (
-        "All paths, and those that effectively contribute: 2 to the power of the entropy, in bits, of the paths' "
-        "shares. At the right the error of the intact networks.",
-        trend(study.answers.multiplicity),
+        "All paths, and at most how many of them effectively contribute: 2 to the power of the entropy, in bits, of "
+        "the paths' shares, if those of one length share equally. At the right the error of the intact networks.",
+        trend(study.answers),
     )

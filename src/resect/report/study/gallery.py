@@ -9,12 +9,13 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
-from resect.figures import ensembles, lesions, paths, strip
+from resect.figures import ensembles, lesions, paths, strip, untrained
 from resect.figures.style import Panel, side_by_side
 from resect.jobs import authors
 from resect.jobs.findings import Study
 from resect.report.study import captions
 from resect.report.study.captions import Caption
+from resect.report.study.untrained import untrained_caption
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Drawing:
 
 def drawings(study: Study) -> list[Drawing]:
     """The figures that this study has data for, in order."""
-    drawn = [*_lesions(study), *_paths(study)]
+    drawn = [*_lesions(study), *_paths(study), *_untrained(study)]
     if len(study.answers.multiplicity) > 1:
         table = pd.DataFrame([asdict(row) for row in study.answers.multiplicity])
         pair = (partial(ensembles.multiplicity, table), partial(ensembles.intact_errors, table))
@@ -84,3 +85,12 @@ def _paths(study: Study) -> list[Drawing]:
             ("norms", "How strong the gradient is", captions.norm_caption),
         )
     ]
+
+
+def _untrained(study: Study) -> list[Drawing]:
+    lengths, depth, twin = study.lengths, study.answers.depth, study.untrained
+    if lengths is None or depth is None or twin is None or twin.lengths is None or twin.by_share is None:
+        return []
+    both, ranges = (lengths, twin.lengths), (depth.by_share, twin.by_share)
+    pair = (partial(untrained.shares, both, ranges, depth.mass), partial(untrained.coherence, both))
+    return [Drawing("untrained", "What training changed", pair, untrained_caption, 4.2)]

@@ -22,6 +22,14 @@ def largest(table: pd.DataFrame, values: pd.Series) -> str:
     return first if len(top) == 1 else f"{first}, and {len(top) - 1} more"
 
 
+def tied(ensemble: EnsembleAnswer) -> str:
+    """That others may be the worst, where paired tests do not tell the block with the largest damage from them."""
+    together = ensemble.together
+    if not together or not together["needed"] or len(together["worst"]) < 2:
+        return ""
+    return f"; one of {len(together['worst'])} that may be the worst"
+
+
 def of_all(count: int, whole: int, unit: str) -> str:
     """ "none of 54 blocks", "all 54 blocks", "both blocks", "3 of 54 blocks"."""
     if count == whole:
@@ -52,7 +60,8 @@ def single_deletions(study: Study) -> str:
     if ensemble.largest_damage <= 0:
         text = f"no {unit} raises the error when it alone is deleted"
         return f"{text}, and {change(median, 'the median')}" if saves else text
-    most = f"at most {points(ensemble.largest_damage)} ({largest(study.deletions, study.deletions['damage'])})"
+    worst = largest(study.deletions, study.deletions["damage"]) + tied(ensemble)
+    most = f"at most {points(ensemble.largest_damage)} ({worst})"
     return f"{change(median, f'deleting one {unit}')} of error in the median, {'and costs ' if saves else ''}{most}"
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from resect.jobs import paper
-from resect.jobs.findings import MultiplicityRow, Study
+from resect.jobs.findings import Study
 from resect.report.study.phrases import at_chance, single_deletions, without_several
-from resect.words import contribute, decimal, large, percent, plural, two_to
+from resect.report.study.trend import trend
+from resect.report.study.untrained import untrained
+from resect.words import contribute, decimal, percent, plural, two_to
 
 # Where a number turns into a word. A reader who draws the lines elsewhere has the numbers beside every verdict.
 _CHEAP = 0.02  # a deletion that costs less error than this barely changes the network
@@ -78,11 +78,12 @@ def _depth(study: Study) -> str:
         relation = "Of middling depth, not shallow as in the paper"
     else:
         relation = "Up to the full depth, unlike in the paper"
-    return (
+    text = (
         f"{relation}: the longest path has {plural(longest, 'block')}, and {percent(share.held)} of the gradient runs "
         f"through paths of {share.lengths}, {percent(share.path_fraction)} of all paths; by the paper's "
         f"count × magnitude, {percent(depth.by_magnitude.held)} through paths of {depth.by_magnitude.lengths}."
     )
+    return f"{text} {untrained(study)}".rstrip()
 
 
 def _gradient(study: Study) -> str:
@@ -118,32 +119,5 @@ def _multiplicity(study: Study) -> str:
     )
     compared = "What multiplicity does takes networks to compare: name some with --beside."
     if others:
-        compared = trend(study.answers.multiplicity)
+        compared = trend(study.answers)
     return f"{paths if row.log2_paths else 'It has a single path.'} {compared}"
-
-
-def trend(rows: tuple[MultiplicityRow, ...]) -> str:
-    """Whether the error falls as multiplicity grows, and whether size grows along with it."""
-    ordered = sorted(rows, key=lambda row: (row.log2_effective_paths, row.error))
-    if len(rows) == 2:
-        fewer, more = ordered
-        times = large(more.log2_effective_paths - fewer.log2_effective_paths)
-        return (
-            f"{more.model} has {'as many' if times == '1' else f'{times} times the'} effective paths "
-            f"{'as' if times == '1' else 'of'} {fewer.model} and errs on {percent(more.error)} against "
-            f"{percent(fewer.error)}; two networks show no trend."
-        )
-    grown, steps, sizes = (
-        np.diff([getattr(row, name) for row in ordered]) for name in ("log2_effective_paths", "error", "parameters")
-    )
-    among = f"Among these {len(rows)} networks the error"
-    if not steps.any() or (steps.min() < 0 < steps.max()) or steps[grown == 0].any():
-        return f"{among} does not follow the effective number of paths."
-    verb, strict = ("rises", steps > 0) if steps.max() > 0 else ("falls", steps < 0)
-    kind = f"{among} {verb}{'' if strict.all() else ' or stays as it is'} as the effective number of paths grows"
-    if not sizes.any():
-        return f"{kind}, at equal numbers of parameters."
-    if (sizes >= 0).all():
-        along = "grow along with it" if (sizes > 0).all() else "never fall as it grows"
-        return f"{kind}; the parameters {along}, so that this alone does not tell the two apart."
-    return f"{kind}, though the parameters do not grow in the same order."
