@@ -38,6 +38,7 @@ def record_of(study: Study) -> resect.Record:
         "answers": study.answers.as_dict(),
         "intact_loss": study.intact_loss,
         "control": study.plain.numbers() if study.plain else None,
+        "untrained": study.untrained.numbers() if study.untrained else None,
     }
     names = ("blocks", "deletions", "random", "reorderings", "lengths")
     tables = {name: getattr(study, name) for name in names} | (
@@ -104,7 +105,10 @@ def test_claims_of_several_runs() -> None:
     assert verdict("12b", study, skips=lesions([0.8] * 54)) == HOLDS
     assert verdict("12b", study, skips=lesions([0.0] * 54)) == PARTLY
     assert verdict("12b", study) == NOT_RUN
-    assert verdict("12c", study) == NOT_RUN
+    assert verdict("12c", replace(study, untrained=None)) == NOT_RUN
+    for low, high, expected in ((6, 17, FAILS), (18, 32, HOLDS)):  # ranges that were measured, see theory.md
+        before = replace(study.untrained, by_magnitude=replace(study.untrained.by_magnitude, low=low, high=high))
+        assert verdict("12c", replace(study, untrained=before)) == expected
     assert verdict("5", study, twice=lesions([0.001] * 50 + [0.5])) == HOLDS
     assert verdict("10", study, stochastic=lesions([0.0] * 54)) == HOLDS
     assert verdict("10", study, stochastic=lesions([0.9 * (i % 18 > 0) for i in range(54)])) == PARTLY
@@ -139,6 +143,14 @@ def test_intervals_cover_as_often_as_they_say() -> None:
     truth = 6 / np.pi * np.arcsin(0.6 / 2)
     ends = [correlation_interval(float(pd.DataFrame(p).corr("spearman").iloc[0, 1]), 60) for p in pairs]
     assert 0.92 < np.mean([low <= truth <= high for low, high in ends]) < 0.98
+
+
+def test_highway_networks() -> None:
+    for depth, high, expected in ((3.0, 5, HOLDS), (5.0, 9, PARTLY), (8.0, 11, FAILS)):
+        size = {"effective_depth": depth, "log2_effective_paths": 8.0, "log2_paths": 12.0}
+        found = {"longest": 12, "effective": {"low": 1, "high": high}, "multiplicity": size}
+        run = resect.Record("paths", {}, {}, {}, "resect paths", found, {})
+        assert finding("11", {"highway": run, "highway-lesions": lesions([0.1] * 12)}).verdict == expected
 
 
 def test_claims_are_asked_for_by_number() -> None:

@@ -18,7 +18,7 @@ from resect.jobs import authors
 from resect.jobs.findings import Study, rise_of
 from resect.measuring.chance import no_better_than_chance
 from resect.runs.record import Record
-from resect.words import decimal, part, percent, plural, points
+from resect.words import decimal, part, percent, plural, points, two_to
 
 HOLDS, PARTLY, FAILS, UNKNOWN, NOT_RUN = "holds", "holds in part", "does not", "cannot be said", "not run here"
 _AUTHORS = "preresnet110"
@@ -178,7 +178,7 @@ def _depths(runs: Runs) -> tuple[str, str]:
 def _imagenet(runs: Runs) -> tuple[str, str]:
     """Holds if the median damage of a block, with its interval, is below 2 points."""
     record = runs["imagenet"]
-    damage = record.tables["lesions"]["damage"]
+    damage = _lesions(record)
     here = f"intact {percent(record.found['intact']['error'])}; {_median_damage(damage)} in the median"
     return here, _of([median_interval(damage)[1] < _CHEAP])
 
@@ -213,7 +213,7 @@ def _reordered(runs: Runs) -> tuple[str, str]:
 @_check("5", "study", "twice", theirs=f"{_repeated()}, {percent(authors.intact(_AUTHORS))} intact")
 def _twice(runs: Runs) -> tuple[str, str]:
     """Holds if running a block twice costs less than 2 points in the median, interval included."""
-    damage = runs["twice"].tables["lesions"]["damage"]
+    damage = _lesions(runs["twice"])
     here = f"one block twice: {_median_damage(damage)} in the median, {points(damage.max())} at most"
     return here, _of([median_interval(damage)[1] < _CHEAP])
 
@@ -301,17 +301,20 @@ def _stochastic(runs: Runs) -> tuple[str, str]:
     return here, _of([all_ours < all_theirs, down_ours < down_theirs])
 
 
-@_check("11", "highway", theirs="gates biased towards the skip (Srivastava et al. 2015)")
+@_check("11", "highway", "highway-lesions", theirs="gates biased towards the skip (Srivastava et al. 2015)")
 def _highway(runs: Runs) -> tuple[str, str]:
-    """Holds if the gradient's mean path, by exact share, takes less than half of the blocks, interval included."""
-    found, table = runs["highway"].found, runs["highway"].tables["lengths"]
-    depth = float(found["multiplicity"]["effective_depth"])
-    ends = found["effective"] or {"low": 0, "high": len(table) - 1}
+    """Holds if 95 % of the gradient, by exact share, lie on paths of less than half of the blocks; in part if the mean
+    length does.
+    """
+    found, size = runs["highway"].found, runs["highway"].found["multiplicity"]
+    half, ends = found["longest"] / 2, found["effective"] or {"low": 0, "high": found["longest"]}
     here = (
-        f"{decimal(depth, 1)} of {found['longest']} blocks on average; 95 % of the gradient on {ends['low']} to "
-        f"{ends['high']}"
+        f"{ends['low']} to {ends['high']} of {found['longest']} blocks hold 95 % of the gradient, mean length "
+        f"{decimal(size['effective_depth'], 1)}; at most {two_to(size['log2_effective_paths'])} of "
+        f"{two_to(size['log2_paths'])} paths contribute; a block {_median_damage(_lesions(runs['highway-lesions']))} "
+        "in the median"
     )
-    return here, HOLDS if ends["high"] < found["longest"] / 2 else PARTLY if depth < found["longest"] / 2 else FAILS
+    return here, HOLDS if ends["high"] < half else PARTLY if size["effective_depth"] < half else FAILS
 
 
 @_check("12a", "ensemble", theirs="not measured")
@@ -336,35 +339,39 @@ def _ensemble(runs: Runs) -> tuple[str, str]:
 @_check("12b", "study", "skips", theirs="not measured")
 def _skips(runs: Runs) -> tuple[str, str]:
     """Holds if deleting a skip costs at least ten points in the median, interval included, and a branch less than 2."""
-    branches, skips = runs["study"].tables["deletions"]["damage"], runs["skips"].tables["lesions"]["damage"]
+    branches, skips = runs["study"].tables["deletions"]["damage"], _lesions(runs["skips"])
     here = f"a skip {_median_damage(skips)} in the median, a branch {_median_damage(branches)}"
     return here, _of([median_interval(skips)[0] > 0.1, median_interval(branches)[1] < _CHEAP])
 
 
 @_check("12c", "study", theirs="not measured")
 def _untrained(runs: Runs) -> tuple[str, str]:
-    """Holds if the gradient of the trained network, by exact share, is less deep than that of the same network before
-    training, interval included; does not if it is as deep or deeper.
+    """Holds if 95 % of count × magnitude lie on paths of at most a third of the depth, and before training they do not;
+    does not if they do then, too.
     """
-    study, twin = Study.of(runs["study"]), runs["study"].found.get("untrained") or {}
-    if not twin.get("depth_change"):
+    study = Study.of(runs["study"])
+    twin, depth = study.untrained, study.answers.depth
+    if depth is None or twin is None or twin.by_magnitude is None or twin.depth_change is None:
         return "", NOT_RUN
-    change, low, high = twin["depth_change"]
-    trained = study.answers.depth
-    assert trained is not None
+    before, after = twin.by_magnitude, depth.by_magnitude
+    change, low, high = (decimal(value, 1) for value in twin.depth_change)
     here = (
-        f"by count × magnitude {trained.by_magnitude.low} to {trained.by_magnitude.high} blocks, before training "
-        f"{twin['by_magnitude']['low']} to {twin['by_magnitude']['high']}; by share {decimal(change, 1)} blocks "
-        f"deeper on average ({decimal(low, 1)} to {decimal(high, 1)})"
+        f"{before.low} to {before.high} of {depth.longest} blocks before training, with random weights, {after.low} to "
+        f"{after.high} after it, by count × magnitude; mean length by share {change} blocks ({low} to {high}) above "
+        "that before"
     )
-    return here, HOLDS if high < 0 else FAILS
+    return here, _of([before.high > depth.longest / 3 >= after.high])
 
 
 @_check("13", "layers", theirs="not of residual networks for images")
 def _layers(runs: Runs) -> tuple[str, str]:
     """Holds if skipping, swapping or repeating one layer costs less than 2 points in the median."""
-    damage = runs["layers"].tables["lesions"]["damage"]
+    damage = _lesions(runs["layers"])
     return f"{_median_damage(damage)} in the median", _of([median_interval(damage)[1] < _CHEAP])
+
+
+def _lesions(record: Record) -> pd.Series:
+    return record.tables["lesions"]["damage"]
 
 
 def _paths(runs: Runs) -> pd.DataFrame:

@@ -85,6 +85,7 @@ class ReproduceJob(ReproduceAsked, Job):
             jobs |= {
                 "stochastic": LesionJob(self._of(stochastic), batch_size=size),
                 "highway": PathsJob(replace(self._of(highway), limit=few), strongest=0, batch_size=few),
+                "highway-lesions": LesionJob(self._of(highway), batch_size=size),
                 "effective": EvaluateJob(main, others=(keep,), batch_size=size),
             }
         return jobs
