@@ -15,19 +15,11 @@ import resect
 from made import made_study
 from resect.cli import main
 from resect.jobs.asked import ReproduceAsked
-from resect.jobs.claims import (
-    CHECKS,
-    FAILS,
-    HOLDS,
-    NOT_RUN,
-    PARTLY,
-    UNKNOWN,
-    correlation_interval,
-    finding,
-    median_interval,
-)
+from resect.jobs.claims import finding
+from resect.jobs.claims.check import CHECKS, FAILS, HOLDS, NOT_RUN, PARTLY, UNKNOWN
 from resect.jobs.findings import Study
 from resect.jobs.paper import CLAIMS
+from resect.measuring.ranks import correlation_interval, median_interval
 from resect.report import reproduce as face
 
 
@@ -140,6 +132,7 @@ def test_intervals_cover_as_often_as_they_say() -> None:
     medians = [median_interval(pd.Series(draw.exponential(size=54))) for _ in range(500)]
     assert 0.93 < np.mean([low <= np.log(2) <= high for low, high in medians]) < 1
     pairs = [draw.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 60) for _ in range(400)]
+    assert correlation_interval(-1.0, 5) == pytest.approx((-1, -1))
     truth = 6 / np.pi * np.arcsin(0.6 / 2)
     ends = [correlation_interval(float(pd.DataFrame(p).corr("spearman").iloc[0, 1]), 60) for p in pairs]
     assert 0.92 < np.mean([low <= truth <= high for low, high in ends]) < 0.98

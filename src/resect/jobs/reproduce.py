@@ -13,7 +13,8 @@ import pandas as pd
 from resect.data.samples import SampleSet
 from resect.jobs import paper
 from resect.jobs.asked import DATA, ReproduceAsked
-from resect.jobs.claims import CHECKS, finding
+from resect.jobs.claims import finding
+from resect.jobs.claims.check import CHECKS
 from resect.jobs.evaluate import EvaluateJob
 from resect.jobs.job import Answer, Job, Lab, digest_of
 from resect.jobs.lesion import LesionJob

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from resect.files import write_text
 from resect.jobs.authors import SOURCE
-from resect.jobs.claims import FAILS, HOLDS, NOT_RUN, PARTLY, UNKNOWN
+from resect.jobs.claims.check import FAILS, HOLDS, NOT_RUN, PARTLY, UNKNOWN
 from resect.jobs.findings import Study
 from resect.report import faces
 from resect.report.parts import say

@@ -1,0 +1,47 @@
+"""The paper's claims against what was measured: for each what its authors found, what is found here, and a verdict.
+
+Tests read finished runs and nothing else; numbers become words at the thresholds that their rules name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resect.jobs.claims import lesions as lesions
+from resect.jobs.claims import paths as paths
+from resect.jobs.claims.check import CHECKS, NOT_RUN, UNKNOWN, Runs
+from resect.measuring.chance import no_better_than_chance
+from resect.runs.record import Record
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a claim comes to.
+
+    Attributes:
+        theirs: what the paper's authors found, in numbers.
+        here: the same from the runs, with 95 % intervals; "" if it was not measured.
+        verdict: HOLDS, PARTLY, FAILS, UNKNOWN or NOT_RUN.
+    """
+
+    theirs: str
+    here: str = ""
+    verdict: str = NOT_RUN
+
+
+def finding(number: str, runs: Runs) -> Finding:
+    """What a claim comes to, given the runs that there are."""
+    check = CHECKS[number]
+    if any(name not in runs for name in check.runs):
+        return Finding(check.theirs)
+    here, verdict = check.find({name: runs[name] for name in check.runs})
+    doubtful = verdict != NOT_RUN and any(_at_chance(runs[name]) for name in check.runs)
+    return Finding(check.theirs, here, UNKNOWN if doubtful else verdict)
+
+
+def _at_chance(record: Record) -> bool:
+    """Whether a run's network, intact, does no better than chance, so that no lesion can tell anything."""
+    ensemble = record.found.get("answers", {}).get("ensemble", {})
+    error, chance = ensemble.get("intact_error"), ensemble.get("chance_error")
+    counted = ensemble.get("targets") or record.found.get("subject", {}).get("samples")
+    return error is not None and no_better_than_chance(error, chance, counted)

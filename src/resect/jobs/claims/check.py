@@ -1,0 +1,64 @@
+"""What the test of a claim is: the runs that it needs, what the authors found, and the rule of its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from resect.measuring.ranks import median_interval
+from resect.runs.record import Record
+from resect.words import points
+
+HOLDS, PARTLY, FAILS, UNKNOWN, NOT_RUN = "holds", "holds in part", "does not", "cannot be said", "not run here"
+CHEAP = 0.02  # of error, below which a lesion hardly changes the network
+Runs = Mapping[str, Record]
+
+
+@dataclass(frozen=True)
+class Check:
+    """How a claim is tested: on which runs, by which rule."""
+
+    runs: tuple[str, ...]
+    theirs: str
+    find: Callable[[Runs], tuple[str, str]]
+
+    @property
+    def rule(self) -> str:
+        """When it holds, in a sentence or two."""
+        return " ".join((self.find.__doc__ or "").split())
+
+
+CHECKS: dict[str, Check] = {}  # by the number of the claim
+
+
+def check(number: str, *runs: str, theirs: str) -> Callable[[Callable[[Runs], tuple[str, str]]], None]:
+    """Make a function the test of a claim. Its docstring is the rule; it gives what is found here, and the verdict.
+
+    Args:
+        runs: their names, as `resect reproduce` has them.
+        theirs: what the authors found, in numbers.
+    """
+
+    def add(find: Callable[[Runs], tuple[str, str]]) -> None:
+        CHECKS[number] = Check(runs, theirs, find)
+
+    return add
+
+
+def judged(true: list[bool]) -> str:
+    """The verdict on a claim of several parts."""
+    return HOLDS if all(true) else PARTLY if any(true) else FAILS
+
+
+def lesions_of(record: Record) -> pd.Series:
+    """What every lesion of a sweep costs."""
+    damage: pd.Series = record.tables["lesions"]["damage"]
+    return damage
+
+
+def median_of(damage: pd.Series) -> str:
+    """The median of damages with its interval."""
+    low, high = (points(end).partition(" ")[0] for end in median_interval(damage))
+    return f"{points(float(damage.median()))} ({low} to {high})"

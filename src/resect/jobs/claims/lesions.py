@@ -1,0 +1,193 @@
+"""Claims about lesions, and about networks that are trained or averaged in other ways."""
+
+from __future__ import annotations
+
+import pandas as pd
+from scipy.stats import spearmanr
+
+from resect.jobs import authors
+from resect.jobs.claims.check import CHEAP, FAILS, HOLDS, PARTLY, UNKNOWN, Runs, check, judged, lesions_of, median_of
+from resect.jobs.findings import Study, rise_of
+from resect.measuring.ranks import correlation_interval, median_interval
+from resect.words import decimal, percent, plural, points
+
+_AUTHORS = "preresnet110"
+
+
+def _damages(network: str) -> pd.Series:
+    return authors.measured(network, "delete")["error"] - authors.intact(network)
+
+
+def _several(errors: pd.Series, counts: pd.Series) -> str:
+    by_count = errors.groupby(counts).median()
+    some = [k for k in (1, 5, 10, 15, 20) if k in by_count.index]
+    return f"{', '.join(percent(by_count[k]) for k in some)} without {', '.join(map(str, some))} blocks, medians"
+
+
+def _single(network: str) -> str:
+    return _singles(authors.intact(network), _damages(network))
+
+
+def _singles(intact: float, damage: pd.Series) -> str:
+    cheap = int((damage < 0.016).sum())
+    return (
+        f"intact {percent(intact)}; {median_of(damage)} in the median, {cheap} of {len(damage)} below 1.6 points, "
+        f"{points(damage.max())} at most"
+    )
+
+
+def _swapped() -> str:
+    table = authors.measured(_AUTHORS, "swap several")
+    value = float(spearmanr(table["kendall_tau"], table["error"]).statistic)
+    return f"rank correlation of error and Kendall tau {_correlation(value, len(table))}, {len(table):,} reorderings"
+
+
+def _correlation(value: float, count: int) -> str:
+    low, high = correlation_interval(value, count)
+    return f"{decimal(value)} ({decimal(low)} to {decimal(high)})"
+
+
+def _by_depth() -> str:
+    found = [points(float(_damages(f"preresnet{depth}").median())) for depth in (20, 32, 44, 56, 110)]
+    return f"{', '.join(found)} in the median at depth 20, 32, 44, 56 and 110"
+
+
+def _repeated() -> str:
+    table = authors.measured(_AUTHORS, "repeat several")
+    ten = table["error"][table["count"] == 10]
+    return f"{percent(float(ten.median()))} with 10 blocks twice, {plural(len(ten), 'run')}"
+
+
+@check("1", "study", theirs=f"{_single(_AUTHORS)}; VGG to chance")
+def _deletions(runs: Runs) -> tuple[str, str]:
+    """Holds if nine in ten of the blocks that do not downsample cost less than 2 points, and a layer of the plain
+    network at least half of the way to chance in the median; in part if one of both.
+    """
+    study = Study.of(runs["study"])
+    ensemble, damage = study.answers.ensemble, study.deletions["damage"]
+    others = damage[~study.deletions["downsampling"].to_numpy(bool)]
+    here = f"{_singles(ensemble.intact_error, damage)} ({ensemble.largest_damage_block})"
+    true = [bool((others < CHEAP).mean() >= 0.9)]
+    if plain := study.plain:
+        room = (ensemble.chance_error or 1.0) - plain.intact_error
+        here += f"; {plain.model.partition(':')[2]} {median_of(plain.deletions['damage'])}"
+        true.append(plain.median_damage > room / 2)
+    return here, judged(true)
+
+
+@check("1b", "depths", theirs=_by_depth())
+def _depths(runs: Runs) -> tuple[str, str]:
+    """Holds if the median damage falls with every step of depth; in part if the deepest network has the least."""
+    medians = runs["depths"].tables["depths"]["median_damage"]
+    here = f"{', '.join(map(points, medians))} in the median"
+    return here, judged([bool((medians.diff().dropna() < 0).all()), bool(medians.idxmin() == medians.index[-1])])
+
+
+@check("2", "imagenet", theirs=_single("resnet152"))
+def _imagenet(runs: Runs) -> tuple[str, str]:
+    """Holds if the median damage of a block, with its interval, is below 2 points."""
+    record = runs["imagenet"]
+    damage = lesions_of(record)
+    here = f"intact {percent(record.found['intact']['error'])}; {median_of(damage)} in the median"
+    return here, judged([median_interval(damage)[1] < CHEAP])
+
+
+@check("3", "study", theirs=_several(*(authors.measured(_AUTHORS, "delete several")[c] for c in ("error", "count"))))
+def _random(runs: Runs) -> tuple[str, str]:
+    """Holds if the mean error goes from a tenth to nine tenths of its whole rise over at least a quarter of the numbers
+    of blocks that were deleted.
+    """
+    study = Study.of(runs["study"])
+    early, late = rise_of(study.random, study.answers.ensemble.intact_error)
+    here = _several(study.random["error"], study.random["deleted"])
+    smooth = late - early >= study.random["deleted"].max() / 4
+    return f"{here}; a tenth of the rise is reached at {plural(early, 'block')}, nine tenths at {late}", judged(
+        [smooth]
+    )
+
+
+@check("4", "study", theirs=_swapped())
+def _reordered(runs: Runs) -> tuple[str, str]:
+    """Holds if the rank correlation of error and Kendall tau, with its interval, is below -0.5; in part if below 0."""
+    study = Study.of(runs["study"])
+    value, count = study.answers.ensemble.tau_correlation, len(study.reorderings)
+    if value is None:
+        return "no correlation, as all errors are equal", UNKNOWN
+    high = correlation_interval(value, count)[1]
+    verdict = HOLDS if high < -0.5 else PARTLY if high < 0 else FAILS
+    return (
+        f"rank correlation of error and Kendall tau {_correlation(value, count)}, {plural(count, 'reordering')}",
+        verdict,
+    )
+
+
+@check("5", "study", "twice", theirs=f"{_repeated()}, {percent(authors.intact(_AUTHORS))} intact")
+def _twice(runs: Runs) -> tuple[str, str]:
+    """Holds if running a block twice costs less than 2 points in the median, interval included."""
+    damage = lesions_of(runs["twice"])
+    here = f"one block twice: {median_of(damage)} in the median, {points(damage.max())} at most"
+    return here, judged([median_interval(damage)[1] < CHEAP])
+
+
+@check("9", "effective", theirs="5.96 % on 23 of 54 blocks, 6.10 % in full, 164 epochs each")
+def _trained(runs: Runs) -> tuple[str, str]:
+    """Holds if the difference of the test errors, with its interval, is below half a point; does not if it is above 0;
+    else it cannot be said.
+    """
+    full, short = (runs["effective"].tables["networks"].iloc[i] for i in (0, 1))
+    low, high = float(short["difference_low"]), float(short["difference_high"])
+    here = (
+        f"{percent(short['error'], 2)} on 23 of 54 blocks, {percent(full['error'], 2)} in full: "
+        f"{points(short['difference'])} ({points(low)} to {points(high)}), by the weights shipped, 13 epochs each"
+    )
+    return here, HOLDS if high < 0.005 else FAILS if low > 0 else UNKNOWN
+
+
+@check("10", "study", "stochastic", theirs=_single("stochdepth110"))
+def _stochastic(runs: Runs) -> tuple[str, str]:
+    """Holds if deletions cost less on average than with ordinary training, at downsampling blocks, too; in part if one
+    of both.
+    """
+    ours, theirs = runs["stochastic"].tables["lesions"], runs["study"].tables["deletions"]
+    down = theirs["downsampling"].to_numpy(bool)
+    means = [(float(t["damage"].mean()), float(t["damage"][down].mean())) for t in (ours, theirs)]
+    (all_ours, down_ours), (all_theirs, down_theirs) = means
+    here = (
+        f"{points(all_ours)} on average, {points(down_ours)} at downsampling blocks; with ordinary training "
+        f"{points(all_theirs)} and {points(down_theirs)}"
+    )
+    return here, judged([all_ours < all_theirs, down_ours < down_theirs])
+
+
+@check("12a", "ensemble", theirs="not measured")
+def _ensemble(runs: Runs) -> tuple[str, str]:
+    """Holds if averaging brings nine tenths of what as many independent voters would gain, interval included; in part
+    if half of it; does not if less than half, interval included; else it cannot be said.
+    """
+    table, removed = runs["ensemble"].tables["ensembles"], runs["ensemble"].found["removed"]
+    last = table.iloc[-1]
+    here = (
+        f"without {plural(removed, 'random block')} a member errs on {percent(last['member_error'])}, "
+        f"{last['members']:.0f} averaged on {percent(last['error'])} ({percent(last['error_low'])} to "
+        f"{percent(last['error_high'])}); independent ones would on {percent(last['independent_error'])}"
+    )
+    possible = last["member_error"] - last["independent_error"]
+    low, high = ((last["member_error"] - last[end]) / possible for end in ("error_high", "error_low"))
+    if low >= 0.5:
+        return here, HOLDS if low >= 0.9 else PARTLY
+    return here, FAILS if high < 0.5 else UNKNOWN
+
+
+@check("12b", "study", "skips", theirs="not measured")
+def _skips(runs: Runs) -> tuple[str, str]:
+    """Holds if deleting a skip costs at least ten points in the median, interval included, and a branch less than 2."""
+    branches, skips = runs["study"].tables["deletions"]["damage"], lesions_of(runs["skips"])
+    here = f"a skip {median_of(skips)} in the median, a branch {median_of(branches)}"
+    return here, judged([median_interval(skips)[0] > 0.1, median_interval(branches)[1] < CHEAP])
+
+
+@check("13", "layers", theirs="not of residual networks for images")
+def _layers(runs: Runs) -> tuple[str, str]:
+    """Holds if skipping, swapping or repeating one layer costs less than 2 points in the median."""
+    damage = lesions_of(runs["layers"])
+    return f"{median_of(damage)} in the median", judged([median_interval(damage)[1] < CHEAP])
