@@ -171,9 +171,15 @@ def test_what_cannot_be_measured_is_said_with_the_command_that_does(tmp_path: Pa
     page = (tmp_path / "run" / "report.html").read_text().replace("\u00a0", " ")
     assert "of 46 below 1.6 points" in page
     assert "5.96 % on 23 of 54 blocks" in page
-    assert "| not run here |" in face.markdown([resect.Record.read(tmp_path / "run")])
+    assert "not run here |" in face.markdown([resect.Record.read(tmp_path / "run")])
     again = CliRunner().invoke(main, ["reproduce", "2", "9", "--limit", "9", "--out", str(tmp_path / "run"), "--quiet"])
     assert again.output == result.output
+
+
+def test_the_page_of_the_documentation_is_that_of_the_records_beside_it() -> None:
+    root = Path(__file__).parents[1]
+    records = [resect.Record.read(file) for file in sorted((root / "benchmarks" / "paper").glob("*.json"))]
+    assert (root / "docs" / "paper.md").read_text(encoding="utf-8") == face.markdown(records)
 
 
 @pytest.mark.slow  # the study of the shipped ResNet-110 with all else that it is asked
