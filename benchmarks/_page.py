@@ -82,7 +82,7 @@ def _made(measured: int, total: int) -> str:
     )
     return (
         f"{machine()}, {packages}; {os.cpu_count()} cores, shared with other work, so seconds are those of the "
-        f"processor, of one thread.{part}"
+        f"processor, of one thread, without the 1.2 s that torch takes to load its export once a process.{part}"
     )
 
 
@@ -142,7 +142,8 @@ def _table(rows: Iterable[Row]) -> str:
     lines = ["| model | variant | million parameters | blocks | counted | largest difference | deleted | seconds |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for row in rows:
-        start = f"| {row['name']} | {row['variant']} | {row['parameters'] / 1e6:.2f} "
+        size = f"{row['parameters'] / 1e6:.2f}" if "parameters" in row else ""  # an ended process told none
+        start = f"| {row['name']} | {_cell(row.get('variant'))} | {size} "
         if "error" in row:
             lines.append(f"{start}| {row['kind']} | {_cell(row.get('counted'))} | | | |")
             continue
