@@ -130,7 +130,6 @@ def parallel(
 
     Labels: as of `windows`.
     """
-
     if combine not in get_args(Combine):
         raise InputError(f"`combine` must be one of {', '.join(get_args(Combine))}, got {combine!r}.")
 
