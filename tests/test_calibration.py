@@ -59,3 +59,13 @@ def test_the_command_line_measures_norms_first_and_warns_where_nobody_did() -> N
     assert record.asked["calibrate"] == 16
     with pytest.raises(resect.InputError, match="`calibrate` must be"):
         PathsJob.from_options("resect:resnet8", "digits", {"calibrate": 1})
+
+
+def test_what_has_no_statistics_to_measure_is_refused_by_name() -> None:
+    model = CifarResNet(8, width=4, channels=1)
+    with pytest.raises(
+        resect.InputError, match=r"must be a torch.nn.Module, got Unraveled. Of a network, give net.model"
+    ):
+        resect.calibrate(resect.unravel(model, torch.zeros(2, 1, 8, 8)), [])
+    with pytest.raises(resect.DataError, match=r"^`data` must hold at least one .* batch, got none"):
+        resect.calibrate(model, [])

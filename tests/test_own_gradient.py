@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import resect
 from resect.network.gradients import require_own_gradient
-from small_nets import TARGETS, Block, Net, X, plain, two
+from small_nets import TARGETS, Block, Net, X, mlp, plain, two
 
 
 class Timed(Net):
@@ -133,6 +134,33 @@ def test_a_gradient_that_no_graph_holds_is_refused(name: str) -> None:
     with pytest.raises(resect.ExportError, match="in train mode"):
         _step(model, net)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Weightless(nn.Module):
+    """A skip that turns the gradient, behind which there is no parameter."""
+
+    def __init__(self, turned: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.f, self.head, self.turned = mlp(), nn.Linear(8, 4), turned
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.turned(x) + self.f(x))
+
+
+@pytest.mark.parametrize("turned", [Reversed.apply, lambda x: _hooked(x.clone())])
+def test_another_gradient_at_the_input_alone_is_refused_for_paths_but_not_for_training(turned: Any) -> None:
+    model = Weightless(turned)
+    net = resect.unravel(model, X)
+    with pytest.raises(resect.ExportError, match=r"must have the gradient of the operators.*`input 0`"):
+        resect.path_spectrum(net, [(X, TARGETS)])
+    _step(model, net)
+
+
+def test_a_place_that_no_gradient_reaches_is_refused_by_name() -> None:
+    net = resect.unravel(Stopped(Block(plain), Block(plain)), X)
+    with pytest.raises(resect.InputError, match="none reaches input: the model stops it on the way"):
+        resect.path_spectrum(net, [(X, TARGETS)], resect.PathSettings(at="input"))
+    assert resect.path_spectrum(net, [(X, TARGETS)], resect.PathSettings(at=1)).sum_error < 1e-6
 
 
 def _drawing_in_vain(block: Block, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from resect.errors import DataError
+from resect.errors import DataError, InputError
 from resect.graph.calls import as_call
 from resect.measuring.batches import Batches, batches_of, to_device
 
@@ -26,8 +26,13 @@ def calibrate(model: nn.Module, data: Batches) -> int:
         How many batch norms were measured.
 
     Raises:
+        InputError: it is no module.
         DataError: the data are empty, or a batch has a single value a channel.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"`model` must be a torch.nn.Module, got {type(model).__name__}. Of a network, give net.model."
+        )
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
     if not norms:
         return 0
@@ -44,6 +49,8 @@ def calibrate(model: nn.Module, data: Batches) -> int:
             for batch in batches_of(data):
                 args, kwargs = as_call(to_device(batch.inputs, device))
                 model(*args, **kwargs)
+    except DataError:  # of ours
+        raise
     except ValueError as error:  # torch's words for a single value a channel
         raise DataError(
             f"`data` must have batches of at least 2 samples to measure batch norms on: {error}."

@@ -182,6 +182,11 @@ class Trace:
         lanes = [None if value is None else value[None] for value in gradients]
         top = {key: value for key, value in zip(live, lanes, strict=False) if value is not None}
         truth = {key: value for key, value in zip(leaves, lanes[len(live) :], strict=True) if value is not None}
+        if leaves and not truth:
+            raise InputError(
+                f"`at` must be a place that the gradient reaches, but none reaches {self.target.name}: the model stops "
+                "it on the way (torch.no_grad, detach). Name a later one: at='stem', or at=1, the start of a block."
+            )
         return top, _one_row(list(truth.values())) if self.parameters else self._rows_first(truth)
 
     def slices(self) -> Iterator[tuple[int, SliceGradient]]:
