@@ -188,8 +188,20 @@ def test_a_model_that_was_cast_since_is_not_taken_for_compared() -> None:
         resect.path_spectrum(net, [(X, TARGETS)])
 
 
-def test_a_coin_is_refused_in_training() -> None:
-    model = two(lambda b, x: x if b.training and random.random() < 0.5 else x + b.f(x))
+COINS: dict[str, Callable[[Block], float | bool | Tensor]] = {
+    "random": lambda b: random.random() < 0.1,
+    "torch, a number": lambda b: torch.rand(1).item() < 0.1,
+    "torch, a tensor": lambda b: torch.rand(()) < 0.1,
+    "a generator of its own": lambda b: b.own.random() < 0.1,
+}
+
+
+@pytest.mark.parametrize("coin", COINS)
+def test_a_coin_is_refused_in_training(coin: str) -> None:
+    model = two(lambda b, x: x if b.training and COINS[coin](b) else x + b.f(x))
+    for block in model.blocks:
+        block.own = random.Random(0)
     net = resect.unravel(model, X)
-    with pytest.raises(resect.ExportError, match=r"draws from random in forward.*LayerDrop"):
+    with pytest.raises(resect.ExportError, match=r"LayerDrop"):
         _step(model, net)
+    assert model.blocks[0].own.random() == random.Random(0).random()
