@@ -21,7 +21,7 @@ JUDGED: dict[str, tuple[int, str]] = {
     "transformers:falcon_mamba": (2, "as mamba"),
     "transformers:jamba": (10, "5 layers of a mixer and a feed-forward; the count takes the skip of a scan for one"),
     "timm:dpn": (16, "3+4+6+3 dual-path blocks; the count does not see a skip behind an activation of its own"),
-    "timm:sknet": (8, "2+2+2+2 blocks; the count does not see the downsampling ones, whose branch is a sum of parts"),
+    "timm:sknet": (8, "2+2+2+2 blocks; the count does not see the three that downsample"),
     "timm:tnt": (60, "12 layers of 5: the count does not see that pixels are projected and added to the patches"),
     "timm:nasnet": (43, "2 in 18 normal cells, 1 in 2 reductions, 5 in stems; the count sees no skip behind a ReLU"),
 }
@@ -82,7 +82,7 @@ def _made(measured: int, total: int) -> str:
     )
     return (
         f"{machine()}, {packages}; {os.cpu_count()} cores, shared with other work, so seconds are those of the "
-        f"processor, of one thread, without the 1.2 s that torch takes to load its export once a process.{part}"
+        f"processor, of one thread; 1.2 of them torch takes once a process to load its export.{part}"
     )
 
 

@@ -8,7 +8,7 @@ measured in a process of its own, which is ended after `--seconds` of the proces
 kept under `.work/coverage`, and a second run measures those that have none (`--again`: all). A row holds the blocks
 found against those of an independent count (`_additions.py`), the largest difference of the intact network from the
 model at batch sizes 1 and 2, whether the first and the last block can be deleted, the processor seconds of capture,
-and the error where it fails. What torch loads for the first export of a process, 1.2 s, is loaded before.
+and the error where it fails.
 """
 
 from __future__ import annotations
@@ -57,7 +57,6 @@ def main() -> None:
     part, parts = map(int, given.part.split("/"))
     todo = [name for name in chosen[part - 1 :: parts] if given.again or not _file(name).exists()]
     KEPT.mkdir(parents=True, exist_ok=True)
-    unravel(torch.nn.Linear(1, 1), torch.zeros(1, 1))  # what torch loads for its first export, once a process
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(emoji=False, markup=False)) as progress:
         task = progress.add_task("", total=len(todo))
