@@ -64,6 +64,15 @@ class Stopped(Net):
         return self.head(self.blocks[1](x))
 
 
+class Frozen(Net):
+    """The stem runs without gradients."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.stem(x)
+        return self.head(self.blocks(x))
+
+
 def _step(model: nn.Module, net: resect.Unraveled | None = None) -> dict[str, Tensor | None]:
     """The gradients of one training step of the model, with `net` under a schedule that runs all blocks."""
     model = model.train()
@@ -157,9 +166,10 @@ def test_another_gradient_at_the_input_alone_is_refused_for_paths_but_not_for_tr
 
 
 def test_a_place_that_no_gradient_reaches_is_refused_by_name() -> None:
-    net = resect.unravel(Stopped(Block(plain), Block(plain)), X)
-    with pytest.raises(resect.InputError, match="none reaches input: the model stops it on the way"):
-        resect.path_spectrum(net, [(X, TARGETS)], resect.PathSettings(at="input"))
+    net = resect.unravel(Frozen(Block(plain), Block(plain)), X)
+    for measure in (resect.path_spectrum, resect.participation, resect.path_energy, resect.path_squares):
+        with pytest.raises(resect.InputError, match="none reaches input: the model stops it on the way"):
+            measure(net, [(X, TARGETS)], resect.PathSettings(at="input"))
     assert resect.path_spectrum(net, [(X, TARGETS)], resect.PathSettings(at=1)).sum_error < 1e-6
 
 
