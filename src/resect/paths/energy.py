@@ -3,8 +3,8 @@
 q_A = |p_A|^2 / sum |p_B|^2 is what the gradient would be made of if paths did not interfere. With an independent random
 sign s_i on every branch, <c_i, s_i J_i t> / <g, g>, with cotangent, tangent and gradient g under the signs, is in
 expectation the probability that a path goes through block i, numerator and denominator each: one backward and one
-forward-mode pass a draw. By length it is `PathSquares.energy`. A path is a set of blocks here: routes that enter the same
-blocks, as where a branch reads several states, are one, and `PathSquares` tells them apart.
+forward-mode pass a draw. By length it is `PathSquares.energy`. A path is a set of blocks here: routes that enter the
+same blocks, as where a branch reads several states, are one, and `PathSquares` tells them apart.
 """
 
 from __future__ import annotations
