@@ -21,7 +21,7 @@ JUDGED: dict[str, tuple[int, str]] = {
     "transformers:falcon_mamba": (2, "as mamba"),
     "transformers:jamba": (10, "5 layers of a mixer and a feed-forward; the count takes the skip of a scan for one"),
     "timm:dpn": (16, "3+4+6+3 dual-path blocks; the count does not see a skip behind an activation of its own"),
-    "timm:sknet": (8, "2+2+2+2 blocks; the count does not see the downsampling ones, whose branch is a sum of parts"),
+    "timm:sknet": (8, "2+2+2+2 blocks; the count does not see the three that downsample"),
     "timm:tnt": (60, "12 layers of 5: the count does not see that pixels are projected and added to the patches"),
     "timm:nasnet": (43, "2 in 18 normal cells, 1 in 2 reductions, 5 in stems; the count sees no skip behind a ReLU"),
 }
@@ -82,7 +82,7 @@ def _made(measured: int, total: int) -> str:
     )
     return (
         f"{machine()}, {packages}; {os.cpu_count()} cores, shared with other work, so seconds are those of the "
-        f"processor, of one thread.{part}"
+        f"processor, of one thread; 1.2 of them torch takes once a process to load its export.{part}"
     )
 
 
@@ -142,7 +142,8 @@ def _table(rows: Iterable[Row]) -> str:
     lines = ["| model | variant | million parameters | blocks | counted | largest difference | deleted | seconds |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for row in rows:
-        start = f"| {row['name']} | {row['variant']} | {row['parameters'] / 1e6:.2f} "
+        size = f"{row['parameters'] / 1e6:.2f}" if "parameters" in row else ""  # an ended process told none
+        start = f"| {row['name']} | {_cell(row.get('variant'))} | {size} "
         if "error" in row:
             lines.append(f"{start}| {row['kind']} | {_cell(row.get('counted'))} | | | |")
             continue

@@ -79,6 +79,12 @@ def test_a_sequence_is_not_taken_for_the_batch() -> None:
     assert net.check(torch.randn(3, 7, 16)).identical
 
 
+@pytest.mark.parametrize(("batch_dim", "reason"), [(2, "a dimension of the inputs, 0 to 1"), ("1", "a whole number")])
+def test_the_dimension_of_the_batch_is_one_of_the_inputs(batch_dim: int, reason: str) -> None:
+    with pytest.raises(resect.InputError, match=f"`batch_dim` must be {reason}"):
+        resect.unravel(two(), X, batch_dim=batch_dim)
+
+
 def test_batches_that_do_not_divide_are_refused_and_left_out_of_a_check() -> None:
     class Clips(Net):
         def forward(self, x: Tensor) -> Tensor:

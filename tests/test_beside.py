@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache, reduce
 
 import pytest
@@ -17,6 +17,7 @@ import resect
 from conftest import randomise_norms
 from networks import CUSTOM, Frame, Parallel, Residual
 from resect.graph import decisions
+from resect.graph.exporting import without_fused_attention
 from resect.models.resnet import CifarResNet
 from resect.sweep import plans
 
@@ -133,16 +134,6 @@ def by_hand(model: nn.Module, way, x: Tensor = IMAGES) -> Tensor:
         return model(x)
 
 
-@contextmanager
-def without_fused_attention() -> Iterator[None]:
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
 @pytest.mark.parametrize("combine", COMBINED)
 @pytest.mark.parametrize("name", KINDS)
 def test_side_by_side_has_the_bits_of_a_forward_by_hand(name: str, combine: decisions.Combine) -> None:
@@ -219,13 +210,10 @@ def test_side_by_side_goes_with_deletions_and_swaps_elsewhere(data: st.DataObjec
     arrangement = net.intact.without(gone).parallel(first, last, combine=combine)
     assert resect.Arrangement.parse(str(arrangement)) == arrangement
     assert net.arrangement(str(arrangement)) == arrangement
-    ways = [patched_away(units[i]) for i in gone]
-    with torch.no_grad(), side_by_side(units[first : last + 1], COMBINED[combine]):
-        for way in ways:
-            way.__enter__()
+    with torch.no_grad(), side_by_side(units[first : last + 1], COMBINED[combine]), ExitStack() as patches:
+        for i in gone:
+            patches.enter_context(patched_away(units[i]))
         expected = net.model(IMAGES)
-        for way in ways:
-            way.__exit__(None, None, None)
     assert torch.equal(net(IMAGES, arrangement), expected)
 
 

@@ -13,6 +13,8 @@ from resect.jobs.paths import PathsJob
 from resect.measuring.calibration import calibrate
 from resect.models.resnet import CifarResNet
 
+TARGETS = torch.zeros(4, dtype=torch.long)
+
 
 def test_statistics_are_those_of_the_data_and_all_else_stays() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 10))
@@ -59,3 +61,19 @@ def test_the_command_line_measures_norms_first_and_warns_where_nobody_did() -> N
     assert record.asked["calibrate"] == 16
     with pytest.raises(resect.InputError, match="`calibrate` must be"):
         PathsJob.from_options("resect:resnet8", "digits", {"calibrate": 1})
+
+
+def test_what_has_no_statistics_to_measure_is_refused_by_name() -> None:
+    model = CifarResNet(8, width=4, channels=1)
+    with pytest.raises(
+        resect.InputError, match=r"must be a torch.nn.Module, got Unraveled. Of a network, give net.model"
+    ):
+        resect.calibrate(resect.unravel(model, torch.zeros(2, 1, 8, 8)), [])
+    resect.calibrate(model, [(torch.randn(4, 1, 8, 8), TARGETS)])
+    before = copy.deepcopy(model.state_dict())
+    for inputs in (torch.randn(4, 2, 8, 8), torch.randn(1, 1, 1, 1)):
+        with pytest.raises(resect.DataError, match=r"`data` must (hold inputs that the model can run|have batches of)"):
+            resect.calibrate(model, [(torch.randn(4, 1, 8, 8), TARGETS), (inputs, TARGETS)])
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(resect.DataError, match=r"^`data` must hold at least one .* batch, got none"):
+        resect.calibrate(model, [])

@@ -58,6 +58,9 @@ def test_each_batch_has_as_many_as_make_it_precise(net: resect.Unraveled) -> Non
     assert squares.error < TIGHT / 100
     expected = [np.square(squares.norms[squares.batch == b][:, :many]).mean(1) for b, many in enumerate(made)]
     np.testing.assert_allclose(squares.total, np.concatenate(expected).mean(0), rtol=1e-12)
+    spectrum = resect.path_spectrum(net, DATA)
+    own = np.square(spectrum.norms) / np.concatenate(expected)
+    np.testing.assert_allclose(squares.own_coherence(spectrum), own, rtol=1e-12)
     low, high = squares.rms_interval()
     assert (low[1:6] < squares.rms[1:6]).all() and (squares.rms[1:6] < high[1:6]).all()
 

@@ -120,7 +120,7 @@ def test_arrangements_are_tuples(net) -> None:
 def test_refusals_name_the_slot_and_both_shapes(net, batch) -> None:
     with pytest.raises(resect.ArrangementError, match="one entry for each of the 9 slots, got 2"):
         net(batch[0], (0, 1))
-    with pytest.raises(resect.ArrangementError, match="blocks 0 to 8, None or a Variant, got 9 in slot 0"):
+    with pytest.raises(resect.ArrangementError, match="blocks 0 to 8, None, a Variant or a Parallel, got 9 in slot 0"):
         net(batch[0], (9, 1, 2, 3, 4, 5, 6, 7, 8))
     with pytest.raises(resect.ArrangementError, match="one of the 9 blocks, 0 to 8, got 12"):
         net.intact.without(12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import resect
 from resect.network.gradients import require_own_gradient
-from small_nets import TARGETS, Block, Net, X, plain, two
+from small_nets import TARGETS, Block, Net, X, mlp, plain, two
 
 
 class Timed(Net):
@@ -61,6 +62,15 @@ class Stopped(Net):
         with torch.no_grad():
             x = self.blocks[0](self.stem(x))
         return self.head(self.blocks[1](x))
+
+
+class Frozen(Net):
+    """The stem runs without gradients."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.stem(x)
+        return self.head(self.blocks(x))
 
 
 def _step(model: nn.Module, net: resect.Unraveled | None = None) -> dict[str, Tensor | None]:
@@ -135,6 +145,34 @@ def test_a_gradient_that_no_graph_holds_is_refused(name: str) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+class Weightless(nn.Module):
+    """A skip that turns the gradient, behind which there is no parameter."""
+
+    def __init__(self, turned: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.f, self.head, self.turned = mlp(), nn.Linear(8, 4), turned
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.turned(x) + self.f(x))
+
+
+@pytest.mark.parametrize("turned", [Reversed.apply, lambda x: _hooked(x.clone())])
+def test_another_gradient_at_the_input_alone_is_refused_for_paths_but_not_for_training(turned: Any) -> None:
+    model = Weightless(turned)
+    net = resect.unravel(model, X)
+    with pytest.raises(resect.ExportError, match=r"must have the gradient of the operators.*`input 0`"):
+        resect.path_spectrum(net, [(X, TARGETS)])
+    _step(model, net)
+
+
+def test_a_place_that_no_gradient_reaches_is_refused_by_name() -> None:
+    net = resect.unravel(Frozen(Block(plain), Block(plain)), X)
+    for measure in (resect.path_spectrum, resect.participation, resect.path_energy, resect.path_squares):
+        with pytest.raises(resect.InputError, match="none reaches input: the model stops it on the way"):
+            measure(net, [(X, TARGETS)], resect.PathSettings(at="input"))
+    assert resect.path_spectrum(net, [(X, TARGETS)], resect.PathSettings(at=1)).sum_error < 1e-6
+
+
 def _drawing_in_vain(block: Block, x: Tensor) -> Tensor:
     if block.training:
         torch.rand(3)  # not in the graph, whose dropout draws otherwise
@@ -160,8 +198,20 @@ def test_a_model_that_was_cast_since_is_not_taken_for_compared() -> None:
         resect.path_spectrum(net, [(X, TARGETS)])
 
 
-def test_a_coin_is_refused_in_training() -> None:
-    model = two(lambda b, x: x if b.training and random.random() < 0.5 else x + b.f(x))
+COINS: dict[str, Callable[[Block], float | bool | Tensor]] = {
+    "random": lambda b: random.random() < 0.1,
+    "torch, a number": lambda b: torch.rand(1).item() < 0.1,
+    "torch, a tensor": lambda b: torch.rand(()) < 0.1,
+    "a generator of its own": lambda b: b.own.random() < 0.1,
+}
+
+
+@pytest.mark.parametrize("coin", COINS)
+def test_a_coin_is_refused_in_training(coin: str) -> None:
+    model = two(lambda b, x: x if b.training and COINS[coin](b) else x + b.f(x))
+    for block in model.blocks:
+        block.own = random.Random(0)
     net = resect.unravel(model, X)
-    with pytest.raises(resect.ExportError, match=r"draws from random in forward.*LayerDrop"):
+    with pytest.raises(resect.ExportError, match=r"LayerDrop"):
         _step(model, net)
+    assert model.blocks[0].own.random() == random.Random(0).random()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,25 @@ def test_what_paths_says_is_true_of_its_numbers(blocks: int, seed: int) -> None:
     tied(said, tables)
     text = shown(paths, record)
     assert not re.search(r"\bnan %|(?<!\d)(?<!to )1 (blocks|samples|gradients|layers)\b", text)
+
+
+@pytest.mark.parametrize(
+    ("precision", "error", "expected"),
+    [
+        (None, 0.2, "at most 20.0 % of them."),
+        (None, 0.3, "up to 30.0 % of them, not 25 %"),
+        (10, 0.2, "up to 20.0 % of them, not 10 %"),
+        (10, float("nan"), "3 sweeps of random signs do not say"),
+    ],
+)
+def test_paths_says_whether_random_signs_are_as_precise_as_asked(
+    precision: float | None, error: float, expected: str
+) -> None:
+    record = random_paths(3, 2)
+    tables = record.tables | {"lengths": record.tables["lengths"].assign(coherence=1.0)}
+    found = record.found | {"sweeps": 3, "sweeps_error": error}
+    record = replace(record, asked=record.asked | {"precision": precision}, found=found, tables=tables)
+    assert expected in " ".join(paths.sentences(record))
 
 
 def tied(said: Sequence[str], tables: Any) -> None:

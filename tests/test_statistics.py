@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import tracemalloc
 from collections.abc import Callable
-from math import comb, isnan
+from math import comb
 
 import numpy as np
 import pytest
@@ -18,7 +18,6 @@ from resect.errors import InputError
 from resect.measuring.statistics import (
     bootstrap_interval,
     independent_vote_error,
-    interval_over_repeats,
     mcnemar,
     paired_error_interval,
 )
@@ -309,35 +308,11 @@ def test_bootstrap_refuses_what_does_not_fit() -> None:
             bootstrap_interval(np.zeros((2, 5)), weights)
 
 
-# Repeats
-
-
-def test_interval_over_repeats_is_students() -> None:
-    values = np.random.default_rng(0).normal(3, 1, 5)
-    for level in (0.5, 0.95):
-        expected = ttest_1samp(values, 0).confidence_interval(level)
-        assert interval_over_repeats(values, level) == pytest.approx(tuple(expected), rel=EXACT)
-
-
-def test_interval_over_repeats_needs_two() -> None:
-    for values in ([], [0.3], [0.1] * 7):
-        assert all(isnan(limit) for limit in interval_over_repeats(values))
-    with pytest.raises(InputError, match="one dimension"):
-        interval_over_repeats([[1.0, 2.0]])
-
-
-def test_interval_over_repeats_covers() -> None:
-    draws = np.random.default_rng(1).normal(0, 1, (2000, 4))
-    limits = np.array([interval_over_repeats(row) for row in draws])
-    assert 0.93 <= np.mean((limits[:, 0] <= 0) & (limits[:, 1] >= 0)) <= 0.97
-
-
 @pytest.mark.parametrize("level", [0.0, 1.0, 95.0, float("nan")])
 def test_levels_are_fractions(level: float) -> None:
     for call in (
         lambda: paired_error_interval(1, 1, 9, level),
         lambda: bootstrap_interval(np.zeros((1, 3)), level=level),
-        lambda: interval_over_repeats([1.0, 2.0], level),
     ):
         with pytest.raises(InputError, match="`level` must lie between 0 and 1"):
             call()

@@ -115,6 +115,12 @@ def require_whole(name: str, value: object, least: int = 1, error: type[InputErr
         raise error(f"`{name}` must be a whole number of at least {least}{most}, got {value!r}.")
 
 
+def require_one_of(name: str, value: object, known: Collection[str], error: type[InputError] = InputError) -> None:
+    """Raise `error` unless an argument called `name` is one of the known words."""
+    if value not in known:
+        raise error(f"`{name}` must be one of {', '.join(known)}, got {value!r}.")
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """A sentence that names what is nearest, or nothing."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=LIKE)

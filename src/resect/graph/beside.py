@@ -16,7 +16,7 @@ from resect.graph.slots import Slot
 
 
 @dataclass(frozen=True)
-class Share:
+class Role:
     """What a unit that runs beside others is told in one slice.
 
     Attributes:
@@ -54,31 +54,31 @@ class Beside:
         self._outputs = {output for output in captured.outputs if isinstance(output, Node)}
         self._regions: dict[tuple[Node, Node], frozenset[Node]] = {}
         self._open: dict[tuple[tuple[int, int], Node], str] = {}
-        self._shares: dict[Parallel, Mapping[int, tuple[Share, ...]]] = {}
+        self._roles: dict[Parallel, Mapping[int, tuple[Role, ...]]] = {}
 
-    def shares(self, span: Parallel) -> Mapping[int, tuple[Share, ...]]:
+    def roles(self, span: Parallel) -> Mapping[int, tuple[Role, ...]]:
         """By slice, what the units of a span are told.
 
         Raises:
             ArrangementError: they cannot run side by side.
         """
-        if span not in self._shares:
+        if span not in self._roles:
             units = self._units(span)
             why = units if isinstance(units, str) else self._why_joined(span, units)
             if isinstance(units, str) or why:
                 raise ArrangementError(f"blocks {span.first} to {span.last} cannot run side by side: {why}.")
-            self._shares[span] = self._told(units, span.combine)
-        return self._shares[span]
+            self._roles[span] = self._told(units, span.combine)
+        return self._roles[span]
 
-    def _told(self, units: Sequence[_Unit], combine: Combine) -> Mapping[int, tuple[Share, ...]]:
-        told: dict[int, list[Share]] = defaultdict(list)
+    def _told(self, units: Sequence[_Unit], combine: Combine) -> Mapping[int, tuple[Role, ...]]:
+        told: dict[int, list[Role]] = defaultdict(list)
         for number, unit in enumerate(units, 1):
             for index in sorted({self._slice_of[node] for node in unit.region}):
                 ends = index == self._slice_of[unit.exit]
                 last = ends and number == len(units)
-                share = Share(units[0].entry, unit.entry, unit.exit if ends else None, number, last, combine)
-                told[index].append(share)
-        return {index: tuple(shares) for index, shares in told.items()}
+                role = Role(units[0].entry, unit.entry, unit.exit if ends else None, number, last, combine)
+                told[index].append(role)
+        return {index: tuple(roles) for index, roles in told.items()}
 
     def _units(self, span: Parallel) -> list[_Unit] | str:
         """What the units of a span compute, or why they have no one state and outputs that are alike."""

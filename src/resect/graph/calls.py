@@ -74,7 +74,9 @@ def outputs_of(model: nn.Module, call: Call) -> Any:
     """
     args, kwargs = call
     outputs = model(*args, **kwargs)
-    for kind in {type(leaf) for leaf in pytree.tree_leaves(outputs) if is_dataclass(leaf)}:
+    for kind in {
+        type(leaf) for leaf in pytree.tree_leaves(outputs) if is_dataclass(leaf) and not isinstance(leaf, type)
+    }:
         torch.export.register_dataclass(kind)
     plain = (Tensor, bool, int, float, str, type(None))
     return pytree.tree_map(lambda leaf: leaf if isinstance(leaf, plain) else None, outputs)

@@ -120,7 +120,7 @@ def _recorded(model: nn.Module, call: Call, mode: Mode, how: How, refusal: Expor
     whole = TensorsOnly(model, as_run=True)
     try:
         with warnings.catch_warnings(action="ignore"), without_checkpoints():
-            recorded = Recorded(whole, unmarked(call))
+            recorded = Recorded(whole, unmarked(call), draws=mode == "train")
             if mode == "eval":
                 require_same(recorded, whole, call)
             return _read(recorded, unmarked(call), mode, replace(how, free=frozenset()))

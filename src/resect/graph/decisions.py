@@ -7,7 +7,7 @@ from enum import Enum
 from itertools import pairwise
 from typing import Literal, get_args
 
-from resect.errors import ArrangementError
+from resect.errors import ArrangementError, require_one_of
 
 
 class Variant(Enum):
@@ -59,8 +59,7 @@ class Parallel:
                 "units side by side must be two or more, each from behind the one before it, such as 'mean(2..5)' or "
                 f"'sum(2..3|4..5)', got {self.units} as their first and last slots."
             )
-        if self.combine not in get_args(Combine):
-            raise ArrangementError(f"`combine` must be one of {', '.join(get_args(Combine))}, got {self.combine!r}.")
+        require_one_of("combine", self.combine, get_args(Combine), ArrangementError)
 
     @property
     def first(self) -> int:

@@ -162,7 +162,7 @@ def _sum_in(branch: Node, reach: Reach) -> Node:
 def _split(join: Join, joins: dict[Node, Join], reasons: dict[Node, str], reach: Reach) -> list[Join]:
     """One block a term where the branch is a sum of branches, x + (attn(x) + mlp(x)); else the join.
 
-    Linear maps that are added are one linear map, and one branch.
+    Linear maps that are added are one linear map, and one branch; so is f(x) and what is made of it without weights.
     """
     total = _sum_in(join.branch, reach)
     if total in joins or len(total.users) > 1 or op_name(total) not in ("add", "sub", "addcmul", "summed", "lerp"):
@@ -174,14 +174,20 @@ def _split(join: Join, joins: dict[Node, Join], reasons: dict[Node, str], reach:
     weighs = op_name(total) in ("lerp", "addcmul")  # by a number or factors; two signals would be a product
     if len(terms) < 2 or (weighs and len(terms) > 2) or not all(map(reach.mixing, regions)):
         return [join]
-    others = [union(regions[:i] + regions[i + 1 :]) for i in range(len(regions))]
-    if all(linear(region & ~other, reach) for region, other in zip(regions, others, strict=True)):
+    own = [region & ~union(regions[:i] + regions[i + 1 :]) for i, region in enumerate(regions)]
+    if all(linear(part, reach) for part in own) or _is_refined(terms, reach):
         return [join]
     if _is_mixture(total, reach):
         return [join]
     reasons.pop(total, None)
     parts = [replace(join, branch=term, consumer=total) for term in terms]
     return [term for part in parts for term in _split(part, joins, reasons, reach)]
+
+
+def _is_refined(terms: list[Node], reach: Reach) -> bool:
+    """Whether a term is made of another without weights, as the part of f(x) along x that is subtracted from it."""
+    pairs = [(one, other) for one in terms for other in terms if reach.is_ancestor(one, other)]
+    return any(not reach.mixing(reach.between(one, other)) for one, other in pairs)
 
 
 def _is_mixture(total: Node, reach: Reach) -> bool:

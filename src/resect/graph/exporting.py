@@ -27,6 +27,7 @@ from resect.graph.sizes import Place
 from resect.graph.traced import Recorded
 from resect.graph.untouched import Mode
 
+_OURS = Path(__file__).parents[1]
 NO_PYTHON_VALUES = (
     "Change that line so that it does not turn tensor values into Python values (no .item(), no `if` on a tensor, no "
     "numpy): use torch.where or torch.cond, or move the step out of forward()."
@@ -98,7 +99,8 @@ def cause(model: nn.Module, error: Exception) -> str:
     for (frame, _), source in zip(traceback.walk_tb(trace), traceback.extract_tb(trace), strict=False):
         owner, file = _first_argument(frame), Path(source.filename)
         library = file.parts[-2:-1] == ("modules",) and "torch" in source.filename
-        if owner is not None and id(owner) in names and not (library and source.name.startswith("_")):
+        ours = file.is_relative_to(_OURS) or (library and source.name.startswith("_"))
+        if owner is not None and id(owner) in names and not ours:
             place = f"module `{names[id(owner)]}` ({file.name}:{source.lineno}: `{source.line}`) says: "
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return place + (lines[0] if lines else type(error).__name__).rstrip(".")

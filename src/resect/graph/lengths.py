@@ -96,8 +96,12 @@ def three_times(model: nn.Module, trial: Trial) -> Trial | None:
 @contextmanager
 def _as_it_runs(model: nn.Module) -> Iterator[None]:
     """In eval mode, without gradients and what a graph does not have."""
-    plainly = torch.compiler.set_stance("force_eager")  # a compiled model complains where it does not fit
-    with untouched(model, "eval"), without_fused_attention(), torch.no_grad(), plainly:
+    with (
+        untouched(model, "eval"),
+        without_fused_attention(),
+        torch.no_grad(),
+        torch.compiler.set_stance("force_eager"),  # a compiled model complains where it does not fit
+    ):
         yield
 
 

@@ -14,7 +14,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.fx import Node
 
-from resect.graph.beside import Share
+from resect.graph.beside import Role
 from resect.graph.capture import NodeInput
 from resect.graph.decisions import Decision, Parallel, Removal, Variant, block_run
 from resect.graph.keys import Keys
@@ -23,7 +23,7 @@ from resect.graph.program import Program
 from resect.graph.slices import Sliced
 from resect.graph.steps import Resolution
 
-Decisions = tuple[Decision | Share, ...]
+Decisions = tuple[Decision | Role, ...]
 
 
 class Programs:
@@ -124,8 +124,8 @@ class Programs:
         spans = self._spans(tuple(arrangement))
         if not spans:
             return own
-        shares = tuple(share for span in spans for share in self.sliced.beside.shares(span).get(index, ()))
-        return (*map(_intact_beside, slots, own), *shares)
+        roles = tuple(role for span in spans for role in self.sliced.beside.roles(span).get(index, ()))
+        return (*map(_intact_beside, slots, own), *roles)
 
     def _spans(self, arrangement: tuple[Decision, ...]) -> tuple[Parallel, ...]:
         """The spans whose units run side by side."""
@@ -142,14 +142,14 @@ class Programs:
 
     def _build(self, index: int, decided: Decisions, live_after: frozenset[int]) -> Program:
         slots = [self.sliced.slots[i] for i in self.sliced.slots_of[index]]
-        shares = [share for share in decided if isinstance(share, Share)]
-        decisions = [decision for decision in decided if not isinstance(decision, Share)]
+        roles = [role for role in decided if isinstance(role, Role)]
+        decisions = [decision for decision in decided if not isinstance(decision, Role)]
         told = {slot.place.gate: (slot, decision) for slot, decision in zip(slots, decisions, strict=True)}
         resolution = Resolution(self)
-        for share in shares:
-            if self.slice_of.get(self.keys.of(share.entry)) != index:
-                resolution.start_beside(share)
-        ends = {share.exit: share for share in shares}
+        for role in roles:
+            if self.slice_of.get(self.keys.of(role.entry)) != index:
+                resolution.start_beside(role)
+        ends = {role.exit: role for role in roles}
         for node in self.sliced.slices[index]:
             slot, decision = told.get(node, (None, None))
             # A plain layer is its own join, and its gate.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from resect.graph.beside import Share
+from resect.graph.beside import Role
 from resect.graph.decisions import Decision, Variant
 from resect.graph.ops import VIEWS, gate, hint_shape, op_name
 from resect.graph.program import Ref, Step, substitute
@@ -147,25 +147,25 @@ class Resolution:
             second[keys.gate(slot)] = second[keys.of(join.branch)]
         self._step(keys.of(join.node), join.node, second)
 
-    def start_beside(self, share: Share) -> None:
+    def start_beside(self, role: Role) -> None:
         """Let a unit that runs beside others read the state from which they all start."""
-        self._value[self.keys.of(share.entry)] = self.keys.of(share.state)
+        self._value[self.keys.of(role.entry)] = self.keys.of(role.state)
 
-    def end_beside(self, share: Share) -> None:
+    def end_beside(self, role: Role) -> None:
         """Add a unit's output, just executed, to those of the units before it; the last one's place takes the whole."""
-        assert share.exit is not None
-        keys, total = self.keys, self.keys.beside(share.exit)
-        output, state = self.source(keys.of(share.exit)), self.source(keys.of(share.state))
-        if share.number == 1:
+        assert role.exit is not None
+        keys, total = self.keys, self.keys.beside(role.exit)
+        output, state = self.source(keys.of(role.exit)), self.source(keys.of(role.state))
+        if role.number == 1:
             self._value[total] = output
-        elif share.combine == "sum":
-            self._call(total, with_contribution, keys.beside(share.entry), output, state)
+        elif role.combine == "sum":
+            self._call(total, with_contribution, keys.beside(role.entry), output, state)
         else:
-            self._call(total, torch.add, keys.beside(share.entry), output)
-        if share.last and share.combine == "mean":
-            self._call(keys.mean_beside(share.exit), torch.div, total, rest=(share.number,))
-            total = keys.mean_beside(share.exit)
-        self._value[keys.of(share.exit)] = total if share.last else state
+            self._call(total, torch.add, keys.beside(role.entry), output)
+        if role.last and role.combine == "mean":
+            self._call(keys.mean_beside(role.exit), torch.div, total, rest=(role.number,))
+            total = keys.mean_beside(role.exit)
+        self._value[keys.of(role.exit)] = total if role.last else state
 
     def decide(self, slot: Slot, decision: Decision) -> None:
         """Give the gate of `slot` zero, or the value of another slot's branch at this slot's entry."""

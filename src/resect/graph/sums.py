@@ -11,7 +11,7 @@ from resect.graph.ops import NORMS, VIEWS, hint_shape, op_name
 from resect.graph.reach import Reach
 from resect.graph.trunk import behind
 
-_INTERPOLATED = "the skip would be scaled: it is interpolated with the branch"
+_INTERPOLATED = "the branch is not added: it is interpolated with the skip, or one operator weighs or bends both"
 _PICKED = "each of its values is the skip's or the branch's: neither is added to the other"
 _MATMUL = "the branch is added inside a matrix product, whose weights have no addition of their own"
 _STACKED = "the branch is added by a sum over stacked values"
@@ -21,13 +21,13 @@ _INSIDE = "a cell or control flow whose additions stand inside one operator"
 _READ_TOGETHER = "outputs of blocks are stacked and read together, as by attention over depth: no addition of two"
 _WRITE_SUM = "; write it as skip + branch, and it is a block"
 
-_PRODUCTS = ("addmm", "baddbmm", "addbmm", "addmv", "addr", "addcdiv")
+_PRODUCTS = ("addmm", "baddbmm", "addbmm", "addmv", "addr")
 _TO_COMPLEX = {"complex", "view_as_complex"}
 _OVER_STACKS = ("sum", "mean", "logsumexp", "einsum", "matmul", "mm", "bmm", "mv", "summed")
 
 _REASONS = {
     **dict.fromkeys(("add", "sub", "rsub"), _COMPLEX),
-    **dict.fromkeys(("lerp", "logaddexp", "logaddexp2", "hypot"), _INTERPOLATED),
+    **dict.fromkeys(("lerp", "logaddexp", "logaddexp2", "hypot", "addcdiv"), _INTERPOLATED),
     **dict.fromkeys(("where", "maximum", "minimum"), _PICKED),
     **dict.fromkeys(_PRODUCTS, _MATMUL + _WRITE_SUM),
     **dict.fromkeys(_OVER_STACKS, _STACKED + _WRITE_SUM),

@@ -41,6 +41,7 @@ class Recorded(nn.Module):
     Args:
         whole: gives out tensors and plain values of its one child `model`.
         call: positional and keyword arguments; the recording holds for their shapes.
+        draws: refuse Python values of random numbers, too: in training, where no one compares two runs.
 
     Raises:
         DependsError: a Python value or a shape depends on the values of the inputs; raised where that is.
@@ -49,10 +50,10 @@ class Recorded(nn.Module):
     model: nn.Module
     as_run = True
 
-    def __init__(self, whole: nn.Module, call: Call) -> None:
+    def __init__(self, whole: nn.Module, call: Call, *, draws: bool) -> None:
         super().__init__()
         self.model = whole.get_submodule("model")
-        with torch.no_grad(), _Dependence(call) as dependence, _PythonReads(dependence):
+        with torch.no_grad(), _Dependence(call, draws) as dependence, _PythonReads(dependence):
             whole(*call[0], **call[1])
         leaves, structure = pytree.tree_flatten(call)
         places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
@@ -109,19 +110,21 @@ def _ordered(call: Call, order: Callable[..., Tensor]) -> Call:
 
 
 class _Dependence(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no annotation
-    """Refuses Python values and shapes that are made of the values of the inputs."""
+    """Refuses Python values and shapes that are made of the values of the inputs, or (`draws`) of random numbers."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, draws: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no annotation
+        self._draws, self.on_what = draws, "the inputs or is drawn (LayerDrop)" if draws else "the inputs"
         self._held: dict[int, Tensor] = {}
         for leaf in pytree.tree_leaves(call):
             self._mark(leaf)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         depends = any(map(self.on, pytree.tree_leaves((args, kwargs))))
+        depends |= self._draws and torch.Tag.nondeterministic_seeded in func.tags
         name = func.overloadpacket.__name__
         if depends and not _OF_VALUES.isdisjoint(func.tags) and any(map(self.on, _deciding(name, args))):
-            raise DependsError(f"{name} of a value that depends on the inputs")
+            raise DependsError(f"{name} of a value that depends on {self.on_what}")
         result = func(*args, **(kwargs or {}))
         if depends:
             for leaf in pytree.tree_leaves(result):
@@ -156,7 +159,7 @@ class _PythonReads(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name in _READ_BY_PYTHON and any(map(self._dependence.on, args)):
-            raise DependsError(f"{name} of a value that depends on the inputs")
+            raise DependsError(f"{name} of a value that depends on {self._dependence.on_what}")
         return func(*args, **(kwargs or {}))
 
 

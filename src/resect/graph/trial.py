@@ -34,6 +34,9 @@ def require_samples(model: nn.Module, example: Any, leaves: Sequence[Any], batch
             f"`example` must hold at least one tensor, got none in {type(example).__name__}. Pass one batch of the "
             "model's inputs."
         )
+    most = max(leaf.ndim for leaf in tensors) - 1
+    if batch_dim > max(most, 0):
+        raise InputError(f"`batch_dim` must be a dimension of the inputs, 0 to {max(most, 0)}, got {batch_dim}.")
     batch = next((leaf.shape[batch_dim] for leaf in tensors if leaf.ndim > batch_dim), 0)
     if tensors[0].ndim > batch_dim and not batch:
         raise InputError(f"`example` must hold at least one sample, got an input of shape {tuple(tensors[0].shape)}.")

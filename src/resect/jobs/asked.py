@@ -7,7 +7,7 @@ from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from resect.errors import InputError, SpecError, closest
+from resect.errors import InputError, SpecError, closest, require_one_of
 from resect.graph.decisions import Combine, Gates, Removal, Unit
 from resect.jobs.paper import CLAIMS
 from resect.jobs.source import Source, split_spec
@@ -123,8 +123,7 @@ class LesionAsked(Asked):
         if isinstance(self.metrics, str):
             object.__setattr__(self, "metrics", (self.metrics,))
         self.settings(channels_last=False)  # says what is wrong with metrics and precision
-        if self.plan not in PLANS:
-            raise InputError(f"`plan` must be one of {', '.join(PLANS)}, got {self.plan!r}.")
+        require_one_of("plan", self.plan, PLANS)
         if self.without is not None and self.plan != "single":
             raise InputError(
                 f"`without` stands in the place of a plan, but `plan` is {self.plan!r}. Leave out one of them."

@@ -148,8 +148,8 @@ class MultiplicityRow:
 class Step:
     """From one network of question 4 to that with the next larger effective number of paths.
 
-    Changes are the latter minus the former, with the limits of an interval; NaN where it is not known. All steps of a
-    study hold at once in 95 %.
+    Changes are the latter minus the former, with the limits of an interval; NaN where it is not known. All changes
+    of a kind, of errors or of paths, hold at once in 95 %.
     """
 
     fewer: tuple[int, ...]  # rows of Answers.multiplicity: several if they are the same but for the seed

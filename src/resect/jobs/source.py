@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resect.data.names import require_data_spec
 from resect.data.normalization import Normalization
-from resect.errors import DataError, InputError, SpecError, require_whole
+from resect.errors import DataError, InputError, SpecError, require_one_of, require_whole
 from resect.models.names import Value, require_model_spec
 
 if TYPE_CHECKING:  # what is asked is checked, and refused, before torch is imported
@@ -60,8 +60,7 @@ class Source:
     batch_dim: int = 0
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise InputError(f"`dtype` must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
+        require_one_of("dtype", self.dtype, DTYPES)
         if self.calibrate != 0:
             require_whole("calibrate", self.calibrate, 2)
         require_whole("batch_dim", self.batch_dim, 0)

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from resect.errors import DataError
+from resect.errors import DataError, InputError, ResectError
 from resect.graph.calls import as_call
+from resect.graph.exporting import cause
 from resect.measuring.batches import Batches, batches_of, to_device
 
 
@@ -26,13 +27,20 @@ def calibrate(model: nn.Module, data: Batches) -> int:
         How many batch norms were measured.
 
     Raises:
-        DataError: the data are empty, or a batch has a single value a channel.
+        InputError: it is no module.
+        DataError: the data are empty, the model cannot run them, or a batch has a single value a channel. The
+            statistics are those of before then.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"`model` must be a torch.nn.Module, got {type(model).__name__}. Of a network, give net.model."
+        )
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
     if not norms:
         return 0
     modes = {part: part.training for part in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     device = next((buffer.device for buffer in model.buffers()), torch.device("cpu"))
     try:
         model.eval()
@@ -44,10 +52,16 @@ def calibrate(model: nn.Module, data: Batches) -> int:
             for batch in batches_of(data):
                 args, kwargs = as_call(to_device(batch.inputs, device))
                 model(*args, **kwargs)
-    except ValueError as error:  # torch's words for a single value a channel
-        raise DataError(
-            f"`data` must have batches of at least 2 samples to measure batch norms on: {error}."
-        ) from error
+    except BaseException as error:
+        for norm, buffers in zip(norms, before, strict=True):
+            norm.load_state_dict(buffers, strict=False)
+        if isinstance(error, ValueError) and not isinstance(error, ResectError):  # a single value a channel
+            raise DataError(
+                f"`data` must have batches of at least 2 samples to measure batch norms on: {error}."
+            ) from error
+        if isinstance(error, RuntimeError):
+            raise DataError(f"`data` must hold inputs that the model can run: {cause(model, error)}.") from error
+        raise
     finally:
         for part, mode in modes.items():
             part.training = mode

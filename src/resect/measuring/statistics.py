@@ -6,7 +6,7 @@ Letters: L lesions, N samples, R resamples. An effect is the lesioned network's 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import exp, nan, sqrt
+from math import exp, nan
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -134,26 +134,6 @@ def bootstrap_interval(
         reach = spread * np.quantile(largest, level, method="weibull")
         return effect - reach, effect + reach
     return effect - spread * high_t, effect - spread * low_t
-
-
-def interval_over_repeats(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of the mean over independent repeats, such as training seeds.
-
-    Args:
-        values: (repeats,) the mean of every repeat.
-        level: coverage, 0 to 1, exclusive.
-
-    Returns:
-        low, high in the unit of `values`; NaN with fewer than two repeats, or equal ones, which show no spread.
-    """
-    check_level(level)
-    means = np.asarray(values, dtype=np.float64)
-    if means.ndim != 1:
-        raise InputError(f"`values` must have one dimension, got shape {means.shape}.")
-    if len(means) < 2 or np.ptp(means) == 0:
-        return nan, nan
-    reach = float(stdtrit(len(means) - 1, (1 + level) / 2) * means.std(ddof=1)) / sqrt(len(means))
-    return float(means.mean()) - reach, float(means.mean()) + reach
 
 
 def independent_vote_error(error: float, members: int, classes: int) -> float:

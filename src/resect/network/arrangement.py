@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, Final, get_args
 
-from resect.errors import ArrangementError
+from resect.errors import ArrangementError, require_one_of
 from resect.graph.decisions import Combine, Decision, Parallel, Unit, Variant
 from resect.network.blocks import BlockLike, block_index, block_indices
 
@@ -123,8 +123,7 @@ class Arrangement(tuple[Decision, ...]):
 
     def units(self, unit: Unit = "block") -> tuple[tuple[int, int], ...]:
         """The first and the last slot of every unit, in order; ArrangementError if it, or the network, is unknown."""
-        if unit not in get_args(Unit):
-            raise ArrangementError(f"`unit` must be one of {', '.join(get_args(Unit))}, got {unit!r}.")
+        require_one_of("unit", unit, get_args(Unit), ArrangementError)
         if unit == "layer" and len(self.layers) != len(self):
             raise ArrangementError(
                 "an arrangement that belongs to no network yet has no layers. Begin with net.intact, or give it to "

@@ -11,7 +11,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from resect.errors import ExportError, InputError, suggesting
+from resect.errors import ExportError, InputError, require_whole, suggesting
 from resect.graph.calls import as_call, outputs_of
 from resect.graph.differences import alike, largest_difference
 from resect.graph.exporting import How, without_fused_attention
@@ -74,6 +74,7 @@ def unravel(
             f"`example` must be one batch of the inputs of {type(model).__name__}, such as "
             "torch.zeros(1, 3, 224, 224); it is missing."
         )
+    require_whole("batch_dim", batch_dim, 0)
     started = perf_counter()
     try:
         with torch.inference_mode(False):  # so that gradients can be taken with it

@@ -52,7 +52,7 @@ def _check_beside(slot: Slot, span: Parallel, branches: Sequence[Any], sliced: S
             "is not of such a span. net.intact.parallel(first, last) makes one."
         )
     if slot.index == span.last:
-        sliced.beside.shares(span)
+        sliced.beside.roles(span)
 
 
 def _check_variant(slot: Slot, variant: Variant) -> None:

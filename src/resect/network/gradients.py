@@ -12,11 +12,11 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import ExportError
-from resect.graph.calls import as_call, batch_dimensions, outputs_of
+from resect.graph.calls import as_call, batch_dimensions, labelled, outputs_of
 from resect.graph.differences import alike
 from resect.graph.exporting import cause, without_checkpoints, without_fused_attention
 from resect.graph.randomness import kept_generators
-from resect.graph.untouched import untouched
+from resect.graph.untouched import Mode, untouched
 
 if TYPE_CHECKING:
     from resect.network.unraveled import Unraveled
@@ -45,7 +45,7 @@ def require_own_gradient(net: Unraveled, example: Any) -> bool:
     ):
         for inputs in (_two_samples(net, on_device), on_device):
             try:
-                own, outputs = _gradients(model, lambda inputs: outputs_of(model, as_call(inputs)), inputs)
+                own, outputs = _gradients(model, lambda inputs: outputs_of(model, as_call(inputs)), inputs, mode)
                 break
             except Exception as error:  # any model raises what it likes
                 if "modified by an inplace operation" in str(error):  # it has no gradient itself, but the graph has
@@ -55,7 +55,7 @@ def require_own_gradient(net: Unraveled, example: Any) -> bool:
                         f"`model` must be differentiable on the example, but {type(model).__name__} says: "
                         f"{cause(model, error)}. Was it cast or changed since it was unravelled?"
                     ) from error
-        captured, others = _gradients(model, net, inputs)
+        captured, others = _gradients(model, net, inputs, mode)
     if not all(alike(one, other) for one, other in zip(outputs, others, strict=True)):
         return False
     norms = {name: _norm(gradient) for name, gradient in own.items() if gradient is not None}
@@ -92,28 +92,39 @@ def _two_samples(net: Unraveled, example: Any) -> Any:
     return pytree.tree_unflatten(map(leaf_of, leaves, batch_dimensions(leaves, net.batch_dim)), spec)
 
 
-def _gradients(model: nn.Module, run: Callable[[Any], Any], example: Any) -> tuple[Gradients, list[Tensor]]:
-    """The gradients of a fixed weighted sum of all outputs by every parameter, and the outputs."""
+def _gradients(model: nn.Module, run: Callable[[Any], Any], example: Any, mode: Mode) -> tuple[Gradients, list[Tensor]]:
+    """The gradients of a fixed weighted sum of all outputs by every parameter, in eval mode by every input, too, and
+    the outputs."""
     torch.manual_seed(0)
-    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    places = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    leaves, spec = pytree.tree_flatten(example)
+    given = [leaf.detach().requires_grad_() if _is_float(leaf) else leaf for leaf in leaves]
+    if mode == "eval":  # a training needs none of them
+        names = [name for name, _ in labelled(as_call(example))]
+        places |= {name: leaf for name, leaf in zip(names, given, strict=True) if _is_float(leaf)}
     with torch.enable_grad():
-        outputs = [leaf for leaf in pytree.tree_leaves(run(example)) if _differentiable(leaf)]
-    if not outputs or not parameters:
-        return dict.fromkeys(parameters), outputs
+        inputs = [leaf.clone() if _is_float(leaf) else leaf for leaf in given]  # a model may write into them
+        outputs = [leaf for leaf in pytree.tree_leaves(run(pytree.tree_unflatten(inputs, spec))) if _has_gradient(leaf)]
+    if not outputs or not places:
+        return dict.fromkeys(places), outputs
     generator = torch.Generator().manual_seed(0)
     plain: Any = {"generator": generator, "dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
     weights = [torch.rand(leaf.shape, **plain).to(leaf) for leaf in outputs]
     # Not backward(): that would fill `grad`, and reach those who wait for it, as DistributedDataParallel does.
-    gradients = torch.autograd.grad(outputs, list(parameters.values()), weights, allow_unused=True)
-    return dict(zip(parameters, gradients, strict=True)), [leaf.detach() for leaf in outputs]
+    gradients = torch.autograd.grad(outputs, list(places.values()), weights, allow_unused=True)
+    return dict(zip(places, gradients, strict=True)), [leaf.detach() for leaf in outputs]
 
 
 def _norm(gradient: Tensor) -> float:
     return float(torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32)))
 
 
-def _differentiable(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.requires_grad
+def _is_float(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _has_gradient(leaf: Any) -> bool:
+    return _is_float(leaf) and leaf.requires_grad
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, TypeGuard
 
-from resect.errors import InputError, require_whole, suggesting_settings
+from resect.errors import InputError, require_one_of, require_whole, suggesting_settings
 
 if TYPE_CHECKING:  # a recipe names its schedule without torch
     import torch
@@ -135,8 +135,7 @@ def named(name: str, *, keep: int | None = None, survival: float | None = None, 
     Raises:
         InputError: the name is unknown, or what belongs to it is missing or what does not is given.
     """
-    if name not in _TAKES:
-        raise InputError(f"`schedule` must be one of {', '.join(NAMES)}, got {name!r}.")
+    require_one_of("schedule", name, NAMES)
     for setting, value in (("keep", keep), ("survival", survival)):
         if value is not None and setting != _TAKES[name]:
             owners = [other for other, taken in _TAKES.items() if taken == setting]

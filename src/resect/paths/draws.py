@@ -59,8 +59,8 @@ class Draws(Shown):
 
     def by_batch(self, values: np.ndarray) -> tuple[list[np.ndarray], list[int]]:
         """Of values (N, R, n+1) the means over the samples of each batch, (draws, n+1); and how many samples it has."""
-        batches = [values[self.batch == number] for number in np.unique(self.batch)]
-        return [own[:, drawn(own[0])].mean(0) for own in batches], [len(own) for own in batches]
+        batches = drawn_by_batch(values, self.batch)
+        return [own.mean(0) for own in batches], [len(own) for own in batches]
 
     def by_draw(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means over the samples of a batch, (draws, n+1), of values (N, R, n+1); and what each weighs."""
@@ -91,7 +91,12 @@ class Draws(Shown):
         return f"{opening}, of {plural(len(self.norms), 'gradient')} at {self.at}: {said}."
 
 
-def drawn(values: np.ndarray) -> np.ndarray:
+def drawn_by_batch(values: np.ndarray, batch: np.ndarray) -> list[np.ndarray]:
+    """Values (N, R, ...) of each batch, as far as it was drawn; all of them if they are NaN from the first draw on."""
+    return [own[:, _drawn(own[0])] for own in (values[batch == number] for number in np.unique(batch))]
+
+
+def _drawn(values: np.ndarray) -> np.ndarray:
     """(R,) booleans: which draws were made of a batch, whose values (R, ...) otherwise are NaN; all if none has any."""
     some = ~np.isnan(values).reshape(len(values), -1).all(1)
     return np.asarray(some | ~some.any())

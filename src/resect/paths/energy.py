@@ -3,7 +3,8 @@
 q_A = |p_A|^2 / sum |p_B|^2 is what the gradient would be made of if paths did not interfere. With an independent random
 sign s_i on every branch, <c_i, s_i J_i t> / <g, g>, with cotangent, tangent and gradient g under the signs, is in
 expectation the probability that a path goes through block i, numerator and denominator each: one backward and one
-forward-mode pass a draw. By length it is `PathSquares.energy`.
+forward-mode pass a draw. By length it is `PathSquares.energy`. A path is a set of blocks here: routes that enter the
+same blocks, as where a branch reads several states, are one, and `PathSquares` tells them apart.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from resect.measuring.batches import AnyTask, Batch, Batches, batches_of
 from resect.measuring.results import require_alike
 from resect.network.unraveled import Unraveled
 from resect.paths.certainty import drawn_until, relative_errors, said
-from resect.paths.draws import drawn, of_one_length
+from resect.paths.draws import drawn_by_batch, of_one_length
 from resect.paths.measures import binary_entropy
 from resect.paths.passes import Passes, row_squares
 from resect.paths.settings import PathSettings, PathWork, Traces, concatenated
@@ -78,21 +79,18 @@ class PathEnergy(Shown):
         """The largest entropy, in bits, that the energy over paths can have: that of independent blocks."""
         return float(binary_entropy(self.probability).sum())
 
-    def _by_batch(self, values: np.ndarray) -> list[np.ndarray]:
-        """Values (N, R, ...) of each batch, as far as it was drawn."""
-        batches = [values[self.batch == number] for number in np.unique(self.batch)]
-        return [own[:, drawn(own[0])] for own in batches]
-
     @property
     def error(self) -> float:
         """One standard error of the sum of squares over all paths, as a part of it; NaN below 3 draws a batch."""
-        means = [own.mean(0)[:, None] for own in self._by_batch(self.squares)]
-        return float(relative_errors(means, [int((self.batch == number).sum()) for number in np.unique(self.batch)])[0])
+        batches = drawn_by_batch(self.squares, self.batch)
+        return float(relative_errors([own.mean(0)[:, None] for own in batches], [len(own) for own in batches])[0])
 
     def interval(self, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """(low, high), (n,) each: percentile bootstrap intervals of `probability` over draws; NaN for a single draw."""
         products, squares = (
-            np.concatenate([own.sum(0) / len(own[0]) for own in self._by_batch(values)])  # (draws, n) and (draws,)
+            np.concatenate(
+                [own.sum(0) / len(own[0]) for own in drawn_by_batch(values, self.batch)]
+            )  # (draws, n) and (draws,)
             for values in (self.products, self.squares)
         )
         if len(squares) < 2:
@@ -113,7 +111,7 @@ class PathEnergy(Shown):
     def summary(self) -> str:
         """Through which block most of the energy goes, and how deep and how many the paths are by it."""
         most = int(self.probability.argmax())
-        draws = sum(own.shape[1] for own in self._by_batch(self.squares))
+        draws = sum(own.shape[1] for own in drawn_by_batch(self.squares, self.batch))
         return (
             f"{plural(draws, 'draw')} of random signs: {percent(float(self.probability[most]))} of the energy of all "
             f"paths at {self.at} goes through {self.names[most]}, the most; by energy paths are "

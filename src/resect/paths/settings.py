@@ -11,7 +11,14 @@ import numpy as np
 import torch
 
 from resect.engines.work import Arrays, Progress
-from resect.errors import AccuracyError, InputError, require_whole, settings_or_default, suggesting_settings
+from resect.errors import (
+    AccuracyError,
+    InputError,
+    require_one_of,
+    require_whole,
+    settings_or_default,
+    suggesting_settings,
+)
 from resect.graph.decisions import Gates
 from resect.graph.ops import free_shape
 from resect.graph.routes import Routes
@@ -64,8 +71,7 @@ class PathSettings:
         if self.memory is not None:
             require_whole("memory", self.memory)
         require_precision(self.precision)
-        if self.gates not in get_args(Gates):
-            raise InputError(f"`gates` must be one of {', '.join(get_args(Gates))}, got {self.gates!r}.")
+        require_one_of("gates", self.gates, get_args(Gates))
 
 
 @dataclass(frozen=True)

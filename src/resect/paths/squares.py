@@ -134,7 +134,7 @@ class PathSquares(Draws):
         if (spectrum.counts, spectrum.at) != (self.counts, self.at):
             raise InputError(f"`spectrum` must be of the same network and place, {self.at}, got one at {spectrum.at}.")
         rows = min(len(spectrum.norms), len(self.norms))
-        return np.square(spectrum.norms[:rows]), np.square(self.norms[:rows]).mean(1)
+        return np.square(spectrum.norms[:rows]), self.own_total[:rows]
 
     @property
     def magnitude(self) -> np.ndarray:

@@ -182,7 +182,16 @@ class Trace:
         lanes = [None if value is None else value[None] for value in gradients]
         top = {key: value for key, value in zip(live, lanes, strict=False) if value is not None}
         truth = {key: value for key, value in zip(leaves, lanes[len(live) :], strict=True) if value is not None}
+        if leaves:
+            self._require_reached(truth)
         return top, _one_row(list(truth.values())) if self.parameters else self._rows_first(truth)
+
+    def _require_reached(self, gradients: Lanes) -> None:
+        if not gradients:
+            raise InputError(
+                f"`at` must be a place that the gradient reaches, but none reaches {self.target.name}: the model stops "
+                "it on the way (torch.no_grad, detach). Name a later one: at='stem', or at=1, the start of a block."
+            )
 
     def slices(self) -> Iterator[tuple[int, SliceGradient]]:
         """The slices that end in a join, from the last to the first on the way to the target."""
@@ -207,6 +216,7 @@ class Trace:
         prelude = self._prelude()
         _, reached = prelude.to_ends(cotangents)
         if not self.parameters:
+            self._require_reached(reached)
             return self._rows_first(reached)
         return _one_row([*reached.values(), *(cotangents[key] for key in self.parameters & cotangents.keys())])
 

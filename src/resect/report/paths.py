@@ -127,16 +127,16 @@ def _estimates(record: Record) -> list[str]:
         f"Coherence of the paths of these lengths, 1 if they do not interfere: {decimal(float(kappa.min()))} to "
         f"{decimal(float(kappa.max()))}."
     ]
-    error, asked = record.found.get("sweeps_error"), record.asked.get("precision", PRECISION)
+    error, most = record.found.get("sweeps_error"), record.asked.get("precision") or PRECISION
     sweeps = f"{plural(record.found['sweeps'], 'sweep')} of random signs"
     if error is None or not isfinite(error):
         said.append(f"{sweeps} do not say how far off this is.")
-    elif error * 100 <= asked:
+    elif error * 100 <= most:
         said.append(f"By {sweeps}; one standard error of the sums of squares is at most {percent(error)} of them.")
     else:
         said.append(
             f"By {sweeps}, too few: one standard error of the sums of squares is up to {percent(error)} of them, not "
-            f"{asked:g} %, so that root mean squares, energy and coherence are orders of magnitude; more --sweeps make "
+            f"{most:g} %, so that root mean squares, energy and coherence are orders of magnitude; more --sweeps make "
             "them better."
         )
     return said

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from scipy.stats import kendalltau
 
-from resect.errors import ArrangementError, InputError, require_whole, suggesting
+from resect.errors import ArrangementError, require_one_of, require_whole, suggesting
 from resect.graph.decisions import Combine, Decision, Removal, Unit, Variant
 from resect.network.arrangement import Arrangement
 from resect.network.requirements import require_blocks
@@ -49,8 +49,7 @@ class Plan:
 
     def removing(self, removal: Removal) -> Plan:
         """The same plan with another treatment of deleted branches; InputError if it is unknown."""
-        if removal not in get_args(Removal):
-            raise InputError(f"`removal` must be one of {', '.join(get_args(Removal))}, got {removal!r}.")
+        require_one_of("removal", removal, get_args(Removal))
         return replace(self, removal=removal)
 
 
@@ -130,9 +129,7 @@ def parallel(
 
     Labels: as of `windows`.
     """
-
-    if combine not in get_args(Combine):
-        raise InputError(f"`combine` must be one of {', '.join(get_args(Combine))}, got {combine!r}.")
+    require_one_of("combine", combine, get_args(Combine))
 
     def lesion(first: int, last: int) -> Arrangement:
         return net.intact.parallel(first, last, unit=unit, combine=combine)

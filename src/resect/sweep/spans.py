@@ -56,8 +56,8 @@ def spans(
 
 def _middle(net: Unraveled, units: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """Which units stand in the middle and can trade places: the first, and the one behind the last."""
-    spans = [{block.span for block in net.blocks[first : last + 1]} for first, last in units]
-    runs = [[i for i, _ in run] for _, run in groupby(enumerate(spans), key=lambda entry: entry[1])]
+    shapes = [{block.span for block in net.blocks[first : last + 1]} for first, last in units]
+    runs = [[i for i, _ in run] for _, run in groupby(enumerate(shapes), key=lambda entry: entry[1])]
     centre = (len(units) - 1) / 2
     nearest = min(runs, key=lambda run: (max(run[0] - centre, centre - run[-1], 0), -len(run)))
     return nearest[0], nearest[-1] + 1

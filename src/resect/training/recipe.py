@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from resect.errors import InputError, require_whole
+from resect.errors import InputError, require_one_of, require_whole
 from resect.network import schedules
 
 Decay = Literal["one-cycle", "step"]
@@ -66,8 +66,7 @@ class Recipe:
         self.blocks_schedule(1)
         choices: dict[str, tuple[str, ...]] = {"decay": get_args(Decay), "border": get_args(Border)}
         for name, known in (choices | {"precision": get_args(Precision)}).items():
-            if getattr(self, name) not in known:
-                raise InputError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+            require_one_of(name, getattr(self, name), known)
         for name, least in (("epochs", 1), ("batch_size", 2), ("shift", 0), ("seed", 0)):
             require_whole(name, getattr(self, name), least)
         for name, low, high in (("warmup", 0, 1), ("momentum", 0, 1), ("weight_decay", 0, float("inf"))):

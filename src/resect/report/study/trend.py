@@ -69,13 +69,11 @@ def _sure(change: tuple[float, float, float]) -> bool:
 
 def _unclear(ordered: Sequence[_Network], steps: Sequence[Step], which: Sequence[int]) -> str:
     """The first step that cannot be told, and how many more there are."""
-    first = which[0]
-    what, change = ("error", steps[first].error)
-    if _sure(change):
-        what, change = "number of paths", steps[first].paths
+    first, error = which[0], steps[which[0]].error
+    what = "number of paths" if _sure(error) else f"error{_interval(error)}"
     names = f"{ordered[first].name} and {ordered[first + 1].name}"
     more = f", and {len(which) - 1} more of the {len(steps)} steps" if len(which) > 1 else ""
-    return f"{names} cannot be told apart by their {what}{_interval(change) if what == 'error' else ''}{more}"
+    return f"{names} cannot be told apart by their {what}{more}"
 
 
 def _interval(change: tuple[float, float, float]) -> str:

@@ -85,10 +85,10 @@ def coherence_of(study: Study) -> tuple[tuple[float, float], tuple[float, float]
 
 def _coherence(study: Study, depth: DepthAnswer) -> str:
     """What training did to the interference of paths."""
-    found = coherence_of(study)
-    if found is None:
+    coherence = coherence_of(study)
+    if coherence is None:
         return "On its effective lengths coherence is not known of both, as the untrained branches carry nothing."
-    here, there, factor = found
+    here, there, factor = coherence
     verb = "hardly changed how they add up"
     if factor > _CHANGED:
         verb = "made the paths of a length reinforce each other" if here[1] > 1 else "made the paths cancel less"
