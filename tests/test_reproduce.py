@@ -76,6 +76,7 @@ def test_random_deletions_and_reorderings() -> None:
     assert verdict("3", study) == HOLDS
     abrupt = study.random.assign(error=np.where(study.random["deleted"] > 3, 0.9, 0.07))
     assert verdict("3", replace(study, random=abrupt)) == FAILS
+    assert verdict("3", replace(study, random=study.random.assign(error=0.061))) == FAILS
     assert verdict("4", study) == HOLDS
     for value, expected in ((-0.4, PARTLY), (-0.1, FAILS), (0.5, FAILS), (None, UNKNOWN)):
         ensemble = replace(study.answers.ensemble, tau_correlation=value)
