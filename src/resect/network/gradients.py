@@ -12,7 +12,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import ExportError
-from resect.graph.calls import as_call, batch_dimensions, labelled, outputs_of
+from resect.graph.calls import Call, as_call, batch_dimensions, labelled, outputs_of
 from resect.graph.differences import alike
 from resect.graph.exporting import cause, without_checkpoints, without_fused_attention
 from resect.graph.randomness import kept_generators
@@ -45,7 +45,7 @@ def require_own_gradient(net: Unraveled, example: Any) -> bool:
     ):
         for inputs in (_two_samples(net, on_device), on_device):
             try:
-                own, outputs = _gradients(model, lambda inputs: outputs_of(model, as_call(inputs)), inputs, mode)
+                own, outputs = _gradients(model, lambda call: outputs_of(model, call), as_call(inputs), mode)
                 break
             except Exception as error:  # any model raises what it likes
                 if "modified by an inplace operation" in str(error):  # it has no gradient itself, but the graph has
@@ -55,7 +55,7 @@ def require_own_gradient(net: Unraveled, example: Any) -> bool:
                         f"`model` must be differentiable on the example, but {type(model).__name__} says: "
                         f"{cause(model, error)}. Was it cast or changed since it was unravelled?"
                     ) from error
-        captured, others = _gradients(model, net, inputs, mode)
+        captured, others = _gradients(model, lambda call: net(call[1] or call[0]), as_call(inputs), mode)
     if not all(alike(one, other) for one, other in zip(outputs, others, strict=True)):
         return False
     norms = {name: _norm(gradient) for name, gradient in own.items() if gradient is not None}
@@ -97,10 +97,10 @@ def _gradients(model: nn.Module, run: Callable[[Any], Any], example: Any, mode: 
     the outputs."""
     torch.manual_seed(0)
     places = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    leaves, spec = pytree.tree_flatten(example)
+    leaves, spec = pytree.tree_flatten(call)
     given = [leaf.detach().requires_grad_() if _is_float(leaf) else leaf for leaf in leaves]
     if mode == "eval":  # a training needs none of them
-        names = [name for name, _ in labelled(as_call(example))]
+        names = [name for name, _ in labelled(call)]
         places |= {name: leaf for name, leaf in zip(names, given, strict=True) if _is_float(leaf)}
     with torch.enable_grad():
         inputs = [leaf.clone() if _is_float(leaf) else leaf for leaf in given]  # a model may write into them
