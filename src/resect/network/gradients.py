@@ -92,7 +92,7 @@ def _two_samples(net: Unraveled, example: Any) -> Any:
     return pytree.tree_unflatten(map(leaf_of, leaves, batch_dimensions(leaves, net.batch_dim)), spec)
 
 
-def _gradients(model: nn.Module, run: Callable[[Any], Any], example: Any, mode: Mode) -> tuple[Gradients, list[Tensor]]:
+def _gradients(model: nn.Module, run: Callable[[Call], Any], call: Call, mode: Mode) -> tuple[Gradients, list[Tensor]]:
     """The gradients of a fixed weighted sum of all outputs by every parameter, in eval mode by every input, too, and
     the outputs."""
     torch.manual_seed(0)
