@@ -40,6 +40,7 @@ def test_changed_is_what_the_last_hour_committed_and_what_is_not_committed(tmp_p
     assert "old.py" in affected.changed_files(tmp_path, since="4 hours ago")
 
 
+@pytest.mark.slow
 def test_tests_are_as_far_from_a_change_as_their_chain_of_imports_is_long() -> None:
     def far(*changed: str) -> dict[str, int]:
         return {name: steps for name, steps in affected.distances(ROOT, changed).items() if name.startswith("test_")}
@@ -69,6 +70,7 @@ def test_near_and_quick_tests_are_chosen_until_the_time_is_up() -> None:
     assert affected.chosen({}, {}, 10) == []
 
 
+@pytest.mark.slow
 def test_pytest_runs_what_can_break_and_says_what_it_leaves_out(tmp_path: Path) -> None:
     commit(tmp_path, "tests/test_old.py", hours_ago=3)
     shutil.copy(affected.__file__, tmp_path / "tests")

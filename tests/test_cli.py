@@ -115,6 +115,7 @@ def test_study_and_train(tmp_path: Path) -> None:
 SHORT = ["--repeats", "1", "--draws", "1", "--gradient-samples", "4"]
 
 
+@pytest.mark.slow
 def test_a_finished_study_of_other_weights_under_the_same_name_is_refused(tmp_path: Path) -> None:
     weights = tmp_path / "r8.safetensors"
     for seed in (0, 1):
@@ -157,6 +158,7 @@ def test_beside_trains_what_has_no_weights(tmp_path: Path, monkeypatch: pytest.M
     assert "leave out --checkpoint, --model-arg and --normalize" in refused("study", *SMALL, "--retrain")
 
 
+@pytest.mark.slow
 def test_beside_loads_weights_that_are_given(tmp_path: Path) -> None:
     weights = tmp_path / "r8.safetensors"
     save_weights(CifarResNet(8, channels=1), weights)
@@ -218,6 +220,7 @@ def test_bad_input(tmp_path: Path) -> None:
     assert "must hold checkpoints" in refused("paths", "resect:resnet8", "digits", "--checkpoints", weights)
 
 
+@pytest.mark.slow
 def test_json_keeps_small_numbers() -> None:
     few = ["--draws", "1", "--sweeps", "0", "--strongest", "0"]
     record = json.loads(run("paths", "resect:resnet20", "digits", *SMALL, *few, "--format", "json").stdout)

@@ -102,6 +102,7 @@ def test_the_numbers_are_those_of_the_library(network: resect.Unraveled) -> None
     assert record["found"]["ran"]["slices_run"] > len(plan)
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_does_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--plan", "windows", "--batch-size", "20", "--memory-format", "contiguous", "--format", "json"]
 

@@ -94,6 +94,7 @@ def one_thread() -> None:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_training_stopped_twice_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
@@ -438,6 +439,7 @@ def interrupted(out: Path, history: Path | None = None) -> bytes:
     return out.with_suffix(".checkpoint").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_checkpoint_to_go_on_from(tmp_path: Path) -> None:
     out = tmp_path / "x.safetensors"
     before = interrupted(out)

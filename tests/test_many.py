@@ -52,6 +52,7 @@ def test_the_set_of_the_worst_is_that_of_pairwise_tests() -> None:
     assert may_be_worst(np.zeros((4, 50), bool)).all()
 
 
+@pytest.mark.slow
 def test_the_worst_is_in_its_set_and_its_damage_is_held_out() -> None:
     """54 equal blocks: the largest damage is too large on the samples that chose it, and not on the others."""
     draw, covered, named, naive = np.random.default_rng(1), 0, 0, []

@@ -105,6 +105,7 @@ def test_a_seed_gives_the_same_weights_and_leaves_the_global_state_alone() -> No
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_highway_blocks_are_found_and_deleting_one_closes_its_gate() -> None:
     network = randomise_norms(CifarHighway(6, width=4, channels=1))
     images = torch.randn(3, 1, 8, 8)
@@ -127,6 +128,7 @@ def test_highway_gates_are_biased_to_carry() -> None:
         load_model("resect:highway7")
 
 
+@pytest.mark.slow
 def test_every_branch_of_a_multi_residual_network_is_a_block() -> None:
     network = randomise_norms(load_model("resect:resnet14-w4-x3").module)
     images = torch.randn(2, 3, 8, 8)
@@ -323,6 +325,7 @@ def test_weights_that_half_precision_cannot_hold(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
 
 
+@pytest.mark.slow
 def test_weights_too_large_for_the_package_are_not_there_without_the_repository(tmp_path: Path) -> None:
     package = Path(resect.__file__).parent
     shutil.copytree(package, tmp_path / "resect", ignore=shutil.ignore_patterns("__pycache__"))

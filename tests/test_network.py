@@ -47,6 +47,7 @@ def test_swaps_repeats_and_many_deletions_have_the_bits_of_a_patched_model(net, 
         assert torch.equal(net(batch[0], arrangement), by_hand(resnet, batch[0], tuple(arrangement)))
 
 
+@pytest.mark.slow
 def test_hooks_that_zero_a_branch_agree_on_a_bottleneck_network() -> None:
     model = ResNet(Bottleneck, [2, 3, 1, 1]).eval()
     for part in model.modules():

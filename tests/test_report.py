@@ -126,7 +126,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert page.text.count(evil) > 6
 
 
-@pytest.mark.parametrize("case", ["one block", "plain", "untrained", "very deep"])
+@pytest.mark.parametrize("case", ["one block", "plain", "untrained", pytest.param("very deep", marks=pytest.mark.slow)])
 def test_other_networks(case: str, tmp_path: Path) -> None:
     made = made_study(**CASES[case])
     page = Page(write_report(made, tmp_path).read_text())

@@ -43,8 +43,13 @@ def _same(one: nn.Module, other: nn.Module) -> bool:
     [
         {},
         {"schedule": "fixed-count", "keep": 2},
-        {"schedule": "stochastic-depth", "precision": "bfloat16", "channels_last": True},
-        {"schedule": "progressive", "keep": 1, "decay": "step", "flip": True, "border": "reflect"},
+        pytest.param(
+            {"schedule": "stochastic-depth", "precision": "bfloat16", "channels_last": True}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"schedule": "progressive", "keep": 1, "decay": "step", "flip": True, "border": "reflect"},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda changes: changes.get("schedule", "full"),
 )
