@@ -193,7 +193,7 @@ def test_claims_on_the_shipped_networks(tmp_path: Path) -> None:
         "8",
         "12",
         "--limit",
-        "40",
+        "60",
         "--repeats",
         "1",
         "--out",
@@ -207,4 +207,4 @@ def test_claims_on_the_shipped_networks(tmp_path: Path) -> None:
     assert claims["12b"]["verdict"] == HOLDS
     assert (tmp_path / "run" / "figures" / "deletions.png").is_file()
     record = resect.Record.read(tmp_path / "run" / "skips")
-    assert record.command == "resect lesion resect:resnet110-digits digits --limit 40 --plan skips --batch-size 500"
+    assert record.command == "resect lesion resect:resnet110-digits digits --limit 60 --plan skips --batch-size 500"
