@@ -22,6 +22,14 @@ from resect.runs.record import Record
 from resect.words import plural
 
 _VERDICTS = (HOLDS, PARTLY, FAILS, UNKNOWN, NOT_RUN)
+_TITLES = {  # of the figures of runs that are no study
+    "skips": "One skip deleted",
+    "twice": "One block run twice",
+    "ensemble": "Sub-networks, averaged",
+    "highway": "The gradient of a highway network",
+    "highway-lesions": "One highway block deleted",
+    "stochastic": "One block deleted after stochastic depth",
+}
 _STYLES = {HOLDS: "bold green", PARTLY: "bold yellow", FAILS: "bold red"}
 
 
@@ -59,9 +67,9 @@ def _figures(name: str, folder: Path) -> list[dict[str, str]]:
     return [
         {
             "name": f"{name}-{file.stem}",
-            "title": run.command,
+            "title": _TITLES.get(name, name),
             "source": "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode(),
-            "what": "",
+            "what": run.command,
             "meaning": str(run.found.get("summary", "")),
         }
         for file in (sorted(place.glob("*.png")) if place else [])
