@@ -172,6 +172,7 @@ def test_beside_loads_weights_that_are_given(tmp_path: Path) -> None:
     assert [(row["model"], row["blocks"]) for row in rows] == [("resect:resnet14", 6), ("resect:resnet8", 3)]
 
 
+@pytest.mark.slow
 def test_networks_without_joins(factory: str, tmp_path: Path) -> None:
     for verb in (["blocks", factory], ["lesion", factory, "digits"], ["paths", factory, "digits"]):
         if verb[0] == "blocks":

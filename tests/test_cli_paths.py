@@ -79,6 +79,7 @@ def test_places_scalars_and_lengths_are_passed_on(tmp_path: Path) -> None:
     assert found["effective_by_rms"] is None  # signs need all lengths
 
 
+@pytest.mark.slow
 def test_paths_over_training(tmp_path: Path) -> None:
     history = tmp_path / "history"
     weights = tmp_path / "w.safetensors"
@@ -100,6 +101,7 @@ def test_paths_over_training(tmp_path: Path) -> None:
     assert (tmp_path / "short" / "figures" / "training.png").exists()
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared(tmp_path: Path) -> None:
     for depth in (8, 14):
         run("paths", f"resect:resnet{depth}", "digits", *SMALL, *FEW, "--out", tmp_path / str(depth))

@@ -126,7 +126,10 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert page.text.count(evil) > 6
 
 
-@pytest.mark.parametrize("case", ["one block", "plain", "untrained", pytest.param("very deep", marks=pytest.mark.slow)])
+SLOW_CASES = [pytest.param(case, marks=pytest.mark.slow) for case in ("untrained", "very deep")]
+
+
+@pytest.mark.parametrize("case", ["one block", "plain", *SLOW_CASES])
 def test_other_networks(case: str, tmp_path: Path) -> None:
     made = made_study(**CASES[case])
     page = Page(write_report(made, tmp_path).read_text())

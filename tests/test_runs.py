@@ -188,6 +188,7 @@ def killed_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return pieces
 
 
+@pytest.mark.slow
 def test_a_killed_study_does_only_what_is_missing(
     study: tuple[Path, Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

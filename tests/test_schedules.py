@@ -355,6 +355,7 @@ def _own_loop(rank: int, folder: str, processes: int) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_of_ones_own_loop_run_the_same_blocks(tmp_path: Path) -> None:
     _own_loop(0, str(tmp_path), 1)
     torch.multiprocessing.spawn(_own_loop, (str(tmp_path), 2), 2)

@@ -58,6 +58,8 @@ STREAMS: dict[str, tuple[dict[str, Any], int]] = {
     "a number that scales branches": ({"depth_scale_residual": 0.5}, 4),
     "layer scale": ({"use_layerscale": True}, 4),
 }
+QUICK = ("U-Net skips", "value residuals", "tied layers", "orthogonal updates", "input again")
+SLOW = pytest.mark.slow
 OTHERS: dict[str, tuple[dict[str, Any], int]] = {
     "decoder": ({"causal": True}, 4),
     "shifted tokens": ({"shift_tokens": 1}, 4),
@@ -93,14 +95,14 @@ OTHERS: dict[str, tuple[dict[str, Any], int]] = {
 }
 
 
-@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=SLOW) for name in STREAMS])
 def test_streams(name: str) -> None:
     switches, blocks = STREAMS[name]
     net = unravelled(blocks, **switches)
     assert {block.kind for block in net.blocks} == {"identity"}
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_switches(name: str) -> None:
     switches, blocks = OTHERS[name]
