@@ -19,7 +19,7 @@ from conftest import randomise_norms
 from resect.data import Samples, load_samples
 from resect.jobs.evaluate import mean_error_and_loss
 from resect.models.highway import CifarHighway
-from resect.models.names import SHIPPED, bare_name
+from resect.models.names import SHIPPED, bare_name, control_for
 from resect.models.resnet import CifarResNet
 from resect.models.specs import load_card, load_model
 from resect.models.vgg import Vgg15
@@ -149,6 +149,9 @@ def test_every_branch_of_a_multi_residual_network_is_a_block() -> None:
 def test_the_names_of_trained_networks_are_taken_apart() -> None:
     names = ["resnet110-cifar10-keep23", "resnet110-w8-digits", "vgg15-cifar10", "highway27-cifar10", "resnet20-x2"]
     assert [bare_name(name) for name in names] == ["resnet110", "resnet110-w8", "vgg15", "highway27", "resnet20-x2"]
+    assert control_for("digits") == "resect:vgg15-digits"
+    assert str(control_for("cifar10")).startswith("resect:vgg15-")
+    assert control_for("folder") is None
 
 
 @pytest.mark.parametrize(

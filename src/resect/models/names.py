@@ -81,6 +81,12 @@ def is_shipped(spec: str) -> bool:
     return spec.removeprefix("resect:") in SHIPPED
 
 
+def control_for(data: str) -> str | None:
+    """The spec of the plain network whose weights are shipped for a kind of data; None if there is none."""
+    plain = (name for name in SHIPPED if name.startswith("vgg15-") and parts_of(name)["data"] == data)
+    return next((f"resect:{name}" for name in plain if has_weights(name)), None)
+
+
 def has_weights(shipped: str) -> bool:
     """Whether the weights of a card are here: in the package or, too large for it, in a clone of the repository."""
     return (WEIGHTS / f"{shipped}.safetensors").is_file() or large_weights(shipped).is_file()
