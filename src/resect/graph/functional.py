@@ -24,6 +24,7 @@ from resect.graph.ops import free_shape, op_name
 
 _ATEN = torch.ops.aten
 _VIEWS = frozenset("reshape flatten unflatten chunk".split())  # composite ones that discovery knows
+_READ_VALUES = frozenset({"item", "_local_scalar_dense"})  # as Python numbers, which torch refuses or follows
 Now = dict[Node, Any]  # what stands for the value of a node of the old graph: a node of the new one
 
 
@@ -44,6 +45,8 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
 def _rewritten(module: GraphModule) -> Graph:
     graph, now = Graph(), Now()
     for node in module.graph.find_nodes(op="placeholder"):
+        if hasattr(type(node.meta.get("val")), "__tensor_flatten__"):  # of several tensors, which torch takes apart
+            raise _LeftToTorchError
         now[node] = graph.node_copy(node)
     graph.output(_followed(module, now, graph)).meta = dict(module.graph.output_node().meta)
     graph.eliminate_dead_code()
@@ -83,7 +86,7 @@ def _one(node: Node, now: Now, aliases: Aliases, graph: Graph) -> Any:
     if isinstance(target, OpOverload):
         if target._schema.is_mutable:
             return _without_writing(node, now, aliases, graph)
-        if is_composite(target) and hands_on(target) and name not in _VIEWS:
+        if name in _READ_VALUES or (is_composite(target) and hands_on(target) and name not in _VIEWS):
             raise _LeftToTorchError
     return graph.node_copy(node, now.__getitem__)
 
