@@ -61,8 +61,11 @@ def _setting(name: str, value: str, text: str) -> tuple[str, Any]:
     return name, option.type_cast_value(context, value)
 
 
-def train_together(jobs: Sequence[TrainJob], watches: Sequence[Watch]) -> None:
-    """Train side by side, each told to its watch; on a CPU they share the threads.
+def train_together(jobs: Sequence[TrainJob], watches: Sequence[Watch], shares: int) -> None:
+    """Train side by side, each told to its watch.
+
+    Args:
+        shares: in how many the threads are divided: as many as there were at first, for the same bits when they go on.
 
     Raises:
         RunError: some failed; the others went on to their end.
@@ -71,7 +74,7 @@ def train_together(jobs: Sequence[TrainJob], watches: Sequence[Watch]) -> None:
 
     spawn = multiprocessing.get_context("spawn")
     told = spawn.Queue()
-    threads = max(1, torch.get_num_threads() // len(jobs))
+    threads = max(1, torch.get_num_threads() // shares)
     processes = [spawn.Process(target=_train, args=(job, i, threads, told)) for i, job in enumerate(jobs)]
     for process in processes:
         process.start()

@@ -122,8 +122,8 @@ def train(recipe: str, out: Path | None, also: tuple[str, ...], quiet: bool, **o
     left = [job for job in jobs if not job.finished()]
     with Progress(*_columns(), console=terminal, disable=quiet or not left or not first, transient=True) as progress:
         watches = [_follow(progress, job.out.stem if also else job.spec.removeprefix("resect:")) for job in left]
-        if len(left) > 1:
-            train_together(left, watches)
+        if left and also:
+            train_together(left, watches, len(jobs))
         elif left:
             left[0].train(watches[0])
     for job in jobs if first else []:
