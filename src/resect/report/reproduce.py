@@ -145,24 +145,22 @@ def markdown(records: Sequence[Record]) -> str:
         *(f"    {record.command}  # {_what(record)}" for record in records),
     ]
     for stated in CLAIMS:
+        check = CHECKS[stated.number]
         each = [
             (record, claim)
             for record in records
             for claim in record.found["claims"]
-            if claim["number"] == stated.number
+            if claim["number"] == stated.number and claim["rule"] == check.rule  # no verdict by another rule
         ]
         measured = {
             claim.get("on") or _what(record): f"{claim['here']} | {claim['verdict']}"
             for record, claim in each
             if claim["verdict"] != NOT_RUN
         }
-        if not each:
-            continue
-        first = each[0][1]
-        lines += ["", f"## {stated.number}. {first['said']}", "", f"{first['rule']} ({first['where']})"]
-        lines += ["", "| | found | verdict |", "|---|---|---|", f"| the authors | {first['theirs']} | |"]
+        lines += ["", f"## {stated.number}. {stated.said}", "", f"{check.rule} ({stated.where})"]
+        lines += ["", "| | found | verdict |", "|---|---|---|", f"| the authors | {check.theirs} | |"]
         lines += [f"| {what} | {rest} |" for what, rest in measured.items()]
-        lines += [] if measured else [f"| to run it | `{first['command']}` | {NOT_RUN} |"]
+        lines += [] if measured or not each else [f"| to run it | `{each[0][1]['command']}` | {NOT_RUN} |"]
     return "\n".join(lines) + "\n"
 
 
