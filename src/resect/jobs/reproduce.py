@@ -94,7 +94,7 @@ class ReproduceJob(ReproduceAsked, Job):
         warnings = dict.fromkeys(warning for run in runs.values() for warning in run.warnings)
         made = {name: run.command for name, run in runs.items()}
         found_all = {"claims": rows, "runs": made, "samples": len(subject.samples), "data": subject.samples.name}
-        return Answer(found_all | {"model": self.source.model}, {"claims": pd.DataFrame(rows)}, tuple(warnings))
+        return Answer(found_all, {"claims": pd.DataFrame(rows)}, tuple(warnings))
 
     def _command_of(self, number: str, jobs: Sequence[Job | str]) -> str:
         """The commands that make the runs of a claim; where one cannot be made here, the command that can."""

@@ -37,6 +37,7 @@ _OF_STUDY = {  # its figures, and the claims that they show
     "untrained": "12c",
 }
 _TITLES = {  # of the figures of runs that are no study
+    "deletions": "One block deleted",
     "skips": "One skip deleted",
     "twice": "One block run twice",
     "ensemble": "Sub-networks, averaged",
@@ -56,12 +57,13 @@ _STYLES = {HOLDS: "bold green", PARTLY: "bold yellow", FAILS: "bold red"}
 def show(record: Record, console: Console) -> None:
     """Print every claim with its verdict, what is found here, and what the authors found."""
     found = record.found
-    say(console, f"{found['model']} on {plural(found['samples'], 'sample')} of {found['data']}", "")
+    say(console, f"{record.asked['model']} on {plural(found['samples'], 'sample')} of {found['data']}", "")
     for claim in found["claims"]:
         console.print(Text(f"{claim['number']}. {claim['said']}", style="bold"))
         console.print(Text(f"   {claim['verdict']}", style=_STYLES.get(claim["verdict"], "bold")))
         if claim["here"]:
-            console.print(Text(f"   here{', ' if claim['on'] else ''}{claim['on']}: {claim['here']}"))
+            on = f", {claim['on']}" if claim.get("on") else ""
+            console.print(Text(f"   here{on}: {claim['here']}"))
         console.print(Text(f"   the authors: {claim['theirs']}", style="dim"))
         if claim["verdict"] == NOT_RUN:
             console.print(Text(f"   to run it: {claim['command']}", style="dim"))
@@ -71,7 +73,8 @@ def show(record: Record, console: Console) -> None:
 def draw(record: Record, folder: Path) -> Path:
     """Write report.html, each claim with the figures of the runs that it stands on."""
     shown: dict[str, list[dict[str, str]]] = {claim["number"]: [] for claim in record.found["claims"]}
-    for name in record.found["runs"]:
+    runs = list(record.found["runs"])
+    for name in [name for name in runs if name != "deletions" or "study" not in runs]:  # the study has drawn those
         for number, figure in _figures(name, folder):
             number = number or next(n for n in shown if name in CHECKS[n].runs)
             shown.get(number, []).append(figure)
@@ -88,10 +91,10 @@ def _figures(name: str, folder: Path) -> list[tuple[str | None, dict[str, str]]]
     if run.kind == "study":
         drawn = write_figures(Study.of(run), folder / "figures")
         return [(_OF_STUDY[figure["name"]], figure) for figure in drawn if figure["name"] in _OF_STUDY]
-    theirs, drawn_by_study = None, name == "deletions"
+    theirs = None
     if run.found.get("plan") == "single":
         theirs = authors.beside(run.asked["model"], _stages(run.tables["lesions"]), "delete")
-    if drawn_by_study or (place := _drawn(run, folder / name, theirs)) is None:
+    if (place := _drawn(run, folder / name, theirs)) is None:
         return []
     behind = "" if theirs is None else f" Grey: the {len(theirs)} that the authors made to their network of this depth."
     return [
@@ -165,10 +168,9 @@ def markdown(records: Sequence[Record]) -> str:
 
 
 def _what(record: Record) -> str:
-    found = record.found
-    of = f"{plural(found['samples'], 'sample')} of {found['data'].partition(':')[0]}"
-    model = found.get("model", "")
-    return of if model in ("", shipped_for(found["data"])) else f"{model} on {of}"
+    model, data = record.asked["model"], record.asked["data"]
+    of = f"{plural(record.found['samples'], 'sample')} of {data.partition(':')[0]}"
+    return of if model == shipped_for(data) else f"{model} on {of}"
 
 
 def _counted(record: Record) -> list[tuple[str, int]]:
