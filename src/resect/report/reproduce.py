@@ -163,7 +163,7 @@ def markdown(records: Sequence[Record]) -> str:
         lines += ["", f"## {stated.number}. {stated.said}", "", f"{check.rule} ({stated.where})"]
         lines += ["", "| | found | verdict |", "|---|---|---|", f"| the authors | {check.theirs} | |"]
         lines += [f"| {what} | {rest} |" for what, rest in measured.items()]
-        lines += [] if measured or not each else [f"| to run it | `{each[0][1]['command']}` | {NOT_RUN} |"]
+        lines += [] if measured or not each else [f"| to run it | `{each[-1][1]['command']}` | {NOT_RUN} |"]
     return "\n".join(lines) + "\n"
 
 
