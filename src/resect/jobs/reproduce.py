@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from resect.data.samples import SampleSet
+from resect.errors import DamagedError
 from resect.jobs import paper
-from resect.jobs.asked import DATA, SHIPPED_FOR, ReproduceAsked, shipped_for
+from resect.jobs.asked import DATA, SHIPPED_FOR, ReproduceAsked
 from resect.jobs.claims import finding
 from resect.jobs.claims.check import CHECKS, DEPTHS, SIDE_BY_SIDE
 from resect.jobs.evaluate import EvaluateJob
@@ -53,9 +54,12 @@ class ReproduceJob(ReproduceAsked, Job):
 
     def _gathered(self, out: Path) -> dict[str, Any]:
         """The claims that are asked for and those of the folder; whether networks are, or were, trained for any."""
-        if not finished(out):
+        try:
+            before = Record.read(out).asked if finished(out) else None
+        except DamagedError:  # the runs are there; judging them makes it anew
+            before = None
+        if before is None:
             return {}
-        before = Record.read(out).asked
         every = set(self.wanted) | set(replace(self, claims=tuple(before["claims"])).wanted)
         claims = tuple(claim.number for claim in paper.CLAIMS if claim.number in every)
         return {
@@ -108,10 +112,10 @@ class ReproduceJob(ReproduceAsked, Job):
 
     def _jobs(self) -> dict[str, Job]:
         """The runs that can be done on these data with what is installed, by name."""
-        main, size, shipped = self.source, self.batch_size, shipped_for(self.source.data or "")
+        main, size = self.source, self.batch_size
         jobs: dict[str, Job] = {
             "study": StudyJob(main, repeats=self.repeats, batch_size=size),
-            "deletions" if shipped else "imagenet": LesionJob(main, batch_size=size),
+            "imagenet" if self.kind in ("folder", "hf") else "deletions": LesionJob(main, batch_size=size),
             "skips": LesionJob(main, plan="skips", batch_size=size),
             "twice": LesionJob(main, plan="repeated", batch_size=size),
             "ensemble": LesionJob(main, plan="ensemble", batch_size=size),
