@@ -7,7 +7,7 @@ import pandas as pd
 from resect.jobs.claims.check import CHEAP, SIDE_BY_SIDE, Runs, check, judged, lesions_of, median_of
 from resect.measuring.ranks import median_interval
 from resect.runs.record import Record
-from resect.words import percent
+from resect.words import percent, points
 
 _LAYERS = {  # runs, and how many lesions at each end touch the first or the last layer
     "skipped": 1,
@@ -42,8 +42,9 @@ def _orders(runs: Runs) -> tuple[str, str]:
     points in the median, interval included; in part if one of both.
     """
     damages = [_of_length(runs["side-by-side"], length) for length in SIDE_BY_SIDE]
-    each = (f"{median_of(damage)} for {n} blocks" for n, damage in zip(SIDE_BY_SIDE, damages, strict=True))
-    here = f"the first order alone costs {', '.join(each)} in a row, in the median"
+    pairs = zip(SIDE_BY_SIDE, damages, strict=True)
+    each = (f"of {n} blocks {median_of(damage)} in the median, {points(damage.max())} at most" for n, damage in pairs)
+    here = f"the first order alone costs, {'; '.join(each)}"
     return here, judged([median_interval(damage)[1] < CHEAP for damage in damages])
 
 
