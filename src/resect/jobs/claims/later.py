@@ -44,7 +44,7 @@ def _orders(runs: Runs) -> tuple[str, str]:
     damages = [_of_length(runs["side-by-side"], length) for length in SIDE_BY_SIDE]
     pairs = zip(SIDE_BY_SIDE, damages, strict=True)
     each = (f"of {n} blocks {median_of(damage)} in the median, {points(damage.max())} at most" for n, damage in pairs)
-    here = f"the first order alone costs, {'; '.join(each)}"
+    here = f"the first order alone costs {'; '.join(each)}"
     return here, judged([median_interval(damage)[1] < CHEAP for damage in damages])
 
 
