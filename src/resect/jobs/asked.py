@@ -13,14 +13,13 @@ from resect.graph.decisions import Combine, Gates, Removal, Unit
 from resect.jobs.paper import CLAIMS
 from resect.jobs.source import Source, split_spec
 from resect.measuring.meaning import require_task
-from resect.models.names import SPECIFIC, has_weights, is_shipped, require_model_spec
+from resect.models.names import SHIPPED_FOR, SPECIFIC, has_weights, is_shipped, require_model_spec, shipped_for
 from resect.paths.precision import PRECISION, require_precision
 from resect.runs.command import command_line
 from resect.sweep.settings import PLANS, PLANS_OF, LesionSettings
 
 _NUMBERS = tuple(claim.number for claim in CLAIMS)
 MODEL, DATA = "resect:resnet110-digits", "digits"  # of a study
-SHIPPED_FOR = ("digits", "cifar10")  # a ResNet-110, and a recipe
 MEMORY_FORMATS = ("auto", "contiguous", "channels-last")
 
 
@@ -368,12 +367,6 @@ class ReproduceAsked(Asked):
         data, model = self.source.data or "", self.source.model
         named = {"data": None if data == DATA else data, "model": None if model == shipped_for(data) else model}
         return command_line(self.verb, self.claims, {**named, **options})
-
-
-def shipped_for(data: str) -> str | None:
-    """The paper's network that is shipped for some data, if there is one."""
-    kind = data.partition(":")[0]
-    return f"resect:resnet110-{kind}" if kind in SHIPPED_FOR else None
 
 
 def _given(holder: Any) -> dict[str, Any]:

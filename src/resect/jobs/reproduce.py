@@ -14,7 +14,7 @@ import pandas as pd
 from resect.data.samples import SampleSet
 from resect.errors import DamagedError
 from resect.jobs import paper
-from resect.jobs.asked import DATA, SHIPPED_FOR, ReproduceAsked
+from resect.jobs.asked import DATA, ReproduceAsked
 from resect.jobs.claims import finding
 from resect.jobs.claims.check import CHECKS, DEPTHS, SIDE_BY_SIDE
 from resect.jobs.evaluate import EvaluateJob
@@ -25,6 +25,7 @@ from resect.jobs.paths import PathsJob
 from resect.jobs.source import Source
 from resect.jobs.study import StudyJob
 from resect.models import minilm
+from resect.models.names import SHIPPED_FOR
 from resect.runs.folder import RunFolder
 from resect.runs.record import Record, finished, plain
 

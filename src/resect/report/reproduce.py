@@ -15,11 +15,11 @@ from rich.text import Text
 from resect.figures import lesions
 from resect.files import write_text
 from resect.jobs import authors
-from resect.jobs.asked import shipped_for
 from resect.jobs.authors import SOURCE
 from resect.jobs.claims.check import CHECKS, FAILS, HOLDS, NOT_RUN, PARTLY, UNKNOWN
 from resect.jobs.findings import Study
 from resect.jobs.paper import CLAIMS
+from resect.models.names import shipped_for
 from resect.report import faces
 from resect.report.parts import save_figures, say
 from resect.report.study.page import templates, write_figures
