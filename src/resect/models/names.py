@@ -36,6 +36,7 @@ _KNOWN = (
     "resect:resnet110-original, resect:highway27, resect:vgg15, those with weights "
     f"({', '.join(f'resect:{name}' for name in SHIPPED)}), torchvision:NAME, timm:NAME, hf:ID and py:pkg.mod:factory."
 )
+SHIPPED_FOR = ("digits", "cifar10")  # a ResNet-110, and a recipe
 
 
 def require_model_spec(spec: str) -> None:
@@ -84,6 +85,12 @@ def control_for(data: str) -> str | None:
     """The spec of the plain network whose weights are shipped for a kind of data; None if there is none."""
     plain = (name for name in SHIPPED if name.startswith("vgg15-") and parts_of(name)["data"] == data)
     return next((f"resect:{name}" for name in plain), None)
+
+
+def shipped_for(data: str) -> str | None:
+    """The paper's network that is shipped for some data, if there is one."""
+    kind = data.partition(":")[0]
+    return f"resect:resnet110-{kind}" if kind in SHIPPED_FOR else None
 
 
 def _unknown(spec: str, kind: str) -> SpecError:
