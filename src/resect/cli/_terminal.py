@@ -76,7 +76,7 @@ def do(job: Job, out: Path | None, *, output: str, quiet: bool) -> None:
     from resect.runs.record import finished
 
     before = out is not None and finished(out)
-    when_interrupted(lambda: _kept(out))
+    when_interrupted(lambda: kept(out))
     with progress_bars(quiet) as track:
         record = job.run(out, track)
     place = draw(record, out, again=False) if out else None
@@ -93,7 +93,7 @@ def wrote(place: Path, how: str = "") -> None:
     console(stderr=True).print(f"Wrote {place}{f' ({how})' if how else ''}.", soft_wrap=True, highlight=False)
 
 
-def _kept(out: Path | None) -> str:
+def kept(out: Path | None) -> str:
     """What is left of a run that is interrupted."""
     if out is None:
         return "Nothing is kept; in a run folder, --out RUN, the same command would go on where it stopped."
