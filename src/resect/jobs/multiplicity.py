@@ -31,7 +31,7 @@ from resect.jobs.plan import plan_of
 from resect.jobs.train import TrainJob
 from resect.jobs.verdict import Verdict, answer_of, verdicts
 from resect.measuring.calibration import calibrate
-from resect.measuring.contrasts import crossed_contrast, logit_slopes
+from resect.measuring.contrasts import Slope, crossed_contrast, logit_slopes
 from resect.models.specs import LoadedModel, card_beside, load_model
 from resect.network.entrance import unravel
 from resect.paths.energy import path_energy
@@ -105,47 +105,37 @@ class MultiplicityJob(MultiplicityAsked, Job):
         """Compare the arms on the seeds that all of them have."""
         assert lab.folder is not None, "run refuses to do without"
         outcomes = self._outcomes(subject, lab)
-        seeds = [
-            s
-            for arm, s in self.trainings
-            if arm == self.design[0] and all((a.name, s) in outcomes for a in self.design)
-        ]
+        first = self.design[0].name
+        seeds = [s for name, s in outcomes if name == first and all((arm.name, s) in outcomes for arm in self.design)]
         wrong = np.array([[outcomes[arm.name, seed] for seed in seeds] for arm in self.design])
-        judged: list[Verdict] = []
-        slopes: list[dict[str, Any]] = []
-        if seeds:
-            differences = {
-                (few.name, many.name): wrong[self.design.index(few)] - wrong[self.design.index(many)]
-                for many, few in self.contrasts
-            }
-            judged = verdicts(differences, self.bound / 100, over=len(seeds) == self.seeds)
-            rows = pd.DataFrame([arm.regressors for arm in self.design])
-            slopes = [asdict(s) for s in logit_slopes({str(n): rows[n].to_numpy() for n in rows}, wrong)]
-        trained = pd.DataFrame(
-            [{"arm": arm, "seed": seed, "error": float(outcomes[arm, seed].mean()), **_curve_end(card)}
-             for (arm, seed), card in subject.cards.items()],
-            columns=["arm", "seed", "error", "training_loss", "training_error", "seconds"],
-        )  # fmt: skip
+        judged, slopes = self._compared(wrong) if seeds else ([], [])
         found = {
             "plan": yaml.safe_load((lab.folder.path / PLAN).read_text(encoding="utf-8")),
             "data": subject.samples.name,
             "samples": len(subject.samples),
-            "trained": len(subject.networks),
+            "trained": len(outcomes),
             "planned": len(self.trainings),
             "seeds": seeds,
             "summary": answer_of(judged[0] if judged else None, len(seeds), self.seeds, self.bound),
         }
-        losses = trained.groupby("arm")["training_loss"].mean()
+        trained = _trainings(subject.cards, outcomes)
         design = pd.DataFrame([self._row(arm, subject.samples, lab, begun=bool(outcomes)) for arm in self.design])
+        losses = trained.groupby("arm")["training_loss"].mean()
         design["training_loss"] = design["arm"].map(losses).astype(float)
         design[["error", "error_low", "error_high"]] = [_interval(own) for own in wrong] if seeds else nan
-        tables = {
-            "design": design,
-            "trainings": trained,
-            "contrasts": pd.DataFrame([asdict(verdict) for verdict in judged]),
-            "slopes": pd.DataFrame(slopes),
-        }
+        tables = {"design": design, "trainings": trained}
+        tables |= {"contrasts": pd.DataFrame(map(asdict, judged)), "slopes": pd.DataFrame(map(asdict, slopes))}
         return Answer(found, tables)
+
+    def _compared(self, wrong: np.ndarray) -> tuple[list[Verdict], list[Slope]]:
+        """Contrasts and slopes of (A, R, N), whether each arm errs with each seed on each image."""
+        of = dict(zip(self.design, wrong, strict=True))
+        differences = {(few.name, many.name): of[few] - of[many] for many, few in self.contrasts}
+        columns: dict[str, np.ndarray] = {
+            name: np.array([arm.regressors[name] for arm in self.design]) for name in self.design[0].regressors
+        }
+        over = wrong.shape[1] == self.seeds
+        return verdicts(differences, self.bound / 100, over=over), logit_slopes(columns, wrong)
 
     def _outcomes(self, subject: _Trained, lab: Lab) -> dict[tuple[str, int], np.ndarray]:
         """Whether each network errs on each image, (N,)."""
@@ -264,9 +254,14 @@ def _interval(values: np.ndarray) -> tuple[float, float, float]:
     return contrast.mean, *contrast.interval()
 
 
-def _curve_end(card: Record) -> dict[str, float]:
-    last = card.found["curve"][-1]
-    return {"training_loss": last["loss"], "training_error": last["error"], "seconds": card.environment["seconds"]}
+def _trainings(cards: Mapping[tuple[str, int], Record], outcomes: Mapping[tuple[str, int], np.ndarray]) -> pd.DataFrame:
+    """One row a training."""
+    rows = []
+    for (arm, seed), card in cards.items():
+        last, error = card.found["curve"][-1], float(outcomes[arm, seed].mean())
+        seconds = card.environment["seconds"]
+        rows.append((arm, seed, error, last["loss"], last["error"], seconds))
+    return pd.DataFrame(rows, columns=["arm", "seed", "error", "training_loss", "training_error", "seconds"])
 
 
 def multiplicity(data: str, *arms: str, out: Path | str, trainings: int | None = None, **options: Any) -> Record:

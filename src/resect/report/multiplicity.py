@@ -70,7 +70,15 @@ def tables(record: Record) -> list[tuple[str, Row, list[Row]]]:
     designs = ("arm", "blocks", "towers", "merge", "hidden", "bits", "parameters", "norms", "operations")
     births = ("arm", "path length at birth", "without zeroed branches")
     errors = ("arm", "test error", "95 %", "training loss")
-    contrasts = ("fewer paths − more", "points", "95 %", "error, seeds alone", "p (Holm)", f"p beyond {bound:g}", "verdict")
+    contrasts = (
+        "fewer paths − more",
+        "points",
+        "95 %",
+        "error, seeds alone",
+        "p (Holm)",
+        f"p beyond {bound:g}",
+        "verdict",
+    )
     slopes = ("of logit(error)", "slope", "95 %")
     found = [
         ("Design: what the arms share, and the number of paths in bits", designs, _rows(every["design"], _design)),
