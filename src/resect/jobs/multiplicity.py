@@ -14,15 +14,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import yaml
-from torch.utils.flop_counter import FlopCounterMode
 
 from resect.data import load_samples
 from resect.data.samples import SampleSet
 from resect.digest import fingerprint
 from resect.errors import InputError, RunError
 from resect.files import write_text
+from resect.jobs.birth import born
 from resect.jobs.design import START, Arm, MultiplicityAsked
 from resect.jobs.evaluate import outcomes_of
 from resect.jobs.fit import placed, require_fit
@@ -30,18 +29,13 @@ from resect.jobs.job import Answer, Job, Lab, Track, silent
 from resect.jobs.plan import plan_of
 from resect.jobs.train import TrainJob
 from resect.jobs.verdict import Verdict, answer_of, verdicts
-from resect.measuring.calibration import calibrate
 from resect.measuring.contrasts import Slope, crossed_contrast, logit_slopes
 from resect.models.specs import LoadedModel, card_beside, load_model
-from resect.network.entrance import unravel
-from resect.paths.energy import path_energy
-from resect.paths.settings import PathSettings
 from resect.runs.folder import RunFolder
 from resect.runs.record import Record, plain
 from resect.training.loop import Watch
 
 PLAN = "plan.yaml"
-_CALIBRATED, _IMAGES, _DRAWS = 256, 16, 8  # for the paths at birth
 
 
 @dataclass(frozen=True)
@@ -119,7 +113,8 @@ class MultiplicityJob(MultiplicityAsked, Job):
             "summary": answer_of(judged[0] if judged else None, len(seeds), self.seeds, self.bound),
         }
         trained = _trainings(subject.cards, outcomes)
-        design = pd.DataFrame([self._row(arm, subject.samples, lab, begun=bool(outcomes)) for arm in self.design])
+        engine = lab.engine if outcomes else None  # the paths at birth take a capture: once a training is over
+        design = pd.DataFrame([born(arm, subject.samples, self.source.seed, engine) for arm in self.design])
         losses = trained.groupby("arm")["training_loss"].mean()
         design["training_loss"] = design["arm"].map(losses).astype(float)
         design[["error", "error_low", "error_high"]] = [_interval(own) for own in wrong] if seeds else nan
@@ -148,39 +143,6 @@ class MultiplicityJob(MultiplicityAsked, Job):
                 raise InputError(f"an experiment asks for errors of classes, but {subject.samples.name} has others.")
             outcomes[pair] = own.errors
         return outcomes
-
-    def _row(self, arm: Arm, samples: SampleSet, lab: Lab, *, begun: bool) -> dict[str, Any]:
-        """The arm, with what is to be equal; and its paths at birth, as it starts and as it would without that, once
-        the first training is over: they take a capture."""
-        module = self._born(arm, samples, START)
-        with FlopCounterMode(display=False) as counter:
-            module(samples.first(1)[0])
-        key = {"birth": arm.name, "seed": self.source.seed, "samples": samples.digest()}
-        birth = {"lengths": np.full(2, nan)}
-        if begun:
-            birth = lab.engine.kept(key, lambda: {"lengths": np.array(self._lengths(module, arm, samples))})
-        return {
-            **arm.row(),
-            "parameters": sum(parameter.numel() for parameter in module.parameters()),
-            "norms": sum(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules()),
-            "operations": counter.get_total_flops() // 2,
-            "length_at_birth": float(birth["lengths"][0]),
-            "length_without_start": float(birth["lengths"][1]),
-        }
-
-    def _lengths(self, module: torch.nn.Module, arm: Arm, samples: SampleSet) -> list[float]:
-        """The mean length of paths by energy of one capture, with the weights of either start."""
-        net, lengths = unravel(module, samples.first(2)[0]), []
-        data = samples.limited(_IMAGES).batches(_IMAGES)
-        for start in (START, {}):
-            net.model.load_state_dict(self._born(arm, samples, start).state_dict())
-            calibrate(net.model, samples.limited(_CALIBRATED).batches(_CALIBRATED))
-            lengths.append(path_energy(net, data, PathSettings(precision=None), draws=_DRAWS).effective_depth)
-        return lengths
-
-    def _born(self, arm: Arm, samples: SampleSet, start: Mapping[str, bool]) -> torch.nn.Module:
-        spec, seed = f"resect:{arm.name}", self.source.seed
-        return load_model(spec, model_args=dict(start), samples=samples, seed=seed).module
 
     def _keep_plan(self, folder: RunFolder) -> None:
         """Write the plan, or see that it is still the same; RunError if it is not."""
