@@ -6,7 +6,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_REPEATED = {"model_args": "model-arg", "metrics": "metric", "beside": "beside", "labels": "label"}
+_REPEATED = {
+    "model_args": "model-arg",
+    "metrics": "metric",
+    "beside": "beside",
+    "labels": "label",
+    "settings": "setting",
+}
 _ON = ("untrained",)  # what is done unless it is switched off
 
 
