@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from networks import Encoder
 from torch import Tensor, nn
 
 import resect
@@ -73,15 +72,14 @@ def test_windows_are_of_one_shape_and_their_angles_those_between_their_ends(net,
             assert row.angular_low <= row.angular <= row.angular_high
 
 
-def test_sequences_are_measured_position_by_position(batch):
-    torch.manual_seed(3)
-    model = Encoder().eval()
-    net = resect.unravel(model, batch[0][:2])
-    between = [before for before, _ in seen(model, list(model.norms), batch[0])]  # (B, L, D), before every block
-    influence = moved(net, [batch], LOCAL)["influence"]
+def test_sequences_are_measured_position_by_position(encoder, batch):
+    norms = list(encoder.model.norms)
+    between = [before for before, _ in seen(encoder.model, norms, batch[0])]  # (B, L, D), before every block
+    influence = moved(encoder, [batch], LOCAL)["influence"]
     for i, (before, behind) in enumerate(pairwise(between)):
         by_position = 1 - nn.functional.cosine_similarity(before, behind, dim=-1).mean(1)
-        np.testing.assert_allclose(influence[i], by_position.numpy(), rtol=1e-9)
+        # The model's attention runs a fused kernel, which differs in the last bits of float32.
+        np.testing.assert_allclose(influence[i], by_position.numpy(), rtol=1e-6)
 
 
 def test_scores_say_what_they_mean_and_what_a_task_lacks(net, batch):

@@ -12,13 +12,12 @@ import numpy as np
 
 from resect.pruning.objective import Removed
 from resect.pruning.problem import Choice, Problem
-from resect.pruning.search import best_of, first_to_meet, search
+from resect.pruning.search import best_of, first_to_meet
 
 _SWITCHES = 3  # at the most in a child
 _PATIENCE = 8  # generations without a better set
 
 
-@search
 def evolution(problem: Problem) -> list[Choice]:
     """Switch units, again and again, keeping the best set of a generation."""
     draw, alone, chosen = Random(problem.settings.seed), _by_harm_alone(problem), list[Choice]()

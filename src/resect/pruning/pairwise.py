@@ -13,12 +13,11 @@ import numpy as np
 
 from resect.pruning.objective import Removed
 from resect.pruning.problem import Choice, Problem
-from resect.pruning.search import best_of, search
+from resect.pruning.search import best_of
 
 _WIDTH = 256  # of the beam over the model, which costs no run of the network
 
 
-@search
 def pairwise(problem: Problem) -> list[Choice]:
     """Minimise single harms and interactions of pairs, and measure the best sets of that model."""
     intact, alone, both = _model(problem)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,18 +16,29 @@ from resect.errors import InputError, settings_or_default
 from resect.measuring.batches import AnyTask, Batch, Batches, Read, again, to_device
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
-from resect.pruning import costs, evolution, pairwise  # noqa: F401  # the last two are searches
+from resect.pruning import costs
+from resect.pruning.evolution import evolution
 from resect.pruning.groups import Group, groups_of, without
 from resect.pruning.held_out import held_out
 from resect.pruning.latency import Timer
 from resect.pruning.objective import Objective
+from resect.pruning.pairwise import pairwise
 from resect.pruning.problem import Choice, Problem
 from resect.pruning.result import Pruning
-from resect.pruning.search import SEARCHES
+from resect.pruning.search import beam, exhaustive, greedy, one_shot, window
 from resect.pruning.settings import OBJECTIVES, Budget, PruneSettings
 from resect.sweep import plans
 from resect.sweep.lesion import lesion
 
+SEARCHES: dict[str, Callable[[Problem], list[Choice]]] = {
+    "greedy": greedy,
+    "one-shot": one_shot,
+    "window": window,
+    "beam": beam,
+    "evolution": evolution,
+    "pairwise": pairwise,
+    "exhaustive": exhaustive,
+}
 _ATTEMPTS = 4  # searches until the measured latency is what was asked for
 _SMALL = 1e-9
 

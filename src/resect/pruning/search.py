@@ -1,11 +1,8 @@
-"""Searches for units to remove: one at a time, by beam, and all sets. Each gives a choice a level.
-
-A search is a function with the decorator `search`; nothing else knows it by name.
-"""
+"""Searches for units to remove: one at a time, by beam, and all sets. Each gives a choice a level."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -15,17 +12,7 @@ from resect.pruning.problem import Choice, Problem
 from resect.pruning.scores import SCORES
 from resect.pruning.states import moved
 
-Search = Callable[[Problem], list[Choice]]
-SEARCHES: dict[str, Search] = {}
 
-
-def search(function: Search) -> Search:
-    """Make a function a search, under its own name with hyphens; its docstring says what it does."""
-    SEARCHES[function.__name__.replace("_", "-")] = function
-    return function
-
-
-@search
 def one_shot(problem: Problem) -> list[Choice]:
     """Remove what matters least by a score (for what it saves), without looking again."""
     worth = _score(problem)
@@ -33,7 +20,6 @@ def one_shot(problem: Problem) -> list[Choice]:
     return _measured(problem, [first_to_meet(problem, order, level) for level in problem.levels])
 
 
-@search
 def window(problem: Problem) -> list[Choice]:
     """Remove the run of consecutive units over which the state turns least (Gromov et al. 2024)."""
     objective = problem.objective
@@ -50,13 +36,11 @@ def window(problem: Problem) -> list[Choice]:
     return _measured(problem, chosen)
 
 
-@search
 def greedy(problem: Problem) -> list[Choice]:
     """Remove, again and again, the unit that does the least harm beside those that are gone (Song et al. 2024)."""
     return _beam(problem, 1)
 
 
-@search
 def beam(problem: Problem) -> list[Choice]:
     """The same from several of the best sets at a time."""
     return _beam(problem, problem.settings.width)
@@ -76,7 +60,6 @@ def _beam(problem: Problem, width: int) -> list[Choice]:
     return best
 
 
-@search
 def exhaustive(problem: Problem) -> list[Choice]:
     """The best of all sets that save just enough."""
     settings, chosen = problem.settings, []
