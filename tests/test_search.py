@@ -69,7 +69,7 @@ def test_exhaustive_finds_the_best_of_all_sets(net):
     (choice,) = searched(net, "exhaustive", [2])
     assert choice.removed == set(best)
     with pytest.raises(resect.InputError, match="must not be exhaustive where more than 30 sets"):
-        searched(net, "exhaustive", [2], limit=30)
+        searched(net, "exhaustive", [2], most_sets=30)
 
 
 def test_a_beam_of_all_sets_is_exhaustive(net):
@@ -78,7 +78,7 @@ def test_a_beam_of_all_sets_is_exhaustive(net):
 
 def test_pairs_are_exact_for_two_units_and_measured_for_more(net):
     assert searched(net, "pairwise", [2]) == searched(net, "exhaustive", [2])
-    exact, beamed = searched(net, "pairwise", [4]), searched(net, "pairwise", [4], limit=1)
+    exact, beamed = searched(net, "pairwise", [4]), searched(net, "pairwise", [4], most_sets=1)
     assert exact == beamed  # 126 sets, of which a beam of 256 leaves none out
     assert exact[0].value == pytest.approx(harm(net, exact[0].removed), rel=1e-6)
     alone = min(combinations(range(9), 4), key=lambda removed: sum(harm(net, [i]) for i in removed))

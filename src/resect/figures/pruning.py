@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
-from resect.figures.colours import BAR_GREY, BLUE, GREY
-from resect.figures.marks import reference_line, whole_numbers
-from resect.figures.style import axes_or_new, head
-from resect.words import percent
+from resect.figures.colours import BAR_GREY, BLUE, GREY, ORANGE
+from resect.figures.marks import heat_map, reference_line, whole_numbers
+from resect.figures.style import SMALL, axes_or_new, head
+from resect.words import decimal, percent
+
+_PER_ROW = 64  # units
 
 
 def front(
@@ -41,4 +44,63 @@ def front(
     if budget == "remove":
         whole_numbers(ax)
     head(ax, "", [("● on samples that chose nothing", BLUE), ("| 95 % interval of the change", GREY)])
+    return ax
+
+
+def correlations(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Rank correlations of scores, a matrix.
+
+    Args:
+        table: `score`, and one column a score.
+    """
+    names = [str(name).replace("_", " ") for name in table["score"]]
+    ax = axes_or_new(ax, height=1.8 + 0.42 * len(names), width=7.2)
+    values = table.drop(columns="score").to_numpy(float)
+    heat_map(ax, values, "Spearman's rank correlation", cmap="RdBu_r", vmin=-1, vmax=1, origin="upper")
+    for (i, j), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            ax.text(j, i, decimal(value), ha="center", va="center", fontsize=SMALL)
+    ax.set_xticks(range(len(names)), names, rotation=35, ha="right")
+    ax.set_yticks(range(len(names)), names)
+    head(ax, "how far scores agree on what matters")
+    return ax
+
+
+def windows(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """The angle by which every window of consecutive blocks turns the state; grey where the shape changes.
+
+    Args:
+        table: `start`, `length`, `angular`.
+    """
+    ax = axes_or_new(ax, height=4.2)
+    grid = np.full((int(table["length"].max()), int((table["start"] + table["length"]).max())), np.nan)
+    grid[table["length"] - 1, table["start"]] = table["angular"]
+    extent = (-0.5, grid.shape[1] - 0.5, 0.5, grid.shape[0] + 0.5)
+    heat_map(ax, grid, "angle between the states / π", aspect="auto", extent=extent)
+    ax.set(xlabel="first block of the window (its index)", ylabel="consecutive blocks")
+    whole_numbers(ax)
+    whole_numbers(ax, "y")
+    head(ax, "how far windows of blocks turn the state")
+    return ax
+
+
+def units(table: pd.DataFrame, unit: str = "block", ax: Axes | None = None) -> Axes:
+    """Units in order, those that go hollow.
+
+    Args:
+        table: one row a unit: `removed`.
+    """
+    per_row = -(-len(table) // -(-len(table) // _PER_ROW))
+    rows = -(-len(table) // per_row)
+    ax = axes_or_new(ax, height=0.9 + 0.5 * rows)
+    for place, removed in enumerate(table["removed"]):
+        x, y = place % per_row, -1.9 * (place // per_row)
+        face, edge = ("white", ORANGE) if removed else (BLUE, BLUE)
+        ax.add_patch(Rectangle((x + 0.1, y), 0.8, 1, facecolor=face, edgecolor=edge, linewidth=1.4))
+        if per_row <= 25 or place % 5 == 0:
+            ax.text(x + 0.5, y - 0.12, str(place), ha="center", va="top", fontsize=7.5)
+    ax.set_xlim(-0.1, max(per_row, 14) + 0.1)
+    ax.set_ylim(-1.9 * (rows - 1) - 0.9, 1.2)
+    ax.axis("off")
+    head(ax, "", [(f"■ {unit} that stays", BLUE), ("□ goes", ORANGE)])
     return ax

@@ -23,7 +23,7 @@ def pairwise(problem: Problem) -> list[Choice]:
     intact, alone, both = _model(problem)
     chosen = []
     for level in problem.levels:
-        exact = problem.fewer_than(level, problem.settings.limit)
+        exact = problem.fewer_than(level, problem.settings.most_sets)
         sets = list(map(frozenset, problem.minimal(level))) if exact else _beamed(problem, alone, both, level)
         values = np.array([_value(intact, alone, both, removed) for removed in sets])
         likely = np.argsort(values, kind="stable")[: problem.settings.tried]

@@ -22,6 +22,7 @@ from resect.figures.shown import Shown
 from resect.measuring.batches import AnyTask, Batches, Read, again
 from resect.measuring.results import require_alike
 from resect.measuring.statistics import bootstrap_interval
+from resect.measuring.tasks import Task
 from resect.network.requirements import require_blocks
 from resect.network.unraveled import Unraveled
 from resect.paths import first_order as slopes
@@ -194,6 +195,11 @@ class Scores(Shown):
         return ranks(self.ranks, ax)
 
 
+def scores_of(task: Task) -> list[str]:
+    """The names of the scores that a task has."""
+    return [name for name in SCORES if _NEEDED.get(name, "loss") in task.metrics]
+
+
 def scores(net: Unraveled, data: Batches, *names: str, task: AnyTask = None, engine: Engine = LOCAL) -> Scores:
     """What each block of a network is worth, by several measures.
 
@@ -213,11 +219,9 @@ def scores(net: Unraveled, data: Batches, *names: str, task: AnyTask = None, eng
     if unknown := [name for name in names if not isinstance(name, str) or name not in SCORES]:
         raise InputError(f"`names` must be of {', '.join(SCORES)}, got {unknown[0]!r}.")
     engine, batches = engine if engine.keeps else Local(Memory()), Read(again(data), net, task)
-    metrics = next(iter(batches)).task.metrics
-    lacking = [name for name, metric in _NEEDED.items() if metric not in metrics]
-    if unknown := [name for name in names if name in lacking]:
+    known = scores_of(next(iter(batches)).task)
+    if unknown := [name for name in names if name not in known]:
         what = {"error": "error", "kl": "distribution over classes"}[_NEEDED[unknown[0]]]
         raise InputError(f"`names` must be of scores that need no {what}, which the task has not, got {unknown[0]!r}.")
-    known = names or [name for name in SCORES if name not in lacking]
-    chosen = {name: SCORES[name](net, batches, engine) for name in known}
+    chosen = {name: SCORES[name](net, batches, engine) for name in names or known}
     return Scores(tuple(block.name for block in net.blocks), chosen)

@@ -64,9 +64,9 @@ def exhaustive(problem: Problem) -> list[Choice]:
     """The best of all sets that save just enough."""
     settings, chosen = problem.settings, []
     for level in problem.levels:
-        if not problem.fewer_than(level, settings.limit):
+        if not problem.fewer_than(level, settings.most_sets):
             raise InputError(
-                f"`search` must not be exhaustive where more than {settings.limit:,} sets may save enough. Take "
+                f"`search` must not be exhaustive where more than {settings.most_sets:,} sets may save enough. Take "
                 "pairwise, evolution or beam."
             )
         chosen.append(best_of(problem, [frozenset(removed) for removed in problem.minimal(level)]))

@@ -20,7 +20,7 @@ OPTIONS_OF = {  # settings that some searches make nothing of
     "generations": ("evolution",),
     "offspring": ("evolution",),
     "tried": ("pairwise",),
-    "limit": ("exhaustive", "pairwise"),
+    "most_sets": ("exhaustive", "pairwise"),
 }
 
 
@@ -38,7 +38,7 @@ class PruneSettings:
         width: of beam, sets that are kept of each size.
         generations, offspring: of evolution.
         tried: of pairwise, how many of its model's best sets are measured.
-        limit: of exhaustive, the most sets; pairwise solves its model exactly up to so many.
+        most_sets: of exhaustive, the most sets; pairwise solves its model exactly up to so many.
         calibration_samples: at the most, of the data; None for 512.
         tolerance: a loss that does not matter: in points of an error rate, else in per cent of the intact value.
         sweep: find the best for smaller budgets, too.
@@ -55,7 +55,7 @@ class PruneSettings:
     generations: int = 30
     offspring: int = 32
     tried: int = 16
-    limit: int = 20_000
+    most_sets: int = 20_000
     calibration_samples: int = 512
     tolerance: float = 1.0
     sweep: bool = False
@@ -69,7 +69,7 @@ class PruneSettings:
         require_one_of("score", self.score, SCORES)
         if self.objective is not None:
             require_one_of("objective", self.objective, OBJECTIVES)
-        whole = ("width", "generations", "offspring", "tried", "limit", "calibration_samples", "timing_batch")
+        whole = ("width", "generations", "offspring", "tried", "most_sets", "calibration_samples", "timing_batch")
         for name in (*whole, *(["timing_length"] if self.timing_length is not None else [])):
             require_whole(name, getattr(self, name))
         if not isinstance(self.tolerance, (int, float)) or not 0 <= self.tolerance <= 100:

@@ -19,6 +19,8 @@ _DRAWN = {  # what there is then
     "study": "report.html",
     "reproduce": "report.html",
     "lesion": "figures",
+    "scores": "figures",
+    "prune": "report.html",
     "paths": "figures",
     "compare": "figures",
 }
