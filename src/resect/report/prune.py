@@ -22,6 +22,7 @@ from resect.runs.record import Record
 from resect.words import decimal, percent, plural
 
 _COSTS = {"params": "parameters", "flops": "FLOPs", "latency": "latency"}
+_OBJECTIVES = {"kl": "divergence from the intact network", "loss": "loss", "error": "error"}
 _ABOUT = {
     "front": "The error without what a search removed, on samples that chose nothing, with the 95 % interval of its "
     "change from the intact network, paired sample by sample.",
@@ -55,7 +56,8 @@ def sentences(record: Record) -> list[str]:
     """The verdict, what goes, how fast the rest is, and how the choice was made."""
     found, asked = record.found, record.asked
     said = [found["summary"], f"Gone: {', '.join(found['removed'])}.", *_timed(record)]
-    chosen = f"by {asked['search']} search for the least {found['objective']}" if _searched(record) else "by hand"
+    least = _OBJECTIVES[found["objective"]]
+    chosen = f"by {asked['search']} search for the least {least}" if _searched(record) else "by hand"
     said.append(
         f"Chosen {chosen} on {plural(found['calibration_samples'], 'sample')} "
         f"({plural(found['measured'], 'set')} of {found['unit']}s measured), judged on {found['samples']:,} others."
