@@ -109,6 +109,8 @@ class PruneAsked(Asked):
             idle["unit"] = "without groups of one's own"
         if self.calibration is not None:
             idle["calibration_samples"] = "of parting the data, but `calibration` names others"
+        if self.source.module is not None or self.source.batch_dim:
+            idle["calibration"] = "for whole models whose inputs have the samples first"
         if not self.timed:
             idle |= dict.fromkeys(("timing_batch", "timing_length"), "of timing, but `timed` is off")
         return idle
