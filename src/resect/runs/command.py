@@ -11,6 +11,7 @@ _REPEATED = {
     "metrics": "metric",
     "beside": "beside",
     "labels": "label",
+    "settings": "setting",
     "scores": "score",
     "groups": "group",
 }
