@@ -19,6 +19,8 @@ _VERBS = {
     "study": "Everything about one network, into one run folder with a report.",
     "blocks": "List the residual blocks of a network.",
     "lesion": "Delete or reorder blocks, and measure what it does.",
+    "scores": "What every block is worth, by several measures.",
+    "prune": "Find the blocks that can go, and prove what that costs.",
     "paths": "The gradient by path length, exact and sampled.",
     "compare": "Overlay finished runs by path length.",
     "train": "Train a network, on all of its blocks or on some.",

@@ -21,6 +21,8 @@ _DRAWN = {  # what there is then
     "multiplicity": "report.html",
     "robustness": "figures",
     "lesion": "figures",
+    "scores": "figures",
+    "prune": "report.html",
     "paths": "figures",
     "compare": "figures",
 }
