@@ -14,10 +14,10 @@ import resect
 
 PUBLIC = [
     "AccuracyError", "Arrangement", "ArrangementError", "Block", "CheckpointError", "DataError", "EnsembleResult",
-    "ExportError", "FairShares", "FirstOrder", "Gram", "InputError", "LesionResult", "LesionSettings",
+    "ExportError", "Exported", "FairShares", "FirstOrder", "Gram", "InputError", "LesionResult", "LesionSettings",
     "Participation", "PathDraws", "PathEnergy", "PathSettings", "PathSpectrum", "PathSquares", "Record",
     "ResectError", "RunError", "Samples", "Scheduled", "Scores", "ShapleyResult", "SpecError", "StrongPaths", "Task",
-    "Unraveled", "Variant", "__version__", "calibrate", "compare", "ensemble", "evaluate", "fair_shares",
+    "Unraveled", "Variant", "__version__", "calibrate", "compare", "ensemble", "evaluate", "export", "fair_shares",
     "first_order", "keep_freed_memory", "lesion", "load_model", "load_samples", "participation", "path_energy",
     "path_spectrum", "path_squares", "plans", "reproduce", "sample_paths", "schedules", "scores", "shapley",
     "strongest_paths", "study", "train", "unravel",

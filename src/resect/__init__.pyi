@@ -50,6 +50,8 @@ from .paths.settings import PathSettings as PathSettings
 from .paths.spectrum import PathSpectrum as PathSpectrum
 from .paths.squares import PathSquares as PathSquares
 from .paths.strongest import StrongPaths as StrongPaths
+from .pruning.export.formats import Exported as Exported
+from .pruning.export.formats import export as export
 from .pruning.scores import Scores as Scores
 from .runs.record import Record as Record
 from .sweep.ensemble import EnsembleResult as EnsembleResult

@@ -23,6 +23,7 @@ _VERBS = {
     "compare": "Overlay finished runs by path length.",
     "train": "Train a network, on all of its blocks or on some.",
     "reproduce": "The paper's claims, measured again, each with a verdict.",
+    "export": "Write a network without some blocks for other tools.",
     "evaluate": "Test error of networks side by side, with intervals.",
     "ls": "List runs.",
     "show": "Print the answers of a finished run.",
