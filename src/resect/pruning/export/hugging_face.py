@@ -22,7 +22,7 @@ from resect.network.unraveled import Unraveled
 from resect.pruning.export.configs import built, shortened_config
 from resect.pruning.export.fresh import Proof, loaded_afresh, proven, token_count, trials
 from resect.pruning.export.generation import prompt, proven_to_generate
-from resect.pruning.export.removed import gone_blocks, shortened_lists
+from resect.pruning.export.removed import gone_blocks, require_gone, shortened_lists
 from resect.pruning.export.rules import MORE_LAYERS
 from resect.pruning.export.weights import renumbered
 
@@ -55,6 +55,7 @@ def write(net: Unraveled, arrangement: Arrangement, folder: Path) -> tuple[str, 
     with quiet():
         new, shorter = shortened_config(model, lists, "hf")
         weights = renumbered(model, new, shorter, "hf")
+        require_gone(net, arrangement, shorter, weights.sources)
         _save(model, new, weights.tensors, folder, "hf")
     said = [
         f"{name} is 0 now: the layers behind the last, which transformers does not run, are left out."

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.export import Dim
-from torch.utils import _pytree as pytree
+from torch import nn
+from torch.export import ExportedProgram
 
 from resect.errors import ExportError
-from resect.graph.calls import Call, as_call, widen
-from resect.graph.exporting import cause
+from resect.graph.calls import as_call, widen
+from resect.graph.exporting import TensorsOnly
+from resect.graph.exporting import export as captured
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
 from resect.pruning.export.child import named_outputs
@@ -38,10 +37,9 @@ class Plain(nn.Module):
 
 def write_torch(net: Unraveled, arrangement: Arrangement, path: Path) -> tuple[str, ...]:
     """Write what `torch.export.load(path).module()` runs; batch and lengths are as free as those of the network."""
-    module, call, shapes = _program(net, arrangement)
-    exported = _captured(lambda: torch.export.export(module, *call, dynamic_shapes=shapes, strict=False), module)
+    exported = _program(net, arrangement)
     with path.open("wb") as file:
-        torch.export.save(exported.run_decompositions({}), file)  # in which regions without gradients are no calls
+        torch.export.save(exported, file)
     return ()
 
 
@@ -56,13 +54,8 @@ def write_onnx(net: Unraveled, arrangement: Arrangement, path: Path) -> tuple[st
     missing = [name for name in _ONNX if find_spec(name) is None]
     if missing:
         raise ExportError(f"onnx needs {missing[0]}, which is not installed: pip install 'resect[onnx]'.")
-    module, (args, kwargs), shapes = _program(net, arrangement)
-    dynamic = shapes.dynamic_shapes(module, args, kwargs)
-
-    def export() -> Any:
-        return torch.onnx.export(module, args, kwargs=kwargs, dynamic_shapes=dynamic, dynamo=True, verbose=False)
-
-    _captured(export, module).save(str(path), external_data=False)
+    program: Any = torch.onnx.export(_program(net, arrangement), dynamo=True, verbose=False)
+    program.save(str(path), external_data=False)
     return ()
 
 
@@ -73,22 +66,8 @@ def prove_onnx(net: Unraveled, arrangement: Arrangement, path: Path) -> Proof:
     return proven("onnx", tried, answer["outputs"], rounding=True)
 
 
-def _program(net: Unraveled, arrangement: Arrangement) -> tuple[nn.Module, Call, Any]:
-    """The module to export, a call of it that is no special case of its sizes, and which sizes are free."""
-    call = as_call(net.example)
-    call = call if net.batch_size is not None else widen(call, net.batch_dim)
-    leaves, shapes = pytree.tree_leaves(call), torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
-    for entry in net.inputs:
-        free = {d: Dim.AUTO for d, size in enumerate(entry.shape) if size is None}
-        if free and isinstance(leaves[entry.leaf], Tensor):
-            shapes[leaves[entry.leaf]] = free
-    return Plain(net.standalone(arrangement)), call, shapes
-
-
-def _captured(export: Any, module: nn.Module) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return export()
-        except Exception as error:  # torch.export raises dozens of kinds
-            raise ExportError(f"the stand-alone network cannot be exported: {cause(module, error)}.") from error
+def _program(net: Unraveled, arrangement: Arrangement) -> ExportedProgram:
+    call, how = as_call(net.example), net.sliced.captured.how
+    call = call if net.batch_size is not None else widen(call, net.batch_dim)  # one sample would be a special case
+    module = Plain(net.standalone(arrangement)).eval()
+    return captured(TensorsOnly(module, how.as_run), call, "eval", how)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from torch import nn
@@ -12,6 +12,11 @@ from resect.errors import ExportError
 from resect.graph.decisions import Decision, Variant
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
+
+OTHER_WAYS = (
+    "`hf-zero` writes a checkpoint of transformers with removed branches set to zero (loads anywhere, exact, not "
+    "faster), `torch` the stand-alone network (faster)."
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,20 @@ def shortened_lists(net: Unraveled, arrangement: Arrangement, kind: str) -> list
     return lists
 
 
+def require_gone(net: Unraveled, arrangement: Arrangement, lists: Sequence[Shortened], kept: Set[str]) -> None:
+    """Raise ExportError if the pruned network still reads weights of removed layers, other than those in `kept`."""
+    reads = {read for program in net.programs.fold(arrangement) for step in program.steps for read in step.reads}
+    names = sorted(name for key, name in net.programs.parameter_keys.items() if key in reads and name not in kept)
+    for entry in lists:
+        for i in entry.removed:
+            if name := next((n for n in names if n.startswith(f"{entry.path}.{entry.names[i]}.")), None):
+                raise ExportError(
+                    f"hf cannot express this network: without the blocks of layer {i} of {entry.path} it still reads "
+                    f"{name}, as where a normalisation stands on the skip, or later layers share keys and values. "
+                    f"{OTHER_WAYS}"
+                )
+
+
 def _children(model: nn.Module, path: str) -> tuple[str, ...]:
     return tuple(name for name, _ in model.get_submodule(path).named_children())
 
@@ -105,6 +124,5 @@ def _half(net: Unraveled, arrangement: Arrangement, gone: frozenset[int], slot: 
     rest = f", but {stays[0]} of the same layer stays" if stays else ", which is no layer of its own"
     return ExportError(
         f"{kind} can only express whole layers that are removed: block {slot} ({net.blocks[slot].name}) goes{rest}. "
-        "`hf-zero` writes a checkpoint whose removed branches are set to zero (loads anywhere, exact, not faster), "
-        "`torch` the stand-alone network (faster)."
+        f"{OTHER_WAYS}"
     )

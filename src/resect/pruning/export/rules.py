@@ -14,8 +14,8 @@ from typing import Any
 
 PER_LAYER = ("layer", "block", "depth", "types", "pattern", "intermediate_size", "sparsity")
 """Parts of the names of lists that have an entry for each layer."""
-NEVER = ("token", "architectures", "id2label", "stage_names", "out_features")
-"""Parts of the names of lists that have none, whatever their length."""
+NEVER = ("token", "architectures", "id2label", "stage_names", "out_features", "depths")
+"""Parts of the names of lists that have none, whatever their length; depths have one for each stage."""
 NUMBERS = (
     "mlp_only_layers",
     "moe_layers",

@@ -18,10 +18,12 @@ class Renumbered:
 
     Attributes:
         tensors: by their new names.
+        sources: the names that they had.
         notes: what became of tensors that belong to several layers, in sentences.
     """
 
     tensors: Mapping[str, Tensor]
+    sources: frozenset[str]
     notes: tuple[str, ...]
 
 
@@ -51,7 +53,7 @@ def renumbered(old: nn.Module, new: nn.Module, lists: Sequence[Shortened], kind:
     lost = [name for name in given if name not in used and not name.startswith(prefixes)]
     if lost:
         raise ExportError(f"{kind} has no place for the weights {lost[0]} of a layer that is kept.")
-    return Renumbered(tensors, tuple(note for note in notes if note))
+    return Renumbered(tensors, frozenset(used), tuple(note for note in notes if note))
 
 
 def _source(name: str, new: nn.Module, lists: Sequence[Shortened]) -> str:
