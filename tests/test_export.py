@@ -186,3 +186,29 @@ def test_normalisations_on_the_skip_stay_so_that_a_shorter_bert_is_another_funct
     assert "without the blocks of layer 1 of bert.encoder.layer it still reads" in said
     assert "LayerNorm" in said
     assert resect.export(net, net.intact.without(2, 3), f"hf-zero:{tmp_path / 'zero'}").difference == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "path", "gone", "argument"),
+    [
+        ("vit_tiny_patch16_224", "blocks", (0, 2), {"depth": 2}),
+        ("convnext_atto", "stages.2.blocks", (1, 3), {"depths": [2, 2, 4, 2]}),
+    ],
+)
+def test_timm_makes_the_shorter_network_itself(
+    name: str, path: str, gone: tuple[int, ...], argument: dict[str, Any], tmp_path: Path
+) -> None:
+    import timm
+
+    options = {"depth": 4, "img_size": 32} if "vit" in name else {}
+    model = timm.create_model(name, num_classes=5, **options).eval()
+    images = torch.randn(2, 3, 32, 32)
+    net = resect.unravel(model, images)
+    blocks = [b.index for b in net.blocks if b.name.startswith(tuple(f"{path}.{i}" for i in gone))]
+    arrangement = net.intact.without(blocks)
+    assert resect.export(net, arrangement, f"timm:{tmp_path / 'small'}").difference == 0
+    assert argument.items() <= json.loads((tmp_path / "small" / "config.json").read_text())["model_args"].items()
+    small = timm.create_model(f"local-dir:{tmp_path / 'small'}", pretrained=True).eval()
+    with torch.no_grad():
+        assert torch.equal(small(images), net(images, arrangement))

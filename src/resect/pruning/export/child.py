@@ -78,29 +78,7 @@ def _hugging_face(task: dict[str, Any]) -> tuple[Run, Any]:
 
 
 def _timm(task: dict[str, Any]) -> tuple[Run, Any]:
-    return _placed(import_module("timm").create_model(f"local-dir:{task['path']}"), task)
-
-
-def _constructor(task: dict[str, Any]) -> tuple[Run, Any]:
-    from safetensors.torch import load_file
-
-    made = json.loads((Path(task["path"]) / "config.json").read_text(encoding="utf-8"))
-    module, _, name = made["constructor"].rpartition(".")
-    model = getattr(import_module(module), name)(**arguments_of(made["arguments"]))
-    model.load_state_dict(load_file(Path(task["path"]) / "model.safetensors"))
-    return _placed(model, task)
-
-
-def arguments_of(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a constructor as config.json holds them: a class stands as {"class": "module.Name"}."""
-
-    def value(entry: Any) -> Any:
-        if isinstance(entry, dict) and entry.keys() == {"class"}:
-            module, _, name = entry["class"].rpartition(".")
-            return getattr(import_module(module), name)
-        return entry
-
-    return {name: value(entry) for name, entry in written.items()}
+    return _placed(import_module("timm").create_model(f"local-dir:{task['path']}", pretrained=True), task)
 
 
 def _placed(model: Any, task: dict[str, Any]) -> tuple[Run, Any]:
@@ -113,7 +91,6 @@ LOADERS: dict[str, Callable[[dict[str, Any]], tuple[Run, Any]]] = {
     "onnx": _onnx,
     "hf": _hugging_face,
     "timm": _timm,
-    "constructor": _constructor,
 }
 GENERATED: dict[str, dict[str, Any]] = {
     "without a cache": {"use_cache": False},

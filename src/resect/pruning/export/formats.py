@@ -12,7 +12,7 @@ from resect.graph.decisions import Decision
 from resect.network.arrangement import Arrangement
 from resect.network.requirements import require_blocks
 from resect.network.unraveled import Unraveled
-from resect.pruning.export import hugging_face, programs, recipes
+from resect.pruning.export import hugging_face, image_models, programs, recipes
 from resect.pruning.export.card import Origin, write_card
 from resect.pruning.export.fresh import Proof
 
@@ -47,6 +47,12 @@ FORMATS = {
         "the same with all layers, the removed branches set to zero: loads anywhere, exact, not faster",
         hugging_face.write_zeroed,
         hugging_face.prove,
+        folder=True,
+    ),
+    "timm": Format(
+        "a folder for create_model of timm, without the removed layers",
+        image_models.write_timm,
+        image_models.prove_timm,
         folder=True,
     ),
     "torch": Format(
@@ -98,7 +104,7 @@ def export(
     Args:
         net: an unravelled network.
         arrangement: what runs, e.g. `net.intact.without(2, 3)`.
-        target: "KIND:PATH", KIND one of `FORMATS`: "hf:DIR", "hf-zero:DIR", "torch:FILE.pt2", "onnx:FILE.onnx".
+        target: "KIND:PATH", KIND one of `FORMATS`: "hf:DIR", "timm:DIR", "torch:FILE.pt2", "onnx:FILE.onnx".
         origin: why these blocks and by which command, for the model card.
         track: opens bars that show the progress.
 
