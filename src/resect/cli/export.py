@@ -14,8 +14,9 @@ from resect.cli._terminal import console, progress_bars, wrote
 from resect.jobs.export import ExportAsked
 
 _KINDS = """KIND is hf (a folder for from_pretrained, without the removed layers), hf-zero (the same with all layers,
-removed branches set to zero: loads anywhere, exact, not faster), torch (the stand-alone network, faster, as an archive
-of torch.export), timm, onnx, mergekit (a passthrough recipe) or gguf-layers (numbers for llama-quantize --prune-layers)."""
+removed branches set to zero: loads anywhere, exact, not faster), timm (for create_model), torch (the stand-alone
+network, faster, as an archive of torch.export), onnx, mergekit (a passthrough recipe) or gguf-layers (numbers for
+llama-quantize --prune-layers)."""
 
 
 @click.command(epilog=_KINDS)
