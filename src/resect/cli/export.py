@@ -11,7 +11,6 @@ import click
 from resect.cli._options import SEED, Blocks, given, model_options, output_options, part_options
 from resect.cli._process import when_interrupted
 from resect.cli._terminal import console, progress_bars, wrote
-from resect.jobs.export import ExportAsked
 
 _KINDS = """KIND is hf (a folder for from_pretrained, without the removed layers), hf-zero (the same with all layers,
 removed branches set to zero: loads anywhere, exact, not faster), timm (for create_model), torch (the stand-alone
@@ -34,6 +33,7 @@ def export(subject: str, targets: tuple[str, ...], output: str, quiet: bool, **o
     RUN is the folder of a run that removed blocks. What was written is loaded in a fresh process and compared with the
     pruned network before it is kept; what a format cannot express is refused with the reason.
     """
+    from resect.jobs.export import ExportAsked
     from resect.pruning.export.formats import export as write
     from resect.pruning.export.formats import parsed
 
