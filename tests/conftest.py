@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import resect
+from networks import Encoder
 from resect.models.resnet import CifarResNet
 
 pytest_plugins = ["affected"]
@@ -88,6 +89,13 @@ def net(_shared: tuple[resect.Unraveled, dict[str, Tensor]]) -> Iterator[resect.
     for module in net.model.modules():
         assert "forward" not in vars(module)
         assert not [*module._forward_hooks, *module._forward_pre_hooks], "put hooks on a network of the test's own"
+
+
+@pytest.fixture(scope="session")
+def encoder() -> resect.Unraveled:
+    """A small vision transformer of two layers, 4 blocks, unravelled once for all tests, which leave it as it is."""
+    torch.manual_seed(3)
+    return resect.unravel(Encoder().eval(), _batch()[0][:2])
 
 
 @pytest.fixture

@@ -49,5 +49,5 @@ def test_scores_join_and_refuse_what_they_do_not_know(net, batch):
     whole = resect.scores(net, [batch], "damage", "share")
     joined = resect.Scores.joined([resect.scores(net, [batch], name) for name in ("damage", "share")])
     pd.testing.assert_frame_equal(joined.table, whole.table)
-    with pytest.raises(resect.InputError, match="damage, loss_change, shapley, share, first_order, got 'beauty'"):
+    with pytest.raises(resect.InputError, match=r"be of damage, loss_change, shapley, .*, norm_ratio, got 'beauty'"):
         resect.scores(net, [batch], "beauty")

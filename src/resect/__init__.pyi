@@ -10,6 +10,7 @@ from ._front import participation as participation
 from ._front import path_energy as path_energy
 from ._front import path_spectrum as path_spectrum
 from ._front import path_squares as path_squares
+from ._front import prune as prune
 from ._front import sample_paths as sample_paths
 from ._front import scores as scores
 from ._front import shapley as shapley
@@ -29,7 +30,9 @@ from .errors import SpecError as SpecError
 from .graph.decisions import Variant as Variant
 from .jobs.compare import compare as compare
 from .jobs.evaluate import evaluate as evaluate
+from .jobs.multiplicity import multiplicity as multiplicity
 from .jobs.reproduce import reproduce as reproduce
+from .jobs.robustness import robustness as robustness
 from .jobs.study import study as study
 from .jobs.train import train as train
 from .measuring.calibration import calibrate as calibrate
@@ -52,7 +55,10 @@ from .paths.squares import PathSquares as PathSquares
 from .paths.strongest import StrongPaths as StrongPaths
 from .pruning.export.formats import Exported as Exported
 from .pruning.export.formats import export as export
+from .pruning.result import Pruning as Pruning
 from .pruning.scores import Scores as Scores
+from .pruning.settings import Budget as Budget
+from .pruning.settings import PruneSettings as PruneSettings
 from .runs.record import Record as Record
 from .sweep.ensemble import EnsembleResult as EnsembleResult
 from .sweep.result import LesionResult as LesionResult

@@ -21,7 +21,9 @@ from resect.paths import energy, fair, sampled, spectrum, squares, strongest
 from resect.paths import first_order as slopes
 from resect.paths import participation as carriers
 from resect.paths.settings import PathSettings
+from resect.pruning import prune as pruning
 from resect.pruning import scores as importance
+from resect.pruning.settings import PruneSettings
 from resect.sweep import ensemble as ensembles
 from resect.sweep import lesion as lesions
 from resect.sweep import shapley as shapley_values
@@ -55,7 +57,7 @@ class _OfNet:
 
 
 def takes_specs(
-    size: int, settings: type[LesionSettings | PathSettings], **renamed: str
+    size: int, settings: type[LesionSettings | PathSettings | PruneSettings], **renamed: str
 ) -> Callable[[Callable[Concatenate[Unraveled, Batches, P], R]], Callable[Concatenate[Unraveled, Data, P], R]]:
     """Let the data of a function be a spec or Samples, too; documentation and signature stay its own.
 
@@ -107,3 +109,4 @@ path_energy = takes_specs(32, PathSettings)(energy.path_energy)
 first_order = takes_specs(32, PathSettings)(slopes.first_order)
 strongest_paths = takes_specs(32, PathSettings)(strongest.strongest_paths)
 scores = takes_specs(100, LesionSettings)(importance.scores)
+prune = takes_specs(64, PruneSettings)(pruning.prune)

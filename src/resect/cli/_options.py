@@ -72,6 +72,19 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in the newe
         return tuple(numbers)
 
 
+class Parts(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
+    """Numbers with commas between: "0.5,0.75"."""
+
+    name = "parts"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse one value."""
+        try:
+            return value if isinstance(value, tuple) else tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} must be numbers with commas between, e.g. 0.5,0.75.", param, ctx)
+
+
 class Blocks(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
     """Blocks by number, from the end if negative, in ranges, or by name, with commas between: "0-2,-1,layer2.0"."""
 
@@ -231,13 +244,13 @@ def renamed_option(old: str, new: str) -> Callable[[Decorated], Decorated]:
     return click.option(old, hidden=True, expose_value=False, callback=refuse)
 
 
-def parse_arguments(pairs: tuple[str, ...]) -> dict[str, str | int | float | bool]:
+def parse_arguments(pairs: tuple[str, ...], option: str = "model-arg") -> dict[str, str | int | float | bool]:
     """Turn K=V strings into keyword arguments; V becomes a bool, int or float where it reads like one."""
     arguments: dict[str, str | int | float | bool] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
-            raise InputError(f"`--model-arg` must have the form K=V, got {pair!r}.")
+            raise InputError(f"`--{option}` must have the form K=V, got {pair!r}.")
         arguments[name] = _value(text)
     return arguments
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from importlib import resources
-from pathlib import Path
 
 from resect.data.names import KINDS as DATA_KINDS
 from resect.errors import LIKE, SpecError, closest, require_text
@@ -16,10 +15,11 @@ SPECIFIC = tuple(kind for kind in KINDS if kind not in DATA_KINDS)  # of models 
 WEIGHTS = resources.files("resect.models") / "weights"
 SHIPPED = tuple(sorted(file.name.removesuffix(".json") for file in WEIGHTS.iterdir() if file.name.endswith(".json")))
 _PARTS = re.compile(
-    r"(?P<name>(?P<kind>resnet|highway)(?P<depth>\d+)|vgg15)(?:-w(?P<width>\d+))?"
+    r"(?P<name>(?P<kind>resnet|highway)(?P<depth>\d+)|vgg15)(?:-w(?P<width>\d+))?(?:-h(?P<hidden>\d+))?"
     r"(?:-x(?P<branches>\d+)|-b(?P<towers>\d+)-s(?P<merge>\d+))?"
     r"(?P<original>-original)?(?P<trained>-(?P<data>digits|cifar10)(?:-[a-z0-9-]+)?)?"
 )
+_OF_RESNETS = ("hidden", "branches", "towers", "original")
 _NAMES = (
     "resnet20",
     "resnet56",
@@ -27,13 +27,15 @@ _NAMES = (
     "resnet110-original",
     "resnet56-x2",
     "resnet56-b2-s3",
+    "resnet56-h8-b2-s3",
     "highway27",
     "vgg15",
     *SHIPPED,
 )
 _KNOWN = (
-    "Known are resect:resnet110, resect:resnet110-w8 (width 8), resect:resnet110-x2 (two branches a block, "
-    "the network of twice the hidden width), resect:resnet110-b2-s3 (two towers, merged every three blocks), "
+    "Known are resect:resnet110, resect:resnet110-w8 (width 8), resect:resnet110-h8 (8 channels inside the branches of "
+    "the first stage), resect:resnet110-x2 (two branches a block, the network of twice the hidden width), "
+    "resect:resnet110-b2-s3 (two towers, merged every three blocks), "
     "resect:resnet110-original, resect:highway27, resect:vgg15, those with weights "
     f"({', '.join(f'resect:{name}' for name in SHIPPED)}), torchvision:NAME, timm:NAME, hf:ID and py:pkg.mod:factory."
 )
@@ -52,14 +54,14 @@ def require_model_spec(spec: str) -> None:
 
 
 def parts_of(spec: str) -> re.Match[str]:
-    """The parts of a `resect:` spec: kind, depth, width, branches, towers, merge, original, trained and data.
+    """The parts of a `resect:` spec: kind, depth, width, hidden, branches, towers, merge, original, trained and data.
 
     Raises:
         SpecError: there is no such network, or no such weights are shipped.
     """
     name = spec.removeprefix("resect:")
     parts = _PARTS.fullmatch(name)
-    if not parts or (parts["kind"] != "resnet" and (parts["original"] or parts["branches"] or parts["towers"])):
+    if not parts or (parts["kind"] != "resnet" and any(parts[name] for name in _OF_RESNETS)):
         raise _unknown(spec, "resect")
     if parts["trained"] is not None and name not in SHIPPED:
         bare = bare_name(name)
@@ -82,20 +84,16 @@ def is_shipped(spec: str) -> bool:
     return spec.removeprefix("resect:") in SHIPPED
 
 
+def control_for(data: str) -> str | None:
+    """The spec of the plain network whose weights are shipped for a kind of data; None if there is none."""
+    plain = (name for name in SHIPPED if name.startswith("vgg15-") and parts_of(name)["data"] == data)
+    return next((f"resect:{name}" for name in plain), None)
+
+
 def shipped_for(data: str) -> str | None:
     """The paper's network that is shipped for some data, if there is one."""
     kind = data.partition(":")[0]
     return f"resect:resnet110-{kind}" if kind in SHIPPED_FOR else None
-
-
-def has_weights(shipped: str) -> bool:
-    """Whether the weights of a card are here: in the package or, too large for it, in a clone of the repository."""
-    return (WEIGHTS / f"{shipped}.safetensors").is_file() or large_weights(shipped).is_file()
-
-
-def large_weights(shipped: str) -> Path:
-    """Where a clone of the repository has the weights that are too large for the package."""
-    return Path(__file__).parents[3] / "weights" / f"{shipped}.safetensors"
 
 
 def _unknown(spec: str, kind: str) -> SpecError:

@@ -15,14 +15,11 @@ from torch import nn
 from resect.data.offline import UNREACHABLE, hub_or_cache
 from resect.data.samples import Samples, SampleSet
 from resect.data.specs import call_factory
-from resect.errors import CheckpointError, InputError, RunError, SpecError, closest, suggesting
+from resect.errors import InputError, RunError, SpecError, closest, suggesting
 from resect.models.highway import CifarHighway
 from resect.models.names import (
     WEIGHTS,
     Value,
-    bare_name,
-    has_weights,
-    large_weights,
     parts_of,
     require_model_spec,
 )
@@ -91,6 +88,7 @@ def load_model(
     Args:
         spec: `resect:resnet110` (pre-activation; any depth 6m+2), `resect:resnet110-w8` (width 8),
             `resect:resnet56-x2` (two branches a block: the network of twice the hidden width, no other multiplicity),
+            `resect:resnet56-h8` (8 channels inside the branches of the first stage),
             `resect:resnet56-b2-s3` (two towers, merged every three blocks), `resect:resnet110-original`,
             `resect:highway27` (any multiple of 3), `resect:vgg15`, those of `SHIPPED` (`resect:resnet110-digits`; with
             weights), `torchvision:NAME`, `timm:NAME`, `hf:ID` or `hf:FOLDER`, `py:pkg.mod:factory` (returns a module,
@@ -156,7 +154,7 @@ def _resect(spec: str, name: str, arguments: dict[str, Value], samples: SampleSe
         settings |= {"depth": int(parts["depth"]), "preactivation": parts["original"] is None}
         branches = parts["branches"] or parts["towers"]
         settings |= {"branches": int(branches)} if branches else {}
-        settings |= {"merge": int(parts["merge"])} if parts["merge"] else {}
+        settings |= {name: int(parts[name]) for name in ("merge", "hidden") if parts[name]}
     elif parts["kind"] == "highway":
         settings["blocks"] = int(parts["depth"])
     else:
@@ -180,15 +178,8 @@ def _resect(spec: str, name: str, arguments: dict[str, Value], samples: SampleSe
 
 
 def _load_shipped(module: nn.Module, name: str) -> None:
-    """Load shipped weights from the package, or from the repository if they are too large for it."""
-    if not has_weights(name):
-        file = f"{name}.safetensors"
-        raise CheckpointError(
-            f"the weights {file} are too large for the package. Take weights/{file} from the repository of resect, and "
-            f"load them with `resect:{bare_name(name)} --checkpoint {file}`."
-        )
     with resources.as_file(WEIGHTS / f"{name}.safetensors") as path:
-        load_checkpoint(module, path if path.is_file() else large_weights(name))
+        load_checkpoint(module, path)
 
 
 def _image_shape(samples: SampleSet | None) -> tuple[int, int, int]:

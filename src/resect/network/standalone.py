@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -14,6 +15,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resect.errors import ExportError, InputError
+from resect.graph.calls import as_call
 from resect.graph.decisions import Decision, block_run
 from resect.graph.emit import emit
 from resect.graph.program import Ref, own_errors
@@ -218,6 +220,13 @@ class _Code:
         inputs = [key(entry.node) if entry else None for entry in captured.inputs]
         results = [Ref(key(o)) if isinstance(o, fx.Node) else o for o in captured.outputs]
         self.function = emit(folded, [*layers, *kept, *constants, *inputs], [*results, *map(Ref, changed.values())])
+
+
+def bound(programs: Programs, arrangement: Sequence[Decision], form: Form, inputs: Any) -> Callable[[], Any]:
+    """A call on these inputs as the stand-alone network of an arrangement runs, on the model's own parameters."""
+    code, model = _Code(programs, arrangement), programs.sliced.captured.model
+    tensors = [code.constants[name] if name in code.constants else attrgetter(name)(model) for name in code.names]
+    return partial(code.function, *map(model.get_submodule, code.layers), *tensors, *form.leaves(as_call(inputs)))
 
 
 def _copy_tensors(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
@@ -39,7 +39,7 @@ from resect.network.gradients import require_own_gradient
 from resect.network.rejections import Rejections
 from resect.network.scheduled import Scheduled
 from resect.network.schedules import Schedule
-from resect.network.standalone import Standalone
+from resect.network.standalone import Standalone, bound
 from resect.words import plural
 
 
@@ -257,7 +257,7 @@ class Unraveled:
         counts = [leaves[e.leaf].shape[e.batch] for e in entries if e.batch is not None and e.shape[e.batch] is None]
         return int(counts[0]) if counts else self.batch_size or 1
 
-    def part_of(self, inputs: Any, which: slice) -> Any:
+    def part_of(self, inputs: Any, which: slice | Tensor) -> Any:
         """The same inputs with only some of their samples; what holds no samples stays whole."""
         leaves = list(self._leaves(inputs))
         for entry in self.inputs:
@@ -336,6 +336,11 @@ class Unraveled:
     def standalone(self, arrangement: Sequence[Decision] | str) -> Standalone:
         """A stand-alone module that computes this network under `arrangement`; parameters are copies."""
         return Standalone(self.programs, self.arrangement(arrangement), lambda: self.train_graph.programs, self._form)
+
+    def bound(self, inputs: Any, arrangement: Sequence[Decision] | str) -> Callable[[], Any]:
+        """A call on these inputs as the stand-alone network runs, without copies of parameters: what is timed."""
+        self._leaves(inputs)  # refuses what does not fit
+        return bound(self.programs, self.arrangement(arrangement), self._form, inputs)
 
     def fingerprint(self) -> str:
         """A hash of the graph, and of weights, buffers and constants as they are now, 32 hexadecimal digits."""

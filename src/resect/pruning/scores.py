@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import getdoc
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from resect.engines.local import LOCAL, Local, Memory
@@ -19,13 +21,17 @@ from resect.errors import InputError
 from resect.figures.shown import Shown
 from resect.measuring.batches import AnyTask, Batches, Read, again
 from resect.measuring.results import require_alike
+from resect.measuring.statistics import bootstrap_interval
+from resect.measuring.tasks import Task
 from resect.network.requirements import require_blocks
 from resect.network.unraveled import Unraveled
 from resect.paths import first_order as slopes
 from resect.paths import participation as carriers
+from resect.pruning.states import moved
 from resect.sweep import plans
 from resect.sweep import shapley as shapley_values
 from resect.sweep.lesion import lesion
+from resect.sweep.settings import LesionSettings
 from resect.words import decimal
 
 if TYPE_CHECKING:
@@ -35,7 +41,7 @@ Score = Callable[[Unraveled, Batches, Engine], pd.DataFrame]
 """A row a block, in order: `value`, higher for what matters more, and its 95 % interval `low` and `high`."""
 
 SCORES: dict[str, Score] = {}
-_OF_ERRORS = ("damage", "shapley")  # which a task of one's own may lack
+_NEEDED = {"damage": "error", "shapley": "error", "kl": "kl"}  # metrics that a task may lack
 
 
 def score(function: Score) -> Score:
@@ -74,6 +80,52 @@ def first_order(net: Unraveled, data: Batches, engine: Engine) -> pd.DataFrame:
     return _interval(slopes.first_order(net, data, engine=engine).table, "size")
 
 
+@score
+def kl(net: Unraveled, data: Batches, engine: Engine) -> pd.DataFrame:
+    """Divergence of the output distribution without the block from the intact network's, nats."""
+    settings = LesionSettings("kl")
+    return _interval(lesion(net, data, plans.single(net), settings, engine=engine).table, "kl")
+
+
+@score
+def block_influence(net: Unraveled, data: Batches, engine: Engine) -> pd.DataFrame:
+    """1 - cosine of the states before and behind the block (ShortGPT, Men et al. 2024)."""
+    return _over_samples(moved(net, data, engine)["influence"])
+
+
+@score
+def angular(net: Unraveled, data: Batches, engine: Engine) -> pd.DataFrame:
+    """Angle between the states before and behind the block, over pi (Gromov et al. 2024)."""
+    angles = moved(net, data, engine)["angles"]
+    return _over_samples(angles[np.arange(len(angles)), np.arange(len(angles))])
+
+
+@score
+def norm_ratio(net: Unraveled, data: Batches, engine: Engine) -> pd.DataFrame:
+    """Norm of what the block adds to the state over that of the state before it."""
+    return _over_samples(moved(net, data, engine)["norm_ratio"])
+
+
+def angular_windows(net: Unraveled, data: Batches, engine: Engine = LOCAL) -> pd.DataFrame:
+    """The angular distance over every window of consecutive blocks that keeps the shape (Gromov et al. 2024).
+
+    Returns:
+        One row a window: `start`, `length`, and `angular`, the angle between the states before and behind it over pi,
+        mean over samples and positions, with its 95 % interval.
+    """
+    angles = moved(net, data, engine)["angles"]
+    rows = [(i, j) for i, j in np.argwhere(~np.isnan(angles).any(2))]
+    table = _over_samples(np.stack([angles[i, j] for i, j in rows]))
+    labels = pd.DataFrame({"start": [int(i) for i, _ in rows], "length": [int(j - i + 1) for i, j in rows]})
+    return pd.concat([labels, table.add_prefix("angular_").rename(columns={"angular_value": "angular"})], axis=1)
+
+
+def _over_samples(values: np.ndarray) -> pd.DataFrame:
+    """The mean of values (n, N) over samples, with its bootstrap interval."""
+    low, high = bootstrap_interval(values)
+    return pd.DataFrame({"value": values.mean(1), "low": low, "high": high})
+
+
 def _interval(table: pd.DataFrame, column: str) -> pd.DataFrame:
     columns = {column: "value", f"{column}_low": "low", f"{column}_high": "high"}
     return table[[*columns]].rename(columns=columns)
@@ -100,6 +152,11 @@ class Scores(Shown):
         """
         require_alike(parts, "names")
         return cls(parts[0].names, {name: table for part in parts for name, table in part.values.items()})
+
+    @property
+    def meaning(self) -> dict[str, str]:
+        """What every score is, in a sentence."""
+        return {name: (getdoc(SCORES[name]) or "").partition("\n")[0] for name in self.values if name in SCORES}
 
     @property
     def table(self) -> pd.DataFrame:
@@ -138,6 +195,11 @@ class Scores(Shown):
         return ranks(self.ranks, ax)
 
 
+def scores_of(task: Task) -> list[str]:
+    """The names of the scores that a task has."""
+    return [name for name in SCORES if _NEEDED.get(name, "loss") in task.metrics]
+
+
 def scores(net: Unraveled, data: Batches, *names: str, task: AnyTask = None, engine: Engine = LOCAL) -> Scores:
     """What each block of a network is worth, by several measures.
 
@@ -157,9 +219,9 @@ def scores(net: Unraveled, data: Batches, *names: str, task: AnyTask = None, eng
     if unknown := [name for name in names if not isinstance(name, str) or name not in SCORES]:
         raise InputError(f"`names` must be of {', '.join(SCORES)}, got {unknown[0]!r}.")
     engine, batches = engine if engine.keeps else Local(Memory()), Read(again(data), net, task)
-    lacking = _OF_ERRORS if next(iter(batches)).task.error is None else ()
-    if unknown := [name for name in names if name in lacking]:
-        raise InputError(f"`names` must be of scores that need no error, which the task has not, got {unknown[0]!r}.")
-    known = names or [name for name in SCORES if name not in lacking]
-    chosen = {name: SCORES[name](net, batches, engine) for name in known}
+    known = scores_of(next(iter(batches)).task)
+    if unknown := [name for name in names if name not in known]:
+        what = {"error": "error", "kl": "distribution over classes"}[_NEEDED[unknown[0]]]
+        raise InputError(f"`names` must be of scores that need no {what}, which the task has not, got {unknown[0]!r}.")
+    chosen = {name: SCORES[name](net, batches, engine) for name in names or known}
     return Scores(tuple(block.name for block in net.blocks), chosen)

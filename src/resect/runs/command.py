@@ -6,8 +6,16 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_REPEATED = {"model_args": "model-arg", "metrics": "metric", "beside": "beside", "labels": "label"}
-_ON = ("untrained",)  # what is done unless it is switched off
+_REPEATED = {
+    "model_args": "model-arg",
+    "metrics": "metric",
+    "beside": "beside",
+    "labels": "label",
+    "settings": "setting",
+    "scores": "score",
+    "groups": "group",
+}
+_ON = ("untrained", "timed")  # what is done unless it is switched off
 
 
 def command_line(verb: str, arguments: Sequence[str], options: Mapping[str, Any]) -> str:
@@ -29,7 +37,11 @@ def command_line(verb: str, arguments: Sequence[str], options: Mapping[str, Any]
         if value is True:
             words.append(option)
         elif name in _REPEATED:
-            words += [word for item in value for word in (option, str(item))]
+            words += [word for item in value for word in (option, _text(item))]
         else:
-            words += [option, ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
+            words += [option, _text(value)]
     return shlex.join(words)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,0 +1,85 @@
+"""`resect prune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from resect.cli._options import (
+    DATA_SPECS,
+    BatchSize,
+    Blocks,
+    data_options,
+    given,
+    model_options,
+    out_option,
+    output_options,
+    part_options,
+    task_option,
+    whole,
+)
+from resect.cli._terminal import do
+from resect.graph.decisions import Unit
+from resect.jobs.asked_pruning import PruneAsked
+from resect.pruning.settings import OBJECTIVES, SCORES, SEARCHES
+
+_PART = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+
+@click.command(epilog=DATA_SPECS)
+@click.argument("model")
+@click.argument("data")
+@click.option("--remove", type=click.IntRange(1), metavar="N", help="Remove so many units.")
+@click.option("--params", type=_PART, metavar="0.8", help="The part of the parameters that may stay.")
+@click.option("--flops", type=_PART, metavar="0.8", help="The part of the operations that may stay.")
+@click.option("--latency", type=_PART, metavar="0.7", help="The part of the time of a pass that may stay, measured.")
+@click.option("--without", metavar="0-2,-1,NAME", type=Blocks(), help="Remove just these blocks, without a search.")
+@click.option("--plan", type=click.Path(path_type=Path), metavar="FILE", help="Remove what an earlier run found.")
+@click.option(
+    "--unit", type=click.Choice(get_args(Unit)), default=PruneAsked.unit, show_default=True, help="What goes as one."
+)
+@click.option(
+    "--group", "groups", multiple=True, type=Blocks(), metavar="0-2,NAME", help="A unit of your own; repeatable."
+)
+@click.option("--search", type=click.Choice(SEARCHES), default=PruneAsked.search, show_default=True)
+@click.option("--objective", type=click.Choice(OBJECTIVES), help="What the search keeps low; the first the task has.")
+@click.option(
+    "--score", type=click.Choice(SCORES), default=PruneAsked.score, show_default=True, help="Of one-shot: what ranks."
+)
+@whole("--width", "Of beam: sets kept of each size.", default=PruneAsked.width)
+@whole("--generations", "Of evolution.", default=PruneAsked.generations)
+@whole("--offspring", "Of evolution.", default=PruneAsked.offspring)
+@whole("--tried", "Of pairwise: sets of its model that are measured.", default=PruneAsked.tried)
+@whole("--most-sets", "Of exhaustive and pairwise: up to which all are looked at.", default=PruneAsked.most_sets)
+@click.option("--sweep", is_flag=True, help="The best for every smaller budget, too.")
+@click.option("--calibration", metavar="DATA", help="Samples that choose; by default every fourth batch of DATA does.")
+@whole("--calibration-samples", "At the most, of DATA.", default=PruneAsked.calibration_samples)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0, 100),
+    default=PruneAsked.tolerance,
+    show_default=True,
+    help="A loss that does not matter, in points of error; of another error per cent of it.",
+)
+@click.option("--timed/--no-timed", default=True, help="Time the result in turn with the intact network.")
+@whole("--timing-batch", "Samples of a timed pass.", default=PruneAsked.timing_batch)
+@whole("--timing-length", "Positions of a timed sequence; those of DATA by default.")
+@click.option("--batch-size", type=BatchSize(), default="auto", show_default=True, help="auto: 64, or what fits.")
+@out_option
+@model_options
+@part_options
+@data_options
+@task_option
+@output_options
+def prune(model: str, data: str, out: Path | None, output: str, quiet: bool, **options: Any) -> None:
+    """Find the blocks of MODEL that can go within a budget; some samples of DATA choose, all others judge.
+
+    `resect prune resect:resnet110-digits digits --remove 10 --out runs/small`, and to time, --latency 0.7. The run
+    folder has a plan.yaml, which --plan removes again.
+    """
+    asked = PruneAsked.from_options(model, data, given(options))
+    from resect.jobs.prune import PruneJob
+
+    do(PruneJob(**vars(asked)), out, output=output, quiet=quiet)

@@ -1,0 +1,153 @@
+"""`resect prune`: which units can go, and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil, comb
+from typing import Any
+
+import pandas as pd
+
+from resect.data.normalization import how_read
+from resect.data.samples import SampleSet
+from resect.errors import InputError
+from resect.jobs.asked_pruning import PruneAsked
+from resect.jobs.job import Answer, Job, Lab, Subject
+from resect.jobs.plan_file import read_plan
+from resect.jobs.warn import at_chance
+from resect.measuring.memory import bytes_per_sample, free_bytes
+from resect.measuring.tasks import Task
+from resect.network.arrangement import Arrangement
+from resect.network.unraveled import Unraveled
+from resect.pruning.groups import groups_of
+from resect.pruning.prune import prune, remove
+from resect.pruning.result import Pruning
+from resect.pruning.settings import Budget, PruneSettings
+
+_STATES = 6  # that a sweep keeps at one time, about
+_BATCH = 64  # samples, at the most, unless the user says
+
+
+@dataclass(frozen=True)
+class PruneJob(PruneAsked, Job):
+    """A search for units of one network that can go."""
+
+    def prepare(self, lab: Lab) -> Subject:
+        """Load and unravel the network, and load the samples; a plan is read first, as it is soon wrong."""
+        plan = None if self.plan is None else read_plan(self.plan)
+        subject = Subject(*self.source.unravel())
+        more: dict[str, Any] = {} if plan is None else {"plan": plan}
+        if self.calibration is not None:
+            more["calibration"] = self._calibration().digest()
+        return replace(subject, more=more)
+
+    def _calibration(self) -> SampleSet:
+        return replace(self.source, data=self.calibration, limit=None).samples()
+
+    def answer(self, subject: Subject, lab: Lab) -> Answer:
+        """Search, and measure what was found on other samples.
+
+        Raises:
+            InputError: the budget cannot be reached, or a block is unknown.
+            DataError: the samples do not fit the network, or are too few to be parted.
+        """
+        net, samples, settings = subject.net, subject.samples, self.settings()
+        size = self.batch_size or _batch_size(net, len(samples))
+        chooses = None if self.calibration is None else self._calibration().batches(size)
+        bar = _Estimated(lab, "search" if self.budget else "evaluation", self._samples(net, samples, settings))
+        more: dict[str, Any] = {
+            "calibration": chooses, "task": self.task, "progress": bar.advance, "engine": lab.engine
+        }  # fmt: skip
+        data = samples.batches(size)
+        if self.budget:
+            result = prune(net, data, self.budget, settings, **more)
+        else:
+            result = remove(net, data, self._given(net, subject), settings, **more)
+        bar.finish()
+        answer = self._answer(result)
+        found = {**answer.found, **how_read(samples), "batch_size": size}
+        meaning = result.outcomes.meaning
+        warnings = at_chance(
+            self.source.model, result.intact, samples, random=subject.random, task=Task.named(meaning.task)
+        ) if meaning.error else ()  # fmt: skip
+        return Answer(found, answer.tables, (*subject.warnings, *warnings))
+
+    def _given(self, net: Unraveled, subject: Subject) -> Arrangement:
+        """What goes without a search."""
+        if self.without is not None:
+            return net.intact.without(self.without)
+        return net.arrangement((subject.more or {})["plan"])
+
+    def _samples(self, net: Unraveled, samples: SampleSet, settings: PruneSettings) -> float:
+        """How many samples sets of units will run on, about: what the bar counts."""
+        units, levels = len(groups_of(net, settings.unit)), len(self.budget.levels(self.sweep)) if self.budget else 1
+        calibration = min(self.calibration_samples, max(len(samples) // 4, 1))
+        sets = _sets(settings, self.budget, units, levels) if self.budget else 1.0
+        return sets * calibration + (levels + 1) * (len(samples) - calibration)
+
+    def _answer(self, result: Pruning) -> Answer:
+        last = result.table.iloc[-1]
+        kept = {name: float(last[name]) for name in result.costs.columns}
+        found = {
+            "summary": result.summary(),
+            "verdict": result.verdict(),
+            "what": result.what,
+            "unit": result.unit,
+            "units": len(result.groups),
+            "removed": list(result.removed),
+            "arrangement": str(result.arrangement),
+            "kept": kept,
+            "budget": self.budget.what if self.budget else "remove",
+            "objective": result.objective,
+            "measured": result.measured,
+            "calibration_samples": result.calibration,
+            "samples": result.outcomes.samples,
+            "task": result.outcomes.meaning.as_dict(),
+            "intact": result.intact,
+        }
+        rows = [(group.name, ",".join(map(str, group.blocks)), group.name in result.removed) for group in result.groups]
+        units = pd.DataFrame(rows, columns=["name", "blocks", "removed"])
+        return Answer(found, {"front": result.table, "units": units})
+
+
+def _batch_size(net: Unraveled, samples: int) -> int:
+    """What fits into half of the free memory, so that there are several batches to be parted."""
+    if net.batch_size is not None:
+        return net.batch_size
+    fits = free_bytes() // 2 // max(1, bytes_per_sample(net, _STATES))
+    if not fits:
+        raise InputError("not even one sample fits into half of the free memory; stop what else uses it.")
+    return int(min(_BATCH, fits, max(1, samples // 4)))
+
+
+def _sets(settings: PruneSettings, budget: Budget, units: int, levels: int) -> float:
+    """How many sets of units a search measures on all calibration samples, about."""
+    gone = int(budget.need) if budget.what == "remove" else max(1, ceil(budget.need * units))
+    greedy = gone * units - gone * (gone - 1) / 2
+    counts: dict[str, float] = {
+        "greedy": greedy,
+        "one-shot": units + levels,
+        "window": levels,
+        "beam": greedy * settings.width,
+        "evolution": units + levels * settings.generations * settings.offspring / 2,
+        "pairwise": units * (units - 1) / 2 + settings.tried * levels,
+        "exhaustive": min(comb(units, min(gone, units)), settings.most_sets),
+    }
+    return counts[settings.search]
+
+
+class _Estimated:
+    """A bar whose total is an estimate: it does not run over its end, and is full when all is done."""
+
+    def __init__(self, lab: Lab, what: str, total: float) -> None:
+        self._left, self._bar = total, lab.track(what, total)
+
+    def advance(self, amount: float) -> None:
+        """So many samples more."""
+        amount = min(amount, self._left)
+        self._left -= amount
+        self._bar(amount)  # 0, too: it notes an interruption
+
+    def finish(self) -> None:
+        """All is done."""
+        self.advance(self._left)

@@ -1,0 +1,123 @@
+"""What pruning can be told, known without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from resect.errors import InputError, require_one_of, require_whole, suggesting_settings
+
+SEARCHES = ("greedy", "one-shot", "window", "beam", "evolution", "pairwise", "exhaustive")
+OBJECTIVES = ("kl", "loss", "error")
+SCORES = (
+    *("damage", "loss_change", "shapley", "share", "first_order"),
+    *("kl", "block_influence", "angular", "norm_ratio"),
+)
+OPTIONS_OF = {  # settings that some searches make nothing of
+    "score": ("one-shot",),
+    "width": ("beam",),
+    "generations": ("evolution",),
+    "offspring": ("evolution",),
+    "tried": ("pairwise",),
+    "most_sets": ("exhaustive", "pairwise"),
+}
+
+
+@suggesting_settings
+@dataclass(frozen=True)
+class PruneSettings:
+    """Settings of `resect.prune`.
+
+    Attributes:
+        unit: what is removed as one: "block", "layer", or groups of blocks, each a collection of numbers and names.
+        search: one of SEARCHES.
+        objective: what the search keeps low on the calibration samples: "kl" (divergence from the intact network's
+            outputs), "loss" or "error"; None for the first that the task has.
+        score: of one-shot, one of SCORES.
+        width: of beam, sets that are kept of each size.
+        generations, offspring: of evolution.
+        tried: of pairwise, how many of its model's best sets are measured.
+        most_sets: of exhaustive, the most sets; pairwise solves its model exactly up to so many.
+        calibration_samples: at the most, of the data; None for 512.
+        tolerance: a loss that does not matter: in points of an error rate, else in per cent of the intact value.
+        sweep: find the best for smaller budgets, too.
+        timed: time the network without the units, in turn with the intact one; of a latency budget it always is.
+        timing_batch, timing_length: samples, and positions of a sequence (None: as in the data), of a timed pass.
+        seed: of evolution, and of the order of timings.
+    """
+
+    unit: str | Sequence[Any] = "block"
+    search: str = "greedy"
+    objective: str | None = None
+    score: str = "kl"
+    width: int = 4
+    generations: int = 30
+    offspring: int = 32
+    tried: int = 16
+    most_sets: int = 20_000
+    calibration_samples: int = 512
+    tolerance: float = 1.0
+    sweep: bool = False
+    timed: bool = True
+    timing_batch: int = 1
+    timing_length: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_one_of("search", self.search, SEARCHES)
+        require_one_of("score", self.score, SCORES)
+        if self.objective is not None:
+            require_one_of("objective", self.objective, OBJECTIVES)
+        whole = ("width", "generations", "offspring", "tried", "most_sets", "calibration_samples", "timing_batch")
+        for name in (*whole, *(["timing_length"] if self.timing_length is not None else [])):
+            require_whole(name, getattr(self, name))
+        if not isinstance(self.tolerance, (int, float)) or not 0 <= self.tolerance <= 100:
+            raise InputError(f"`tolerance` must lie between 0 and 100, got {self.tolerance!r}.")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much has to go: one of these.
+
+    Attributes:
+        remove: so many units.
+        params, flops, latency: the part of them that may stay, between 0 and 1.
+    """
+
+    remove: int | None = None
+    params: float | None = None
+    flops: float | None = None
+    latency: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("remove", "params", "flops", "latency") if getattr(self, name) is not None]
+        if len(given) != 1:
+            got = " and ".join(f"`{name}`" for name in given) or "none"
+            raise InputError(f"one of `remove`, `params`, `flops` and `latency` must say how much goes, got {got}.")
+        if self.remove is not None:
+            require_whole("remove", self.remove)
+        elif not isinstance(self.asked, (int, float)) or not 0 < self.asked < 1:
+            raise InputError(f"`{self.what}` must be the part that may stay, between 0 and 1, got {self.asked!r}.")
+
+    @property
+    def what(self) -> str:
+        """Which of them."""
+        return next(name for name in ("remove", "params", "flops", "latency") if getattr(self, name) is not None)
+
+    @property
+    def asked(self) -> float:
+        """How many units go, or which part stays."""
+        return float(getattr(self, self.what))
+
+    @property
+    def need(self) -> float:
+        """What has to be saved, in the unit of prices: units, or a part of the whole."""
+        return self.asked if self.what == "remove" else 1 - self.asked
+
+    def levels(self, sweep: bool) -> tuple[float, ...]:
+        """What has to be saved at each point of a front, rising to `need`."""
+        if not sweep:
+            return (self.need,)
+        steps = int(self.asked) if self.what == "remove" else 10
+        return tuple(self.need * (i + 1) / steps for i in range(steps))

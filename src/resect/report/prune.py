@@ -1,0 +1,130 @@
+"""What can go of a network: on the terminal, in figures, as a page, and as a plan that removes it again."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from resect.figures import pruning
+from resect.files import write_text
+from resect.jobs.plan_file import PLAN, plan_text
+from resect.measuring.meaning import Meaning
+from resect.report.layout import print_table
+from resect.report.parts import Figures, save_figures, say
+from resect.report.study.page import templates
+from resect.runs.record import Record
+from resect.words import decimal, percent, plural
+
+_COSTS = {"params": "parameters", "flops": "FLOPs", "latency": "latency"}
+_OBJECTIVES = {"kl": "divergence from the intact network", "loss": "loss", "error": "error"}
+_ABOUT = {
+    "front": "The error without what a search removed, on samples that chose nothing, with the 95 % interval of its "
+    "change from the intact network, paired sample by sample.",
+    "units": "What the plan removes, in the order of execution.",
+}
+_TITLES = {"front": "Error against what is removed", "units": "What goes and what stays"}
+
+
+def show(record: Record, console: Console) -> None:
+    """Print the front, the verdict, what goes, and how it was found."""
+    headings, rows = front(record)
+    print_table(console, headings, rows, bold=[len(rows) - 1] if len(rows) > 1 else [])
+    say(console, *sentences(record))
+
+
+def front(record: Record) -> tuple[list[str], list[list[str]]]:
+    """One row a choice: what stays of the costs, and the error (loss) with its change."""
+    table, meaning = record.tables["front"], Meaning.of(record.found)
+    metric, change = ("error", "damage") if "damage" in table else ("loss", "loss_change")
+    costs = [name for name in _COSTS if name in table]
+    headings = ["removed", *(_COSTS[name] for name in costs), meaning.name, f"change{meaning.points}"]
+    rows = []
+    for row in table.to_dict("records"):
+        value, low, high = (meaning.change(row[f"{change}{end}"]) for end in ("", "_low", "_high"))
+        stays = [percent(row[name]) for name in costs]
+        rows.append([str(row["removed"]), *stays, meaning.value(row[metric]), f"{value} [{low}, {high}]"])
+    return headings, rows
+
+
+def sentences(record: Record) -> list[str]:
+    """The verdict, what goes, how fast the rest is, and how the choice was made."""
+    found, asked = record.found, record.asked
+    said = [found["summary"], f"Gone: {', '.join(found['removed'])}.", *_timed(record)]
+    least = _OBJECTIVES[found["objective"]]
+    chosen = f"by {asked['search']} search for the least {least}" if _searched(record) else "by hand"
+    said.append(
+        f"Chosen {chosen} on {plural(found['calibration_samples'], 'sample')} "
+        f"({plural(found['measured'], 'set')} of {found['unit']}s measured), judged on {found['samples']:,} others."
+    )
+    return said
+
+
+def _searched(record: Record) -> bool:
+    return record.asked["without"] is None and record.asked["plan"] is None
+
+
+def _timed(record: Record) -> Iterator[str]:
+    kept, asked = record.found["kept"], record.asked
+    if kept.get("latency") is None:
+        return
+    length = f", {asked['timing_length']} positions" if asked["timing_length"] else ""
+    passes = f"{plural(asked['timing_batch'], 'sample')}{length}"
+    whole, left = (f"{decimal(kept[name])} ms" for name in ("intact_milliseconds", "milliseconds"))
+    yield (
+        f"A pass of {passes} takes {left} instead of {whole}, in turn with the intact network: "
+        f"{decimal(1 / kept['latency'])} times as fast [{decimal(1 / kept['latency_high'])}, "
+        f"{decimal(1 / kept['latency_low'])}]."
+    )
+    if asked["latency"] is not None and kept["latency"] > asked["latency"]:
+        yield f"That is slower than asked for, {percent(asked['latency'])}: no removal that was tried is faster."
+    if (predicted := kept.get("predicted")) is not None:
+        off = (predicted - kept["latency"]) * 100
+        yield (
+            f"The prices of single units predict {percent(predicted)} of the latency, {decimal(abs(off))} points "
+            f"{'above' if off > 0 else 'below'} what was measured end to end."
+        )
+
+
+def draw(record: Record, folder: Path) -> Path:
+    """Write figures/*.png, the plan and the page."""
+    place = save_figures(_figures(record), folder)
+    write_text(folder / PLAN, plan_text(record))
+    page = folder / "report.html"
+    headings, rows = front(record)
+    shown = [_shown(file) for file in (place / f"{name}.png" for name in _figures(record)) if file.exists()]
+    values: dict[str, Any] = {"record": record, "found": record.found, "headings": headings, "rows": rows}
+    values |= {"figures": shown, "said": sentences(record), "tiles": list(_tiles(record)), "plan": PLAN}
+    write_text(page, templates().get_template("prune.html").render(**values))
+    return page
+
+
+def _figures(record: Record) -> Figures:
+    found, meaning = record.found, Meaning.of(record.found)
+    table, rate = record.tables["front"], meaning.rate and bool(meaning.error)
+    budget = found["budget"] if found["budget"] in table else "remove"
+    named = {"name": meaning.name, "budget": budget, "unit": found["unit"]}
+    return {
+        "front": partial(pruning.front, table, found["intact"], None, rate=rate, **named),
+        "units": partial(pruning.units, record.tables["units"], found["unit"]),
+    }
+
+
+def _shown(file: Path) -> dict[str, str]:
+    """What a page shows of a figure."""
+    source = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+    return {"name": file.stem, "title": _TITLES[file.stem], "source": source, "what": "", "meaning": _ABOUT[file.stem]}
+
+
+def _tiles(record: Record) -> Iterator[tuple[str, str]]:
+    """The numbers that say most."""
+    found, meaning, last = record.found, Meaning.of(record.found), record.tables["front"].iloc[-1]
+    yield meaning.value(float(last[meaning.main])), f"{meaning.name}; intact {meaning.value(found['intact'])}"
+    for name, called in _COSTS.items():
+        if (value := found["kept"].get(name)) is not None and not pd.isna(value):
+            yield percent(value), f"of the {called} stay{'s' if name == 'latency' else ''}"
