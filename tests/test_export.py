@@ -144,8 +144,9 @@ def test_the_command_line_exports_a_model_and_what_a_run_removed(stored: Path, t
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["resect:resnet8", "hf:x"], "`without` or `arrangement` must say what goes, got neither."),
+        (["resect:resnet8", "hf:x"], "one of `without`, `arrangement` and `plan` must say what goes, got none."),
         (["resect:resnet8", "--without", "1", "--arrangement", "0,-,2", "hf:x"], "got `without` and `arrangement`."),
+        (["resect:resnet8", "--plan", "none.yaml", "hf:x"], "the plan none.yaml cannot be read: No such file"),
         (["resect:resnet8", "--without", "1", "pth:x"], "`target` must be one of hf:PATH,"),
         (["resnet8", "--without", "1", "hf:x"], "unknown model spec 'resnet8'. Did you mean resect:resnet8?"),
     ],

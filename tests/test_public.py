@@ -14,9 +14,9 @@ import resect
 
 PUBLIC = [
     "AccuracyError", "Arrangement", "ArrangementError", "Block", "Budget", "CheckpointError", "DataError",
-    "EnsembleResult", "ExportError", "Exported", "FairShares", "FirstOrder", "Gram", "InputError", "LesionResult", "LesionSettings",
-    "Participation", "PathDraws", "PathEnergy", "PathSettings", "PathSpectrum", "PathSquares", "PruneSettings",
-    "Pruning", "Record",
+    "EnsembleResult", "ExportError", "Exported", "FairShares", "FirstOrder", "Gram", "InputError", "LesionResult",
+    "LesionSettings", "Participation", "PathDraws", "PathEnergy", "PathSettings", "PathSpectrum", "PathSquares",
+    "PruneSettings", "Pruning", "Record",
     "ResectError", "RunError", "Samples", "Scheduled", "Scores", "ShapleyResult", "SpecError", "StrongPaths", "Task",
     "Unraveled", "Variant", "__version__", "calibrate", "compare", "ensemble", "evaluate", "export", "fair_shares",
     "first_order", "keep_freed_memory", "lesion", "load_model", "load_samples", "multiplicity", "participation",

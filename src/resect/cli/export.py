@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -23,6 +24,7 @@ llama-quantize --prune-layers)."""
 @click.argument("targets", metavar="KIND:PATH...", nargs=-1, required=True)
 @click.option("--without", metavar="0-2,-1,NAME", type=Blocks(), help="The blocks that go, by number or name.")
 @click.option("--arrangement", metavar="0..2,-,4..9", help="What runs in every slot, instead.")
+@click.option("--plan", type=click.Path(path_type=Path), metavar="FILE", help="What a run of prune removed, instead.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights.")
 @output_options
 @model_options

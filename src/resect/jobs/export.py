@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resect.errors import InputError
+from resect.jobs.plan_file import read_plan
 from resect.jobs.source import Source
 from resect.runs.command import command_line
 from resect.runs.record import Record, finished
@@ -42,21 +43,23 @@ class ExportAsked:
 
         Args:
             subject: a run folder or a model spec.
-            options: those given: `without`, `arrangement`, and those of a source.
+            options: those given: `without`, `arrangement`, `plan`, and those of a source.
 
         Raises:
             InputError: nothing says what goes, or two things do.
         """
         record = Record.read(subject) if finished(Path(subject)) else None
-        own = {name: options[name] for name in ("without", "arrangement") if name in options}
+        own = {name: options[name] for name in ("without", "arrangement", "plan") if name in options}
         rest = {name: value for name, value in options.items() if name not in own}
         if record is not None:
             source, own = _source(record, rest), own or _removed(record, subject)
         else:
             source = Source(subject, **rest)
         if len(own) != 1:
-            got = " and ".join(f"`{name}`" for name in own) or "neither"
-            raise InputError(f"`without` or `arrangement` must say what goes, got {got}.")
+            got = " and ".join(f"`{name}`" for name in own) or "none"
+            raise InputError(f"one of `without`, `arrangement` and `plan` must say what goes, got {got}.")
+        if "plan" in own:
+            own = {"arrangement": read_plan(own["plan"])}
         command = command_line("export", [subject, *targets], options)
         return cls(source, own.get("without"), own.get("arrangement"), record, command)
 
