@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner, Result
 
@@ -55,6 +56,25 @@ def test_a_search_writes_a_page_and_a_plan_that_removes_the_same_blocks(tmp_path
     assert other["found"]["arrangement"] == found["arrangement"]
     assert other["tables"]["front"][0]["error"] == front["error"][1]
     assert "there is no loss of more than" in other["found"]["verdict"]  # than 100 points
+
+
+@pytest.mark.slow
+def test_the_result_is_exported_and_runs_elsewhere(tmp_path: Path) -> None:
+    out, file = tmp_path / "run", tmp_path / "small.pt2"
+    result = run("prune", "--remove", "2", "--no-timed", "--out", out, "--export", f"torch:{file}")
+    assert result.exit_code == 0, result.output
+    loaded = resect.load_model(COMMON[0], model_args={"width": 4}, samples=resect.load_samples("digits"))
+    net = resect.unravel(loaded.module, loaded.example)
+    images = torch.rand_like(net.example)
+    pruned = net.arrangement(resect.Record.read(out).found["arrangement"])
+    assert torch.equal(torch.export.load(file).module()(images), net(images, pruned))
+
+
+def test_an_export_needs_a_run_folder_and_a_known_kind(tmp_path: Path) -> None:
+    assert "Add --out RUN" in refused("prune", "--remove", "1", "--export", f"torch:{tmp_path / 'a.pt2'}")
+    out = tmp_path / "run"
+    assert "'foo:a'" in refused("prune", "--remove", "1", "--out", out, "--export", "foo:a")
+    assert not out.exists()
 
 
 def test_a_killed_search_goes_on_and_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

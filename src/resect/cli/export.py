@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from resect.cli._options import SEED, Blocks, given, model_options, output_options, part_options
 from resect.cli._process import when_interrupted
 from resect.cli._terminal import console, progress_bars, wrote
+
+if TYPE_CHECKING:
+    from resect.jobs.export import ExportAsked
 
 _KINDS = """KIND is hf (a folder for from_pretrained, without the removed layers), hf-zero (the same with all layers,
 removed branches set to zero: loads anywhere, exact, not faster), timm (for create_model), torch (the stand-alone
@@ -36,16 +40,19 @@ def export(subject: str, targets: tuple[str, ...], output: str, quiet: bool, **o
     pruned network before it is kept; what a format cannot express is refused with the reason.
     """
     from resect.jobs.export import ExportAsked
-    from resect.pruning.export.formats import export as write
     from resect.pruning.export.formats import parsed
 
     asked = ExportAsked.of(subject, targets, given(options))
     for target in targets:
         parsed(target)
-    from resect.network.entrance import unravel
+    export_all(asked, targets, output=output, quiet=quiet)
 
-    source = asked.source
-    net = unravel(source.part(source.load()), batch_dim=source.batch_dim)
+
+def export_all(asked: ExportAsked, targets: Sequence[str], *, output: str, quiet: bool) -> None:
+    """Write a network in every format, and say where."""
+    from resect.pruning.export.formats import export as write
+
+    net = asked.network()
     when_interrupted(lambda: "What was being written is thrown away.")
     for target in targets:
         with progress_bars(quiet) as track:

@@ -21,6 +21,8 @@ from resect.cli._options import (
     whole,
 )
 from resect.cli._terminal import do
+from resect.cli.export import export_all
+from resect.errors import InputError
 from resect.graph.decisions import Unit
 from resect.jobs.asked_pruning import PruneAsked
 from resect.pruning.settings import OBJECTIVES, SCORES, SEARCHES
@@ -64,6 +66,13 @@ _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
     help="A loss that does not matter, in points of error; of another error per cent of it.",
 )
 @click.option("--timed/--no-timed", default=True, help="Time the result in turn with the intact network.")
+@click.option(
+    "--export",
+    "targets",
+    multiple=True,
+    metavar="KIND:PATH",
+    help="Write the result, as resect export does; with --out.",
+)
 @whole("--timing-batch", "Samples of a timed pass.", default=PruneAsked.timing_batch)
 @whole("--timing-length", "Positions of a timed sequence; those of DATA by default.")
 @click.option("--batch-size", type=BatchSize(), default="auto", show_default=True, help="auto: 64, or what fits.")
@@ -73,13 +82,23 @@ _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
 @data_options
 @task_option
 @output_options
-def prune(model: str, data: str, out: Path | None, output: str, quiet: bool, **options: Any) -> None:
+def prune(
+    model: str, data: str, out: Path | None, targets: tuple[str, ...], output: str, quiet: bool, **options: Any
+) -> None:
     """Find the blocks of MODEL that can go within a budget; some samples of DATA choose, all others judge.
 
     `resect prune resect:resnet110-digits digits --remove 10 --out runs/small`, and to time, --latency 0.7. The run
     folder has a plan.yaml, which --plan removes again.
     """
     asked = PruneAsked.from_options(model, data, given(options))
+    if targets and out is None:
+        raise InputError("`--export` needs a run folder, from which the model card is made. Add --out RUN.")
+    from resect.jobs.export import ExportAsked
     from resect.jobs.prune import PruneJob
+    from resect.pruning.export.formats import parsed
 
+    for target in targets:
+        parsed(target)
     do(PruneJob(**vars(asked)), out, output=output, quiet=quiet)
+    if targets:
+        export_all(ExportAsked.of(str(out), targets, {}), targets, output=output, quiet=quiet)

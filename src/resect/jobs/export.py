@@ -63,6 +63,14 @@ class ExportAsked:
         command = command_line("export", [subject, *targets], options)
         return cls(source, own.get("without"), own.get("arrangement"), record, command)
 
+    def network(self) -> Unraveled:
+        """The network; that of a run as it was built for the run's samples."""
+        from resect.network.entrance import unravel
+
+        if self.source.data is not None:
+            return self.source.unravel()[0]
+        return unravel(self.source.part(self.source.load()), batch_dim=self.source.batch_dim)
+
     def chosen(self, net: Unraveled) -> Arrangement:
         """The arrangement of a network."""
         return net.arrangement(self.arrangement) if self.arrangement else net.intact.without(*(self.without or ()))
