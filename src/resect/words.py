@@ -42,6 +42,11 @@ def decimal(value: float | None, digits: int = 2) -> str:
     return NOTHING if value is None or not isfinite(value) else _signed(f"{value:.{digits}f}")
 
 
+def ratio(value: float) -> str:
+    """How many times as large: "0.9", "25.1", "1,037"."""
+    return f"{value:,.0f}" if value >= 100 else decimal(value, 1)
+
+
 def power_of_ten(value: float) -> str:
     """Two significant digits: 1.8e-07 is "1.8 × 10⁻⁷"."""
     if not isfinite(value):

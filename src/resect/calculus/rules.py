@@ -304,7 +304,7 @@ _RULES: Mapping[str, Rule] = {
         ("mm bmm matmul", _matmul),
         ("addmm", _addmm),
         ("scaled_dot_product_attention", _attention),
-        ("view _unsafe_view reshape squeeze unsqueeze", _reshape),
+        ("view _unsafe_view reshape flatten unflatten squeeze unsqueeze", _reshape),
         ("permute", _permute),
         ("transpose", _transpose),
         ("clone contiguous alias gate", _same),

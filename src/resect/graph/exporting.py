@@ -23,6 +23,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from resect.errors import ExportError
 from resect.graph.calls import Call, batch_dimensions, outputs_of
 from resect.graph.canonical import keep_stopped_gradients
+from resect.graph.functional import functional
 from resect.graph.sizes import Place
 from resect.graph.traced import Recorded
 from resect.graph.untouched import Mode
@@ -83,13 +84,12 @@ def export(whole: TensorsOnly | Recorded, call: Call, mode: Mode, how: How) -> E
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
             keep_stopped_gradients(exported.graph_module)
-            functional: ExportedProgram = exported.run_decompositions({})
+            return functional(exported) if mode == "eval" else exported.run_decompositions({})
         except Exception as error:  # torch.export raises dozens of kinds, and lets the model's own through
             raise ExportError(
                 f"`model` must be one that torch.export can capture in {mode} mode, but {type(model).__name__} is "
                 f"not: {cause(model, error)}. {NO_PYTHON_VALUES}"
             ) from error
-    return functional
 
 
 def cause(model: nn.Module, error: Exception) -> str:

@@ -21,7 +21,7 @@ from resect.paths.precision import PRECISION
 from resect.report.layout import print_table
 from resect.report.parts import Figures, save_figures, say
 from resect.runs.record import Record
-from resect.words import contribute, decimal, named, part, percent, plural, power_of_ten, span, two_to
+from resect.words import contribute, decimal, named, part, percent, plural, power_of_ten, ratio, span, two_to
 
 _NAMED = 5  # blocks, of those that carry most
 _SHOWN = 5e-5  # of the gradient, by any measure: lengths that carry less are left out on the terminal
@@ -124,8 +124,8 @@ def _estimates(record: Record) -> list[str]:
     some = lengths.iloc[effective["low"] : effective["high"] + 1]
     kappa = some["coherence"].dropna()
     said = [
-        f"Coherence of the paths of these lengths, 1 if they do not interfere: {decimal(float(kappa.min()))} to "
-        f"{decimal(float(kappa.max()))}."
+        f"Coherence of the paths of these lengths, 1 if they do not interfere: {ratio(float(kappa.min()))} to "
+        f"{ratio(float(kappa.max()))}."
     ]
     error, most = record.found.get("sweeps_error"), record.asked.get("precision") or PRECISION
     sweeps = f"{plural(record.found['sweeps'], 'sweep')} of random signs"

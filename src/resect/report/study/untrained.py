@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from resect.jobs.findings import DepthAnswer, Study, UntrainedTwin
-from resect.words import decimal, span
+from resect.words import decimal, ratio, span
 
 Caption = tuple[str, str]
 _CHANGED = 1.5  # times: coherence that differs by less is the same, as random signs estimate it
@@ -100,4 +100,4 @@ def _coherence(study: Study, depth: DepthAnswer) -> str:
 
 def ends(pair: tuple[float, float]) -> str:
     """ "1.3 to 25.1"."""
-    return " to ".join(dict.fromkeys(decimal(end, 1) for end in pair))
+    return " to ".join(dict.fromkeys(map(ratio, pair)))
