@@ -15,6 +15,7 @@ from resect.figures import pruning
 from resect.files import write_text
 from resect.jobs.plan_file import PLAN, plan_text
 from resect.measuring.meaning import Meaning
+from resect.pruning import written
 from resect.report.layout import print_table
 from resect.report.parts import Figures, save_figures, say
 from resect.report.study.page import templates
@@ -35,6 +36,8 @@ def show(record: Record, console: Console) -> None:
     """Print the front, the verdict, what goes, and how it was found."""
     headings, rows = front(record)
     print_table(console, headings, rows, bold=[len(rows) - 1] if len(rows) > 1 else [])
+    if "generation" in record.tables:
+        print_table(console, written.HEADINGS, written.rows(record.tables["generation"]), names=written.HEADINGS[:1])
     say(console, *sentences(record))
 
 
@@ -56,6 +59,8 @@ def sentences(record: Record) -> list[str]:
     """The verdict, what goes, how fast the rest is, and how the choice was made."""
     found, asked = record.found, record.asked
     said = [found["summary"], f"Gone: {', '.join(found['removed'])}.", *_timed(record)]
+    if "generation" in found:
+        said.append(found["generation"]["summary"])
     least = _OBJECTIVES[found["objective"]]
     chosen = f"by {asked['search']} search for the least {least}" if _searched(record) else "by hand"
     said.append(
@@ -97,6 +102,8 @@ def draw(record: Record, folder: Path) -> Path:
     headings, rows = front(record)
     shown = [_shown(file) for file in (place / f"{name}.png" for name in _figures(record)) if file.exists()]
     values: dict[str, Any] = {"record": record, "found": record.found, "headings": headings, "rows": rows}
+    if "generation" in record.tables:
+        values["written"] = {"headings": written.HEADINGS, "rows": written.rows(record.tables["generation"])}
     values |= {"figures": shown, "said": sentences(record), "tiles": list(_tiles(record)), "plan": PLAN}
     write_text(page, templates().get_template("prune.html").render(**values))
     return page
