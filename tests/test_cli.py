@@ -102,6 +102,7 @@ def test_study_and_train(tmp_path: Path) -> None:
     assert first.exit_code == 0, first.output
     for question in ("ensemble at test time", "effective members", "very short members", "multiplicity"):
         assert question in first.stdout
+    assert "could go" in first.stdout
     assert (tmp_path / "run" / "report.html").exists()
     again = run("study", "resect:resnet14", "digits", *options, "--format", "json")
     assert again.stdout == resect.Record.read(tmp_path / "run").json()

@@ -241,6 +241,7 @@ class Study:
     warnings: tuple[str, ...] = ()
     capture_seconds: float | None = None
     untrained: UntrainedTwin | None = None  # None where nobody asked, and of a plain network
+    spared: tuple[str, str | None] | None = None  # what could go, and the command; None of a plain network
 
     @classmethod
     def of(cls, record: Record) -> Study:
@@ -267,6 +268,7 @@ class Study:
             command=record.command,
             warnings=record.warnings,
             untrained=UntrainedTwin.of(twin, tables.get("untrained")) if twin else None,
+            spared=(spare["said"], spare["command"]) if (spare := found.get("spared")) else None,
         )
 
 

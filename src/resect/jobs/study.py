@@ -16,6 +16,7 @@ from resect.digest import key_digest
 from resect.errors import InputError
 from resect.jobs.answers import answer_depth, answer_ensemble, answer_gradient, multiplicity_row
 from resect.jobs.asked import DATA, MODEL, StudyAsked
+from resect.jobs.asked_pruning import PruneAsked
 from resect.jobs.findings import Answers, PlainControl, StudySubject
 from resect.jobs.fit import require_fit
 from resect.jobs.job import Answer, Job, Lab, Subject, Track, digest_of, silent
@@ -33,6 +34,7 @@ from resect.paths.sampled import sample_paths
 from resect.paths.settings import PathSettings, passing
 from resect.paths.spectrum import PathSpectrum, path_spectrum
 from resect.paths.squares import path_squares
+from resect.pruning.spared import ranges, spared
 from resect.runs.record import Record
 from resect.sweep import plans
 from resect.sweep.lesion import lesion
@@ -83,6 +85,7 @@ class StudyJob(StudyAsked, Job):
         rows = tuple(network.row for network in networks)
         ensemble = answer_ensemble(singles, random, shuffled, control, samples.targets_only())
         blocks = net.blocks.table
+        spare = None if net.plain or len(net.blocks) < 2 else self._spared(net, singles, bench, main)
         found = {
             "subject": asdict(self._subject(net, samples)),
             **how_read(samples),
@@ -90,6 +93,7 @@ class StudyJob(StudyAsked, Job):
             "intact_loss": singles.intact_loss,
             "control": control.numbers() if control else None,
             "untrained": twin.numbers() if twin else None,
+            "spared": spare,
         }
         tables = {
             "blocks": blocks,
@@ -100,6 +104,12 @@ class StudyJob(StudyAsked, Job):
         }
         errors = [singles.intact_error, *([control.intact_error] if control else []), *(row.error for row in rows[1:])]
         return Answer(found, tables, subject.warnings(errors))
+
+    def _spared(self, net: Unraveled, singles: LesionResult, bench: _Bench, main: Subject) -> dict[str, Any]:
+        """What could go at no measurable loss, and the command that removes it."""
+        what = spared(net, singles, lambda plan: bench.lesion(main, plan, "what could go"))
+        command = PruneAsked(self.source, without=ranges(what.blocks)).command() if what.blocks else None
+        return {**asdict(what), "said": what.said(), "command": command}
 
     def _subject(self, net: Unraveled, samples: SampleSet) -> StudySubject:
         return StudySubject(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # Of metrics that compare with the intact network already: its own value, the least and the largest one.
 _BOUNDED = {"agreement": (1.0, 0.0, 1.0), "kl": (0.0, 0.0, np.inf)}
+_BY_SAMPLE = ("values", "references", "intact")
 _SATURATED = 0.95  # of the way from the intact error to that of chance
 
 
@@ -74,6 +75,12 @@ class LesionResult(Shown):
             weights=np.concatenate([part.weights for part in parts]),
             meaning=parts[0].meaning,
         )
+
+    def on(self, samples: slice | np.ndarray) -> LesionResult:
+        """The same outcomes on some of the samples."""
+        parts = {name: {m: v[..., samples] for m, v in getattr(self, name).items()} for name in _BY_SAMPLE}
+        targets = None if self.targets is None else self.targets[samples]
+        return replace(self, **parts, targets=targets, weights=self.weights[samples])  # type: ignore[arg-type]
 
     @property
     def metrics(self) -> tuple[str, ...]:
