@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -86,7 +86,7 @@ def test_a_network_that_copies_no_longer_does_without_its_attention(writer: rese
     nothing = resect.generation(writer, text, writer.intact)
     assert (nothing.table["change"] == 0).all()
     labels = [label.get_text() for label in result.plot().get_yticklabels()]
-    assert labels == ["continuations like the intact network's", "tokens of random sequences copied"]
+    assert labels == ["same continuations", "random tokens copied"]
 
 
 def test_continuations_are_those_of_generate_and_part_where_those_of_the_small_network_do(
@@ -127,20 +127,36 @@ def test_brackets_are_chosen_among_those_that_close(writer: resect.Unraveled) ->
         assert row(result, "brackets")[name] == pytest.approx(float(right))
 
 
-def test_a_graph_that_holds_one_length_and_masks_beside_the_tokens_give_the_same(
-    model: GPT2LMHeadModel, writer: resect.Unraveled
-) -> None:
-    tokens, asked = copies(12, 3000), resect.GenerationSettings(samples=12, prompt=4, tokens=3)
-    arrangement = writer.intact.without(1)
-    plain = resect.generation(writer, batches(tokens, 4), arrangement, asked).table
-    ids = {"input_ids": tokens[:2, :-1], "attention_mask": torch.ones_like(tokens[:2, :-1])}
-    masked = resect.unravel(model, ids)
-    named = [
-        {"input_ids": part, "attention_mask": torch.ones_like(part), "labels": wanted}
-        for part, wanted in batches(tokens, 4)
-    ]
-    torch.testing.assert_close(*(frame[["intact", "pruned", "change"]].to_numpy() for frame in (
-        plain, resect.generation(masked, named, arrangement, asked).table)), rtol=1e-4, atol=1e-6)  # fmt: skip
+class Sums(nn.Module):
+    """Each token from the sum of all before it; of one length, or of any up to it."""
+
+    def __init__(self, length: int, free: bool) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.embedding, self.branch, self.head = nn.Embedding(128, 8), nn.Linear(8, 8), nn.Linear(8, 128)
+        self.position, self.free = nn.Parameter(torch.randn(length, 8)), free
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        state = self.embedding(tokens) + (self.position[: tokens.shape[1]] if self.free else self.position)
+        state = state if mask is None else state * mask[..., None]
+        return self.head(state + self.branch(state.cumsum(1)))
+
+
+def test_a_graph_that_holds_one_length_and_masks_beside_the_tokens_give_the_same() -> None:
+    tokens, asked = copies(12, 3000), resect.GenerationSettings(samples=8, prompt=4, tokens=3)
+    text, whole, cut = batches(tokens, 4), torch.ones(4, 11), torch.ones(4, 11)
+    cut[0, -2:] = 0
+    values = []
+    for free, data in ((True, text), (False, text), (True, [((part, whole), wanted) for part, wanted in text])):
+        own = resect.unravel(Sums(11, free), data[0][0])
+        table = resect.generation(own, data, own.intact.without(0), asked).table
+        values.append(table.drop(columns="check").to_numpy(float))
+    for other in values[1:]:
+        np.testing.assert_allclose(other, values[0], rtol=1e-5, atol=1e-7)
+    few = resect.generation(own, [((part, cut), wanted) for part, wanted in text], own.intact.without(0))
+    assert few.continuations.samples == 9  # the first of every four is cut short
+    with pytest.raises(resect.DataError, match="of nothing else but masks"):
+        resect.generation(own, [((part, whole / 2), wanted) for part, wanted in text], own.intact.without(0))
 
 
 def test_what_is_no_text_is_refused_and_pruned_without(
@@ -151,7 +167,9 @@ def test_what_is_no_text_is_refused_and_pruned_without(
     one_shot = resect.PruneSettings(search="one-shot", score="norm_ratio", timed=False)
     assert resect.prune(net, [batch], resect.Budget(remove=1), one_shot).generation is None
     tokens = copies(8, 1)
-    hidden = [(tokens.where(tokens <= 100, 0), tokens.where(tokens > 100, -100))]  # in their own place, as of a masked model
+    hidden = [
+        (tokens.where(tokens <= 100, 0), tokens.where(tokens > 100, -100))
+    ]  # in their own place, as of a masked model
     with pytest.raises(resect.DataError, match="whose targets are the tokens that follow"):
         resect.generation(writer, hidden, writer.intact.without(0))
     with pytest.raises(resect.InputError, match="`tokens` must be a whole number of at least 1, got 0"):
@@ -227,9 +245,11 @@ def test_a_run_on_text_tells_of_the_writing(model: GPT2LMHeadModel, tmp_path: Pa
     table = record.tables["generation"]
     assert table["check"].tolist() == ["perplexity", "continuations", "tokens", "copying", "brackets"]
     assert record.found["generation"]["tokens"] == 5
+    assert table["samples"][1:].tolist() == [record.found["samples"]] * 4  # no more than there are
     page = (out / "report.html").read_text()
     for shown in (result.stdout, page):
-        assert "brackets closed" in shown
+        for words in ("same continuations", "brackets closed"):
+            assert words in shown
         assert "continuations of the text, each the likeliest 5 tokens" in shown
     assert CliRunner().invoke(main, ["show", str(out)]).stdout == result.stdout
     wrong = CliRunner().invoke(main, [*common, "--prompts", "0", "--new-tokens", "5"])

@@ -14,12 +14,14 @@ import resect
 
 PUBLIC = [
     "AccuracyError", "Arrangement", "ArrangementError", "Block", "Budget", "CheckpointError", "DataError",
-    "EnsembleResult", "ExportError", "FairShares", "FirstOrder", "Gram", "InputError", "LesionResult", "LesionSettings",
+    "EnsembleResult", "ExportError", "FairShares", "FirstOrder", "Generation", "GenerationSettings", "Gram",
+    "InputError", "LesionResult", "LesionSettings",
     "Participation", "PathDraws", "PathEnergy", "PathSettings", "PathSpectrum", "PathSquares", "PruneSettings",
     "Pruning", "Record",
     "ResectError", "RunError", "Samples", "Scheduled", "Scores", "ShapleyResult", "SpecError", "StrongPaths", "Task",
     "Unraveled", "Variant", "__version__", "calibrate", "compare", "ensemble", "evaluate", "fair_shares",
-    "first_order", "keep_freed_memory", "lesion", "load_model", "load_samples", "participation", "path_energy",
+    "first_order", "generation", "keep_freed_memory", "lesion", "load_model", "load_samples", "participation",
+    "path_energy",
     "path_spectrum", "path_squares", "plans", "prune", "reproduce", "sample_paths", "schedules", "scores", "shapley",
     "strongest_paths", "study", "train", "unravel",
 ]  # fmt: skip
@@ -54,7 +56,7 @@ def test_public_modules_hold_all_that_is_public() -> None:
 MEASURES = (
     "lesion", "scores", "shapley", "ensemble", "path_spectrum", "sample_paths", "path_squares", "participation",
     "strongest_paths", "fair_shares", "path_energy", "first_order",
-    "prune",
+    "generation", "prune",
 )  # fmt: skip
 
 

@@ -53,13 +53,8 @@ def with_tokens(net: Unraveled, inputs: Any, tokens: Tensor) -> Any:
     return pytree.tree_map(replaced, inputs)
 
 
-def free_length(net: Unraveled) -> bool:
-    """Whether sequences may have any length."""
-    return all(entry.shape[1 - net.batch_dim] is None for entry in net.inputs)
-
-
 def in_batches(net: Unraveled, tokens: Tensor, targets: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some samples at a time; where the graph is held to a batch size just so many, the last few left out."""
+    """Some samples at a time; just as many as the graph is held to, if it is, the last few left out."""
     step = net.batch_size or size
     for start in range(0, len(tokens) // step * step if net.batch_size else len(tokens), step):
         yield tokens[start : start + step], targets[start : start + step]

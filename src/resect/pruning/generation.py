@@ -19,12 +19,13 @@ from torch.nn.functional import pad
 
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
-from resect.errors import DataError, settings_or_default
+from resect.errors import DataError, InputError, settings_or_default
 from resect.figures.shown import Shown
 from resect.graph.outputs import IGNORED, logits_of
 from resect.measuring.batches import AnyTask, Batch, Batches, Read, again, to_device
+from resect.measuring.targets import scored_shape
 from resect.measuring.tasks import Task
-from resect.measuring.tokens import free_length, in_batches, tokens_of, with_tokens
+from resect.measuring.tokens import in_batches, tokens_of, with_tokens
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
 from resect.pruning.exercises import Sequences, closing, continuing, copying, naming
@@ -150,7 +151,7 @@ def generated(
     window = tokens.shape[1]
     new = min(settings.tokens, window // 2)
     prompt = min(settings.prompt, window - new)
-    bench = _Exercise(net, arrangement, first, window, engine, progress)
+    bench = _Exercise(net, arrangement, first, engine, progress)
     known = np.unique(tokens.numpy())
     copied = copying(known, settings.before, len(tokens), window, settings.seed)
     pairs = settings.brackets
@@ -190,7 +191,6 @@ class _Exercise:
     net: Unraveled
     arrangement: Arrangement
     like: Batch
-    window: int
     engine: Engine
     progress: Progress | None
 
@@ -213,18 +213,21 @@ class _Exercise:
         return whole, targets
 
     def _cut(self, tokens: Tensor, targets: Tensor) -> Iterator[Sequences]:
-        """Sequences in batches; to a length that the graph holds they are padded behind, where nothing is asked for."""
-        if not free_length(self.net):
+        """Sequences in batches, padded behind, where nothing is asked for, to a length that the graph holds."""
+        if not self._runs_at(tokens.shape[1]):
             short = self.like.targets.shape[1] - tokens.shape[1]
             tokens, targets = pad(tokens, (0, short)), pad(targets, (0, short), value=IGNORED)
-        room = max(1, _ROOM // (tokens.shape[1] * self._vocabulary * 4))
-        return in_batches(self.net, tokens, targets, room)
+        vocabulary = scored_shape(self.net, self.like.task.output)[-1] or 1
+        return in_batches(self.net, tokens, targets, max(1, _ROOM // (tokens.shape[1] * vocabulary * 4)))
 
-    @cached_property
-    def _vocabulary(self) -> int:
-        with torch.no_grad():
-            some = to_device(self.net.part_of(self.like.inputs, slice(1)), self.net.device)
-            return logits_of(self.net(some), self.like.task.output).shape[-1]
+    def _runs_at(self, length: int) -> bool:
+        tokens = torch.zeros(self.net.batch_size or 1, length, dtype=torch.long)
+        try:
+            with torch.no_grad():
+                self.net(to_device(with_tokens(self.net, self.like.inputs, tokens), self.net.device))
+        except InputError:
+            return False
+        return True
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from resect.words import decimal, percent
 
 CHECKS = {
     "perplexity": "perplexity",
-    "continuations": "continuations like the intact network's",
+    "continuations": "same continuations",
     "tokens": "tokens until they part",
-    "copying": "tokens of random sequences copied",
+    "copying": "random tokens copied",
     "brackets": "brackets closed",
 }
 RATES = ("continuations", "copying", "brackets")
@@ -48,13 +48,12 @@ def sentence(table: pd.DataFrame, tokens: int) -> str:
 
 
 def _value(row: Mapping[Any, Any], value: float) -> str:
-    return percent(value) if row["check"] in RATES else number(value)
+    if row["check"] in RATES:
+        return percent(value)
+    return decimal(value, 1) if row["check"] == "tokens" else number(value)
 
 
 def _change(row: Mapping[Any, Any]) -> str:
-    rate = row["check"] in RATES
-    value, low, high = (
-        decimal(row[name] * 100, 1) if rate else number(row[name]).replace("nan", "–")
-        for name in ("change", "change_low", "change_high")
-    )
+    rate, ends = row["check"] in RATES, [row[name] for name in ("change", "change_low", "change_high")]
+    value, low, high = (decimal(end * 100 if rate else end, 2 if row["check"] == "perplexity" else 1) for end in ends)
     return f"{value}{' points' if rate else ''} [{low}, {high}]"

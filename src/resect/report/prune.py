@@ -38,7 +38,8 @@ def show(record: Record, console: Console) -> None:
     print_table(console, headings, rows, bold=[len(rows) - 1] if len(rows) > 1 else [])
     if "generation" in record.tables:
         print_table(console, written.HEADINGS, written.rows(record.tables["generation"]), names=written.HEADINGS[:1])
-    say(console, *sentences(record))
+    writes = [record.found["generation"]["summary"]] if "generation" in record.found else []
+    say(console, *sentences(record), *writes)
 
 
 def front(record: Record) -> tuple[list[str], list[list[str]]]:
@@ -59,8 +60,6 @@ def sentences(record: Record) -> list[str]:
     """The verdict, what goes, how fast the rest is, and how the choice was made."""
     found, asked = record.found, record.asked
     said = [found["summary"], f"Gone: {', '.join(found['removed'])}.", *_timed(record)]
-    if "generation" in found:
-        said.append(found["generation"]["summary"])
     least = _OBJECTIVES[found["objective"]]
     chosen = f"by {asked['search']} search for the least {least}" if _searched(record) else "by hand"
     said.append(
@@ -130,6 +129,10 @@ def _tiles(record: Record) -> Iterator[tuple[str, str]]:
     """The numbers that say most."""
     found, meaning, last = record.found, Meaning.of(record.found), record.tables["front"].iloc[-1]
     yield meaning.value(float(last[meaning.main])), f"{meaning.name}; intact {meaning.value(found['intact'])}"
+    if "generation" in record.tables:
+        rows = record.tables["generation"].to_dict("records")
+        same = next(row["pruned"] for row in rows if row["check"] == "continuations")
+        yield percent(same), f"of {found['generation']['tokens']}-token continuations are the intact network's"
     for name, called in _COSTS.items():
         if (value := found["kept"].get(name)) is not None and not pd.isna(value):
             yield percent(value), f"of the {called} stay{'s' if name == 'latency' else ''}"
