@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,8 @@ import resect
 from made import made_study
 from resect.cli import main
 from resect.jobs.asked import ReproduceAsked
-from resect.jobs.claims import finding
-from resect.jobs.claims.check import CHECKS, FAILS, HOLDS, NOT_RUN, PARTLY, UNKNOWN
+from resect.jobs.claims import Finding, finding
+from resect.jobs.claims.check import CHECKS, DEPTHS, FAILS, HOLDS, NOT_RUN, PARTLY, UNKNOWN
 from resect.jobs.findings import Study
 from resect.jobs.paper import CLAIMS
 from resect.measuring.ranks import correlation_interval, median_interval
@@ -43,8 +44,9 @@ def verdict(number: str, study: Study, **others: resect.Record) -> str:
     return finding(number, {"study": record_of(study), **others}).verdict
 
 
-def lesions(damage: list[float]) -> resect.Record:
-    return resect.Record("lesion", {}, {}, {}, "resect lesion", {}, {"lesions": pd.DataFrame({"damage": damage})})
+def lesions(damage: list[float], found: dict[str, Any] | None = None) -> resect.Record:
+    table = pd.DataFrame({"damage": damage})
+    return resect.Record("lesion", {}, {}, {}, "resect lesion", found or {}, {"lesions": table})
 
 
 def test_every_claim_of_the_paper_has_a_rule_and_numbers_of_the_authors() -> None:
@@ -95,16 +97,53 @@ def test_paths() -> None:
 
 def test_claims_of_several_runs() -> None:
     study = made_study()
-    assert verdict("12b", study, skips=lesions([0.8] * 54)) == HOLDS
-    assert verdict("12b", study, skips=lesions([0.0] * 54)) == PARTLY
-    assert verdict("12b", study) == NOT_RUN
+    cheap = lesions([0.001] * 54)
+    assert verdict("12b", study, deletions=cheap, skips=lesions([0.8] * 54)) == HOLDS
+    assert verdict("12b", study, deletions=cheap, skips=lesions([0.0] * 54)) == PARTLY
+    assert verdict("12b", study, deletions=cheap) == NOT_RUN
     assert verdict("12c", replace(study, untrained=None)) == NOT_RUN
     for low, high, expected in ((6, 17, FAILS), (18, 32, HOLDS)):  # ranges that were measured, see theory.md
         before = replace(study.untrained, by_magnitude=replace(study.untrained.by_magnitude, low=low, high=high))
         assert verdict("12c", replace(study, untrained=before)) == expected
     assert verdict("5", study, twice=lesions([0.001] * 50 + [0.5])) == HOLDS
-    assert verdict("10", study, stochastic=lesions([0.0] * 54)) == HOLDS
-    assert verdict("10", study, stochastic=lesions([0.9 * (i % 18 > 0) for i in range(54)])) == PARTLY
+    ordinary = lesions([0.1 * (i in (0, 18, 36)) for i in range(54)])
+    assert verdict("10", study, deletions=ordinary, stochastic=lesions([0.0] * 54)) == HOLDS
+    for costly in ((18,), range(1, 18)):  # one downsampling block; others
+        worse = lesions([0.19 * (i in costly) for i in range(54)])
+        assert verdict("10", study, deletions=ordinary, stochastic=worse) == (HOLDS if costly == (18,) else PARTLY)
+    assert verdict("10", study, deletions=ordinary, stochastic=lesions([0.2] * 54)) == FAILS
+
+
+def test_depths() -> None:
+    def found(*medians: float) -> Finding:
+        names = (*DEPTHS, "deletions")
+        return finding("1b", {n: lesions([0.0, value, 0.9]) for n, value in zip(names, medians, strict=True)})
+
+    assert found(0.3, 0.1, 0.06, 0.03, 0.0).verdict == HOLDS
+    assert found(0.3, 0.1, 0.15, 0.03, 0.0).verdict == PARTLY
+    assert found(0.3, 0.1, 0.15, 0.03, 0.03).verdict == FAILS
+    assert "0.0 points (0.0 to 90.0) in the median at depth" in found(0.3, 0.1, 0.06, 0.03, 0.0).here
+
+
+def test_later_claims() -> None:
+    intact = {"intact": {"error": 0.4}}
+    costly_ends = [lesions([0.3, *[0.01] * 4, 0.3], intact) for _ in range(3)]
+    twice = lesions([0.3, 0.3, *[0.0] * 8, 0.3, 0.3], intact)
+    names = CHECKS["13"].runs
+    assert finding("13", dict(zip(names, [*costly_ends, twice], strict=True))).verdict == HOLDS
+    costly = lesions([0.05] * 6, intact)
+    assert finding("13", dict(zip(names, [costly, *costly_ends[1:], twice], strict=True))).verdict == PARTLY
+    assert finding("13", dict.fromkeys(names, costly)).verdict == FAILS
+    for two, four, expected in ((0.0, 0.01, HOLDS), (0.0, 0.1, PARTLY), (0.1, 0.3, FAILS)):
+        table = pd.DataFrame({"length": [2] * 9 + [4] * 7, "damage": [two] * 9 + [four] * 7})
+        run = resect.Record("lesion", {}, {}, {}, "resect lesion", {}, {"lesions": table})
+        assert finding("13b", {"side-by-side": run}).verdict == expected
+
+
+def test_lesions_to_a_network_at_chance_tell_nothing() -> None:
+    found = {"intact": {"error": 0.88}, "chance_error": 0.9, "samples": 50}
+    assert finding("5", {"twice": lesions([0.0] * 9, found)}).verdict == UNKNOWN
+    assert finding("5", {"twice": lesions([0.0] * 9, found | {"intact": {"error": 0.5}})}).verdict == HOLDS
 
 
 @pytest.mark.parametrize(
@@ -156,7 +195,13 @@ def test_claims_are_asked_for_by_number() -> None:
     assert wanted() == wanted("all") == tuple(claim.number for claim in CLAIMS)
     asked = ReproduceAsked.of(["3"], "cifar10:some dir", {"limit": 5})
     assert asked.command() == "resect reproduce 3 --data 'cifar10:some dir' --limit 5"
-    for arguments, said in ((["44"], "must be of 1, 1b, 2"), (["--data", "npz:a"], "must be digits or cifar10:DIR")):
+    for arguments, said in (
+        (["44"], "must be of 1, 1b, 2"),
+        (["--data", "npz:a"], "`model` must name a network for npz:a: they are shipped for digits and cifar10 only"),
+        (["--data", "npz:a", "--model", "resect:resnet8", "--train"], "`train` has recipes for digits and cifar10"),
+        (["--data", "digit"], "unknown data spec 'digit'"),
+        (["1b", "--train", "--limit", "9"], "resect:resnet20 has no weights and is trained first, into the run folder"),
+    ):
         result = CliRunner().invoke(main, ["reproduce", *arguments])
         assert (result.exit_code, said in result.output) == (2, True)
 
@@ -167,7 +212,7 @@ def test_what_cannot_be_measured_is_said_with_the_command_that_does(tmp_path: Pa
     )
     assert result.exit_code == 0, result.output
     assert result.output.count("not run here") == 3  # each, and both in the last line
-    assert "to run it: resect lesion torchvision:resnet152 folder:DIR,split=val" in result.output
+    assert "to run it: resect reproduce 2 --data folder:DIR,split=val" in " ".join(result.output.split())
     assert "to run it: resect reproduce 9 --data cifar10:DIR" in result.output
     page = (tmp_path / "run" / "report.html").read_text().replace("\u00a0", " ")
     assert "of 46 below 1.6 points" in page

@@ -73,19 +73,26 @@ def progress_bars(quiet: bool) -> Iterator[Track]:
 def do(job: Job, out: Path | None, *, output: str, quiet: bool) -> None:
     """Do a job, draw its run into its folder, show it, and say where it lies; what was done before is only shown."""
     from resect.report.faces import draw
-    from resect.runs.record import finished
 
-    before = out is not None and finished(out)
+    before = _written(out)
     when_interrupted(lambda: _kept(out))
     with progress_bars(quiet) as track:
         record = job.run(out, track)
-    place = draw(record, out, again=False) if out else None
+    done = _written(out) != before
+    place = draw(record, out, again=done) if out else None
     show(record, output)
     if out and not quiet:
-        if before:
-            wrote(place or out, "before, nothing was done again")
-        else:
+        if done:
             wrote(place or out, duration(record.environment["seconds"]))
+        else:
+            wrote(place or out, "before, nothing was done again")
+
+
+def _written(out: Path | None) -> int | None:
+    """When the record of a run folder was written; None if there is none."""
+    from resect.runs.record import FILE, finished
+
+    return (out / FILE).stat().st_mtime_ns if out and finished(out) else None
 
 
 def wrote(place: Path, how: str = "") -> None:

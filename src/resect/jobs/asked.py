@@ -7,12 +7,13 @@ from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from resect.data.names import require_data_spec
 from resect.errors import InputError, SpecError, closest, require_one_of
 from resect.graph.decisions import Combine, Gates, Removal, Unit
 from resect.jobs.paper import CLAIMS
 from resect.jobs.source import Source, split_spec
 from resect.measuring.meaning import require_task
-from resect.models.names import SPECIFIC, has_weights, is_shipped, require_model_spec
+from resect.models.names import SHIPPED_FOR, SPECIFIC, has_weights, is_shipped, require_model_spec, shipped_for
 from resect.paths.precision import PRECISION, require_precision
 from resect.runs.command import command_line
 from resect.sweep.settings import PLANS, PLANS_OF, LesionSettings
@@ -306,25 +307,25 @@ class EvaluateAsked(Asked):
 
 @dataclass(frozen=True)
 class ReproduceAsked(Asked):
-    """Which claims of the paper are measured again, on the networks that are shipped for some data.
+    """Which claims of the paper are measured again, on which network: by default the shipped one of the data.
 
     Attributes:
         claims: their numbers, e.g. ("1", "12"); a number stands for all of its parts (12a, 12b ...). All if none is
             given.
         repeats: as of a study.
+        train: train the networks of other depths, which have no weights, into the run folder (claim 1b).
     """
 
     verb: ClassVar[str] = "reproduce"
     claims: tuple[str, ...] = ()
     repeats: int = 10
     batch_size: int = 500
+    train: bool = False
 
     def __post_init__(self) -> None:
         known = {number.rstrip("abc") for number in _NUMBERS}
-        if self.kind not in ("digits", "cifar10"):
-            raise InputError(
-                f"`data` must be digits or cifar10:DIR, for which networks are shipped, got {self.source.data}."
-            )
+        if self.train and self.kind not in SHIPPED_FOR:
+            raise InputError(f"`train` has recipes for {' and '.join(SHIPPED_FOR)}, but the data are {self.kind}.")
         for claim in self.claims:
             if claim not in _NUMBERS and claim not in known and claim != "all":
                 raise InputError(f"`claims` must be of {', '.join(_NUMBERS)}, or all, got {claim!r}.")
@@ -332,7 +333,7 @@ class ReproduceAsked(Asked):
 
     @property
     def kind(self) -> str:
-        """Of the data: "digits" or "cifar10"."""
+        """Of the data: "digits", "cifar10", "folder", ..."""
         return (self.source.data or "").partition(":")[0]
 
     @property
@@ -344,16 +345,28 @@ class ReproduceAsked(Asked):
 
     @classmethod
     def of(cls, claims: Sequence[str], data: str, options: Mapping[str, Any]) -> Self:
-        """The job for claims and data."""
-        kind = data.partition(":")[0] if isinstance(data, str) else data
-        known = kind if kind in ("digits", "cifar10") else DATA
-        return cls.from_options(f"resect:resnet110-{known}", data, {"claims": tuple(claims), **options})
+        """The job for claims and data.
+
+        Args:
+            options: of the source or the job by name, and "model", which data need for which none is shipped.
+
+        Raises:
+            InputError: no network is named for such data, or there is no such option.
+        """
+        require_data_spec(data)
+        more = {name: value for name, value in options.items() if name != "model"}
+        model = options.get("model") or shipped_for(data)
+        if model is None:
+            kinds = " and ".join(SHIPPED_FOR)
+            raise InputError(f"`model` must name a network for {data}: they are shipped for {kinds} only.")
+        return cls.from_options(model, data, {"claims": tuple(claims), **more})
 
     def command(self) -> str:
         """The command that does the same."""
         options = {**_given(self.source), **_given(self), "claims": None}
-        data = None if self.source.data == DATA else self.source.data
-        return command_line(self.verb, self.claims, {"data": data, **options})
+        data, model = self.source.data or "", self.source.model
+        named = {"data": None if data == DATA else data, "model": None if model == shipped_for(data) else model}
+        return command_line(self.verb, self.claims, {**named, **options})
 
 
 def _given(holder: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from resect.engines.local import Local
 from resect.errors import DoubtfulWarning
 from resect.jobs.asked import Asked
 from resect.jobs.environment import environment
+from resect.jobs.source import Source
 from resect.network.unraveled import Unraveled
 from resect.runs.folder import RunFolder
 from resect.runs.record import Record
@@ -48,15 +49,24 @@ class Lab:
     Attributes:
         folder: the run folder; None where nothing is kept.
         track: opens bars.
+        captured: networks that jobs done one after another share, by what makes them.
     """
 
     folder: RunFolder | None
     track: Track
+    captured: dict[str, Subject] = field(default_factory=dict)
 
     @property
     def engine(self) -> Local:
         """The engine, whose store is the folder."""
         return Local(self.folder)
+
+    def subject(self, source: Source, *like: SampleSet, plain: bool = False) -> Subject:
+        """The network and the samples of a source, as `Source.unravel` has them; captured once."""
+        key = f"{source}, plain={plain}"
+        if key not in self.captured:
+            self.captured[key] = Subject(*source.unravel(*like, plain=plain))
+        return self.captured[key]
 
 
 @dataclass(frozen=True)
@@ -77,14 +87,17 @@ class Job(Asked, ABC):
         Raises:
             ResectError: something that was asked for cannot be done; nothing is lost or half written.
         """
-        lab = self.open(out, track)
+        return self.run_in(self.open(out, track))
+
+    def run_in(self, lab: Lab) -> Record:
+        """The same, in a lab."""
         with lab.folder.locked() if lab.folder else nullcontext():
             return self._run(lab)
 
     def _run(self, lab: Lab) -> Record:
         started = time.perf_counter()
         subject = self.prepare(lab)
-        if lab.folder and (record := lab.folder.finished(subject.made_of)):
+        if lab.folder and (record := lab.folder.finished(subject.made_of)) and self.over(record):
             return record
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
@@ -107,6 +120,10 @@ class Job(Asked, ABC):
             lab.folder.open()
             record.write(lab.folder.path)
         return record
+
+    def over(self, record: Record) -> bool:
+        """Whether the finished run in the folder is all that is asked for."""
+        return True
 
     @abstractmethod
     def prepare(self, lab: Lab) -> Any:

@@ -14,7 +14,7 @@ from resect.engines.work import Arrays
 from resect.errors import InputError
 from resect.jobs.asked import LesionAsked
 from resect.jobs.job import Answer, Job, Lab, Subject
-from resect.jobs.warn import at_chance
+from resect.jobs.warn import at_chance, chance_of
 from resect.measuring.meaning import CLASSIFIED
 from resect.measuring.memory import bytes_per_sample
 from resect.measuring.tasks import Task
@@ -39,7 +39,7 @@ class LesionJob(LesionAsked, Job):
 
     def prepare(self, lab: Lab) -> Subject:
         """Load and unravel the network, and load the samples."""
-        return Subject(*self.source.unravel(plain=self.plain))
+        return lab.subject(self.source, plain=self.plain)
 
     def answer(self, subject: Subject, lab: Lab) -> Answer:
         """Run the sweep.
@@ -70,8 +70,10 @@ class LesionJob(LesionAsked, Job):
             advance = lab.track("arrangements" if plan.name == "explicit" else f"{plan.name} lesions", lesions)
             result = lesion(net, data, plan, settings, task=self.task, progress=advance, engine=lab.engine)
             answer = self._shapley(net, result) if self.plan == "shapley" else lesion_answer(result)
-        found = {**answer.found, "ran": ran, **how_read(samples)}
-        intact, task = found["intact"].get("error"), Task.named(found["task"]["task"])
+        task = Task.named(answer.found["task"]["task"])
+        chance = {"chance_error": chance_of(samples, task)[0]} if task.rate else {}
+        found = {**answer.found, **chance, "ran": ran, **how_read(samples)}
+        intact = found["intact"].get("error")
         warnings = (*subject.warnings, *at_chance(self.source.model, intact, samples, random=subject.random, task=task))
         return Answer(found, {**answer.tables, "trials": tried}, warnings)
 

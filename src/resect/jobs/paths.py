@@ -61,7 +61,7 @@ class PathsJob(PathsAsked, Job):
         """
         files = checkpoints_in(self.checkpoints) if self.checkpoints else []
         digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-        subject = Subject(*self.source.unravel(), more={"checkpoints": digests} if files else {})
+        subject = replace(lab.subject(self.source), more={"checkpoints": digests} if files else {})
         require_paths(subject.net)
         return subject
 

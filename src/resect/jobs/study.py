@@ -19,15 +19,14 @@ from resect.jobs.asked import DATA, MODEL, StudyAsked
 from resect.jobs.asked_pruning import PruneAsked
 from resect.jobs.findings import Answers, PlainControl, StudySubject
 from resect.jobs.fit import require_fit
-from resect.jobs.job import Answer, Job, Lab, Subject, Track, digest_of, silent
+from resect.jobs.job import Answer, Job, Lab, Subject, digest_of
+from resect.jobs.networks import trained_into
 from resect.jobs.paths import lengths_table
 from resect.jobs.source import Source, slug, split_spec
-from resect.jobs.train import TrainJob
 from resect.jobs.trend import Compared, steps, training_of
 from resect.jobs.untrained import Measured, untrained_twin
 from resect.jobs.warn import at_chance
 from resect.models.names import bare_name, is_shipped
-from resect.models.specs import load_card, load_model
 from resect.network.requirements import require_blocks
 from resect.network.unraveled import Unraveled
 from resect.paths.sampled import sample_paths
@@ -39,9 +38,6 @@ from resect.runs.record import Record
 from resect.sweep import plans
 from resect.sweep.lesion import lesion
 from resect.sweep.result import LesionResult
-from resect.training.loop import Watch
-from resect.training.recipe import Recipe
-from resect.training.recipes import NAMES, load_recipe_file
 
 _NO_REORDERINGS = pd.DataFrame(columns=["swaps", "repeat", "kendall_tau", "error", "loss", "damage"])
 
@@ -240,7 +236,7 @@ class _Loader:
 
     def _subject(self, source: Source, *, plain: bool) -> Subject:
         source = self._ready(source)
-        subject = Subject(*source.unravel(self.samples, plain=plain))
+        subject = self.lab.subject(source, self.samples, plain=plain)
         require_blocks(subject.net)
         return subject
 
@@ -255,33 +251,7 @@ class _Loader:
         return replace(source, checkpoint=self._trained(spec), normalize=None)
 
     def _trained(self, spec: str) -> Path:
-        """Weights of a resect: network, trained by the recipe of the data if they are not there yet."""
-        name, data = spec.removeprefix("resect:"), self.job.source.data or ""
-        kind, bare = data.partition(":")[0], bare_name(name)
-        if kind not in NAMES:
-            raise InputError(f"{spec} has no weights for {data}: pass them as {spec}@FILE.")
-        load_model(f"resect:{bare}", samples=self.samples)  # refuses an unknown name before anything is written
-        if self.lab.folder is None:
-            raise InputError(f"{spec} has no weights and is trained first, into the run folder: name one with --out.")
-        file = self.lab.folder.path / "networks" / f"{name}.safetensors"
-        if not file.exists():
-            self.lab.folder.open()
-            known = load_recipe_file(kind)
-            settings = load_card(name).asked["recipe"] if is_shipped(spec) else known.settings
-            recipe = Recipe(**settings | {"seed": self.job.source.seed})
-            _train(TrainJob(bare, data, file, recipe, device=self.job.source.device, recipe_file=known), self.lab.track)
-        return file
-
-
-def _train(job: TrainJob, track: Track) -> None:
-    advance = silent("", 0)
-
-    def begin(total: int, seen: int) -> None:
-        nonlocal advance
-        advance = track(f"training {job.model}", total)
-        advance(seen)
-
-    job.train(Watch(begin=begin, step=lambda seen, loss: advance(seen)))
+        return trained_into(self.lab, spec, self.job.source, self.samples)
 
 
 def study(model: str = MODEL, data: str = DATA, *, out: Path | str | None = None, **options: Any) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import nn
 
 from resect.data.samples import SampleSet
@@ -51,6 +52,12 @@ def recorded(net: Unraveled) -> tuple[str, ...]:
     return (said,) if said else ()
 
 
+def chance_of(samples: SampleSet, task: Task) -> tuple[float | None, np.ndarray]:
+    """The error of the best answer that does not look at the inputs, None where there is none; and the targets."""
+    targets = prepared(Item(None, samples.targets_only()), None, task).numpy()
+    return task.chance(targets), targets
+
+
 def at_chance(
     model: str, error: float | None, samples: SampleSet, *, random: bool = False, task: Task = CLASSIFICATION
 ) -> tuple[str, ...]:
@@ -63,10 +70,10 @@ def at_chance(
         random: the weights are known to be random, which explains it.
         task: what the targets mean.
     """
-    targets = prepared(Item(None, samples.targets_only()), None, task).numpy()
-    counted, chance = int((targets != IGNORED).sum()), task.chance(targets)
+    chance, targets = chance_of(samples, task)
     if error is None or chance is None:
         return ()
+    counted = int((targets != IGNORED).sum())
     if not (no_better_than_chance(error, chance, counted) if task.rate else error >= chance > 0):
         return ()
     of = plural(counted, "target" if targets.ndim > 1 else "sample")

@@ -37,6 +37,7 @@ _KNOWN = (
     "resect:resnet110-original, resect:highway27, resect:vgg15, those with weights "
     f"({', '.join(f'resect:{name}' for name in SHIPPED)}), torchvision:NAME, timm:NAME, hf:ID and py:pkg.mod:factory."
 )
+SHIPPED_FOR = ("digits", "cifar10")  # a ResNet-110, and a recipe
 
 
 def require_model_spec(spec: str) -> None:
@@ -79,6 +80,12 @@ def bare_name(shipped: str) -> str:
 def is_shipped(spec: str) -> bool:
     """Whether a spec names a network that is shipped with its weights."""
     return spec.removeprefix("resect:") in SHIPPED
+
+
+def shipped_for(data: str) -> str | None:
+    """The paper's network that is shipped for some data, if there is one."""
+    kind = data.partition(":")[0]
+    return f"resect:resnet110-{kind}" if kind in SHIPPED_FOR else None
 
 
 def has_weights(shipped: str) -> bool:

@@ -123,7 +123,7 @@ def _figures(record: Record) -> Figures:
         figures[plan] = partial(lesions.by_plan, plan, table, intact["error"], measure=measure)
     if plan in lesions.BY_BLOCK and "flips" in tables:
         figures["flips"] = partial(samples.flips, table, tables["flips"])
-        classes = tables["classes"].drop(columns="lesion")
-        if classes.shape[1] <= _CLASSES_SHOWN:
+        classes = tables["classes"].drop(columns="lesion") if "classes" in tables else None  # queries have none
+        if classes is not None and classes.shape[1] <= _CLASSES_SHOWN:
             figures["classes"] = partial(samples.classes, classes, table["block"].tolist())
     return figures

@@ -5,30 +5,51 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from resect.figures import lesions
 from resect.files import write_text
+from resect.jobs import authors
 from resect.jobs.authors import SOURCE
-from resect.jobs.claims.check import FAILS, HOLDS, NOT_RUN, PARTLY, UNKNOWN
+from resect.jobs.claims.check import CHECKS, FAILS, HOLDS, NOT_RUN, PARTLY, UNKNOWN
 from resect.jobs.findings import Study
 from resect.jobs.paper import CLAIMS
+from resect.models.names import shipped_for
 from resect.report import faces
-from resect.report.parts import say
+from resect.report.parts import save_figures, say
 from resect.report.study.page import templates, write_figures
 from resect.runs.record import Record
 from resect.words import plural
 
 _VERDICTS = (HOLDS, PARTLY, FAILS, UNKNOWN, NOT_RUN)
+_OF_STUDY = {  # its figures, and the claims that they show
+    "deletions": "1",
+    "random": "3",
+    "reorderings": "4",
+    "counts": "6",
+    "norms": "7",
+    "shares": "8",
+    "untrained": "12c",
+}
 _TITLES = {  # of the figures of runs that are no study
+    "deletions": "One block deleted",
     "skips": "One skip deleted",
     "twice": "One block run twice",
     "ensemble": "Sub-networks, averaged",
     "highway": "The gradient of a highway network",
     "highway-lesions": "One highway block deleted",
     "stochastic": "One block deleted after stochastic depth",
+    "side-by-side": "Blocks side by side",
+    **{f"resnet{depth}": f"One block of ResNet-{depth} deleted" for depth in (20, 32, 44, 56)},
+    "layers-skipped": "One layer skipped",
+    "layers-swapped": "Two layers swapped",
+    "layers-parallel": "Two layers side by side",
+    "layers-repeated": "One block run twice",
 }
 _STYLES = {HOLDS: "bold green", PARTLY: "bold yellow", FAILS: "bold red"}
 
@@ -36,12 +57,13 @@ _STYLES = {HOLDS: "bold green", PARTLY: "bold yellow", FAILS: "bold red"}
 def show(record: Record, console: Console) -> None:
     """Print every claim with its verdict, what is found here, and what the authors found."""
     found = record.found
-    say(console, f"{plural(found['samples'], 'sample')} of {found['data']}", "")
+    say(console, f"{record.asked['model']} on {plural(found['samples'], 'sample')} of {found['data']}", "")
     for claim in found["claims"]:
         console.print(Text(f"{claim['number']}. {claim['said']}", style="bold"))
         console.print(Text(f"   {claim['verdict']}", style=_STYLES.get(claim["verdict"], "bold")))
         if claim["here"]:
-            console.print(Text(f"   here: {claim['here']}"))
+            on = f", {claim['on']}" if claim.get("on") else ""
+            console.print(Text(f"   here{on}: {claim['here']}"))
         console.print(Text(f"   the authors: {claim['theirs']}", style="dim"))
         if claim["verdict"] == NOT_RUN:
             console.print(Text(f"   to run it: {claim['command']}", style="dim"))
@@ -49,31 +71,66 @@ def show(record: Record, console: Console) -> None:
 
 
 def draw(record: Record, folder: Path) -> Path:
-    """Write report.html, with the figures of the runs that the claims stand on."""
-    figures = [figure for name in record.found["runs"] for figure in _figures(name, folder)]
+    """Write report.html, each claim with the figures of the runs that it stands on."""
+    shown: dict[str, list[dict[str, str]]] = {claim["number"]: [] for claim in record.found["claims"]}
+    runs = list(record.found["runs"])
+    for name in [name for name in runs if name != "deletions" or "study" not in runs]:  # the study has drawn those
+        for number, figure in _figures(name, folder):
+            number = number or next(n for n in shown if name in CHECKS[n].runs)
+            shown.get(number, []).append(figure)
     page = folder / "report.html"
     template = templates().get_template("claims.html")
-    values = {"record": record, "found": record.found, "figures": figures, "verdicts": _counted(record)}
+    values = {"record": record, "found": record.found, "figures": shown, "verdicts": _counted(record)}
     write_text(page, template.render(**values, source=SOURCE, plural=plural))
     return page
 
 
-def _figures(name: str, folder: Path) -> list[dict[str, str]]:
-    """What a page shows of the figures of one run, which are drawn for it."""
+def _figures(name: str, folder: Path) -> list[tuple[str | None, dict[str, str]]]:
+    """What a page shows of the figures of one run, which are drawn for it, and the claim of each if it is known."""
     run = Record.read(folder / name)
     if run.kind == "study":
-        return write_figures(Study.of(run), folder / "figures")
-    place = faces.draw(run, folder / name)
+        drawn = write_figures(Study.of(run), folder / "figures")
+        return [(_OF_STUDY[figure["name"]], figure) for figure in drawn if figure["name"] in _OF_STUDY]
+    theirs = None
+    if run.found.get("plan") == "single":
+        theirs = authors.beside(run.asked["model"], _stages(run.tables["lesions"]), "delete")
+    if (place := _drawn(run, folder / name, theirs)) is None:
+        return []
+    behind = "" if theirs is None else f" Grey: the {len(theirs)} that the authors made to their network of this depth."
     return [
-        {
-            "name": f"{name}-{file.stem}",
-            "title": _TITLES.get(name, name),
-            "source": "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode(),
-            "what": run.command,
-            "meaning": str(run.found.get("summary", "")),
-        }
-        for file in (sorted(place.glob("*.png")) if place else [])
+        (
+            None,
+            {
+                "name": f"{name}-{place.stem}",
+                "title": _TITLES.get(name, name),
+                "source": "data:image/png;base64," + base64.b64encode(place.read_bytes()).decode(),
+                "what": f"{run.command}.{behind}",
+                "meaning": str(run.found.get("summary", "")),
+            },
+        )
     ]
+
+
+def _drawn(run: Record, folder: Path, theirs: pd.DataFrame | None) -> Path | None:
+    """The first figure of a run; one bar a block, or layer, with the authors' points behind if they have some."""
+    table, chance = run.tables.get("lesions"), run.found.get("chance_error")
+    if table is not None and "start" in table and table["length"].nunique() == 1:
+        label = "layer, the first of two (its index)" if table["length"][0] > 1 else "layer (its index)"
+        bars = partial(lesions.deletions, table.assign(block=table["start"]), label=label)
+    elif table is not None and run.found["plan"] == "single":
+        bars = partial(lesions.deletions, table, behind=theirs)
+    else:
+        place = faces.draw(run, folder)
+        every = {file.stem: file for file in place.glob("*.png")} if place else {}
+        return every.get(run.found.get("plan", "shares"), next(iter(every.values()), None))
+    figure = partial(bars, intact=run.found["intact"]["error"], chance=chance)
+    return save_figures({"each": figure}, folder) / "each.png"
+
+
+def _stages(table: pd.DataFrame) -> pd.DataFrame:
+    """Where a CIFAR ResNet of so many blocks downsamples: at the first block of its second and third stage."""
+    stage = max(len(table) // 3, 1)
+    return pd.DataFrame({"downsampling": [i in (stage, 2 * stage) for i in range(len(table))]})
 
 
 def markdown(records: Sequence[Record]) -> str:
@@ -91,25 +148,29 @@ def markdown(records: Sequence[Record]) -> str:
         *(f"    {record.command}  # {_what(record)}" for record in records),
     ]
     for stated in CLAIMS:
+        check = CHECKS[stated.number]
         each = [
             (record, claim)
             for record in records
             for claim in record.found["claims"]
-            if claim["number"] == stated.number
+            if claim["number"] == stated.number and claim["rule"] == check.rule  # no verdict by another rule
         ]
-        measured = [(record, claim) for record, claim in each if claim["verdict"] != NOT_RUN]
-        if not each:
-            continue
-        first = each[0][1]
-        lines += ["", f"## {stated.number}. {first['said']}", "", f"{first['rule']} ({first['where']})"]
-        lines += ["", "| | found | verdict |", "|---|---|---|", f"| the authors | {first['theirs']} | |"]
-        lines += [f"| {_what(record)} | {claim['here']} | {claim['verdict']} |" for record, claim in measured]
-        lines += [] if measured else [f"| to run it | `{first['command']}` | {NOT_RUN} |"]
+        measured = {
+            claim.get("on") or _what(record): f"{claim['here']} | {claim['verdict']}"
+            for record, claim in each
+            if claim["verdict"] != NOT_RUN
+        }
+        lines += ["", f"## {stated.number}. {stated.said}", "", f"{check.rule} ({stated.where})"]
+        lines += ["", "| | found | verdict |", "|---|---|---|", f"| the authors | {check.theirs} | |"]
+        lines += [f"| {what} | {rest} |" for what, rest in measured.items()]
+        lines += [] if measured or not each else [f"| to run it | `{each[-1][1]['command']}` | {NOT_RUN} |"]
     return "\n".join(lines) + "\n"
 
 
 def _what(record: Record) -> str:
-    return f"{plural(record.found['samples'], 'sample')} of {record.found['data'].partition(':')[0]}"
+    model, data = record.asked["model"], record.asked["data"]
+    of = f"{plural(record.found['samples'], 'sample')} of {data.partition(':')[0]}"
+    return of if model == shipped_for(data) else f"{model} on {of}"
 
 
 def _counted(record: Record) -> list[tuple[str, int]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from resect.jobs.claims import later as later
 from resect.jobs.claims import lesions as lesions
 from resect.jobs.claims import paths as paths
 from resect.jobs.claims.check import CHECKS, NOT_RUN, UNKNOWN, Runs
@@ -41,7 +42,8 @@ def finding(number: str, runs: Runs) -> Finding:
 
 def _at_chance(record: Record) -> bool:
     """Whether a run's network, intact, does no better than chance, so that no lesion can tell anything."""
-    ensemble = record.found.get("answers", {}).get("ensemble", {})
-    error, chance = ensemble.get("intact_error"), ensemble.get("chance_error")
-    counted = ensemble.get("targets") or record.found.get("subject", {}).get("samples")
-    return error is not None and no_better_than_chance(error, chance, counted)
+    found = record.found
+    ensemble = found.get("answers", {}).get("ensemble") or found
+    error = ensemble.get("intact_error", found.get("intact", {}).get("error"))
+    counted = ensemble.get("targets") or found.get("subject", found).get("samples")
+    return error is not None and no_better_than_chance(error, ensemble.get("chance_error"), counted)

@@ -12,17 +12,20 @@ from resect.runs.record import Record
 from resect.words import points
 
 HOLDS, PARTLY, FAILS, UNKNOWN, NOT_RUN = "holds", "holds in part", "does not", "cannot be said", "not run here"
+DEPTHS = ("resnet20", "resnet32", "resnet44", "resnet56")  # beside ResNet-110
+SIDE_BY_SIDE = (2, 4)  # blocks in a row
 CHEAP = 0.02  # of error, below which a lesion hardly changes the network
 Runs = Mapping[str, Record]
 
 
 @dataclass(frozen=True)
 class Check:
-    """How a claim is tested: on which runs, by which rule."""
+    """How a claim is tested: on which runs, by which rule; `on` says on what, if not on the data that are asked for."""
 
     runs: tuple[str, ...]
     theirs: str
     find: Callable[[Runs], tuple[str, str]]
+    on: str = ""
 
     @property
     def rule(self) -> str:
@@ -33,16 +36,17 @@ class Check:
 CHECKS: dict[str, Check] = {}  # by the number of the claim
 
 
-def check(number: str, *runs: str, theirs: str) -> Callable[[Callable[[Runs], tuple[str, str]]], None]:
+def check(number: str, *runs: str, theirs: str, on: str = "") -> Callable[[Callable[[Runs], tuple[str, str]]], None]:
     """Make a function the test of a claim. Its docstring is the rule; it gives what is found here, and the verdict.
 
     Args:
         runs: their names, as `resect reproduce` has them.
         theirs: what the authors found, in numbers.
+        on: what the runs are of, where that is always the same.
     """
 
     def add(find: Callable[[Runs], tuple[str, str]]) -> None:
-        CHECKS[number] = Check(runs, theirs, find)
+        CHECKS[number] = Check(runs, theirs, find, on)
 
     return add
 

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from importlib import resources
 
+import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
 from resect.jobs import authors
-from resect.jobs.claims.check import CHEAP, FAILS, HOLDS, PARTLY, UNKNOWN, Runs, check, judged, lesions_of, median_of
+from resect.jobs.claims.check import (
+    CHEAP,
+    DEPTHS,
+    FAILS,
+    HOLDS,
+    PARTLY,
+    UNKNOWN,
+    Runs,
+    check,
+    judged,
+    lesions_of,
+    median_of,
+)
 from resect.jobs.findings import Study, rise_of
 from resect.measuring.ranks import correlation_interval, median_interval
 from resect.models.names import WEIGHTS
@@ -20,7 +33,7 @@ _EPOCHS = 164
 
 
 def _damages(network: str) -> pd.Series:
-    return authors.measured(network, "delete")["error"] - authors.intact(network)
+    return authors.measured(network, "delete").sort_values("block")["error"] - authors.intact(network)
 
 
 def _several(errors: pd.Series, counts: pd.Series) -> str:
@@ -63,6 +76,23 @@ def _repeated() -> str:
     return f"{percent(float(ten.median()))} with 10 blocks twice, {plural(len(ten), 'run')}"
 
 
+def _apart(ours: pd.Series, theirs: pd.Series) -> str:
+    """What deletions cost with stochastic depth and without."""
+    all_ours, down_ours, all_theirs, down_theirs = map(points, (*_means(ours), *_means(theirs)))
+    return (
+        f"{all_ours} on average, {down_ours} at downsampling blocks; with ordinary training {all_theirs} and "
+        f"{down_theirs}"
+    )
+
+
+def _means(damage: pd.Series) -> tuple[float, float]:
+    """Mean damages of a ResNet's blocks, all in their order: of all, and of those that begin its second and third
+    stage.
+    """
+    stage = len(damage) // 3
+    return float(damage.mean()), float(damage.iloc[[stage, 2 * stage]].mean())
+
+
 @check("1", "study", theirs=f"{_single(_AUTHORS)}; VGG to chance")
 def _deletions(runs: Runs) -> tuple[str, str]:
     """Holds if nine in ten of the blocks that do not downsample cost less than 2 points, and a layer of the plain
@@ -80,12 +110,13 @@ def _deletions(runs: Runs) -> tuple[str, str]:
     return here, judged(true)
 
 
-@check("1b", "depths", theirs=_by_depth())
+@check("1b", *DEPTHS, "deletions", theirs=_by_depth())
 def _depths(runs: Runs) -> tuple[str, str]:
     """Holds if the median damage falls with every step of depth; in part if the deepest network has the least."""
-    medians = runs["depths"].tables["depths"]["median_damage"]
-    here = f"{', '.join(map(points, medians))} in the median"
-    return here, judged([bool((medians.diff().dropna() < 0).all()), bool(medians.idxmin() == medians.index[-1])])
+    damages = [lesions_of(runs[name]) for name in (*DEPTHS, "deletions")]
+    here = f"{', '.join(map(median_of, damages))} in the median at depth 20, 32, 44, 56 and 110"
+    medians = np.array([damage.median() for damage in damages])
+    return here, judged([bool((np.diff(medians) < 0).all()), bool(medians[:-1].min() > medians[-1])])
 
 
 @check("2", "imagenet", theirs=_single("resnet152"))
@@ -126,7 +157,7 @@ def _reordered(runs: Runs) -> tuple[str, str]:
     )
 
 
-@check("5", "study", "twice", theirs=f"{_repeated()}, {percent(authors.intact(_AUTHORS))} intact")
+@check("5", "twice", theirs=f"{_repeated()}, {percent(authors.intact(_AUTHORS))} intact")
 def _twice(runs: Runs) -> tuple[str, str]:
     """Holds if running a block twice costs less than 2 points in the median, interval included."""
     damage = lesions_of(runs["twice"])
@@ -156,20 +187,14 @@ def _epochs(shipped: str) -> int:
         return int(Record.read(card).asked["recipe"]["epochs"])
 
 
-@check("10", "study", "stochastic", theirs=_single("stochdepth110"))
+@check("10", "deletions", "stochastic", theirs=_apart(_damages("stochdepth110"), _damages(_AUTHORS)))
 def _stochastic(runs: Runs) -> tuple[str, str]:
     """Holds if deletions cost less on average than with ordinary training, at downsampling blocks, too; in part if one
     of both.
     """
-    ours, theirs = runs["stochastic"].tables["lesions"], runs["study"].tables["deletions"]
-    down = theirs["downsampling"].to_numpy(bool)
-    means = [(float(t["damage"].mean()), float(t["damage"][down].mean())) for t in (ours, theirs)]
-    (all_ours, down_ours), (all_theirs, down_theirs) = means
-    here = (
-        f"{points(all_ours)} on average, {points(down_ours)} at downsampling blocks; with ordinary training "
-        f"{points(all_theirs)} and {points(down_theirs)}"
-    )
-    return here, judged([all_ours < all_theirs, down_ours < down_theirs])
+    ours, theirs = lesions_of(runs["stochastic"]), lesions_of(runs["deletions"])
+    pairs = zip(_means(ours), _means(theirs), strict=True)
+    return _apart(ours, theirs), judged([with_it < without for with_it, without in pairs])
 
 
 @check("12a", "ensemble", theirs="not measured")
@@ -191,16 +216,9 @@ def _ensemble(runs: Runs) -> tuple[str, str]:
     return here, FAILS if high < 0.5 else UNKNOWN
 
 
-@check("12b", "study", "skips", theirs="not measured")
+@check("12b", "deletions", "skips", theirs="not measured")
 def _skips(runs: Runs) -> tuple[str, str]:
     """Holds if deleting a skip costs at least ten points in the median, interval included, and a branch less than 2."""
-    branches, skips = runs["study"].tables["deletions"]["damage"], lesions_of(runs["skips"])
+    branches, skips = lesions_of(runs["deletions"]), lesions_of(runs["skips"])
     here = f"a skip {median_of(skips)} in the median, a branch {median_of(branches)}"
     return here, judged([median_interval(skips)[0] > 0.1, median_interval(branches)[1] < CHEAP])
-
-
-@check("13", "layers", theirs="not of residual networks for images")
-def _layers(runs: Runs) -> tuple[str, str]:
-    """Holds if skipping, swapping or repeating one layer costs less than 2 points in the median."""
-    damage = lesions_of(runs["layers"])
-    return f"{median_of(damage)} in the median", judged([median_interval(damage)[1] < CHEAP])
