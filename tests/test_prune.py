@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import resect
+from networks import Frame, Residual
 from resect.engines.local import LOCAL
 from resect.measuring.batches import Read
 from resect.measuring.meaning import CLASSIFIED, Meaning
@@ -71,6 +73,42 @@ def test_costs_are_those_of_the_stand_alone_network(net):
     assert flops(net, net.intact.without(range(9)), first) < flops(net, net.intact, first)
     assert flops(net, net.intact.without(range(9)), first) >= conv
     assert flops(net, net.intact, BATCHES[0][0]) == 6 * flops(net, net.intact, first)
+
+
+def test_blocks_inside_each_other_are_not_counted_twice():
+    """What the inner blocks save, the outer one saves, too: prices promise more than there is."""
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.last = nn.Sequential(Residual(), Residual()), nn.Conv2d(6, 6, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.last(self.inner(x))
+
+    torch.manual_seed(0)
+    net = resect.unravel(Frame(Residual(), Outer()).eval(), BATCHES[0][0][:2])
+    assert any(block.parent is not None for block in net.blocks)
+    result = resect.prune(net, BATCHES, resect.Budget(params=0.55), resect.PruneSettings(**QUICK))
+    whole, left = parameters(net, net.intact), parameters(net, result.arrangement)
+    assert left / whole == result.costs["params"][0] <= 0.55
+
+
+def test_values_are_pruned_by_their_loss(net):
+    data = [(inputs, torch.randn(6, 10, generator=GENERATOR)) for inputs, _ in BATCHES]
+    result = resect.prune(net, data, resect.Budget(remove=1), resect.PruneSettings(**QUICK))
+    assert result.objective == "loss"
+    assert result.outcomes.meaning.task == "regression"
+    own = resect.prune(net, data, resect.Budget(remove=1), resect.PruneSettings(**QUICK), task=distance)
+    assert own.outcomes.metrics == ("loss",)
+    assert "distance" in own.verdict()
+    assert own.plot().get_ylabel() == "distance"
+    with pytest.raises(resect.InputError, match="`objective` of the task regression must be of loss, error, got 'kl'"):
+        resect.prune(net, data, resect.Budget(remove=1), resect.PruneSettings(objective="kl", **QUICK))
+
+
+def distance(outputs: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return (outputs - values).norm(dim=1)
 
 
 def test_a_sweep_is_a_front_and_its_last_choice_is_what_was_asked_for(net):

@@ -72,6 +72,13 @@ def test_exhaustive_finds_the_best_of_all_sets(net):
         searched(net, "exhaustive", [2], most_sets=30)
 
 
+def test_only_sets_of_the_sizes_that_may_do_are_looked_at(net):
+    case = problem(net, [2], np.ones(60))  # of 2^60
+    assert len(list(case.minimal(2))) == 60 * 59 // 2
+    assert case.fewer_than(2, 1770)
+    assert not case.fewer_than(2, 1769)
+
+
 def test_a_beam_of_all_sets_is_exhaustive(net):
     assert searched(net, "beam", [1, 2], width=100) == searched(net, "exhaustive", [1, 2])
 
@@ -81,8 +88,8 @@ def test_pairs_are_exact_for_two_units_and_measured_for_more(net):
     exact, beamed = searched(net, "pairwise", [4]), searched(net, "pairwise", [4], most_sets=1)
     assert exact == beamed  # 126 sets, of which a beam of 256 leaves none out
     assert exact[0].value == pytest.approx(harm(net, exact[0].removed), rel=1e-6)
-    alone = min(combinations(range(9), 4), key=lambda removed: sum(harm(net, [i]) for i in removed))
-    assert exact[0].value <= harm(net, alone)
+    least = sorted(range(9), key=lambda i: harm(net, [i]))[:4]
+    assert exact[0].value <= harm(net, least) + 1e-6
 
 
 def test_one_shot_takes_what_matters_least_by_its_score(net):
@@ -102,7 +109,7 @@ def test_a_window_turns_the_state_least(net):
 
 
 def test_evolution_keeps_the_number_and_never_loses_what_it_began_with(net):
-    options = {"generations": 5, "offspring": 8}
+    options = {"generations": 4, "offspring": 8}
     choices = searched(net, "evolution", [2, 4], **options)
     assert [len(choice.removed) for choice in choices] == [2, 4]
     alone = sorted(range(9), key=lambda i: harm(net, [i]))
@@ -110,7 +117,6 @@ def test_evolution_keeps_the_number_and_never_loses_what_it_began_with(net):
         assert choice.value <= harm(net, alone[:level]) + 1e-6
         assert choice.value == pytest.approx(harm(net, choice.removed), rel=1e-6)
     assert searched(net, "evolution", [2, 4], **options) == choices
-    assert searched(net, "evolution", [4], generations=40, offspring=16)[0].value <= choices[1].value + 1e-9
 
 
 @pytest.mark.parametrize("name", ["greedy", "one-shot", "beam", "evolution", "pairwise", "exhaustive"])

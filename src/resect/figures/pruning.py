@@ -7,12 +7,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from resect.figures.colours import BAR_GREY, BLUE, GREY, ORANGE
+from resect.figures.colours import BAR_GREY, BLUE, GREY, INK, ORANGE
 from resect.figures.marks import heat_map, reference_line, whole_numbers
 from resect.figures.style import SMALL, axes_or_new, head
 from resect.words import decimal, percent
 
 _PER_ROW = 64  # units
+_DARK = 0.6  # correlations, on whose ground ink cannot be read
 
 
 def front(
@@ -59,7 +60,8 @@ def correlations(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     heat_map(ax, values, "Spearman's rank correlation", cmap="RdBu_r", vmin=-1, vmax=1, origin="upper")
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
-            ax.text(j, i, decimal(value), ha="center", va="center", fontsize=SMALL)
+            ink = "white" if abs(value) > _DARK else INK
+            ax.text(j, i, decimal(value), ha="center", va="center", fontsize=SMALL, color=ink)
     ax.set_xticks(range(len(names)), names, rotation=35, ha="right")
     ax.set_yticks(range(len(names)), names)
     head(ax, "how far scores agree on what matters")

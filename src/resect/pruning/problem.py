@@ -50,18 +50,20 @@ class Problem:
 
     def minimal(self, level: float) -> Iterator[tuple[int, ...]]:
         """All sets that save so much, but not without the least of their units."""
-        for size in range(1, len(self.candidates) + 1):
+        for size in self._sizes(level):
             for chosen in combinations(self.candidates, size):
                 if self.meets(chosen, level) and self.saved(chosen) - self.prices[list(chosen)].min() < level - _SLACK:
                     yield chosen
 
     def fewer_than(self, level: float, most: int) -> bool:
-        """Whether so few sets have the sizes that may save so much."""
+        """Whether so few sets have the sizes of those that are `minimal`."""
+        return sum(comb(len(self.candidates), size) for size in self._sizes(level)) <= most
+
+    def _sizes(self, level: float) -> range:
+        """How many units save so much: at least of the dearest, at most of the cheapest."""
         prices = np.sort(self.prices[self.candidates])
-        n = len(prices)
-        least = int((np.cumsum(prices[::-1]) < level - _SLACK).sum()) + 1
-        largest = min(n, int((np.cumsum(prices) < level - _SLACK).sum()) + 1)
-        return sum(comb(n, size) for size in range(least, largest + 1)) <= most
+        fewest, most = (int((np.cumsum(order) < level - _SLACK).sum()) + 1 for order in (prices[::-1], prices))
+        return range(fewest, min(most, len(prices)) + 1)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -161,7 +161,7 @@ class Bench:
         own, inputs = self.settings, self.objective.batches[0].inputs
         return Timer.of(self.net, inputs, own.timing_batch, own.timing_length, self.objective.engine, own.seed)
 
-    def stays(self, choices: Sequence[Choice]) -> pd.DataFrame:
+    def stays(self, choices: Sequence[Choice], *, timed: bool = True) -> pd.DataFrame:
         """What stays of parameters and operations, and of the last choice of the latency."""
         rows: list[dict[str, float]] = []
         whole = costs.parameters(self.net, self.net.intact), costs.flops(self.net, self.net.intact, self.first)
@@ -170,7 +170,7 @@ class Bench:
             left = costs.parameters(self.net, arrangement), costs.flops(self.net, arrangement, self.first)
             parts = (part / max(all_, 1) for part, all_ in zip(left, whole, strict=True))
             rows.append(dict(zip(("params", "flops"), parts, strict=True)))
-        if self.settings.timed:
+        if timed and self.settings.timed:
             rows[-1] |= self.timer.against_intact(self.arrangement(choices[-1]))
         return pd.DataFrame(rows)
 
@@ -215,10 +215,13 @@ class _Search:
         bench, settings = self.bench, self.bench.settings
         problem = Problem(bench.objective, self._prices(), self.budget.levels(settings.sweep), settings)
         self._require_enough(problem)
-        if self.budget.what != "latency":
-            choices = _searched(problem)
-            return choices, bench.stays(choices)
-        return self._until_fast(problem)
+        choices = self._until_met(problem)
+        stays = bench.stays(choices)
+        if self.budget.what == "latency":
+            every = pd.DataFrame([bench.timer.against_intact(bench.arrangement(choice)) for choice in choices])
+            predicted = [1 - problem.saved(choice.removed) for choice in choices]
+            stays = pd.concat([stays[["params", "flops"]], every], axis=1).assign(predicted=predicted)
+        return choices, stays
 
     def _prices(self) -> np.ndarray:
         bench, what = self.bench, self.budget.what
@@ -240,25 +243,30 @@ class _Search:
             f"{self.budget.asked:g}."
         )
 
-    def _until_fast(self, problem: Problem) -> tuple[list[Choice], pd.DataFrame]:
-        """Choices that are as fast as asked for when they are timed: where the prices promised too much, more goes."""
-        bench, asked = self.bench, problem
+    def _until_met(self, problem: Problem) -> list[Choice]:
+        """Choices the last of which saves what was asked for when it is measured: where prices promise too much, more
+        goes.
+
+        Latencies do not add up exactly, nor what blocks inside each other save.
+        """
+        asked = problem
         for _ in range(_ATTEMPTS):
             choices = _searched(asked)
-            timed = bench.timer.against_intact(bench.arrangement(choices[-1]))
-            if timed["latency"] <= self.budget.asked:
+            if self.budget.what == "remove" or (left := self._left(choices[-1])) <= self.budget.asked:
                 break
-            promised, kept = asked.saved(choices[-1].removed), max(1 - timed["latency"], _SMALL)
-            most = asked.saved(asked.candidates)
-            need = min(self.budget.need * promised / kept, most)
+            promised, most = asked.saved(choices[-1].removed), asked.saved(asked.candidates)
+            need = min(self.budget.need * promised / max(1 - left, _SMALL), most)
             if need <= asked.levels[-1] + _SMALL:
                 break
-            asked = Problem(problem.objective, problem.prices, (*problem.levels[:-1], need), problem.settings)
-        stays = bench.stays(choices)
-        every = pd.DataFrame([bench.timer.against_intact(bench.arrangement(choice)) for choice in choices])
-        stays = stays.drop(columns=[name for name in every if name in stays])
-        predicted = [1 - problem.saved(choice.removed) for choice in choices]
-        return choices, pd.concat([stays, every], axis=1).assign(predicted=predicted)
+            asked = replace(problem, levels=(*problem.levels[:-1], need))
+        return choices
+
+    def _left(self, choice: Choice) -> float:
+        """The part that stays of what the budget is about."""
+        bench, arrangement = self.bench, self.bench.arrangement(choice)
+        if self.budget.what == "latency":
+            return bench.timer.against_intact(arrangement)["latency"]
+        return float(bench.stays([choice], timed=False)[self.budget.what].iloc[0])
 
 
 def _searched(problem: Problem) -> list[Choice]:

@@ -85,6 +85,8 @@ def _timed(record: Record) -> Iterator[str]:
         f"{decimal(1 / kept['latency'])} times as fast [{decimal(1 / kept['latency_high'])}, "
         f"{decimal(1 / kept['latency_low'])}]."
     )
+    if asked["latency"] is not None and kept["latency"] > asked["latency"]:
+        yield f"That is slower than asked for, {percent(asked['latency'])}: no removal that was tried is faster."
     if (predicted := kept.get("predicted")) is not None:
         off = (predicted - kept["latency"]) * 100
         yield (
