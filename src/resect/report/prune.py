@@ -103,8 +103,8 @@ def draw(record: Record, folder: Path) -> Path:
     headings, rows = front(record)
     shown = [_shown(file) for file in (place / f"{name}.png" for name in _figures(record)) if file.exists()]
     values: dict[str, Any] = {"record": record, "found": record.found, "headings": headings, "rows": rows}
-    if "generation" in record.tables:
-        values["written"] = {"headings": written.HEADINGS, "rows": written.rows(record.tables["generation"])}
+    table = record.tables.get("generation")
+    values["written"] = None if table is None else {"headings": written.HEADINGS, "rows": written.rows(table)}
     values |= {"figures": shown, "said": sentences(record), "tiles": list(_tiles(record)), "plan": PLAN}
     write_text(page, templates().get_template("prune.html").render(**values))
     return page
