@@ -251,7 +251,10 @@ def test_bad_options_are_clicks() -> None:
     assert "'pears' is not one of" in result.stderr
 
 
-VERBS = ("study", "blocks", "lesion", "paths", "compare", "train", "reproduce", "evaluate", "ls", "show", "report")
+VERBS = (
+    "study", "blocks", "lesion", "paths", "compare", "train", "reproduce", "multiplicity", "evaluate", "ls", "show",
+    "report",
+)  # fmt: skip
 
 
 def without_torch(*commands: list[str]) -> str:

@@ -20,10 +20,9 @@ PUBLIC = [
     "Pruning", "Record",
     "ResectError", "RunError", "Samples", "Scheduled", "Scores", "ShapleyResult", "SpecError", "StrongPaths", "Task",
     "Unraveled", "Variant", "__version__", "calibrate", "compare", "ensemble", "evaluate", "fair_shares",
-    "first_order", "generation", "keep_freed_memory", "lesion", "load_model", "load_samples", "participation",
-    "path_energy",
-    "path_spectrum", "path_squares", "plans", "prune", "reproduce", "sample_paths", "schedules", "scores", "shapley",
-    "strongest_paths", "study", "train", "unravel",
+    "first_order", "generation", "keep_freed_memory", "lesion", "load_model", "load_samples", "multiplicity",
+    "participation", "path_energy", "path_spectrum", "path_squares", "plans", "prune", "reproduce", "robustness",
+    "sample_paths", "schedules", "scores", "shapley", "strongest_paths", "study", "train", "unravel",
 ]  # fmt: skip
 
 

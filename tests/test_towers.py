@@ -166,3 +166,39 @@ def test_sums_that_start_from_zero_but_are_not_read_are_no_blocks_of_their_own()
     net = resect.unravel(nn.Sequential(Accumulator(), nn.Linear(4, 2)).eval(), torch.zeros(1, 4))
     assert sum(net.routes().counts.paths) in (2, 4)
     assert all("0.experts" in block.name or block.name == "0" for block in net.blocks)
+
+
+def test_hidden_width_leaves_the_stream_and_the_budget_of_blocks_times_width() -> None:
+    sizes = [("resnet8-w4-h6-b2-s3", 3, 6), ("resnet20-w4-h2-b2-s9", 9, 2)]
+    for name, blocks, hidden in sizes:
+        model = load_model(f"resect:{name}").module
+        branches = [branch for block in model.blocks for branch in block.branches]
+        assert len(branches) == 2 * blocks
+        for branch, stage in zip(branches, (i for i in range(3) for _ in range(2 * blocks // 3)), strict=True):
+            assert branch.c1.out_channels == branch.bn2.num_features == branch.c2.in_channels == hidden * 2**stage
+            assert branch.c2.out_channels == 4 * 2**stage
+    one = load_model("resect:resnet8-w4-h6").module.blocks[2]
+    assert (one.c1.out_channels, one.c2.out_channels) == (24, 16)
+    assert torch.equal(*(load_model(f"resect:resnet8-w4{h}").module.fc.weight for h in ("", "-h4")))
+    for wrong in ("resect:resnet8-h0-b2-s3", "resect:resnet8-h4-original", "resect:highway9-h4"):
+        with pytest.raises(SpecError):
+            load_model(wrong)
+
+
+def test_with_last_layers_at_zero_all_merges_begin_as_one_function_and_one_gradient() -> None:
+    models = [CifarResNet(14, width=3, branches=2, merge=merge, zero_init_last=True).double() for merge in (1, 3, 6)]
+    for model in models[1:]:
+        model.load_state_dict(models[0].state_dict())
+    images, outputs = torch.randn(4, 3, 8, 8).double(), []
+    for model in models:
+        outputs.append(model(images))
+        outputs[-1].square().sum().backward()
+    past = models[0].stem(images)
+    for block in models[0].blocks:
+        past = block.sc(past)
+    assert torch.allclose(outputs[0], models[0].fc(F.relu(models[0].bn(past)).mean((2, 3))))
+    for model, output in zip(models[1:], outputs[1:], strict=True):
+        assert torch.allclose(output, outputs[0])
+        for own, first in zip(model.parameters(), models[0].parameters(), strict=True):
+            assert torch.allclose(own.grad, first.grad)
+    assert models[0].blocks[0].branches[0].c2.weight.grad.abs().max() > 0

@@ -31,7 +31,9 @@ from .errors import SpecError as SpecError
 from .graph.decisions import Variant as Variant
 from .jobs.compare import compare as compare
 from .jobs.evaluate import evaluate as evaluate
+from .jobs.multiplicity import multiplicity as multiplicity
 from .jobs.reproduce import reproduce as reproduce
+from .jobs.robustness import robustness as robustness
 from .jobs.study import study as study
 from .jobs.train import train as train
 from .measuring.calibration import calibrate as calibrate

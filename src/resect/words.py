@@ -141,6 +141,12 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def pair(fewer: str, more: str) -> str:
+    """Two arms that differ at their ends, "resnet38-b2: s18 − s1"."""
+    stem, _, merge = fewer.rpartition("-")
+    return f"{stem}: {merge} − {more.rpartition('-')[2]}"
+
+
 def shortened(names: Sequence[str], width: int) -> list[str]:
     """Names in at most `width` characters, which stay apart: a long one loses its front, "…layer3.17.conv".
 

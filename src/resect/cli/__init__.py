@@ -25,6 +25,7 @@ _VERBS = {
     "compare": "Overlay finished runs by path length.",
     "train": "Train a network, on all of its blocks or on some.",
     "reproduce": "The paper's claims, measured again, each with a verdict.",
+    "multiplicity": "What the number of paths does to the error, all else equal.",
     "evaluate": "Test error of networks side by side, with intervals.",
     "ls": "List runs.",
     "show": "Print the answers of a finished run.",

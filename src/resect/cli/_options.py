@@ -231,13 +231,13 @@ def renamed_option(old: str, new: str) -> Callable[[Decorated], Decorated]:
     return click.option(old, hidden=True, expose_value=False, callback=refuse)
 
 
-def parse_arguments(pairs: tuple[str, ...]) -> dict[str, str | int | float | bool]:
+def parse_arguments(pairs: tuple[str, ...], option: str = "model-arg") -> dict[str, str | int | float | bool]:
     """Turn K=V strings into keyword arguments; V becomes a bool, int or float where it reads like one."""
     arguments: dict[str, str | int | float | bool] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
-            raise InputError(f"`--model-arg` must have the form K=V, got {pair!r}.")
+            raise InputError(f"`--{option}` must have the form K=V, got {pair!r}.")
         arguments[name] = _value(text)
     return arguments
 

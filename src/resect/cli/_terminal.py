@@ -75,7 +75,7 @@ def do(job: Job, out: Path | None, *, output: str, quiet: bool) -> None:
     from resect.report.faces import draw
 
     before = _written(out)
-    when_interrupted(lambda: _kept(out))
+    when_interrupted(lambda: kept(out))
     with progress_bars(quiet) as track:
         record = job.run(out, track)
     done = _written(out) != before
@@ -100,7 +100,7 @@ def wrote(place: Path, how: str = "") -> None:
     console(stderr=True).print(f"Wrote {place}{f' ({how})' if how else ''}.", soft_wrap=True, highlight=False)
 
 
-def _kept(out: Path | None) -> str:
+def kept(out: Path | None) -> str:
     """What is left of a run that is interrupted."""
     if out is None:
         return "Nothing is kept; in a run folder, --out RUN, the same command would go on where it stopped."

@@ -31,7 +31,7 @@ class Asked:
     source: Source
 
     def __post_init__(self) -> None:
-        self._refuse_idle(_given(self))
+        self._refuse_idle(given_options(self))
 
     def idle(self) -> dict[str, str]:
         """The options that mean nothing beside the others, and what they are options of."""
@@ -49,7 +49,7 @@ class Asked:
 
     def command(self) -> str:
         """The command that does the same; what is as by default is left out."""
-        options = {**_given(self.source), **_given(self)}
+        options = {**given_options(self.source), **given_options(self)}
         arguments = [self.source.model, *([self.source.data] if self.source.data else [])]
         return command_line(self.verb, arguments, options)
 
@@ -301,7 +301,12 @@ class EvaluateAsked(Asked):
 
     def command(self) -> str:
         """The command that does the same: data first, then the networks."""
-        options = {**_given(self.source), **_given(self), "checkpoint": None, "others": None}  # named as networks
+        options = {
+            **given_options(self.source),
+            **given_options(self),
+            "checkpoint": None,
+            "others": None,
+        }  # named as networks
         return command_line(self.verb, [str(self.source.data), self.first, *self.others], options)
 
 
@@ -363,13 +368,13 @@ class ReproduceAsked(Asked):
 
     def command(self) -> str:
         """The command that does the same."""
-        options = {**_given(self.source), **_given(self), "claims": None}
+        options = {**given_options(self.source), **given_options(self), "claims": None}
         data, model = self.source.data or "", self.source.model
         named = {"data": None if data == DATA else data, "model": None if model == shipped_for(data) else model}
         return command_line(self.verb, self.claims, {**named, **options})
 
 
-def _given(holder: Any) -> dict[str, Any]:
+def given_options(holder: Any) -> dict[str, Any]:
     """The fields of a source or a job that differ from their defaults."""
     own = [field for field in fields(holder) if field.name not in ("source", "model", "data")]
     return {field.name: getattr(holder, field.name) for field in own if getattr(holder, field.name) != _default(field)}

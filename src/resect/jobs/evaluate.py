@@ -142,7 +142,7 @@ def evaluate_networks(
     """
     each = samples if isinstance(samples, Sequence) else [samples] * len(networks)
     rows: list[dict[str, object]] = []
-    first: _Measured | None = None
+    first: Outcomes | None = None
     for network, own in zip(networks, each, strict=True):
         known = require_fit(network.module, own, task)
         if not known.error:
@@ -151,7 +151,7 @@ def evaluate_networks(
         if known.name == "classification" and targets.ndim != 1 and own.prepared is None:
             raise DataError(f"{own.name} must have one target a sample, got {(len(own), *targets.shape[1:])}.")
         _require_same(each[0], own)
-        measured = _measure(network, own, batch_size, progress or silent("", 0), engine, known)
+        measured = outcomes_of(network, own, batch_size, progress or silent("", 0), engine, known)
         row: dict[str, object] = {
             "model": network.spec,
             "normalization": None if own.normalization is None else str(own.normalization),
@@ -180,8 +180,8 @@ def _require_same(first: SampleSet, own: SampleSet) -> None:
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """Error, loss and number of outcomes of every sample that counts, (N,) float32 each.
+class Outcomes:
+    """Of one network: error, loss and number of outcomes of every sample that counts, (N,) float32 each.
 
     Attributes:
         single: every sample is one outcome, right or wrong.
@@ -208,7 +208,7 @@ class _Measured:
             error, (low, high) = self.mean(self.errors), self._interval(self.errors)
         return {"samples": len(self.errors), "error": error, "error_low": max(low, 0.0), "error_high": high}
 
-    def difference(self, first: _Measured) -> dict[str, object]:
+    def difference(self, first: Outcomes) -> dict[str, object]:
         """The difference to the first network's error, paired."""
         difference, p_value = self.mean(self.errors) - self.mean(first.errors), nan
         if self.single:
@@ -230,13 +230,13 @@ def mean_error_and_loss(
     module: nn.Module, samples: SampleSet, batch_size: int = 500, task: Task = CLASSIFICATION
 ) -> tuple[float, float]:
     """Error (fraction) and cross-entropy (nats), or those of the task, of a module in eval mode, means over samples."""
-    measured = _measure(LoadedModel(module, "", None), samples, batch_size, silent("", 0), LOCAL, task)
+    measured = outcomes_of(LoadedModel(module, "", None), samples, batch_size, silent("", 0), LOCAL, task)
     return float(measured.errors.mean(dtype=float)), float(measured.losses.mean(dtype=float))
 
 
-def _measure(
+def outcomes_of(
     network: LoadedModel, samples: SampleSet, batch_size: int, progress: Advance, engine: Engine, task: Task
-) -> _Measured:
+) -> Outcomes:
     """The outcomes of every sample that has any."""
     module = network.module
     parameter = next(iter(module.parameters()), None)
@@ -254,7 +254,7 @@ def _measure(
         single = single and batch.targets.ndim == 1
         progress(len(batch))
     errors, losses, weights = (np.concatenate([piece[name] for piece in pieces]) for name in _KEPT)
-    return _Measured(errors, losses, weights, single, task.rate)
+    return Outcomes(errors, losses, weights, single, task.rate)
 
 
 @torch.inference_mode()

@@ -97,7 +97,7 @@ class Job(Asked, ABC):
     def _run(self, lab: Lab) -> Record:
         started = time.perf_counter()
         subject = self.prepare(lab)
-        if lab.folder and (record := lab.folder.finished(subject.made_of)) and self.over(record):
+        if record := self.before(lab, subject):
             return record
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
@@ -120,6 +120,11 @@ class Job(Asked, ABC):
             lab.folder.open()
             record.write(lab.folder.path)
         return record
+
+    def before(self, lab: Lab, subject: Any) -> Record | None:
+        """The record in the folder, if it is that of this very run, and nothing is left to do."""
+        record = lab.folder.finished(subject.made_of) if lab.folder else None
+        return record if record and self.over(record) else None
 
     def over(self, record: Record) -> bool:
         """Whether the finished run in the folder is all that is asked for."""

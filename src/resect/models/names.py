@@ -16,10 +16,11 @@ SPECIFIC = tuple(kind for kind in KINDS if kind not in DATA_KINDS)  # of models 
 WEIGHTS = resources.files("resect.models") / "weights"
 SHIPPED = tuple(sorted(file.name.removesuffix(".json") for file in WEIGHTS.iterdir() if file.name.endswith(".json")))
 _PARTS = re.compile(
-    r"(?P<name>(?P<kind>resnet|highway)(?P<depth>\d+)|vgg15)(?:-w(?P<width>\d+))?"
+    r"(?P<name>(?P<kind>resnet|highway)(?P<depth>\d+)|vgg15)(?:-w(?P<width>\d+))?(?:-h(?P<hidden>\d+))?"
     r"(?:-x(?P<branches>\d+)|-b(?P<towers>\d+)-s(?P<merge>\d+))?"
     r"(?P<original>-original)?(?P<trained>-(?P<data>digits|cifar10)(?:-[a-z0-9-]+)?)?"
 )
+_OF_RESNETS = ("hidden", "branches", "towers", "original")
 _NAMES = (
     "resnet20",
     "resnet56",
@@ -27,13 +28,15 @@ _NAMES = (
     "resnet110-original",
     "resnet56-x2",
     "resnet56-b2-s3",
+    "resnet56-h8-b2-s3",
     "highway27",
     "vgg15",
     *SHIPPED,
 )
 _KNOWN = (
-    "Known are resect:resnet110, resect:resnet110-w8 (width 8), resect:resnet110-x2 (two branches a block, "
-    "the network of twice the hidden width), resect:resnet110-b2-s3 (two towers, merged every three blocks), "
+    "Known are resect:resnet110, resect:resnet110-w8 (width 8), resect:resnet110-h8 (8 channels inside the branches of "
+    "the first stage), resect:resnet110-x2 (two branches a block, the network of twice the hidden width), "
+    "resect:resnet110-b2-s3 (two towers, merged every three blocks), "
     "resect:resnet110-original, resect:highway27, resect:vgg15, those with weights "
     f"({', '.join(f'resect:{name}' for name in SHIPPED)}), torchvision:NAME, timm:NAME, hf:ID and py:pkg.mod:factory."
 )
@@ -52,14 +55,14 @@ def require_model_spec(spec: str) -> None:
 
 
 def parts_of(spec: str) -> re.Match[str]:
-    """The parts of a `resect:` spec: kind, depth, width, branches, towers, merge, original, trained and data.
+    """The parts of a `resect:` spec: kind, depth, width, hidden, branches, towers, merge, original, trained and data.
 
     Raises:
         SpecError: there is no such network, or no such weights are shipped.
     """
     name = spec.removeprefix("resect:")
     parts = _PARTS.fullmatch(name)
-    if not parts or (parts["kind"] != "resnet" and (parts["original"] or parts["branches"] or parts["towers"])):
+    if not parts or (parts["kind"] != "resnet" and any(parts[name] for name in _OF_RESNETS)):
         raise _unknown(spec, "resect")
     if parts["trained"] is not None and name not in SHIPPED:
         bare = bare_name(name)

@@ -30,6 +30,10 @@ class CifarResNet(nn.Module):
             + ...: (b 2^s - b + 1)^(n/s) paths with n blocks, b branches and merge s, at equal depth, parameters and
             number of norms (and but for the projections, operations). The weights, and those of a seed, are the same
             for every s. With s = n it is an explicit ensemble of b networks with a common stem and head.
+        hidden: channels between the two layers of a branch in the first stage, 2 and 4 times as many in the others;
+            None for as many as the stage has. The stream keeps its width.
+        zero_init_last: the last layer of every branch starts at zero, so that the network begins as stem, projections
+            and head alone, whatever its depth, branches and merge.
 
     Shapes:
         input (B, channels, H, W) float, output (B, classes) logits.
@@ -47,11 +51,18 @@ class CifarResNet(nn.Module):
         preactivation: bool = True,
         branches: int = 1,
         merge: int = 1,
+        hidden: int | None = None,
+        zero_init_last: bool = False,
     ) -> None:
         super().__init__()
+        inner = width if hidden is None else hidden
         check_sizes(depth=depth, width=width, channels=channels, classes=classes, branches=branches, merge=merge)
-        if branches > 1 and not preactivation:
-            raise SpecError(f"`branches` must be 1 in the original form, got {branches}. Only pre-activation has more.")
+        check_sizes(hidden=inner)
+        if not preactivation and (branches > 1 or hidden or zero_init_last):
+            raise SpecError(
+                "`branches` must be 1 in the original form, without `hidden` and `zero_init_last`, got "
+                f"{branches}, {hidden} and {zero_init_last}. Only pre-activation has them."
+            )
         if (depth - 2) % 6 or depth < 8:
             below = max(8, depth - (depth - 2) % 6)
             raise SpecError(
@@ -64,7 +75,6 @@ class CifarResNet(nn.Module):
             )
         self.preactivation, self.merge = preactivation, merge
         self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        block = PreactivationBlock if preactivation else OriginalBlock
         blocks: list[nn.Module] = []
         inside = width
         for stage in range(3):
@@ -72,14 +82,20 @@ class CifarResNet(nn.Module):
             for position in range((depth - 2) // 6):
                 stride = 2 if stage and not position else 1
                 if branches > 1:
-                    blocks.append(MultiResidualBlock(inside, outside, stride, branches))
+                    blocks.append(MultiResidualBlock(inside, outside, stride, branches, inner * 2**stage))
+                elif preactivation:
+                    blocks.append(PreactivationBlock(inside, outside, stride, inner * 2**stage))
                 else:
-                    blocks.append(block(inside, outside, stride))
+                    blocks.append(OriginalBlock(inside, outside, stride))
                 inside = outside
         self.blocks = nn.ModuleList(blocks)
         self.bn = nn.BatchNorm2d(inside if preactivation else width)
         self.fc = nn.Linear(inside, classes)
         initialise(self)
+        if zero_init_last:
+            for part in self.modules():
+                if isinstance(part, _Branch):
+                    nn.init.zeros_(part.c2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, channels, H, W)."""
@@ -97,12 +113,12 @@ class CifarResNet(nn.Module):
 class _Branch(nn.Module):
     """conv(relu(bn(conv(relu(bn(x))))))."""
 
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
+    def __init__(self, inside: int, outside: int, stride: int, hidden: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inside)
-        self.c1 = nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outside)
-        self.c2 = nn.Conv2d(outside, outside, 3, padding=1, bias=False)
+        self.c1 = nn.Conv2d(inside, hidden, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(hidden)
+        self.c2 = nn.Conv2d(hidden, outside, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inside, H, W) to (B, outside, H/stride, W/stride)."""
@@ -113,8 +129,8 @@ class _Branch(nn.Module):
 class PreactivationBlock(_Branch):
     """skip(x) + conv(relu(bn(conv(relu(bn(x))))))."""
 
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
-        super().__init__(inside, outside, stride)
+    def __init__(self, inside: int, outside: int, stride: int, hidden: int) -> None:
+        super().__init__(inside, outside, stride, hidden)
         self.sc = _shortcut(inside, outside, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,10 +142,10 @@ class PreactivationBlock(_Branch):
 class MultiResidualBlock(nn.Module):
     """skip(x) + f1(x) + f2(x) + ..., each f a pre-activation branch of its own."""
 
-    def __init__(self, inside: int, outside: int, stride: int, branches: int) -> None:
+    def __init__(self, inside: int, outside: int, stride: int, branches: int, hidden: int) -> None:
         super().__init__()
         self.sc = _shortcut(inside, outside, stride)
-        self.branches = nn.ModuleList(_Branch(inside, outside, stride) for _ in range(branches))
+        self.branches = nn.ModuleList(_Branch(inside, outside, stride, hidden) for _ in range(branches))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inside, H, W) to (B, outside, H/stride, W/stride)."""

@@ -91,6 +91,7 @@ def load_model(
     Args:
         spec: `resect:resnet110` (pre-activation; any depth 6m+2), `resect:resnet110-w8` (width 8),
             `resect:resnet56-x2` (two branches a block: the network of twice the hidden width, no other multiplicity),
+            `resect:resnet56-h8` (8 channels inside the branches of the first stage),
             `resect:resnet56-b2-s3` (two towers, merged every three blocks), `resect:resnet110-original`,
             `resect:highway27` (any multiple of 3), `resect:vgg15`, those of `SHIPPED` (`resect:resnet110-digits`; with
             weights), `torchvision:NAME`, `timm:NAME`, `hf:ID` or `hf:FOLDER`, `py:pkg.mod:factory` (returns a module,
@@ -156,7 +157,7 @@ def _resect(spec: str, name: str, arguments: dict[str, Value], samples: SampleSe
         settings |= {"depth": int(parts["depth"]), "preactivation": parts["original"] is None}
         branches = parts["branches"] or parts["towers"]
         settings |= {"branches": int(branches)} if branches else {}
-        settings |= {"merge": int(parts["merge"])} if parts["merge"] else {}
+        settings |= {name: int(parts[name]) for name in ("merge", "hidden") if parts[name]}
     elif parts["kind"] == "highway":
         settings["blocks"] = int(parts["depth"])
     else:

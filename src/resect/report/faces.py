@@ -18,6 +18,8 @@ from resect.words import duration
 _DRAWN = {  # what there is then
     "study": "report.html",
     "reproduce": "report.html",
+    "multiplicity": "report.html",
+    "robustness": "figures",
     "lesion": "figures",
     "scores": "figures",
     "prune": "report.html",

@@ -13,6 +13,7 @@ _REPEATED = {
     "labels": "label",
     "scores": "score",
     "groups": "group",
+    "settings": "setting",
 }
 _ON = ("untrained", "timed")  # what is done unless it is switched off
 

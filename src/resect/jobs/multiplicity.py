@@ -1,0 +1,248 @@
+"""`resect multiplicity`: arms that differ in their number of paths alone, trained with several seeds, and compared.
+
+The plan lies in the run folder before the first training. Trainings are done one after another; what is over at any
+time can be analysed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from resect.data import load_samples
+from resect.data.samples import SampleSet
+from resect.digest import fingerprint
+from resect.errors import InputError, RunError
+from resect.files import write_text
+from resect.jobs.birth import born
+from resect.jobs.design import START, Arm, MultiplicityAsked
+from resect.jobs.evaluate import outcomes_of
+from resect.jobs.fit import placed, require_fit
+from resect.jobs.job import Answer, Job, Lab, Track, silent
+from resect.jobs.plan import plan_of
+from resect.jobs.train import TrainJob
+from resect.jobs.verdict import Verdict, answer_of, verdicts
+from resect.measuring.contrasts import Slope, crossed_contrast, logit_slopes
+from resect.models.specs import LoadedModel, card_beside, load_model
+from resect.runs.folder import RunFolder
+from resect.runs.record import Record, plain
+from resect.training.loop import Watch
+
+PLAN = "plan.yaml"
+
+
+@dataclass(frozen=True)
+class MultiplicityJob(MultiplicityAsked, Job):
+    """An experiment on multiplicity."""
+
+    def run(
+        self,
+        out: Path | str | None = None,
+        track: Track = silent,
+        *,
+        trainings: int | None = None,
+        seen: Callable[[Record], None] = lambda record: None,
+    ) -> Record:
+        """Train what is left, and compare what is over.
+
+        Args:
+            out: the run folder.
+            track: opens bars.
+            trainings: at most so many now; 0 to compare only.
+            seen: called with the record of all that is over after every training.
+
+        Raises:
+            ResectError: something that was asked for cannot be done, or the folder has another plan.
+        """
+        if out is None:
+            raise InputError("`out` must name a run folder: trainings take hours, and a killed run goes on from there.")
+        lab = self.open(out, track)
+        assert lab.folder is not None
+        self._keep_plan(lab.folder)
+        missing = [pair for pair in self.trainings if not self._over(lab.folder, *pair)][:trainings]
+        bar = track("trainings", len(missing)) if missing else silent("", 0)
+        for number, (arm, seed) in enumerate(missing, start=1):
+            self._train(lab.folder, arm, seed, track, bar)
+            if number < len(missing):
+                seen(super().run(out, silent))
+        return super().run(out, track)
+
+    def prepare(self, lab: Lab) -> _Trained:
+        """Load the test images and the networks that are trained."""
+        assert lab.folder is not None, "run refuses to do without"
+        samples = load_samples(str(self.source.data), split="test", limit=self.source.limit)
+        networks: dict[tuple[str, int], LoadedModel] = {}
+        cards: dict[tuple[str, int], Record] = {}
+        for arm, seed in self.trainings:
+            if self._over(lab.folder, arm, seed):
+                file = self._file(lab.folder, arm, seed)
+                loaded = load_model(f"resect:{arm.name}", checkpoint=file, samples=samples)
+                networks[arm.name, seed] = replace(loaded, module=placed(loaded.module, self.source.device))
+                card = card_beside(file)
+                assert card is not None, "a training ends with it"
+                cards[arm.name, seed] = card
+        return _Trained(samples, networks, cards)
+
+    def before(self, lab: Lab, subject: _Trained) -> Record | None:
+        """The record, if it is of all trainings that are over."""
+        record = lab.folder.finished({}) if lab.folder else None
+        return record if record and record.made_of == plain(subject.made_of) else None
+
+    def answer(self, subject: _Trained, lab: Lab) -> Answer:
+        """Compare the arms on the seeds that all of them have."""
+        assert lab.folder is not None, "run refuses to do without"
+        outcomes = self._outcomes(subject, lab)
+        first = self.design[0].name
+        seeds = [s for name, s in outcomes if name == first and all((arm.name, s) in outcomes for arm in self.design)]
+        wrong = np.array([[outcomes[arm.name, seed] for seed in seeds] for arm in self.design])
+        judged, slopes = self._compared(wrong) if seeds else ([], [])
+        found = {
+            "plan": yaml.safe_load((lab.folder.path / PLAN).read_text(encoding="utf-8")),
+            "data": subject.samples.name,
+            "samples": len(subject.samples),
+            "trained": len(outcomes),
+            "planned": len(self.trainings),
+            "seeds": seeds,
+            "summary": answer_of(judged[0] if judged else None, len(seeds), self.seeds, self.bound),
+        }
+        trained = _trainings(subject.cards, outcomes)
+        engine = lab.engine if outcomes else None  # the paths at birth take a capture: once a training is over
+        design = pd.DataFrame([born(arm, subject.samples, self.source.seed, engine) for arm in self.design])
+        losses = trained.groupby("arm")["training_loss"].mean()
+        design["training_loss"] = design["arm"].map(losses).astype(float)
+        design[["error", "error_low", "error_high"]] = [_interval(own) for own in wrong] if seeds else nan
+        tables = {"design": design, "trainings": trained}
+        tables |= {"contrasts": pd.DataFrame(map(asdict, judged)), "slopes": pd.DataFrame(map(asdict, slopes))}
+        return Answer(found, tables)
+
+    def _compared(self, wrong: np.ndarray) -> tuple[list[Verdict], list[Slope]]:
+        """Contrasts and slopes of (A, R, N), whether each arm errs with each seed on each image."""
+        of = dict(zip(self.design, wrong, strict=True))
+        differences = {(few.name, many.name): of[few] - of[many] for many, few in self.contrasts}
+        columns: dict[str, np.ndarray] = {
+            name: np.array([arm.regressors[name] for arm in self.design]) for name in self.design[0].regressors
+        }
+        over = wrong.shape[1] == self.seeds
+        return verdicts(differences, self.bound / 100, over=over), logit_slopes(columns, wrong)
+
+    def _outcomes(self, subject: _Trained, lab: Lab) -> dict[tuple[str, int], np.ndarray]:
+        """Whether each network errs on each image, (N,)."""
+        outcomes = {}
+        advance = lab.track("test images", len(subject.networks) * len(subject.samples))
+        for pair, network in subject.networks.items():
+            task = require_fit(network.module, subject.samples)
+            own = outcomes_of(network, subject.samples, self.batch_size, advance, lab.engine, task)
+            if not own.single:
+                raise InputError(f"an experiment asks for errors of classes, but {subject.samples.name} has others.")
+            outcomes[pair] = own.errors
+        return outcomes
+
+    def _keep_plan(self, folder: RunFolder) -> None:
+        """Write the plan, or see that it is still the same; RunError if it is not."""
+        file, plan = folder.path / PLAN, plain(plan_of(self))
+        if not file.exists():
+            if any(folder.path.glob("networks/*.safetensors")):
+                raise RunError(f"{folder.path} has trainings, but no {PLAN}, which was there before them. Choose "
+                               "another --out.")  # fmt: skip
+            folder.open()
+            write_text(file, yaml.safe_dump(plan, sort_keys=False, allow_unicode=True, width=110))
+            return
+        try:
+            there = yaml.safe_load(file.read_text(encoding="utf-8"))
+            changed = [name for name in {**plan, **there} if name != "words" and there.get(name) != plan.get(name)]
+        except (UnicodeDecodeError, yaml.YAMLError, TypeError, AttributeError) as error:
+            raise RunError(f"{file} is damaged. Take it from a copy, or choose another --out.") from error
+        if changed:
+            raise RunError(
+                f"{file} must stay as it was before the first training, but has another {', '.join(changed)} than is "
+                "asked for here. Restore it, or choose another --out for another experiment."
+            )
+
+    def _file(self, folder: RunFolder, arm: Arm, seed: int) -> Path:
+        return folder.path / "networks" / f"{arm.name}-seed{seed}.safetensors"
+
+    def _over(self, folder: RunFolder, arm: Arm, seed: int) -> bool:
+        return self._job(folder, arm, seed).finished() is not None
+
+    def _job(self, folder: RunFolder, arm: Arm, seed: int) -> TrainJob:
+        return TrainJob(
+            arm.name, str(self.source.data), self._file(folder, arm, seed), self.recipe_of(seed), dict(START),
+            device=self.source.device, recipe_file=self.recipe_file,
+        )  # fmt: skip
+
+    def _train(self, folder: RunFolder, arm: Arm, seed: int, track: Track, bar: Callable[[float], None]) -> None:
+        """Train one network; `bar` is advanced by 1 in all, less what was done before."""
+        advance = parts = silent("", 0)
+
+        def begin(total: int, seen: int) -> None:
+            nonlocal advance, parts
+            advance, each = track(f"{arm.name}, seed {seed}", total), bar
+            advance(seen)
+            parts = lambda amount: each(amount / total)  # noqa: E731
+            parts(seen)
+
+        def step(seen: int, loss: float) -> None:
+            advance(seen)
+            parts(seen)
+
+        self._job(folder, arm, seed).train(Watch(begin=begin, step=step))
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """The test images, and networks and cards by arm and seed."""
+
+    samples: SampleSet
+    networks: dict[tuple[str, int], LoadedModel]
+    cards: dict[tuple[str, int], Record]
+    capture_seconds: None = None
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """Digests of samples and weights."""
+        networks = [fingerprint(network.module) for network in self.networks.values()]
+        return {"samples": self.samples.digest(), "networks": networks}
+
+
+def _interval(values: np.ndarray) -> tuple[float, float, float]:
+    contrast = crossed_contrast(values)
+    return contrast.mean, *contrast.interval()
+
+
+def _trainings(cards: Mapping[tuple[str, int], Record], outcomes: Mapping[tuple[str, int], np.ndarray]) -> pd.DataFrame:
+    """One row a training."""
+    rows = []
+    for (arm, seed), card in cards.items():
+        last, error = card.found["curve"][-1], float(outcomes[arm, seed].mean())
+        seconds = card.environment["seconds"]
+        rows.append((arm, seed, error, last["loss"], last["error"], seconds))
+    return pd.DataFrame(rows, columns=["arm", "seed", "error", "training_loss", "training_error", "seconds"])
+
+
+def multiplicity(data: str, *arms: str, out: Path | str, trainings: int | None = None, **options: Any) -> Record:
+    """Train arms that differ in their number of paths alone, with several seeds, and compare their test errors.
+
+    Args:
+        data: a data spec with training and test samples.
+        arms: "primary", "grid" or resect: specs such as "resnet38-b2-s18"; the primary design if none is named.
+        out: the run folder. The plan is written there before the first training; a killed run goes on.
+        trainings: at most so many now; 0 to compare what is over.
+        options: seeds, seed, recipe, settings, bound, limit, device, batch_size.
+
+    Returns:
+        A record with the tables `design`, `trainings`, `contrasts` and `slopes`.
+
+    Raises:
+        ResectError: something that was asked for cannot be done.
+
+    Example:
+        >>> resect.multiplicity("digits", "resnet14-b2-s1", "resnet14-b2-s6", seeds=2, out="runs/m").found["summary"]
+    """
+    return MultiplicityJob.of(data, arms, options).run(out, trainings=trainings)

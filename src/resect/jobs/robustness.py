@@ -1,0 +1,185 @@
+"""`resect multiplicity --training-free`: does multiplicity, depth or coherence predict how networks bear lesions?
+
+Between networks: robustness against what is known of their paths. Within a network: what deleting each block costs
+against what goes through it. Raw multiplicity says that every deletion costs the same, half of all paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from resect.jobs.design import RobustnessAsked
+from resect.jobs.fit import require_fit
+from resect.jobs.job import Answer, Job, Lab, Subject, digest_of
+from resect.jobs.warn import at_chance
+from resect.measuring.metrics import chance_error
+from resect.measuring.ranks import correlation_interval, permuted_correlation
+from resect.network.requirements import require_blocks
+from resect.paths.first_order import first_order
+from resect.paths.participation import participation
+from resect.paths.settings import PathSettings
+from resect.paths.spectrum import path_spectrum
+from resect.paths.squares import path_squares
+from resect.runs.record import Record
+from resect.sweep import plans
+from resect.sweep.lesion import lesion
+from resect.words import decimal
+
+_BETWEEN = ("log2_blocks", "log2_paths", "log2_effective_paths", "effective_depth", "log2_coherence")
+_WITHIN = ("share", "first_order_size", "first_order")
+_SWEEPS = 8  # random signs a batch, for the coherence
+
+
+@dataclass(frozen=True)
+class RobustnessJob(RobustnessAsked, Job):
+    """The check that trains nothing."""
+
+    def prepare(self, lab: Lab) -> _Networks:
+        """Load all networks, each with the samples as it takes them."""
+        sources = [self.source, *(self.source.beside(text) for text in self.others)]
+        subjects: list[Subject] = []
+        for source in sources:
+            subject = Subject(*source.unravel(*(earlier.samples for earlier in subjects)))
+            require_blocks(subject.net)
+            require_fit(subject.net.model, subject.samples)
+            subjects.append(subject)
+        return _Networks(tuple(subjects))
+
+    def answer(self, subject: _Networks, lab: Lab) -> Answer:
+        """Measure lesions and paths of all, and set them beside each other."""
+        rows, blocks = [], []
+        warnings: tuple[str, ...] = ()
+        for name, own in zip(self.networks, subject.networks, strict=True):
+            row, table = self._measured(name, own, lab)
+            rows.append(row)
+            blocks.append(table)
+            warnings += (*own.warnings, *at_chance(name, row["error"], own.samples, random=own.random))
+        networks, every = pd.DataFrame(rows), pd.concat(blocks, ignore_index=True)
+        between = [_correlated(networks, "robustness", name, list(networks["family"])) for name in _BETWEEN]
+        within = [
+            {"model": model, **_correlated(own, "loss_change", name)}
+            for model, own in every.groupby("model", sort=False)
+            for name in _WITHIN
+        ]
+        tables = {
+            "networks": networks,
+            "blocks": every,
+            "between": pd.DataFrame(between),
+            "within": pd.DataFrame(within),
+        }
+        found = {"samples": len(subject.networks[0].samples), "data": subject.networks[0].samples.name}
+        return Answer({**found, "summary": _summary(tables)}, tables, warnings)
+
+    def _measured(self, name: str, subject: Subject, lab: Lab) -> tuple[dict[str, Any], pd.DataFrame]:
+        """One network: its row, and one row a block."""
+        net, samples, engine = subject.net, subject.samples, lab.engine
+        tenth = max(1, len(net.blocks) // 10)
+        data = samples.batches(self.batch_size)
+        single, random = plans.single(net), plans.random(net, tenth, self.repeats, self.source.seed)
+        advance = lab.track(f"{name}, lesions", (len(single) + len(random) + 2) * len(samples))
+        singles, several = (lesion(net, data, plan, progress=advance, engine=engine) for plan in (single, random))
+        few = samples.limited(self.gradient_samples).batches(self.gradient_batch)
+        settings, bar = PathSettings(seed=self.source.seed), lab.track(f"{name}, paths", 0)
+        shares = participation(net, few, settings, progress=bar, engine=engine)
+        slopes = first_order(net, few, settings, progress=bar, engine=engine)
+        spectrum = path_spectrum(net, few, settings, progress=bar, engine=engine)
+        squares = path_squares(net, few, settings, sweeps=_SWEEPS, progress=bar, engine=engine)
+        coherence = squares.coherence_table(spectrum)["coherence_median"]
+        held = spectrum.effective(0.95)
+        lengths = coherence[max(held.low, 1) : held.high + 1]
+        chance, error = chance_error(samples.targets_only().numpy()) or 1.0, singles.intact_error
+        without = float(several.table["error"].mean())
+        row = {
+            "model": name,
+            "family": _family(name),
+            "blocks": len(net.blocks),
+            "error": error,
+            "error_without_tenth": without,
+            "robustness": 1 - (without - error) / (chance - error) if chance > error else np.nan,
+            "log2_blocks": float(np.log2(len(net.blocks))),
+            "log2_paths": float(np.logaddexp2.reduce(spectrum.table["log2_paths"])),
+            "log2_effective_paths": shares.log2_effective_paths,
+            "effective_depth": shares.effective_depth,
+            "log2_coherence": float(np.log2(lengths[lengths > 0]).mean()),
+        }
+        table = singles.table[["block", "name", "damage", "loss_change"]].assign(
+            model=name, share=shares.share, first_order_size=slopes.size, first_order=slopes.change
+        )
+        return row, table
+
+
+@dataclass(frozen=True)
+class _Networks:
+    """The networks."""
+
+    networks: tuple[Subject, ...]
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """Digests of samples and networks."""
+        samples = digest_of([subject.samples for subject in self.networks])
+        return {"samples": samples, "networks": [subject.net.fingerprint() for subject in self.networks]}
+
+    @property
+    def capture_seconds(self) -> float:
+        """What the captures took."""
+        return sum(subject.capture_seconds for subject in self.networks)
+
+
+def _family(name: str) -> str:
+    """Networks that are compared with each other: kind of spec and the letters that the name begins with."""
+    kind, _, rest = name.partition(":")
+    letters = next((i for i, character in enumerate(rest) if not character.isalpha()), len(rest))
+    return f"{kind}:{rest[:letters]}"
+
+
+def _correlated(table: pd.DataFrame, outcome: str, name: str, groups: Sequence[str] | None = None) -> dict[str, Any]:
+    """Spearman's correlation of two columns, over the rows that have both, with interval and permutation p."""
+    some = table[np.isfinite(table[outcome].astype(float)) & np.isfinite(table[name].astype(float))]
+    own = None if groups is None else [groups[i] for i in some.index]
+    rho, p_value = permuted_correlation(some[name], some[outcome], own) if len(some) else (np.nan, np.nan)
+    low, high = correlation_interval(rho, len(some)) if len(some) > 3 else (np.nan, np.nan)
+    return {"measure": name, "count": len(some), "spearman": rho, "low": low, "high": high, "p_value": p_value}
+
+
+def _summary(tables: Mapping[str, pd.DataFrame]) -> str:
+    """What predicts damage within networks, and whether anything predicts robustness between them."""
+    return " ".join((_within(tables["within"]), _between(tables["between"])))
+
+
+def _within(within: pd.DataFrame) -> str:
+    words = {"share": "its share of the gradient", "first_order_size": "its first-order size",
+             "first_order": "its signed first-order change"}  # fmt: skip
+    means = within.groupby("measure", sort=False)["spearman"].mean()
+    said = ", ".join(f"{decimal(means[name])} with {words[name]}" for name in _WITHIN)
+    return f"Within networks the loss that deleting a block costs has a mean rank correlation of {said}."
+
+
+def _between(between: pd.DataFrame) -> str:
+    count, p_values = int(between["count"].max()), between["p_value"] * len(between)  # Bonferroni
+    sure = between[p_values < 0.05]
+    if sure.empty:
+        return f"Between {count} networks the data cannot tell whether any of the measures predicts robustness."
+    named = ", ".join(f"{row['measure']} ({decimal(row['spearman'])})" for row in sure.to_dict("records"))
+    return f"Between {count} networks robustness goes with {named}."
+
+
+def robustness(data: str, *networks: str, out: Path | str | None = None, **options: Any) -> Record:
+    """What predicts how well trained networks bear lesions: number of paths, depth or coherence.
+
+    Args:
+        data: a data spec.
+        networks: SPEC or SPEC@FILE of each; those that are shipped for the data if none is named.
+        out: a run folder; None keeps nothing.
+        options: repeats, gradient_samples, gradient_batch, batch_size, limit, seed, device, dtype.
+
+    Raises:
+        ResectError: something that was asked for cannot be done.
+    """
+    return RobustnessJob.of(data, networks, options).run(out)

@@ -1,0 +1,166 @@
+"""An experiment on multiplicity: its design, its plan, its trainings, and what they come to."""
+
+from __future__ import annotations
+
+from math import log2
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner, Result
+
+import resect
+from resect.cli import main
+from resect.jobs.design import DESIGNS, Arm, MultiplicityAsked
+from resect.jobs.multiplicity import MultiplicityJob
+from resect.models.specs import load_model
+from resect.report import faces
+
+ARMS = ("resnet8-w2-b2-s1", "resnet8-w2-b2-s3")
+OPTIONS = {"seeds": 2, "settings": {"epochs": 1, "batch_size": 256}, "limit": 60}
+COMMAND = ["--seeds", "2", "--setting", "epochs=1", "--setting", "batch_size=256", "--limit", "60"]
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["multiplicity", "digits", *arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder in which one training of four is over, and then all."""
+    out = tmp_path_factory.mktemp("multiplicity") / "run"
+    first = resect.multiplicity("digits", *ARMS, out=out, trainings=1, **OPTIONS)
+    assert (first.found["trained"], first.found["planned"], first.found["seeds"]) == (1, 4, [])
+    assert first.found["summary"] == "Nothing can be said yet: 0 of 2 seeds are trained in all arms."
+    plan = (out / "plan.yaml").read_bytes()
+    resect.multiplicity("digits", *ARMS, out=out, **OPTIONS)
+    assert (out / "plan.yaml").read_bytes() == plan
+    return out
+
+
+def test_arms_are_of_equal_parameters_norms_and_nearly_operations(folder: Path) -> None:
+    design = resect.Record.read(folder).tables["design"]
+    assert list(design["log2_paths"]) == pytest.approx([3 * log2(3), log2(15)])
+    assert design["parameters"].nunique() == design["norms"].nunique() == 1
+    assert design["operations"].pct_change().abs().max() < 0.1
+    assert design["length_at_birth"].abs().max() == 0 < design["length_without_start"].min()
+
+
+def test_contrasts_are_those_of_the_networks_that_are_kept(folder: Path) -> None:
+    record, samples = resect.Record.read(folder), resect.load_samples("digits", split="test", limit=60)
+    errors = {}
+    for arm in ARMS:
+        for seed in (0, 1):
+            file = folder / "networks" / f"{arm}-seed{seed}.safetensors"
+            module = load_model(f"resect:{arm}", checkpoint=file, samples=samples).module
+            with torch.no_grad():
+                wrong = module(samples.inputs).argmax(1) != samples.targets
+            errors[arm, seed] = float(wrong.float().mean())
+    trained = record.tables["trainings"].set_index(["arm", "seed"])["error"]
+    assert trained.to_dict() == pytest.approx(errors)
+    assert list(zip(record.tables["trainings"]["seed"], record.tables["trainings"]["arm"], strict=True)) == [
+        (seed, arm) for seed in (0, 1) for arm in ARMS
+    ]
+    difference = np.mean([errors[ARMS[1], seed] - errors[ARMS[0], seed] for seed in (0, 1)])
+    contrast = record.tables["contrasts"].iloc[0]
+    assert (contrast["fewer"], contrast["more"]) == (ARMS[1], ARMS[0])
+    assert contrast["difference"] == pytest.approx(difference)
+    assert list(record.tables["slopes"]["value"].isna()) == [True, True, False]
+
+
+def test_a_page_and_figures_say_what_was_found(folder: Path) -> None:
+    record = resect.Record.read(folder)
+    page = faces.draw(record, folder).read_text(encoding="utf-8")
+    for said in (
+        *ARMS,
+        "<td>4.8</td>",
+        "resnet8-w2-b2: s3 − s1",
+        "not identified",
+        "two one-sided tests",
+        "4 of 4 trainings",
+    ):
+        assert said in page, said
+    assert {file.stem for file in (folder / "figures").glob("*.png")} == {"errors", "differences"}
+    shown = CliRunner().invoke(main, ["show", str(folder)])
+    assert shown.exit_code == 0
+    assert record.found["summary"] in shown.output
+
+
+def test_a_finished_experiment_is_only_read_and_a_changed_plan_refused(folder: Path) -> None:
+    files = {file: file.stat().st_mtime_ns for file in folder.glob("networks/*")}
+    result = run(*ARMS, *COMMAND, "--out", str(folder), "--quiet")
+    assert result.exit_code == 0, result.output
+    assert {file: file.stat().st_mtime_ns for file in folder.glob("networks/*")} == files
+    other = run(*ARMS, *COMMAND, "--bound", "1", "--out", str(folder))
+    assert other.exit_code == 2
+    assert "holds a run with another configuration (bound: 0.25 there, 1.0 here)" in other.stderr
+    plan = folder / "plan.yaml"
+    text = plan.read_text(encoding="utf-8")
+    plan.write_text(text.replace("bound: 0.25", "bound: 2.5"), encoding="utf-8")
+    changed = run(*ARMS, *COMMAND, "--out", str(folder))
+    plan.write_text("[", encoding="utf-8")
+    damaged = run(*ARMS, *COMMAND, "--out", str(folder))
+    plan.unlink()
+    gone = run(*ARMS, *COMMAND, "--out", str(folder))
+    plan.write_text(text, encoding="utf-8")
+    assert changed.exit_code == damaged.exit_code == gone.exit_code == 2
+    assert "must stay as it was before the first training, but has another bound" in changed.stderr
+    assert "is damaged" in damaged.stderr
+    assert "has trainings, but no plan.yaml" in gone.stderr
+
+
+def test_the_plan_is_there_before_the_first_training(tmp_path: Path) -> None:
+    record = resect.multiplicity("digits", *ARMS, out=tmp_path / "run", trainings=0, **OPTIONS)
+    plan = yaml.safe_load((tmp_path / "run" / "plan.yaml").read_text(encoding="utf-8"))
+    assert not (tmp_path / "run" / "networks").exists()
+    assert record.found["plan"] == plan
+    assert plan["primary"] == "error of resnet8-w2-b2-s3 minus error of resnet8-w2-b2-s1"
+    assert (plan["seeds"], plan["bound"], plan["recipe"]["epochs"]) == ([0, 1], 0.25, 1)
+    assert len(record.tables["trainings"]) == len(record.tables["contrasts"]) == 0
+    assert faces.draw(record, tmp_path / "run").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "`--out` must name a run folder"),
+        (["resnet8-w2-b2-s1"], "`arms` must hold two that differ in their merge alone"),
+        (["resnet8-x2", "resnet8-b2-s3"], "does not vary multiplicity"),
+        (["resnet110-digits", "resnet8-b2-s3"], "an arm must be a resect:resnet without weights"),
+        (["resnet8-b2-s1", "resnet8-b2-s3", "--setting", "epoch=3"], "`settings` must be of epochs"),
+        (["resnet8-b2-s1", "resnet8-b2-s3", "--setting", "seed=3"], "`settings` must leave the seed out"),
+        (["resnet8-b2-s1", "resnet8-b2-s3", "--setting", "epochs"], "`--setting` must have the form K=V"),
+        (["resnet8-b2-s1", "resnet8-b2-s3", "--bound", "0"], "`bound` must be above 0"),
+        (["--training-free", "--seeds", "3"], "`seeds` must be an option of"),
+    ],
+)
+def test_what_is_no_experiment_is_refused(arguments: list[str], said: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_designs_by_name_hold_depth_times_width_and_contrast_first_with_last() -> None:
+    asked = MultiplicityAsked.of("digits", ["grid"], {})
+    assert len(asked.contrasts) == 4
+    assert all((first.merge, other.merge) == (1, first.size.blocks) for first, other in asked.contrasts)
+    budgets = [arm.size.blocks * arm.size.towers * arm.size.hidden for arm in asked.design]
+    assert budgets == [288] * 6 + [576] * 2
+    design = np.column_stack([np.ones(8), pd.DataFrame([arm.regressors for arm in asked.design])])
+    assert (np.linalg.matrix_rank(design), np.linalg.matrix_rank(design[:6])) == (4, 3)
+    assert asked.command() == "resect multiplicity digits grid"
+    merges = MultiplicityAsked.of("digits", ["resnet14-b2-s2", "resnet14-b2-s1", "resnet14-b2-s6"], {}).contrasts
+    assert [(a.merge, b.merge) for a, b in merges] == [(1, 6), (1, 2)]
+    assert [Arm.of(name).log2_paths for name in DESIGNS["primary"]] == pytest.approx([28.53, 19.0], abs=0.01)
+
+
+def test_other_arguments_make_the_same_command(tmp_path: Path) -> None:
+    job = MultiplicityJob.of("digits", ARMS, {**OPTIONS, "recipe": "digits", "bound": 0.5})
+    words = job.command().split()
+    assert words[:5] == ["resect", "multiplicity", "digits", *ARMS]
+    assert " ".join(words[5:]) == (
+        "--limit 60 --seeds 2 --recipe digits --setting epochs=1 --setting batch_size=256 --bound 0.5"
+    )
