@@ -131,6 +131,7 @@ def test_what_means_nothing_is_refused(tmp_path: Path) -> None:
         (["--remove", "1", "--no-timed", "--timing-batch", "2"], "of timing, but `timed` is off"),
         (["--remove", "1", "--group", "0", "--unit", "layer"], "`unit` is an option without groups of one's own"),
         (["--remove", "1", "--calibration", "tea"], "tea"),
+        (["--remove", "1", "--calibration", "digits", "--module", "fc"], "for whole models whose inputs"),
         (["--plan", tmp_path / "none.yaml"], "cannot be read: No such file"),
         (["--plan", broken], "must be a file in YAML with an `arrangement`"),
         (["--plan", other], "must name an `arrangement` such as"),

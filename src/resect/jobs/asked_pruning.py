@@ -115,6 +115,8 @@ class PruneAsked(Asked):
             idle["calibration_samples"] = "of parting the data, but `calibration` names others"
         if not self.prompts:
             idle["new_tokens"] = "of continuing prompts, but `prompts` is 0"
+        if self.source.module is not None or self.source.batch_dim:
+            idle["calibration"] = "for whole models whose inputs have the samples first"
         if not self.timed:
             idle |= dict.fromkeys(("timing_batch", "timing_length"), "of timing, but `timed` is off")
         return idle

@@ -15,6 +15,7 @@ from resect.pruning.objective import Removed
 from resect.pruning.problem import Choice, Problem
 from resect.pruning.search import best_of
 
+_LARGEST = 1e30  # of a harm: infinite ones have no differences
 _WIDTH = 256  # of the beam over the model, which costs no run of the network
 
 
@@ -35,7 +36,7 @@ def _model(problem: Problem) -> tuple[float, np.ndarray, np.ndarray]:
     """The intact value, what each unit does alone (n,), and the interactions (n, n), 0 on the diagonal."""
     n, some = len(problem.prices), problem.candidates
     pairs = list(combinations(some, 2))
-    values = problem.objective([(), *((i,) for i in some), *pairs])
+    values = np.minimum(problem.objective([(), *((i,) for i in some), *pairs]), _LARGEST)
     intact, alone, both = float(values[0]), np.zeros(n), np.zeros((n, n))
     alone[some] = values[1 : 1 + len(some)] - intact
     for (i, j), value in zip(pairs, values[1 + len(some) :], strict=True):

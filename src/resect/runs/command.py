@@ -11,9 +11,9 @@ _REPEATED = {
     "metrics": "metric",
     "beside": "beside",
     "labels": "label",
+    "settings": "setting",
     "scores": "score",
     "groups": "group",
-    "settings": "setting",
 }
 _ON = ("untrained", "timed")  # what is done unless it is switched off
 
