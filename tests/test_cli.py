@@ -252,8 +252,8 @@ def test_bad_options_are_clicks() -> None:
 
 
 VERBS = (
-    "study", "blocks", "lesion", "paths", "compare", "train", "reproduce", "multiplicity", "evaluate", "ls", "show",
-    "report",
+    "study", "blocks", "lesion", "paths", "compare", "train", "reproduce", "multiplicity", "export", "evaluate", "ls",
+    "show", "report",
 )  # fmt: skip
 
 

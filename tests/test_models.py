@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
@@ -19,7 +17,7 @@ from conftest import randomise_norms
 from resect.data import Samples, load_samples
 from resect.jobs.evaluate import mean_error_and_loss
 from resect.models.highway import CifarHighway
-from resect.models.names import SHIPPED, bare_name
+from resect.models.names import SHIPPED, bare_name, control_for
 from resect.models.resnet import CifarResNet
 from resect.models.specs import load_card, load_model
 from resect.models.vgg import Vgg15
@@ -83,10 +81,10 @@ def test_weights_of_cifar10_have_about_the_error_on_their_card(name: str) -> Non
     assert abs(error - wanted) < 4 * (wanted * (1 - wanted) / 200) ** 0.5
 
 
-def test_the_package_stays_below_20_megabytes() -> None:
+def test_the_package_stays_below_25_megabytes() -> None:
     folder = resources.files("resect.models") / "weights"
     files = [Path(str(entry)) for entry in folder.iterdir()]
-    assert sum(file.stat().st_size for file in files) < 19_000_000
+    assert sum(file.stat().st_size for file in files) < 24_000_000
 
 
 def test_specs_take_sizes_from_the_data() -> None:
@@ -149,6 +147,9 @@ def test_every_branch_of_a_multi_residual_network_is_a_block() -> None:
 def test_the_names_of_trained_networks_are_taken_apart() -> None:
     names = ["resnet110-cifar10-keep23", "resnet110-w8-digits", "vgg15-cifar10", "highway27-cifar10", "resnet20-x2"]
     assert [bare_name(name) for name in names] == ["resnet110", "resnet110-w8", "vgg15", "highway27", "resnet20-x2"]
+    assert control_for("digits") == "resect:vgg15-digits"
+    assert control_for("cifar10") == "resect:vgg15-w24-cifar10"
+    assert control_for("folder") is None
 
 
 @pytest.mark.parametrize(
@@ -323,20 +324,6 @@ def test_weights_that_half_precision_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(resect.CheckpointError, match=r"y.safetensors must be finite, but `fc.bias`"):
         save_weights(module, tmp_path / "y.safetensors", torch.float16)
     assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
-
-
-@pytest.mark.slow
-def test_weights_too_large_for_the_package_are_not_there_without_the_repository(tmp_path: Path) -> None:
-    package = Path(resect.__file__).parent
-    shutil.copytree(package, tmp_path / "resect", ignore=shutil.ignore_patterns("__pycache__"))
-    code = (
-        "from resect.models.specs import has_weights, load_model\n"
-        "print(has_weights('vgg15-cifar10'), has_weights('vgg15-digits'))\n"
-        "load_model('resect:vgg15-cifar10')"
-    )
-    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert found.stdout == "False True\n"
-    assert "too large for the package. Take weights/vgg15-cifar10.safetensors from the repository" in found.stderr
 
 
 def test_tied_weights_and_the_prefix_of_compiled_modules(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ import resect
 
 PUBLIC = [
     "AccuracyError", "Arrangement", "ArrangementError", "Block", "Budget", "CheckpointError", "DataError",
-    "EnsembleResult", "ExportError", "FairShares", "FirstOrder", "Generation", "GenerationSettings", "Gram",
+    "EnsembleResult", "ExportError", "Exported", "FairShares", "FirstOrder", "Generation", "GenerationSettings", "Gram",
     "InputError", "LesionResult", "LesionSettings",
-    "Participation", "PathDraws", "PathEnergy", "PathSettings", "PathSpectrum", "PathSquares", "PruneSettings",
-    "Pruning", "Record",
+    "Participation", "PathDraws", "PathEnergy", "PathSettings", "PathSpectrum", "PathSquares",
+    "PruneSettings", "Pruning", "Record",
     "ResectError", "RunError", "Samples", "Scheduled", "Scores", "ShapleyResult", "SpecError", "StrongPaths", "Task",
-    "Unraveled", "Variant", "__version__", "calibrate", "compare", "ensemble", "evaluate", "fair_shares",
+    "Unraveled", "Variant", "__version__", "calibrate", "compare", "ensemble", "evaluate", "export", "fair_shares",
     "first_order", "generation", "keep_freed_memory", "lesion", "load_model", "load_samples", "multiplicity",
     "participation", "path_energy", "path_spectrum", "path_squares", "plans", "prune", "reproduce", "robustness",
     "sample_paths", "schedules", "scores", "shapley", "strongest_paths", "study", "train", "unravel",

@@ -54,6 +54,8 @@ from .paths.settings import PathSettings as PathSettings
 from .paths.spectrum import PathSpectrum as PathSpectrum
 from .paths.squares import PathSquares as PathSquares
 from .paths.strongest import StrongPaths as StrongPaths
+from .pruning.export.formats import Exported as Exported
+from .pruning.export.formats import export as export
 from .pruning.generation import Generation as Generation
 from .pruning.result import Pruning as Pruning
 from .pruning.scores import Scores as Scores

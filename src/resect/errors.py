@@ -2,7 +2,7 @@
 
 ResectError
 └── InputError (also a ValueError)      what the caller passed cannot be used
-    ├── ExportError                     a model cannot be captured
+    ├── ExportError                     a model cannot be captured, or not be written in a format
     ├── ArrangementError                an arrangement cannot run on this network
     ├── SpecError                       a model or data specification is not understood
     ├── CheckpointError                 weights that do not fit, are damaged or are not finite
@@ -46,7 +46,7 @@ class InputError(ResectError, ValueError):
 
 
 class ExportError(InputError):
-    """A model cannot be captured, neither by `torch.export` nor by recording a forward pass."""
+    """A model cannot be captured, neither by `torch.export` nor by recording a pass; or a format cannot hold it."""
 
 
 class ArrangementError(InputError):

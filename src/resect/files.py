@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import secrets
+import shutil
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -52,6 +53,19 @@ def whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder to write to; at the end it is renamed to `path`, new or empty, or else removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _number(error: BaseException) -> int | None:

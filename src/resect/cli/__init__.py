@@ -26,6 +26,7 @@ _VERBS = {
     "train": "Train a network, on all of its blocks or on some.",
     "reproduce": "The paper's claims, measured again, each with a verdict.",
     "multiplicity": "What the number of paths does to the error, all else equal.",
+    "export": "Write a network without some blocks for other tools.",
     "evaluate": "Test error of networks side by side, with intervals.",
     "ls": "List runs.",
     "show": "Print the answers of a finished run.",

@@ -72,6 +72,19 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in the newe
         return tuple(numbers)
 
 
+class Parts(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
+    """Numbers with commas between: "0.5,0.75"."""
+
+    name = "parts"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse one value."""
+        try:
+            return value if isinstance(value, tuple) else tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} must be numbers with commas between, e.g. 0.5,0.75.", param, ctx)
+
+
 class Blocks(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
     """Blocks by number, from the end if negative, in ranges, or by name, with commas between: "0-2,-1,layer2.0"."""
 

@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from resect.cli._options import SEED, Decorated, arguments_option, normalize_option, quiet_option, task_option, whole
+from resect.cli._options import (
+    SEED,
+    Decorated,
+    Parts,
+    arguments_option,
+    normalize_option,
+    quiet_option,
+    task_option,
+    whole,
+)
 from resect.cli._process import when_interrupted
 from resect.cli._terminal import console
+from resect.cli._together import also_jobs, train_together
 from resect.data.names import require_data_spec
 from resect.models.names import require_model_spec
 from resect.network import schedules
@@ -22,6 +32,7 @@ from resect.training.recipes import load_recipe_file
 if TYPE_CHECKING:  # which loads torch; help does without
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    from resect.jobs.train import TrainJob
     from resect.training.loop import Watch
 
 
@@ -37,6 +48,7 @@ def recipe_options(function: Decorated) -> Decorated:
         whole("--batch-size", "Over all processes together.", least=2),
         click.option("--learning-rate", type=positive, help="Its peak."),
         click.option("--decay", type=click.Choice(get_args(Decay)), help="Of the learning rate."),
+        click.option("--drops", type=Parts(), help="Of all steps, after which `step` goes on with a tenth: 0.5,0.75."),
         click.option("--warmup", type=click.FloatRange(0, 1), help="Part of the steps up to the peak."),
         click.option("--momentum", type=click.FloatRange(0, 1, max_open=True)),
         click.option("--nesterov/--no-nesterov", default=None),
@@ -46,6 +58,7 @@ def recipe_options(function: Decorated) -> Decorated:
         click.option("--flip/--no-flip", default=None, help="Mirror half of the images."),
         click.option("--precision", type=click.Choice(get_args(Precision))),
         click.option("--channels-last/--no-channels-last", default=None),
+        click.option("--compile/--no-compile", default=None, help="Fuse the network; on a GPU, into CUDA graphs."),
         click.option("--seed", type=SEED),
     ]
     for option in reversed(options):
@@ -78,10 +91,17 @@ def recipe_options(function: Decorated) -> Decorated:
     help="Seconds between two checkpoints within an epoch.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="SETTING=VALUE,...",
+    help="Train another network beside it that differs in this, in a process of its own; repeatable.",
+)
 @quiet_option
 @recipe_options
-def train(recipe: str, out: Path | None, quiet: bool, **options: Any) -> None:
-    """Train a network by RECIPE: digits, cifar10 or a YAML file. Options that are given go before the recipe's.
+def train(recipe: str, out: Path | None, also: tuple[str, ...], quiet: bool, **options: Any) -> None:
+    """Train a network by RECIPE: digits, cifar10, cifar10-paper or a YAML file. Options that are given go before the
+    recipe's.
 
     `resect train digits --model resnet110`, `resect train cifar10 --model resnet110 --schedule fixed-count --keep 23`.
 
@@ -92,24 +112,36 @@ def train(recipe: str, out: Path | None, quiet: bool, **options: Any) -> None:
     from rich.progress import Progress
 
     from resect.jobs.train import TrainJob
-    from resect.measuring.meaning import Meaning
 
-    job = TrainJob.from_options(recipe, out, options)
+    jobs = [TrainJob.from_options(recipe, out, options)]
+    if also:
+        jobs = also_jobs(recipe, jobs[0], options, also)
     terminal = console(stderr=True)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` started
-    when_interrupted(lambda: _kept(job.checkpoint))
-    before = job.finished()
-    silent = quiet or bool(before) or not first
-    with Progress(*_columns(), console=terminal, disable=silent, transient=True) as progress:
-        card = before or job.train(_follow(progress, job.spec.removeprefix("resect:")))
-    if card and first:
-        took = (
-            "trained before; nothing was done again" if before else f"{card.environment['seconds']:.0f} s of training"
-        )
-        samples, meaning = card.found["test_samples"], Meaning.of(card.found)
-        error = f"{card.found['test_error']:.2%}" if meaning.rate else meaning.value(card.found["test_error"])
-        said = f"Wrote {job.out}: test {meaning.error} {error} on {samples} samples, {took}."
-        terminal.print(said, soft_wrap=True)
+    when_interrupted(lambda: " ".join(_kept(job.checkpoint) for job in jobs))
+    left = [job for job in jobs if not job.finished()]
+    with Progress(*_columns(), console=terminal, disable=quiet or not left or not first, transient=True) as progress:
+        watches = [_follow(progress, job.out.stem if also else job.spec.removeprefix("resect:")) for job in left]
+        if left and also:
+            train_together(left, watches, len(jobs))
+        elif left:
+            left[0].train(watches[0])
+    for job in jobs if first else []:
+        terminal.print(_said(job, job in left), soft_wrap=True)
+
+
+def _said(job: TrainJob, now: bool) -> str:
+    """What was written, and how fast a training of this moment was."""
+    from resect.measuring.meaning import Meaning
+
+    card = job.finished()
+    assert card, "it has been trained"
+    seconds, images = card.environment["seconds"], card.found["train_samples"] * job.recipe.epochs
+    took = f"{seconds:.0f} s of training, {images / max(seconds, 0.1):,.0f} samples/s"
+    samples, meaning = card.found["test_samples"], Meaning.of(card.found)
+    error = f"{card.found['test_error']:.2%}" if meaning.rate else meaning.value(card.found["test_error"])
+    took = took if now else "trained before; nothing was done again"
+    return f"Wrote {job.out}: test {meaning.error} {error} on {samples} samples, {took}."
 
 
 def _refuse(recipe: str, model: str | None, *data: str | None) -> None:

@@ -13,7 +13,7 @@ from resect.graph.decisions import Combine, Gates, Removal, Unit
 from resect.jobs.paper import CLAIMS
 from resect.jobs.source import Source, split_spec
 from resect.measuring.meaning import require_task
-from resect.models.names import SHIPPED_FOR, SPECIFIC, has_weights, is_shipped, require_model_spec, shipped_for
+from resect.models.names import SHIPPED_FOR, SPECIFIC, control_for, is_shipped, require_model_spec, shipped_for
 from resect.paths.precision import PRECISION, require_precision
 from resect.runs.command import command_line
 from resect.sweep.settings import PLANS, PLANS_OF, LesionSettings
@@ -235,8 +235,8 @@ class StudyAsked(Asked):
                 "`--retrain` trains by the shipped recipe: leave out --checkpoint, --model-arg and --normalize."
             )
         kind = (self.source.data or "").partition(":")[0]
-        if self.control is None and not self.plain and has_weights(f"vgg15-{kind}"):
-            object.__setattr__(self, "control", f"resect:vgg15-{kind}")
+        if self.control is None and not self.plain:
+            object.__setattr__(self, "control", control_for(kind))
         for text in self._others:
             require_model_spec(split_spec(text)[0])
         super().__post_init__()

@@ -153,15 +153,15 @@ class TrainJob:
         for name, value in self.model_args.items():
             if value != file.model_args.get(name):
                 words += ["--model-arg", f"{name}={value}"]
-        base = Recipe().as_dict() | file.settings_with(self.recipe.schedule)
-        for name, value in self.recipe.as_dict().items():
+        base = Recipe().as_dict(every=True) | file.settings_with(self.recipe.schedule)
+        for name, value in self.recipe.as_dict(every=True).items():
             if value == base[name] or value is None:
                 continue
             option = name.replace("_", "-")
             words += (
                 [f"--{option}" if value else f"--no-{option}"]
                 if isinstance(value, bool)
-                else [f"--{option}", str(value)]
+                else [f"--{option}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
             )
         words += ["--task", self.task] if self.task else []
         words += ["--device", self.device] if self.device != "cpu" else []
@@ -196,7 +196,7 @@ def train(recipe: str = "digits", *, out: Path | str, **options: Any) -> Record:
     """Train a network and write its weights and their card.
 
     Args:
-        recipe: "digits", "cifar10" or a YAML file.
+        recipe: "digits", "cifar10", "cifar10-paper" or a YAML file.
         out: the safetensors file; an interrupted training goes on from the checkpoint beside it.
         options: `model`, `model_args`, `task`, `data`, `normalize`, `test_data`, `history`, `logs`, `save_every`,
             `device`, and any setting of a recipe, e.g. epochs=2; they go before the recipe's.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from importlib import resources
-from pathlib import Path
 
 from resect.data.names import KINDS as DATA_KINDS
 from resect.errors import LIKE, SpecError, closest, require_text
@@ -85,20 +84,16 @@ def is_shipped(spec: str) -> bool:
     return spec.removeprefix("resect:") in SHIPPED
 
 
+def control_for(data: str) -> str | None:
+    """The spec of the plain network whose weights are shipped for a kind of data; None if there is none."""
+    plain = (name for name in SHIPPED if name.startswith("vgg15-") and parts_of(name)["data"] == data)
+    return next((f"resect:{name}" for name in plain), None)
+
+
 def shipped_for(data: str) -> str | None:
     """The paper's network that is shipped for some data, if there is one."""
     kind = data.partition(":")[0]
     return f"resect:resnet110-{kind}" if kind in SHIPPED_FOR else None
-
-
-def has_weights(shipped: str) -> bool:
-    """Whether the weights of a card are here: in the package or, too large for it, in a clone of the repository."""
-    return (WEIGHTS / f"{shipped}.safetensors").is_file() or large_weights(shipped).is_file()
-
-
-def large_weights(shipped: str) -> Path:
-    """Where a clone of the repository has the weights that are too large for the package."""
-    return Path(__file__).parents[3] / "weights" / f"{shipped}.safetensors"
 
 
 def _unknown(spec: str, kind: str) -> SpecError:

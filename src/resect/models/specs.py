@@ -15,14 +15,11 @@ from torch import nn
 from resect.data.offline import UNREACHABLE, hub_or_cache
 from resect.data.samples import Samples, SampleSet
 from resect.data.specs import call_factory
-from resect.errors import CheckpointError, InputError, RunError, SpecError, closest, suggesting
+from resect.errors import InputError, RunError, SpecError, closest, suggesting
 from resect.models.highway import CifarHighway
 from resect.models.names import (
     WEIGHTS,
     Value,
-    bare_name,
-    has_weights,
-    large_weights,
     parts_of,
     require_model_spec,
 )
@@ -181,15 +178,8 @@ def _resect(spec: str, name: str, arguments: dict[str, Value], samples: SampleSe
 
 
 def _load_shipped(module: nn.Module, name: str) -> None:
-    """Load shipped weights from the package, or from the repository if they are too large for it."""
-    if not has_weights(name):
-        file = f"{name}.safetensors"
-        raise CheckpointError(
-            f"the weights {file} are too large for the package. Take weights/{file} from the repository of resect, and "
-            f"load them with `resect:{bare_name(name)} --checkpoint {file}`."
-        )
     with resources.as_file(WEIGHTS / f"{name}.safetensors") as path:
-        load_checkpoint(module, path if path.is_file() else large_weights(name))
+        load_checkpoint(module, path)
 
 
 def _image_shape(samples: SampleSet | None) -> tuple[int, int, int]:

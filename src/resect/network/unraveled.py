@@ -100,6 +100,11 @@ class Unraveled:
         )
 
     @property
+    def example(self) -> Any:
+        """The batch of inputs that the network was unravelled with."""
+        return self._example
+
+    @property
     def device(self) -> torch.device:
         """The device of the model's first parameter or buffer."""
         tensor = next(iter(self.model.parameters()), next(iter(self.model.buffers()), None))

@@ -42,22 +42,26 @@ class Augmentation:
             )
         if recipe.shift and recipe.border == "reflect" and recipe.shift >= min(inputs.shape[2:]):
             raise InputError(f"`shift` must be below the images' {min(inputs.shape[2:])} pixels, got {recipe.shift}.")
-        fill = float(inputs.min()) if recipe.shift and recipe.border == "lowest" else None
+        lowest = recipe.shift and recipe.border == "lowest"
+        fill = None if recipe.border == "reflect" else float(inputs.min()) if lowest else 0.0
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         return cls(recipe.shift, fill, recipe.flip, layout)
 
     def __call__(self, images: Tensor, generator: torch.Generator, share: slice = slice(None)) -> Tensor:
-        """Shift and mirror the images (B, C, H, W) of `share`; what is drawn for each does not depend on `share`."""
+        """Shift and mirror the images (B, C, H, W) of `share`, on their device; what is drawn for each image does not
+        depend on `share`."""
         if not (self.shift or self.flip):
             return images[share]
         count, _, height, width = images.shape
         down, right = torch.randint(0, 2 * self.shift + 1, (2, count), generator=generator, device="cpu")
         mirrored = torch.randint(0, 2, (count,), generator=generator, device="cpu").bool() & self.flip
-        images, down, right, mirrored = (part[share] for part in (images, down, right, mirrored))
+        draws = torch.stack([down, right, mirrored.long()]).to(images.device, non_blocking=True)
+        images, down, right, mirrored = images[share], *draws[:, share]
         padded = F.pad(images, (self.shift,) * 4, "reflect" if self.fill is None else "constant", self.fill)
-        across = torch.arange(width).expand(len(images), width)
-        across = torch.where(mirrored[:, None], across.flip(1), across)
-        rows = down[:, None, None] + torch.arange(height)[None, :, None]
+        across = torch.arange(width, device=images.device).expand(len(images), width)
+        across = torch.where(mirrored[:, None] > 0, across.flip(1), across)
+        rows = down[:, None, None] + torch.arange(height, device=images.device)[None, :, None]
         columns = (right[:, None] + across)[:, None, :]
-        moved = padded.permute(0, 2, 3, 1)[torch.arange(len(images))[:, None, None], rows, columns]
+        every = torch.arange(len(images), device=images.device)[:, None, None]
+        moved = padded.permute(0, 2, 3, 1)[every, rows, columns]
         return moved.permute(0, 3, 1, 2).contiguous(memory_format=self.layout)

@@ -100,12 +100,19 @@ def train(
         return _Training(module, inputs, targets, recipe, watch or Watch(), task).run(kept or Kept())
 
 
+def near(inputs: Tensor, device: torch.device) -> Tensor:
+    """The samples on a GPU, if they take a quarter at most of the memory that it has left; else where they are."""
+    if device.type != "cuda" or inputs.nbytes > torch.cuda.mem_get_info(device)[0] // 4:
+        return inputs
+    return inputs.to(device)
+
+
 class _Training:
     def __init__(
         self, module: nn.Module, inputs: Tensor, targets: Tensor, recipe: Recipe, watch: Watch, task: Task
     ) -> None:
         self.task = task
-        self.inputs, self.targets, self.recipe, self.watch = inputs, targets, recipe, watch
+        self.targets, self.recipe, self.watch = targets, recipe, watch
         self.augment = Augmentation.of(recipe, inputs)
         asked = next(module.parameters()).device
         self.accelerator = accelerator_on(asked, recipe.schedule != "full", watch.logs)
@@ -132,20 +139,28 @@ class _Training:
             weight_decay=recipe.weight_decay,
         )
         self.decay = decay_of(optimizer, recipe, self.steps)
-        self.scheduled = self._scheduled()
+        self.scheduled = self._scheduled(inputs)
         self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
+        self.fused = self._fused()
+        self.inputs = near(inputs, self.device)
         self.parts: dict[str, Any] = {"module": module, "optimizer": optimizer, "decay": self.decay}
 
     @property
     def _format(self) -> torch.memory_format:
         return torch.channels_last if self.recipe.channels_last else torch.preserve_format
 
-    def _scheduled(self) -> Scheduled | None:
+    def _scheduled(self, inputs: Tensor) -> Scheduled | None:
         if self.recipe.schedule == "full":
             return None
-        net = unravel(self.module, self.inputs[:2].to(self.device, memory_format=self._format))
+        net = unravel(self.module, inputs[:2].to(self.device, memory_format=self._format))
         schedule = self.recipe.blocks_schedule(self.steps)
         return net.schedule(schedule, seed=self.recipe.seed, correction=self.recipe.correction)
+
+    def _fused(self) -> Callable[..., Any] | None:
+        if self.scheduled or not self.recipe.compile:
+            return None
+        mode = "reduce-overhead" if self.device.type == "cuda" else None  # CUDA graphs
+        return torch.compile(self.model, dynamic=False, mode=mode)
 
     def run(self, kept: Kept) -> Trained:
         """All steps that are left."""
@@ -218,20 +233,27 @@ class _Training:
         chosen = self.order.at(step)
         share = slice(rank, None, processes)
         draws = generator_for(self.recipe.seed, "augmentation", step)
-        images = self.augment(self.inputs[chosen], draws, share).to(self.device, memory_format=self._format)
-        wanted = self.targets[chosen][share].to(self.device)
+        # a copy that is waited for keeps a GPU from being told the next operators in time
+        there = chosen.to(self.inputs.device, non_blocking=True)
+        images = self.augment(self.inputs[there], draws, share).to(self.device, memory_format=self._format)
+        wanted = self.targets[chosen][share].to(self.device, non_blocking=True)
+        self.optimizer.zero_grad(set_to_none=True)  # before CUDA graphs write anew where the gradients are
         torch.manual_seed(generator_for(self.recipe.seed, f"dropout {rank}", step).initial_seed())
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-            outputs = self.model(images)
+            outputs = self._model_for(chosen)(images)
         answers = int(self.task.weights(self.targets[chosen]).sum())  # of the whole batch
         own = int(self.task.weights(self.targets[chosen][share]).sum())
         loss, wrong = self._loss_and_wrong(outputs, wanted, own)
-        self.optimizer.zero_grad(set_to_none=True)
         # the mean over processes is that of the batch, however many answers each has
         self.accelerator.backward(loss * (own * processes / max(answers, 1)))
         self.optimizer.step()
         self.decay.step()
-        return torch.stack([loss.detach() * own, wrong, wrong.new_tensor(own)])
+        return torch.stack([loss.detach() * own, wrong, torch.full_like(wrong, own)])
+
+    def _model_for(self, chosen: Tensor) -> Callable[..., Any]:
+        """The model, fused for whole batches only: one of another size would be compiled anew."""
+        whole = len(chosen) == min(self.recipe.batch_size, len(self.inputs))
+        return self.model if self.fused is None or not whole else self.fused
 
     def _loss_and_wrong(self, outputs: Any, wanted: Tensor, own: int) -> tuple[Tensor, Tensor]:
         """The mean loss over the answers of a batch, and its summed error."""

@@ -9,8 +9,9 @@ from resect.errors import InputError, require_one_of, require_whole
 from resect.network import schedules
 
 Decay = Literal["one-cycle", "step"]
-Border = Literal["lowest", "reflect"]
+Border = Literal["lowest", "reflect", "zero"]
 Precision = Literal["float32", "bfloat16"]
+_LATER = ("drops", "compile")  # settings that older cards and checkpoints do not have
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,16 @@ class Recipe:
         batch_size: samples of a step, over all processes together.
         learning_rate: the peak.
         decay: "one-cycle" (Smith 2018: up for `warmup` of all steps, down along a cosine), or "step" (up for `warmup`,
-            then a tenth after half and a hundredth after three quarters of all steps, as He et al. 2016).
+            then a tenth of it at each of `drops`, as He et al. 2016).
+        drops: parts of all steps, rising, after which "step" goes on with a tenth.
         warmup: part of all steps, 0 to 1.
         momentum: of SGD, below 1; with "one-cycle" the middle of its cycle: 0.05 less at the peak of the learning
             rate, 0.05 more at its ends, above 0.9 half of what is left to 1.
         nesterov: take the gradient where the momentum leads.
         weight_decay: of SGD, on all parameters.
         shift: random shifts of images, in pixels to each side.
-        border: what shifts bring in: the data's "lowest" value, or the image, reflected.
+        border: what shifts bring in: the data's "lowest" value, the image, reflected, or "zero", the mean of normalised
+            images.
         flip: mirror half of the images, left to right.
         schedule: which blocks run: "full", "fixed-count", "stochastic-depth" or "progressive" (`resect.schedules`).
         keep: blocks that run, of "fixed-count" and, at the start, of "progressive".
@@ -37,6 +40,8 @@ class Recipe:
         correction: scale the branches at the end by the part of the steps in which they ran.
         precision: of the operators under autocast; weights are float32.
         channels_last: the memory format of images and weights.
+        compile: fuse a network whose blocks all run by torch.compile, on a GPU into CUDA graphs; changes the last bits.
+            Without effect on a schedule, where every step runs another graph.
         seed: of the weights, the order of the samples, shifts, flips, dropout and the schedule.
 
     Raises:
@@ -47,6 +52,7 @@ class Recipe:
     batch_size: int = 64
     learning_rate: float = 0.1
     decay: Decay = "one-cycle"
+    drops: tuple[float, ...] = (0.5, 0.75)
     warmup: float = 0.25
     momentum: float = 0.9
     nesterov: bool = False
@@ -60,10 +66,12 @@ class Recipe:
     correction: bool = True
     precision: Precision = "float32"
     channels_last: bool = False
+    compile: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         self.blocks_schedule(1)
+        object.__setattr__(self, "drops", _rising_parts(self.drops))
         choices: dict[str, tuple[str, ...]] = {"decay": get_args(Decay), "border": get_args(Border)}
         for name, known in (choices | {"precision": get_args(Precision)}).items():
             require_one_of(name, getattr(self, name), known)
@@ -83,11 +91,26 @@ class Recipe:
         """Which blocks run, in a training of `steps` steps."""
         return schedules.named(self.schedule, keep=self.keep, survival=self.survival, steps=steps)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The recipe as a dictionary of plain values, without NumPy's numbers."""
-        return {name: value.item() if hasattr(value, "item") else value for name, value in asdict(self).items()}
+    def as_dict(self, *, every: bool = False) -> dict[str, Any]:
+        """The recipe as a dictionary of plain values, without NumPy's numbers.
+
+        Args:
+            every: also what cards and checkpoints leave out at its default, as older ones do not have it.
+        """
+        values = {name: value.item() if hasattr(value, "item") else value for name, value in asdict(self).items()}
+        values["drops"] = list(self.drops)
+        idle = () if every else [name for name in _LATER if getattr(self, name) == getattr(type(self), name)]
+        return {name: value for name, value in values.items() if name not in idle}
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """The names of everything that a recipe says."""
         return tuple(field.name for field in fields(cls))
+
+
+def _rising_parts(drops: Any) -> tuple[float, ...]:
+    numbers = tuple(drops) if isinstance(drops, (tuple, list)) else ()
+    known = all(isinstance(part, (int, float)) and 0 < part < 1 for part in numbers)
+    if not numbers or not known or list(numbers) != sorted(set(numbers)):
+        raise InputError(f"`drops` must be parts of all steps, rising, between 0 and 1 (0.5, 0.75), got {drops!r}.")
+    return numbers

@@ -34,8 +34,8 @@ class RecipeFile:
 
 
 def load_recipe_file(name: str) -> RecipeFile:
-    """A recipe by its name ("digits", "cifar10") or from a YAML file of `data`, `model`, `model_args` and the settings
-    of `Recipe`, all optional.
+    """A recipe by its name, one of `NAMES`, or from a YAML file of `data`, `model`, `model_args` and the settings of
+    `Recipe`, all optional.
 
     Raises:
         SpecError: there is no such recipe, or the file does not hold one.
@@ -75,7 +75,7 @@ def _checked(name: str, key: str, value: Any) -> Any:
     """A setting of the kind that the recipe has; YAML reads `5e-4`, without a point, as text."""
     default = getattr(Recipe(), key)
     wanted = {"keep": 23, "survival": 0.5}.get(key, default)
-    if value is None and default is None:
+    if isinstance(default, tuple) or (value is None and default is None):  # the recipe judges what is in a list
         return value
     if isinstance(wanted, float) and isinstance(value, str) and re.fullmatch(r"\d+[eE]-?\d+", value):
         return float(value)

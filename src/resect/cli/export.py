@@ -1,0 +1,58 @@
+"""`resect export`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from resect.cli._options import SEED, Blocks, given, model_options, output_options, part_options
+from resect.cli._process import when_interrupted
+from resect.cli._terminal import console, progress_bars, wrote
+
+_KINDS = """KIND is hf (a folder for from_pretrained, without the removed layers), hf-zero (the same with all layers,
+removed branches set to zero: loads anywhere, exact, not faster), timm (for create_model), torch (the stand-alone
+network, faster, as an archive of torch.export), onnx, mergekit (a passthrough recipe) or gguf-layers (numbers for
+llama-quantize --prune-layers)."""
+
+
+@click.command(epilog=_KINDS)
+@click.argument("subject", metavar="RUN|MODEL")
+@click.argument("targets", metavar="KIND:PATH...", nargs=-1, required=True)
+@click.option("--without", metavar="0-2,-1,NAME", type=Blocks(), help="The blocks that go, by number or name.")
+@click.option("--arrangement", metavar="0..2,-,4..9", help="What runs in every slot, instead.")
+@click.option("--plan", type=click.Path(path_type=Path), metavar="FILE", help="What a run of prune removed, instead.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights.")
+@output_options
+@model_options
+@part_options
+def export(subject: str, targets: tuple[str, ...], output: str, quiet: bool, **options: Any) -> None:
+    """Write MODEL without some of its blocks for others, e.g. `resect export hf:gpt2 --without 4-7 hf:smaller`.
+
+    RUN is the folder of a run that removed blocks. What was written is loaded in a fresh process and compared with the
+    pruned network before it is kept; what a format cannot express is refused with the reason.
+    """
+    from resect.jobs.export import ExportAsked
+    from resect.pruning.export.formats import export as write
+    from resect.pruning.export.formats import parsed
+
+    asked = ExportAsked.of(subject, targets, given(options))
+    for target in targets:
+        parsed(target)
+    from resect.network.entrance import unravel
+
+    source = asked.source
+    net = unravel(source.part(source.load()), batch_dim=source.batch_dim)
+    when_interrupted(lambda: "What was being written is thrown away.")
+    for target in targets:
+        with progress_bars(quiet) as track:
+            done = write(net, asked.chosen(net), target, origin=asked.origin(), track=track)
+        if output == "json":
+            click.echo(json.dumps(asdict(done) | {"path": str(done.path)}))
+        else:
+            console().print(done.summary(), soft_wrap=True, highlight=False)
+        if not quiet:
+            wrote(done.path)

@@ -1,0 +1,98 @@
+"""`resect export`: which network, without which blocks, by the words of a command or the record of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resect.errors import InputError
+from resect.jobs.plan_file import read_plan
+from resect.jobs.source import Source
+from resect.runs.command import command_line
+from resect.runs.record import Record, finished
+
+if TYPE_CHECKING:
+    from resect.network.arrangement import Arrangement
+    from resect.network.unraveled import Unraveled
+    from resect.pruning.export.card import Origin
+
+
+@dataclass(frozen=True)
+class ExportAsked:
+    """What is exported.
+
+    Attributes:
+        source: the network.
+        without: blocks that go, by number or name.
+        arrangement: what runs, as text, instead.
+        record: of the run that says both.
+        command: does it again.
+    """
+
+    source: Source
+    without: tuple[int | str, ...] | None
+    arrangement: str | None
+    record: Record | None
+    command: str
+
+    @classmethod
+    def of(cls, subject: str, targets: tuple[str, ...], options: Mapping[str, Any]) -> ExportAsked:
+        """From what the command line gives.
+
+        Args:
+            subject: a run folder or a model spec.
+            options: those given: `without`, `arrangement`, `plan`, and those of a source.
+
+        Raises:
+            InputError: nothing says what goes, or two things do.
+        """
+        record = Record.read(subject) if finished(Path(subject)) else None
+        own = {name: options[name] for name in ("without", "arrangement", "plan") if name in options}
+        rest = {name: value for name, value in options.items() if name not in own}
+        if record is not None:
+            source, own = _source(record, rest), own or _removed(record, subject)
+        else:
+            source = Source(subject, **rest)
+        if len(own) != 1:
+            got = " and ".join(f"`{name}`" for name in own) or "none"
+            raise InputError(f"one of `without`, `arrangement` and `plan` must say what goes, got {got}.")
+        if "plan" in own:
+            own = {"arrangement": read_plan(own["plan"])}
+        command = command_line("export", [subject, *targets], options)
+        return cls(source, own.get("without"), own.get("arrangement"), record, command)
+
+    def chosen(self, net: Unraveled) -> Arrangement:
+        """The arrangement of a network."""
+        return net.arrangement(self.arrangement) if self.arrangement else net.intact.without(*(self.without or ()))
+
+    def origin(self) -> Origin:
+        """What the model card says."""
+        from resect.pruning.export.card import Origin
+
+        measured = str(self.record.found.get("summary", "")) if self.record else ""
+        commands = [self.record.command] if self.record else []
+        return Origin(self.source.model, "\n    ".join([*commands, self.command]), measured)
+
+
+def _source(record: Record, options: Mapping[str, Any]) -> Source:
+    """The network of a run."""
+    if options:
+        raise InputError(f"`{next(iter(options))}` is an option of a model, but here a run names it. Leave it out.")
+    asked = {entry.name: record.asked[entry.name] for entry in fields(Source) if entry.name in record.asked}
+    if asked.get("checkpoint"):
+        asked["checkpoint"] = Path(asked["checkpoint"])
+    return Source(**asked)
+
+
+def _removed(record: Record, folder: str) -> dict[str, Any]:
+    """What a run removed."""
+    if record.found.get("arrangement"):
+        return {"arrangement": record.found["arrangement"]}
+    if record.asked.get("without"):
+        return {"without": tuple(record.asked["without"])}
+    raise InputError(
+        f"{folder} must hold a run that removed blocks, as `resect prune` and `resect lesion --without` do, but is "
+        f"one of `resect {record.kind}`. Say what goes: --without or --arrangement."
+    )

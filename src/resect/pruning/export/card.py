@@ -1,0 +1,41 @@
+"""The model card that lies in an exported folder: what was removed, why, by which command, and what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from resect.files import write_text
+from resect.network.arrangement import Arrangement
+from resect.network.unraveled import Unraveled
+from resect.words import plural
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a pruned network comes from.
+
+    Attributes:
+        model: what it was made of, e.g. "hf:gpt2".
+        command: that made it.
+        measured: what is known of it before and after, in sentences or a table in Markdown.
+    """
+
+    model: str = ""
+    command: str = ""
+    measured: str = ""
+
+
+def write_card(folder: Path, net: Unraveled, arrangement: Arrangement, proof: str, origin: Origin) -> None:
+    """Write README.md."""
+    gone = [name for name, decision in zip(arrangement.names, arrangement, strict=True) if decision is None]
+    blocks = f"{len(gone)} of its {plural(len(arrangement), 'block')}"
+    parts = [
+        f"# {origin.model or type(net.model).__name__}, pruned",
+        f"{type(net.model).__name__} without {blocks}:",
+        "\n".join(f"- {name}" for name in gone),
+        proof,
+        f"## Measured\n\n{origin.measured}" if origin.measured else "It was not measured, and not trained again.",
+        f"## Made by\n\n    {origin.command}" if origin.command else "",
+    ]
+    write_text(folder / "README.md", "\n\n".join(part for part in parts if part) + "\n")

@@ -1,0 +1,73 @@
+"""The stand-alone network as a program: an archive of `torch.export`, or ONNX."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from resect.errors import ExportError
+from resect.graph.calls import as_call, widen
+from resect.graph.exporting import TensorsOnly
+from resect.graph.exporting import export as captured
+from resect.network.arrangement import Arrangement
+from resect.network.unraveled import Unraveled
+from resect.pruning.export.child import named_outputs
+from resect.pruning.export.fresh import Proof, loaded_afresh, proven, token_count, trials
+
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
+
+
+class Plain(nn.Module):
+    """A stand-alone network that returns a tensor, or tensors by name: containers that need no library."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The outputs by name; the one tensor if there is no more."""
+        outputs = named_outputs(self.network(*args, **kwargs))
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+
+def write_torch(net: Unraveled, arrangement: Arrangement, path: Path) -> tuple[str, ...]:
+    """Write what `torch.export.load(path).module()` runs; batch and lengths are as free as those of the network."""
+    exported = _program(net, arrangement)
+    with path.open("wb") as file:
+        torch.export.save(exported, file)
+    return ()
+
+
+def prove_torch(net: Unraveled, arrangement: Arrangement, path: Path) -> Proof:
+    """Compare what a fresh process loads and runs."""
+    tried = trials(net, arrangement, token_count(net.model))
+    return proven("torch", tried, loaded_afresh("torch", path, net, tried.calls)["outputs"])
+
+
+def write_onnx(net: Unraveled, arrangement: Arrangement, path: Path) -> tuple[str, ...]:
+    """Write what onnxruntime runs, weights inside; batch and lengths are as free as those of the network."""
+    missing = [name for name in _ONNX if find_spec(name) is None]
+    if missing:
+        raise ExportError(f"onnx needs {missing[0]}, which is not installed: pip install 'resect[onnx]'.")
+    program: Any = torch.onnx.export(_program(net, arrangement), dynamo=True, verbose=False)
+    program.save(str(path), external_data=False)
+    return ()
+
+
+def prove_onnx(net: Unraveled, arrangement: Arrangement, path: Path) -> Proof:
+    """Compare what onnxruntime computes in a fresh process, to the rounding of the dtype."""
+    tried = trials(net, arrangement, token_count(net.model))
+    answer = loaded_afresh("onnx", path, net, tried.calls, outputs=list(tried.expected[0]))
+    return proven("onnx", tried, answer["outputs"], rounding=True)
+
+
+def _program(net: Unraveled, arrangement: Arrangement) -> ExportedProgram:
+    call, how = as_call(net.example), net.sliced.captured.how
+    call = call if net.batch_size is not None else widen(call, net.batch_dim)  # one sample would be a special case
+    module = Plain(net.standalone(arrangement)).eval()
+    return captured(TensorsOnly(module, how.as_run), call, "eval", how)
