@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import exp
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -276,9 +275,11 @@ def _kept(result: LesionResult, tokens: int) -> dict[str, Any]:
 
 
 def _perplexity(result: LesionResult) -> dict[str, Any]:
-    row, intact = result.table.iloc[-1], exp(result.intact_loss)
-    changes = (intact * (exp(row[f"loss_{name}"]) - 1) for name in _CHANGE)
-    return _row("perplexity", result, intact, exp(row["loss"]), changes)
+    row = result.table.iloc[-1]
+    with np.errstate(over="ignore"):  # of a network that is broken
+        intact, pruned = np.exp([result.intact_loss, row["loss"]])
+        changes = [intact * np.expm1(row[f"loss_{name}"]) for name in _CHANGE]
+    return _row("perplexity", result, float(intact), pruned, changes)
 
 
 def _row(check: str, result: LesionResult, intact: float, pruned: float, changes: Iterable[float]) -> dict[str, Any]:
