@@ -14,14 +14,15 @@ import resect
 
 PUBLIC = [
     "AccuracyError", "Arrangement", "ArrangementError", "Block", "Budget", "CheckpointError", "DataError",
-    "EnsembleResult", "ExportError", "Exported", "FairShares", "FirstOrder", "Gram", "InputError", "LesionResult",
-    "LesionSettings", "Participation", "PathDraws", "PathEnergy", "PathSettings", "PathSpectrum", "PathSquares",
+    "EnsembleResult", "ExportError", "Exported", "FairShares", "FirstOrder", "Generation", "GenerationSettings", "Gram",
+    "InputError", "LesionResult", "LesionSettings",
+    "Participation", "PathDraws", "PathEnergy", "PathSettings", "PathSpectrum", "PathSquares",
     "PruneSettings", "Pruning", "Record",
     "ResectError", "RunError", "Samples", "Scheduled", "Scores", "ShapleyResult", "SpecError", "StrongPaths", "Task",
     "Unraveled", "Variant", "__version__", "calibrate", "compare", "ensemble", "evaluate", "export", "fair_shares",
-    "first_order", "keep_freed_memory", "lesion", "load_model", "load_samples", "multiplicity", "participation",
-    "path_energy", "path_spectrum", "path_squares", "plans", "prune", "reproduce", "robustness", "sample_paths",
-    "schedules", "scores", "shapley", "strongest_paths", "study", "train", "unravel",
+    "first_order", "generation", "keep_freed_memory", "lesion", "load_model", "load_samples", "multiplicity",
+    "participation", "path_energy", "path_spectrum", "path_squares", "plans", "prune", "reproduce", "robustness",
+    "sample_paths", "schedules", "scores", "shapley", "strongest_paths", "study", "train", "unravel",
 ]  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def test_public_modules_hold_all_that_is_public() -> None:
 MEASURES = (
     "lesion", "scores", "shapley", "ensemble", "path_spectrum", "sample_paths", "path_squares", "participation",
     "strongest_paths", "fair_shares", "path_energy", "first_order",
-    "prune",
+    "generation", "prune",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from . import schedules as schedules
 from ._front import ensemble as ensemble
 from ._front import fair_shares as fair_shares
 from ._front import first_order as first_order
+from ._front import generation as generation
 from ._front import lesion as lesion
 from ._front import participation as participation
 from ._front import path_energy as path_energy
@@ -55,9 +56,11 @@ from .paths.squares import PathSquares as PathSquares
 from .paths.strongest import StrongPaths as StrongPaths
 from .pruning.export.formats import Exported as Exported
 from .pruning.export.formats import export as export
+from .pruning.generation import Generation as Generation
 from .pruning.result import Pruning as Pruning
 from .pruning.scores import Scores as Scores
 from .pruning.settings import Budget as Budget
+from .pruning.settings import GenerationSettings as GenerationSettings
 from .pruning.settings import PruneSettings as PruneSettings
 from .runs.record import Record as Record
 from .sweep.ensemble import EnsembleResult as EnsembleResult

@@ -21,9 +21,10 @@ from resect.paths import energy, fair, sampled, spectrum, squares, strongest
 from resect.paths import first_order as slopes
 from resect.paths import participation as carriers
 from resect.paths.settings import PathSettings
+from resect.pruning import generation as writing
 from resect.pruning import prune as pruning
 from resect.pruning import scores as importance
-from resect.pruning.settings import PruneSettings
+from resect.pruning.settings import GenerationSettings, PruneSettings
 from resect.sweep import ensemble as ensembles
 from resect.sweep import lesion as lesions
 from resect.sweep import shapley as shapley_values
@@ -57,7 +58,7 @@ class _OfNet:
 
 
 def takes_specs(
-    size: int, settings: type[LesionSettings | PathSettings | PruneSettings], **renamed: str
+    size: int, settings: type[LesionSettings | PathSettings | PruneSettings | GenerationSettings], **renamed: str
 ) -> Callable[[Callable[Concatenate[Unraveled, Batches, P], R]], Callable[Concatenate[Unraveled, Data, P], R]]:
     """Let the data of a function be a spec or Samples, too; documentation and signature stay its own.
 
@@ -110,3 +111,4 @@ first_order = takes_specs(32, PathSettings)(slopes.first_order)
 strongest_paths = takes_specs(32, PathSettings)(strongest.strongest_paths)
 scores = takes_specs(100, LesionSettings)(importance.scores)
 prune = takes_specs(64, PruneSettings)(pruning.prune)
+generation = takes_specs(64, GenerationSettings)(writing.generation)

@@ -75,6 +75,8 @@ _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
 )
 @whole("--timing-batch", "Samples of a timed pass.", default=PruneAsked.timing_batch)
 @whole("--timing-length", "Positions of a timed sequence; those of DATA by default.")
+@whole("--prompts", "Of text: samples that are continued; 0 for none.", least=0, default=PruneAsked.prompts)
+@whole("--new-tokens", "Of text: tokens by which each is continued.", default=PruneAsked.new_tokens)
 @click.option("--batch-size", type=BatchSize(), default="auto", show_default=True, help="auto: 64, or what fits.")
 @out_option
 @model_options

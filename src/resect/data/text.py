@@ -128,7 +128,7 @@ def windows(spec: DataSpec, text: str, reading: Reading | None) -> Samples:
 
     Source: Hugging Face, "Perplexity of fixed-length models"; Devlin et al. 2019, section 3.1.
     """
-    reading = _asked(spec, reading)
+    reading = asked(spec, reading)
     tokenizer, window = _read_with(spec, reading)
     if len(bare := tokenizer.encode(text, False)) < 2:
         raise DataError(f"{spec.text} must hold at least two tokens, got {len(bare)}.")
@@ -175,7 +175,7 @@ def labelled(
     reading: Reading | None,
 ) -> Loader:
     """Texts with a class each, as `input_ids` and `attention_mask`: cut to a window, padded behind to the longest."""
-    reading = _asked(spec, reading)
+    reading = asked(spec, reading)
     tokenizer, window = _read_with(spec, reading)
     rows = [tokenizer.encode(text or "", True) for text in texts]
     _, behind = tokenizer.around()
@@ -189,7 +189,7 @@ def labelled(
     return Loader(spec.text, [(inputs, torch.tensor(classes))], prepared=said, labels=labels)
 
 
-def _asked(spec: DataSpec, reading: Reading | None) -> Reading:
+def asked(spec: DataSpec, reading: Reading | None) -> Reading:
     """What the model says, or the spec instead."""
     reading = reading or Reading()
     chosen: dict[str, Any] = {"tokenizer": spec.options["tokenizer"]} if "tokenizer" in spec.options else {}

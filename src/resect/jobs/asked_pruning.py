@@ -11,7 +11,7 @@ from resect.errors import InputError, require_one_of
 from resect.graph.decisions import Unit
 from resect.jobs.asked import Asked
 from resect.measuring.meaning import require_task
-from resect.pruning.settings import OPTIONS_OF, SCORES, Budget, PruneSettings
+from resect.pruning.settings import OPTIONS_OF, SCORES, Budget, GenerationSettings, PruneSettings
 
 _BUDGETS = ("remove", "params", "flops", "latency")
 _OF_SEARCHES = ("search", "objective", "sweep", *OPTIONS_OF)
@@ -50,6 +50,8 @@ class PruneAsked(Asked):
         calibration: a data spec whose samples choose; by default a part of those of the data does.
         unit, search, objective, score, width, generations, offspring, tried, most_sets, calibration_samples, tolerance,
             sweep, timed, timing_batch, timing_length: as in `PruneSettings`.
+        prompts: how many samples of a text are continued; 0 to look at no writing.
+        new_tokens: how many tokens each is continued by.
         batch_size: None for what fits into memory, at most 64.
         task: what the targets mean, by name; None to have it guessed.
     """
@@ -78,6 +80,8 @@ class PruneAsked(Asked):
     timed: bool = True
     timing_batch: int = PruneSettings.timing_batch
     timing_length: int | None = None
+    prompts: int = GenerationSettings.samples
+    new_tokens: int = GenerationSettings.tokens
     batch_size: int | None = None
     task: str | None = None
 
@@ -109,6 +113,8 @@ class PruneAsked(Asked):
             idle["unit"] = "without groups of one's own"
         if self.calibration is not None:
             idle["calibration_samples"] = "of parting the data, but `calibration` names others"
+        if not self.prompts:
+            idle["new_tokens"] = "of continuing prompts, but `prompts` is 0"
         if self.source.module is not None or self.source.batch_dim:
             idle["calibration"] = "for whole models whose inputs have the samples first"
         if not self.timed:
@@ -128,4 +134,6 @@ class PruneAsked(Asked):
             name: getattr(self, name) for name in PruneSettings.__dataclass_fields__ if name in vars(self)
         }
         own |= {"unit": self.groups or self.unit, "seed": self.source.seed}
+        writes = GenerationSettings(self.prompts or 1, tokens=self.new_tokens, seed=self.source.seed)
+        own["generation"] = writes if self.prompts else None
         return PruneSettings(**own)

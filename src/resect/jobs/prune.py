@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from resect.data.brackets import brackets_of
+from resect.data.names import parse_data_spec
 from resect.data.normalization import how_read
 from resect.data.samples import SampleSet
 from resect.errors import InputError
@@ -17,6 +19,7 @@ from resect.jobs.plan_file import read_plan
 from resect.jobs.warn import at_chance
 from resect.measuring.memory import bytes_per_sample, free_bytes
 from resect.measuring.tasks import Task
+from resect.models.inputs import ModelInputs
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
 from resect.pruning.groups import groups_of
@@ -51,7 +54,8 @@ class PruneJob(PruneAsked, Job):
             InputError: the budget cannot be reached, or a block is unknown.
             DataError: the samples do not fit the network, or are too few to be parted.
         """
-        net, samples, settings = subject.net, subject.samples, self.settings()
+        net, samples = subject.net, subject.samples
+        settings = self._with_brackets(self.settings(), samples)
         size = self.batch_size or _batch_size(net, len(samples))
         chooses = None if self.calibration is None else self._calibration().batches(size)
         bar = _Estimated(lab, "search" if self.budget else "evaluation", self._samples(net, samples, settings))
@@ -71,6 +75,15 @@ class PruneJob(PruneAsked, Job):
             self.source.model, result.intact, samples, random=subject.random, task=Task.named(meaning.task)
         ) if meaning.error else ()  # fmt: skip
         return Answer(found, answer.tables, (*subject.warnings, *warnings))
+
+    def _with_brackets(self, settings: PruneSettings, samples: SampleSet) -> PruneSettings:
+        """Settings that know which tokens of a text are brackets."""
+        own, source = settings.generation, self.source
+        if own is None or samples.first()[1].ndim != 2:
+            return settings
+        model = ModelInputs(source.model, source.checkpoint, source.model_args)
+        brackets = brackets_of(parse_data_spec(str(source.data)), model.reading())
+        return replace(settings, generation=replace(own, brackets=brackets.pairs, before=brackets.before))
 
     def _given(self, net: Unraveled, subject: Subject) -> Arrangement:
         """What goes without a search."""
@@ -107,7 +120,11 @@ class PruneJob(PruneAsked, Job):
         }
         rows = [(group.name, ",".join(map(str, group.blocks)), group.name in result.removed) for group in result.groups]
         units = pd.DataFrame(rows, columns=["name", "blocks", "removed"])
-        return Answer(found, {"front": result.table, "units": units})
+        tables = {"front": result.table, "units": units}
+        if (written := result.generation) is not None:
+            found["generation"] = {"summary": written.summary(), "prompt": written.prompt, "tokens": written.tokens}
+            tables["generation"] = written.table
+        return Answer(found, tables)
 
 
 def _batch_size(net: Unraveled, samples: int) -> int:

@@ -18,6 +18,7 @@ from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
 from resect.pruning import costs
 from resect.pruning.evolution import evolution
+from resect.pruning.generation import Generation, generated
 from resect.pruning.groups import Group, groups_of, without
 from resect.pruning.held_out import held_out
 from resect.pruning.latency import Timer
@@ -29,6 +30,7 @@ from resect.pruning.search import beam, exhaustive, greedy, one_shot, window
 from resect.pruning.settings import OBJECTIVES, Budget, PruneSettings
 from resect.sweep import plans
 from resect.sweep.lesion import lesion
+from resect.sweep.result import LesionResult
 
 SEARCHES: dict[str, Callable[[Problem], list[Choice]]] = {
     "greedy": greedy,
@@ -188,6 +190,16 @@ class Bench:
             sum(map(len, objective.batches)),
             objective.measured,
             self.settings.tolerance,
+            self._generation(choices[-1], outcomes),
+        )
+
+    def _generation(self, choice: Choice, outcomes: LesionResult) -> Generation | None:
+        """How a language model writes without the units of a choice; None of other networks."""
+        if self.settings.generation is None:
+            return None
+        own, engine = self.settings.generation, self.objective.engine
+        return generated(
+            self.net, self.judges, self.arrangement(choice), own, outcomes, engine, self.objective.progress
         )
 
 

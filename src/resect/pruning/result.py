@@ -10,6 +10,7 @@ import pandas as pd
 
 from resect.figures.shown import Shown
 from resect.network.arrangement import Arrangement
+from resect.pruning.generation import Generation
 from resect.pruning.groups import Group
 from resect.pruning.problem import Choice
 from resect.pruning.settings import Budget
@@ -37,6 +38,7 @@ class Pruning(Shown):
         calibration: calibration samples.
         measured: sets of units that were measured on all of them.
         tolerance: as in `PruneSettings`.
+        generation: of language models, how what is left writes; None of others.
     """
 
     unit: str
@@ -49,6 +51,7 @@ class Pruning(Shown):
     calibration: int
     measured: int
     tolerance: float = 1.0
+    generation: Generation | None = None
 
     @property
     def arrangement(self) -> Arrangement:

@@ -26,6 +26,32 @@ OPTIONS_OF = {  # settings that some searches make nothing of
 
 @suggesting_settings
 @dataclass(frozen=True)
+class GenerationSettings:
+    """Settings of `resect.generation`.
+
+    Attributes:
+        samples: of the text that are continued, at the most, and sequences of each exercise.
+        prompt: tokens of the text that are given, fewer of shorter samples.
+        tokens: that are to follow.
+        brackets: the tokens of open and closing brackets, in pairs; at least two for them to be asked for.
+        before: tokens that stand before every sequence of an exercise, such as one for its beginning.
+        seed: of what is drawn.
+    """
+
+    samples: int = 64
+    prompt: int = 32
+    tokens: int = 16
+    brackets: tuple[tuple[int, int], ...] = ()
+    before: tuple[int, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "prompt", "tokens"):
+            require_whole(name, getattr(self, name))
+
+
+@suggesting_settings
+@dataclass(frozen=True)
 class PruneSettings:
     """Settings of `resect.prune`.
 
@@ -45,6 +71,7 @@ class PruneSettings:
         timed: time the network without the units, in turn with the intact one; of a latency budget it always is.
         timing_batch, timing_length: samples, and positions of a sequence (None: as in the data), of a timed pass.
         seed: of evolution, and of the order of timings.
+        generation: of language models, how what is left writes is looked at; None for not at all.
     """
 
     unit: str | Sequence[Any] = "block"
@@ -63,6 +90,7 @@ class PruneSettings:
     timing_batch: int = 1
     timing_length: int | None = None
     seed: int = 0
+    generation: GenerationSettings | None = GenerationSettings()
 
     def __post_init__(self) -> None:
         require_one_of("search", self.search, SEARCHES)

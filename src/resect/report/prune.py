@@ -15,6 +15,7 @@ from resect.figures import pruning
 from resect.files import write_text
 from resect.jobs.plan_file import PLAN, plan_text
 from resect.measuring.meaning import Meaning
+from resect.pruning import written
 from resect.report.layout import print_table
 from resect.report.parts import Figures, save_figures, say
 from resect.report.study.page import templates
@@ -35,7 +36,10 @@ def show(record: Record, console: Console) -> None:
     """Print the front, the verdict, what goes, and how it was found."""
     headings, rows = front(record)
     print_table(console, headings, rows, bold=[len(rows) - 1] if len(rows) > 1 else [])
-    say(console, *sentences(record))
+    if "generation" in record.tables:
+        print_table(console, written.HEADINGS, written.rows(record.tables["generation"]), names=written.HEADINGS[:1])
+    writes = [record.found["generation"]["summary"]] if "generation" in record.found else []
+    say(console, *sentences(record), *writes)
 
 
 def front(record: Record) -> tuple[list[str], list[list[str]]]:
@@ -99,6 +103,8 @@ def draw(record: Record, folder: Path) -> Path:
     headings, rows = front(record)
     shown = [_shown(file) for file in (place / f"{name}.png" for name in _figures(record)) if file.exists()]
     values: dict[str, Any] = {"record": record, "found": record.found, "headings": headings, "rows": rows}
+    table = record.tables.get("generation")
+    values["written"] = None if table is None else {"headings": written.HEADINGS, "rows": written.rows(table)}
     values |= {"figures": shown, "said": sentences(record), "tiles": list(_tiles(record)), "plan": PLAN}
     write_text(page, templates().get_template("prune.html").render(**values))
     return page
@@ -125,6 +131,10 @@ def _tiles(record: Record) -> Iterator[tuple[str, str]]:
     """The numbers that say most."""
     found, meaning, last = record.found, Meaning.of(record.found), record.tables["front"].iloc[-1]
     yield meaning.value(float(last[meaning.main])), f"{meaning.name}; intact {meaning.value(found['intact'])}"
+    if "generation" in record.tables:
+        rows = record.tables["generation"].to_dict("records")
+        same = next(row["pruned"] for row in rows if row["check"] == "continuations")
+        yield percent(same), f"of {found['generation']['tokens']}-token continuations are the intact network's"
     for name, called in _COSTS.items():
         if (value := found["kept"].get(name)) is not None and not pd.isna(value):
             yield percent(value), f"of the {called} stay{'s' if name == 'latency' else ''}"
