@@ -20,7 +20,7 @@ def front(
     table: pd.DataFrame, intact: float, ax: Axes | None = None, *, name: str = "error", rate: bool = True,
     budget: str = "remove", unit: str = "unit",
 ) -> Axes:  # fmt: skip
-    """The error by how much is removed, with the 95 % interval of its change.
+    """The error by how much is removed, from the intact network on, with the 95 % interval of its change.
 
     Args:
         table: one row a choice: `removed`, the parts that stay of `params`, `flops` and `latency`, `error` with
@@ -35,7 +35,9 @@ def front(
     low, high = ((intact + table[f"{change}_{end}"]).clip(lower=0) * scale for end in ("low", "high"))
     if np.isfinite(low).any():
         ax.vlines(where, low, high, color=BAR_GREY, linewidth=1.6)
-    ax.plot(where, table[metric] * scale, color=BLUE, linewidth=1.6, marker="o", markersize=4.5)
+    ax.plot(
+        [0, *where], [intact * scale, *table[metric] * scale], color=BLUE, linewidth=1.6, marker="o", markersize=4.5
+    )
     top = float(np.nanmax([high.max(), (table[metric] * scale).max()]))
     ax.set_ylim(0 if rate else None, top * 1.08 if top > 0 else 1.0)
     reference_line(ax, intact * scale, f"intact {percent(intact) if rate else f'{intact:.3g}'}")

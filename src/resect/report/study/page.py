@@ -98,8 +98,7 @@ def _html(study: Study, figures: list[dict[str, str]]) -> str:
 def _bound(text: str) -> Markup:
     """The text with units, signs, options and short parentheses bound together, so that no line breaks within them."""
     text = re.sub(r"\(([^)]{1,24})\)", lambda match: match[0].replace(" ", "\u00a0"), text)
-    for mark in ("%", "×", "=", "points", "point", "blocks", "layers"):
-        text = text.replace(f" {mark}", f"\u00a0{mark}")
+    text = re.sub(r" (%|×|=|(?:points?|blocks|layers)(?!\.?\w))", "\u00a0\\1", text)  # but no name: blocks.3
     text = text.replace("×\u0020", "×\u00a0").replace("=\u0020", "=\u00a0")
     return Markup(re.sub(r"(--[a-z][a-z-]*)", r'<span class="option">\1</span>', str(escape(text))))
 
