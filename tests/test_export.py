@@ -88,7 +88,7 @@ def test_what_cannot_be_written_is_refused_with_the_reason_and_leaves_nothing(
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    assert "`target` must be one of hf:PATH, hf-zero:PATH, torch:PATH" in refused(net, 1, "pickle:x")
+    assert "`target` must be one of hf:PATH, hf-zero:PATH, timm:PATH" in refused(net, 1, "pickle:x")
     assert refused(net, 1, "torc:x").endswith("Close: torch.")
     assert "must be new, or an empty folder, but holds files" in refused(net, 1, f"hf:{tmp_path / 'full'}")
     assert "torch writes a file, but" in refused(net, 1, f"torch:{tmp_path}")

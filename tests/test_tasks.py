@@ -226,7 +226,7 @@ def test_scores_and_shapley_values_of_a_regression(net: resect.Unraveled) -> Non
     scores = resect.scores(net, [(X, values)])
     assert scores.values["damage"]["value"].tolist() == single(net, [(X, values)]).table["damage"].tolist()
     own = resect.scores(net, [(X, values)], task=lambda out, y: (out - y).abs().mean(1))
-    assert list(own.values) == ["loss_change", "share", "first_order"]
+    assert list(own.values) == ["loss_change", "share", "first_order", "block_influence", "angular", "norm_ratio"]
     shapley = resect.shapley(net, [(X, values)], 2)
     assert "mean absolute error changes by" in shapley.summary() and "points" not in shapley.summary()
     assert sum(shapley.table["error"]) == pytest.approx(shapley.total["error"])
