@@ -123,7 +123,9 @@ def test_what_cannot_be_trained(tmp_path: Path) -> None:
     assert "trained already. Name resnet110 instead" in refused("digits", "--model", "resnet110-digits", *out)
     assert "6m+2, got 9. The nearest are 8 and 14" in refused("digits", "--model", "resnet9", *out)
     assert "unknown model spec" in refused("digits", "--model", "vgg16", *out)
-    assert "unknown recipe 'digit'. Known are cifar10, cifar10-paper, digits" in refused("digit", "--model", "resnet8", *out)
+    assert "unknown recipe 'digit'. Known are cifar10, cifar10-paper, digits" in refused(
+        "digit", "--model", "resnet8", *out
+    )
     data = ["digits", "--model", "resnet8", "--data"]
     assert "unknown data spec 'digit'. Did you mean digits?" in refused(*data, "digit", *out)
     assert "the recipe digits names no model. Give --model" in refused("digits", *out)

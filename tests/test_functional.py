@@ -90,6 +90,12 @@ def constant(y: Tensor, x: Tensor) -> Tensor:
     return y * torch.tensor([1.0, 2, 3, 4, 5, 6])
 
 
+def written_list(y: Tensor, x: Tensor) -> Tensor:
+    a, b = y * 2, y * 3
+    torch._foreach_add_([a, b], 1.0)
+    return a * b
+
+
 HERE = {
     "chain": chain,
     "constant": constant,
@@ -108,6 +114,8 @@ BY_TORCH = {
     "write what movedim hands on": write_turned,
     "write what has the type already": write_type_of_own,
     "movedim": lambda y, x: y.movedim(0, 1) @ x,
+    "a mask that stays of floats": lambda y, x: y * (1 - y.clone().gt_(0)),
+    "a list that is written": written_list,
     "a type that only writing keeps": lambda y, x: y.mul_(x.double()),
 }
 

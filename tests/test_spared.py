@@ -58,7 +58,7 @@ def test_those_go_that_cost_nothing_on_one_half_and_nothing_measurable_on_the_ot
 
 
 def test_nothing_can_be_spared():
-    assert Spared((), 9, (0.0, 0.0, 0.0), 20).said() == "No block could go without a measurable loss."
+    assert Spared((), 9, (0.0, 0.0, 0.0), 20).said() == "No blocks were found that could go without a measurable loss."
 
 
 def test_ranges_are_read_as_they_are_written():

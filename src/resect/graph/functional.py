@@ -13,7 +13,6 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch._higher_order_ops.wrap import wrap_with_set_grad_enabled
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import ExportedProgram
@@ -93,27 +92,37 @@ def _one(node: Node, now: Now, aliases: Aliases, graph: Graph) -> Any:
 
 def _without_writing(node: Node, now: Now, aliases: Aliases, graph: Graph) -> Node:
     """The operator that returns what this one writes into its first operand; all later readers read that."""
-    target, name = node.target, op_name(node)
-    assert isinstance(target, OpOverload)
-    written = node.args[0]
-    assert isinstance(written, Node)
-    packet = getattr(_ATEN, name.removesuffix("_"), None) if name.endswith("_") else None
-    same = {other for other in now if now[other] is now[written]} | {node}
-    operands = [operand.meta["val"] for operand in node.all_input_nodes]
-    if (
-        target.namespace != "aten"
-        or packet is None
-        or target._overloadname not in packet.overloads()
-        or torch.Tag.inplace_view in target.tags
-        or torch.Tag.nondeterministic_seeded in target.tags
-        or any(isinstance(value, Tensor) and value.dtype != node.meta["val"].dtype for value in operands)
-        or aliases.others_read(node, same)
-    ):
+    target, written = node.target, node.args[0] if node.args else None
+    if not isinstance(written, Node) or not isinstance(target, OpOverload):
         raise _LeftToTorchError
-    new = graph.call_function(getattr(packet, target._overloadname), *_read((node.args, node.kwargs), now))
+    same = {other for other in now if now[other] is now[written]} | {node}
+    plain = _that_returns(target)
+    if plain is None or aliases.others_read(node, same) or not _gives(plain, node):
+        raise _LeftToTorchError
+    new = graph.call_function(plain, *_read((node.args, node.kwargs), now))
     new.meta = dict(node.meta)
     now.update(dict.fromkeys(same, new))
     return new
+
+
+def _that_returns(target: OpOverload) -> OpOverload | None:
+    """add.Tensor for add_.Tensor; None if there is none, or it is random or changes a shape in place."""
+    name = target._schema.name.removeprefix("aten::")
+    packet = getattr(_ATEN, name.removesuffix("_"), None) if name.endswith("_") else None
+    known = packet is not None and target.namespace == "aten" and target._overloadname in packet.overloads()
+    if not known or {torch.Tag.inplace_view, torch.Tag.nondeterministic_seeded} & set(target.tags):
+        return None
+    plain: OpOverload = getattr(packet, target._overloadname)
+    return plain
+
+
+def _gives(plain: OpOverload, node: Node) -> bool:
+    """Whether an operator gives what `node` keeps by writing: y.gt_(0) stays of floats, gt(y, 0) does not."""
+    args, kwargs = map_arg((node.args, node.kwargs), lambda operand: operand.meta["val"])
+    value = node.meta["val"]
+    with value.fake_mode:
+        given = plain(*args, **kwargs)
+    return bool(given.dtype == value.dtype and given.shape == value.shape)
 
 
 def _in_place_of(node: Node, graph: Graph, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Node:

@@ -95,7 +95,16 @@ def _source(record: Record, options: Mapping[str, Any]) -> Source:
 
 
 def _removed(record: Record, folder: str) -> dict[str, Any]:
-    """What a run removed."""
+    """What a run removed.
+
+    Raises:
+        InputError: it removed nothing, or put something else in the place of blocks, which no format can hold.
+    """
+    if (removal := record.asked.get("removal", "zero")) != "zero":
+        raise InputError(
+            f"{folder} must hold a run that removed blocks, but its removal is {removal}, which no export can hold. "
+            "Say what goes: --without or --arrangement."
+        )
     if record.found.get("arrangement"):
         return {"arrangement": record.found["arrangement"]}
     if record.asked.get("without"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil, comb
 from typing import Any
@@ -26,6 +27,7 @@ from resect.pruning.groups import groups_of
 from resect.pruning.prune import prune, remove
 from resect.pruning.result import Pruning
 from resect.pruning.settings import Budget, PruneSettings
+from resect.words import percent
 
 _STATES = 6  # that a sweep keeps at one time, about
 _BATCH = 64  # samples, at the most, unless the user says
@@ -98,11 +100,17 @@ class PruneJob(PruneAsked, Job):
         sets = _sets(settings, self.budget, units, levels) if self.budget else 1.0
         return sets * calibration + (levels + 1) * (len(samples) - calibration)
 
+    def _missed(self, kept: Mapping[str, float]) -> list[str]:
+        """That the budget was not met, by what was measured."""
+        if self.budget is None or self.budget.what == "remove" or kept[self.budget.what] <= self.budget.asked:
+            return []
+        return [f"No removal that was tried leaves {percent(self.budget.asked)} of the {self.budget.what} or less."]
+
     def _answer(self, result: Pruning) -> Answer:
         last = result.table.iloc[-1]
         kept = {name: float(last[name]) for name in result.costs.columns}
         found = {
-            "summary": result.summary(),
+            "summary": " ".join([result.summary(), *self._missed(kept)]),
             "verdict": result.verdict(),
             "what": result.what,
             "unit": result.unit,

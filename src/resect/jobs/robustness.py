@@ -144,7 +144,8 @@ def _correlated(table: pd.DataFrame, outcome: str, name: str, groups: Sequence[s
     some = table[np.isfinite(table[outcome].astype(float)) & np.isfinite(table[name].astype(float))]
     own = None if groups is None else [groups[i] for i in some.index]
     rho, p_value = permuted_correlation(some[name], some[outcome], own) if len(some) else (np.nan, np.nan)
-    low, high = correlation_interval(rho, len(some)) if len(some) > 3 else (np.nan, np.nan)
+    known = groups is None and len(some) > 3  # within families ranks are not independent: p alone holds
+    low, high = correlation_interval(rho, len(some)) if known else (np.nan, np.nan)
     return {"measure": name, "count": len(some), "spearman": rho, "low": low, "high": high, "p_value": p_value}
 
 

@@ -41,7 +41,8 @@ SEARCHES: dict[str, Callable[[Problem], list[Choice]]] = {
     "pairwise": pairwise,
     "exhaustive": exhaustive,
 }
-_ATTEMPTS = 4  # searches until the measured latency is what was asked for
+_ATTEMPTS = 4  # searches, at the most, until what was asked for is saved when it is measured
+_GROWTH = 1.5  # times as much is asked of the next one, at the most: one measurement may be noise
 _SMALL = 1e-9
 
 
@@ -245,21 +246,22 @@ class _Search:
 
     def _until_met(self, problem: Problem) -> list[Choice]:
         """Choices the last of which saves what was asked for when it is measured: where prices promise too much, more
-        goes.
+        goes. Those that save most, if none does.
 
         Latencies do not add up exactly, nor what blocks inside each other save.
         """
-        asked = problem
+        asked, tried = problem, []
         for _ in range(_ATTEMPTS):
             choices = _searched(asked)
             if self.budget.what == "remove" or (left := self._left(choices[-1])) <= self.budget.asked:
-                break
+                return choices
+            tried.append((left, choices))
             promised, most = asked.saved(choices[-1].removed), asked.saved(asked.candidates)
-            need = min(self.budget.need * promised / max(1 - left, _SMALL), most)
+            need = min(promised * min(self.budget.need / max(1 - left, _SMALL), _GROWTH), most)
             if need <= asked.levels[-1] + _SMALL:
                 break
             asked = replace(problem, levels=(*problem.levels[:-1], need))
-        return choices
+        return min(tried, key=lambda attempt: attempt[0])[1]
 
     def _left(self, choice: Choice) -> float:
         """The part that stays of what the budget is about."""

@@ -27,9 +27,11 @@ def window(problem: Problem) -> list[Choice]:
     angles = moved(objective.net, objective.batches, objective.engine)["angles"].mean(2)
     chosen = []
     for level in problem.levels:
-        runs = [(range(first, last + 1), angles[groups[first].blocks[0], groups[last].blocks[-1]])
-                for first in range(len(groups)) for last in range(first, len(groups))]  # fmt: skip
-        fitting = [(angle, run) for run, angle in runs if problem.meets(run, level) and not np.isnan(angle)]
+        runs = [range(first, last + 1) for first in range(len(groups)) for last in range(first, len(groups))]
+        blocks = {run: sorted(block for i in run for block in groups[i].blocks) for run in runs}
+        whole = [run for run in runs if len(blocks[run]) == blocks[run][-1] - blocks[run][0] + 1]
+        turned = [(angles[blocks[run][0], blocks[run][-1]], run) for run in whole if problem.meets(run, level)]
+        fitting = [(angle, run) for angle, run in turned if not np.isnan(angle)]
         if not fitting:
             raise InputError("no run of consecutive units keeps the shape and saves so much; choose another `search`.")
         chosen.append(frozenset(min(fitting, key=lambda pair: (len(pair[1]), pair[0], pair[1][0]))[1]))

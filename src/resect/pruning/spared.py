@@ -35,19 +35,20 @@ class Spared:
     def said(self) -> str:
         """One sentence."""
         if not self.blocks:
-            return "No block could go without a measurable loss."
+            return "No blocks were found that could go without a measurable loss."
         value, low, high = (decimal(end * 100) for end in self.change)
         return (
             f"{len(self.blocks)} of {plural(self.of, 'block')} could go at no measurable loss: the error changes by "
-            f"{value} points [{low}, {high}] on the {plural(self.samples, 'sample')} that did not choose them."
+            f"{value} points [{low}, {high}] on the {plural(self.samples, 'sample')} that did not choose them, so that "
+            f"a loss beyond {high} points can be excluded."
         )
 
 
 def spared(net: Unraveled, singles: LesionResult, run: Callable[[Plan], LesionResult]) -> Spared:
     """The most blocks whose deletion costs nothing measurable, those of the smallest growth of the loss first.
 
-    Every other sample chooses, the others judge: the order, and the number that costs nothing, come from the first;
-    fewer go until zero lies in the interval of the second.
+    Every other sample chooses, the others judge: the order, and the largest number that costs nothing, come from the
+    first; whether zero lies in the interval of its change is judged once, by the second.
 
     Args:
         singles: single deletions, with errors and losses.
@@ -59,12 +60,10 @@ def spared(net: Unraveled, singles: LesionResult, run: Callable[[Plan], LesionRe
     outcomes = run(plans.explicit(net, [net.intact.without(blocks) for blocks in sets]))
     chooses, judges = (outcomes.on(slice(start, None, 2)) for start in (0, 1))
     free = [i for i, error in enumerate(chooses.means("error")) if error <= chooses.intact_error]
-    table = judges.table
-    for i in reversed(free):
-        change = tuple(float(table[f"damage{end}"][i]) for end in ("", "_low", "_high"))
-        if change[1] <= 0:
-            return Spared(sets[i], n, (change[0], change[1], change[2]), judges.samples)
-    return Spared((), n, (0.0, 0.0, 0.0), judges.samples)
+    if not free:
+        return Spared((), n, (0.0, 0.0, 0.0), judges.samples)
+    value, low, high = (float(judges.table[f"damage{end}"][free[-1]]) for end in ("", "_low", "_high"))
+    return Spared(sets[free[-1]] if low <= 0 else (), n, (value, low, high), judges.samples)
 
 
 def ranges(blocks: Sequence[int]) -> tuple[str, ...]:

@@ -140,6 +140,8 @@ def parsed(target: str) -> tuple[str, Path]:
     path, folder = Path(rest), FORMATS[kind].folder
     if path.exists() and path.is_dir() != folder:
         raise ExportError(f"{kind} writes a {'folder' if folder else 'file'}, but {path} is none. Choose another path.")
+    if path.is_file():
+        raise ExportError(f"{path} must be new, but is a file already. Choose another path, or remove it.")
     if folder and path.is_dir() and any(path.iterdir()):
         raise ExportError(f"{path} must be new, or an empty folder, but holds files. Choose another path.")
     return kind, path
