@@ -91,7 +91,12 @@ class PruneJob(PruneAsked, Job):
         """What goes without a search."""
         if self.without is not None:
             return net.intact.without(self.without)
-        return net.arrangement((subject.more or {})["plan"])
+        try:
+            return net.arrangement((subject.more or {})["plan"])
+        except InputError as error:
+            raise InputError(
+                f"the plan {self.plan} must be of this network, of {len(net.blocks)} blocks: {error}"
+            ) from error
 
     def _samples(self, net: Unraveled, samples: SampleSet, settings: PruneSettings) -> float:
         """How many samples sets of units will run on, about: what the bar counts."""
@@ -147,7 +152,7 @@ def _batch_size(net: Unraveled, samples: int) -> int:
 
 def _sets(settings: PruneSettings, budget: Budget, units: int, levels: int) -> float:
     """How many sets of units a search measures on all calibration samples, about."""
-    gone = int(budget.need) if budget.what == "remove" else max(1, ceil(budget.need * units))
+    gone = min(int(budget.need), units) if budget.what == "remove" else max(1, ceil(budget.need * units))
     greedy = gone * units - gone * (gone - 1) / 2
     counts: dict[str, float] = {
         "greedy": greedy,

@@ -179,13 +179,18 @@ class Scores(Shown):
 
     def summary(self) -> str:
         """Which block matters least by each score, and how far the scores agree."""
-        least = (f"{self.names[int(table['value'].argmin())]} by {name}" for name, table in self.values.items())
-        said = f"What matters least: {', '.join(least)}."
+        least: dict[str, list[str]] = {}
+        for name, table in self.values.items():
+            least.setdefault(self.names[int(table["value"].argmin())], []).append(name)
+        parts = [f"{block} by {', '.join(by)}" for block, by in least.items()]
+        said = f"What matters least: {'; '.join(parts)}."
         pairs = {(a, b): self.correlations[a][b] for a, b in combinations(self.values, 2)}
         pairs = {pair: correlation for pair, correlation in pairs.items() if pd.notna(correlation)}
         if not pairs:
             return said
         (a, b), lowest = min(pairs.items(), key=lambda item: item[1])
+        if lowest == 1:
+            return f"{said} All rank the blocks alike."
         return f"{said} Least alike are the ranks by {a} and {b}, correlation {decimal(lowest)}."
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,22 +17,30 @@ from resect.runs.record import Record
 from resect.words import decimal, plural
 
 _SHOWN = 60
+_WIDTH = 13  # of a column
 
 
 def show(record: Record, console: Console) -> None:
     """Print the scores, how far they agree, and what each is."""
     table, meaning = record.tables["scores"], record.found["meaning"]
     names = [name for name in meaning if name in table]
-    rows = [[str(row["block"]), str(row["name"]), *(_cell(row[name]) for name in names)] for row in _rows(table)]
-    print_table(console, ["block", "name", *(name.replace("_", " ") for name in names)], rows, names=["name"])
+    for some in _beside(names, console):
+        rows = [[str(row["block"]), str(row["name"]), *(_cell(row[name]) for name in some)] for row in _rows(table)]
+        print_table(console, ["block", "name", *(name.replace("_", " ") for name in some)], rows, names=["name"])
     if len(table) > _SHOWN:
         say(console, f"{plural(len(table) - _SHOWN, 'more row')}; --format json or --out DIR gives all.")
     together = record.tables["correlations"].set_index("score")
-    if len(names) > 1:
-        cells = [[name.replace("_", " "), *(decimal(together[other][name]) for other in names)] for name in names]
-        headings = ["rank correlation", *(name.replace("_", " ") for name in names)]
+    for some in _beside(names, console) if len(names) > 1 else ():
+        cells = [[name.replace("_", " "), *(decimal(together[other][name]) for other in some)] for name in names]
+        headings = ["rank correlation", *(name.replace("_", " ") for name in some)]
         print_table(console, headings, cells, names=headings[:1])
     say(console, *(f"{name.replace('_', ' ')}: {said}" for name, said in meaning.items()), "", record.found["summary"])
+
+
+def _beside(names: Sequence[str], console: Console) -> list[Sequence[str]]:
+    """The names, as many at a time as a table of this width has room for."""
+    room = max((console.width - 2 * _WIDTH) // _WIDTH, 1)
+    return [names[start : start + room] for start in range(0, len(names), room)]
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
