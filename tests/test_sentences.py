@@ -386,7 +386,7 @@ def test_every_text_of_a_study_is_well_formed(study: Study) -> None:
     for text in [*sayings(study), *captions, *measures, console.file.getvalue()]:  # type: ignore[attr-defined]
         assert not re.search(r"\bnan\b|None\b(?! of|:)|\binf\b|−0\.0\b|  \S.*\.$|\.\.", text), text
         assert not re.search(
-            r"(?<![\d.,⁰-⁹])(?<!to )1 (blocks|layers|samples|draws|networks|reorderings|paths)\b", text
+            r"(?<![\d.,⁰-⁹])(?<!to\s)1 (blocks|layers|samples|draws|networks|reorderings|paths)\b", text
         ), text
     prose = " ".join([*sayings(study), *captions])
     assert not re.search(r"× 10\S* %", prose)
