@@ -27,13 +27,12 @@ from resect.jobs.evaluate import outcomes_of
 from resect.jobs.fit import placed, require_fit
 from resect.jobs.job import Answer, Job, Lab, Track, silent
 from resect.jobs.plan import plan_of
-from resect.jobs.train import TrainJob
+from resect.jobs.train import TrainJob, train_shown
 from resect.jobs.verdict import Verdict, answer_of, verdicts
 from resect.measuring.contrasts import Slope, crossed_contrast, logit_slopes
 from resect.models.specs import LoadedModel, card_beside, load_model
 from resect.runs.folder import RunFolder
 from resect.runs.record import Record, plain
-from resect.training.loop import Watch
 
 PLAN = "plan.yaml"
 
@@ -69,7 +68,7 @@ class MultiplicityJob(MultiplicityAsked, Job):
         missing = [pair for pair in self.trainings if not self._over(lab.folder, *pair)][:trainings]
         bar = track("trainings", len(missing)) if missing else silent("", 0)
         for number, (arm, seed) in enumerate(missing, start=1):
-            self._train(lab.folder, arm, seed, track, bar)
+            train_shown(self._job(lab.folder, arm, seed), track, f"{arm.name}, seed {seed}", bar)
             if number < len(missing):
                 seen(super().run(out, silent))
         return super().run(out, track)
@@ -176,23 +175,6 @@ class MultiplicityJob(MultiplicityAsked, Job):
             arm.name, str(self.source.data), self._file(folder, arm, seed), self.recipe_of(seed), dict(START),
             device=self.source.device, recipe_file=self.recipe_file,
         )  # fmt: skip
-
-    def _train(self, folder: RunFolder, arm: Arm, seed: int, track: Track, bar: Callable[[float], None]) -> None:
-        """Train one network; `bar` is advanced by 1 in all, less what was done before."""
-        advance = parts = silent("", 0)
-
-        def begin(total: int, seen: int) -> None:
-            nonlocal advance, parts
-            advance, each = track(f"{arm.name}, seed {seed}", total), bar
-            advance(seen)
-            parts = lambda amount: each(amount / total)  # noqa: E731
-            parts(seen)
-
-        def step(seen: int, loss: float) -> None:
-            advance(seen)
-            parts(seen)
-
-        self._job(folder, arm, seed).train(Watch(begin=begin, step=step))
 
 
 @dataclass(frozen=True)

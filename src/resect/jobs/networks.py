@@ -7,12 +7,11 @@ from pathlib import Path
 
 from resect.data.samples import SampleSet
 from resect.errors import InputError
-from resect.jobs.job import Lab, Track, silent
+from resect.jobs.job import Lab
 from resect.jobs.source import Source
-from resect.jobs.train import TrainJob
+from resect.jobs.train import TrainJob, train_shown
 from resect.models.names import bare_name, is_shipped
 from resect.models.specs import load_card, load_model
-from resect.training.loop import Watch
 from resect.training.recipe import Recipe
 from resect.training.recipes import NAMES, load_recipe_file
 
@@ -41,16 +40,6 @@ def trained_into(lab: Lab, spec: str, source: Source, samples: SampleSet) -> Pat
         known = load_recipe_file(kind)
         settings = load_card(name).asked["recipe"] if is_shipped(spec) else known.settings
         recipe = replace(Recipe(**settings), seed=source.seed)
-        _train(TrainJob(bare, data, file, recipe, device=source.device, recipe_file=known), lab.track)
+        job = TrainJob(bare, data, file, recipe, device=source.device, recipe_file=known)
+        train_shown(job, lab.track, f"training {bare}")
     return file
-
-
-def _train(job: TrainJob, track: Track) -> None:
-    advance = silent("", 0)
-
-    def begin(total: int, seen: int) -> None:
-        nonlocal advance
-        advance = track(f"training {job.model}", total)
-        advance(seen)
-
-    job.train(Watch(begin=begin, step=lambda seen, loss: advance(seen)))

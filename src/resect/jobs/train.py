@@ -6,10 +6,12 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from resect.errors import InputError, SpecError
+from resect.jobs.job import Advance, Track, silent
 from resect.jobs.source import slug
 from resect.jobs.training import trained
 from resect.measuring.meaning import require_task
@@ -213,6 +215,23 @@ def train(recipe: str = "digits", *, out: Path | str, **options: Any) -> Record:
     card = TrainJob.from_options(recipe, Path(out), options).train()
     assert card is not None, "only launchers start several processes, and they call the command line"
     return card
+
+
+def train_shown(job: TrainJob, track: Track, what: str, share: Advance = lambda part: None) -> None:
+    """Train with a bar; `share` is told the parts of the training that are done, 1 in all."""
+    advance = silent("", 0)
+
+    def begin(total: int, seen: int) -> None:
+        nonlocal advance
+        advance = partial(_both, track(what, total), share, total)
+        advance(seen)
+
+    job.train(Watch(begin=begin, step=lambda seen, loss: advance(seen)))
+
+
+def _both(bar: Advance, share: Advance, total: int, amount: float) -> None:
+    bar(amount)
+    share(amount / total)
 
 
 def _suffix(recipe: Recipe) -> str:
