@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from resect.cli._terminal import console, progress_bars, wrote
 
 if TYPE_CHECKING:
     from resect.jobs.export import ExportAsked
+    from resect.pruning.export.formats import Exported
 
 _KINDS = """KIND is hf (a folder for from_pretrained, without the removed layers), hf-zero (the same with all layers,
 removed branches set to zero: loads anywhere, exact, not faster), timm (for create_model), torch (the stand-alone
@@ -45,11 +46,15 @@ def export(subject: str, targets: tuple[str, ...], output: str, quiet: bool, **o
     asked = ExportAsked.of(subject, targets, given(options))
     for target in targets:
         parsed(target)
-    export_all(asked, targets, output=output, quiet=quiet)
+    for done in exported(asked, targets, quiet=quiet):
+        if output == "json":
+            click.echo(json.dumps(asdict(done) | {"path": str(done.path)}))
+        else:
+            say(done)
 
 
-def export_all(asked: ExportAsked, targets: Sequence[str], *, output: str, quiet: bool) -> None:
-    """Write a network in every format, and say where."""
+def exported(asked: ExportAsked, targets: Sequence[str], *, quiet: bool) -> Iterator[Exported]:
+    """Write a network in one format after the other."""
     from resect.pruning.export.formats import export as write
 
     net = asked.network()
@@ -57,9 +62,11 @@ def export_all(asked: ExportAsked, targets: Sequence[str], *, output: str, quiet
     for target in targets:
         with progress_bars(quiet) as track:
             done = write(net, asked.chosen(net), target, origin=asked.origin(), track=track)
-        if output == "json":
-            click.echo(json.dumps(asdict(done) | {"path": str(done.path)}))
-        else:
-            console().print(done.summary(), soft_wrap=True, highlight=False)
+        yield done
         if not quiet:
             wrote(done.path)
+
+
+def say(done: Exported) -> None:
+    """Print what was compared."""
+    console().print(done.summary(), soft_wrap=True, highlight=False)

@@ -21,7 +21,7 @@ from resect.cli._options import (
     whole,
 )
 from resect.cli._terminal import do
-from resect.cli.export import export_all
+from resect.cli.export import exported, say
 from resect.errors import InputError
 from resect.graph.decisions import Unit
 from resect.jobs.asked_pruning import PruneAsked
@@ -102,5 +102,6 @@ def prune(
     for target in targets:
         parsed(target)
     do(PruneJob(**vars(asked)), out, output=output, quiet=quiet)
-    if targets:
-        export_all(ExportAsked.of(str(out), targets, {}), targets, output=output, quiet=quiet)
+    for done in exported(ExportAsked.of(str(out), targets, {}), targets, quiet=quiet) if targets else ():
+        if output != "json":  # which is the run's record
+            say(done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from resect.jobs.design import START, MultiplicityAsked
+from resect.jobs.verdict import DIFFERS, NONE, SMALL, UNKNOWN
 from resect.measuring.contrasts import power
 
 _DEVIATIONS = (0.2, 0.3, 0.45, 0.6)  # of the difference within a seed, points, for which the power is told
@@ -32,10 +33,10 @@ def plan_of(asked: MultiplicityAsked) -> dict[str, Any]:
             "model": "logit(error) = b0 + b1 log2(blocks) + b2 log2(towers x hidden) + b3 log2(paths) / blocks, least "
             "squares over arms; a coefficient that the arms do not identify is not given.",
             "verdicts": {
-                "differs": "p below 5 %: multiplicity changes the error, by so much.",
-                "no effect": f"two one-sided tests below 5 % at {bound:g} points: no effect beyond {bound:g} points.",
-                "small": "both: it changes the error, by less than that.",
-                "cannot tell": "neither, or before all seeds are trained: the data cannot tell.",
+                DIFFERS: "p below 5 %: multiplicity changes the error, by so much.",
+                NONE: f"two one-sided tests below 5 % at {bound:g} points: no effect beyond {bound:g} points.",
+                SMALL: "both: it changes the error, by less than that.",
+                UNKNOWN: "neither, or before all seeds are trained: the data cannot tell.",
             },
             "stopping": "Judged once, when all seeds are trained. What is told before that is no verdict.",
             "power": "In points: if the difference within a seed has this deviation, a difference is shown with a "

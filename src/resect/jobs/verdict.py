@@ -20,7 +20,7 @@ class Verdict:
     """One contrast. Errors are fractions, of the arm with fewer paths minus that with more, in 95 % intervals.
 
     Attributes:
-        seed_error, standard_error: of the difference, over seeds alone and over test images, too; None with one seed.
+        seed_error, standard_error: of the difference, over seeds alone and over test images, too; NaN with one seed.
         p_value, p_equivalent: of no difference, and of one that is not within the bound.
         p_holm, p_equivalent_holm: the same with Holm's correction over all contrasts.
         verdict: one of the words above; EARLY until all seeds are trained.

@@ -61,7 +61,8 @@ def prune(
 
     Args:
         net: an unravelled network with at least one block.
-        data: (inputs, targets) batches, or a data spec. Every fourth batch chooses, all others judge the choice.
+        data: (inputs, targets) batches, or a data spec. Every fourth batch chooses, up to about
+            `calibration_samples`, all others judge the choice; a single batch is halved.
         budget: what has to go: `resect.Budget(remove=10)` units, or the part that may stay of `params`, `flops` or
             `latency`, `resect.Budget(latency=0.7)`.
         settings: unit, search, objective, and how far it looks.

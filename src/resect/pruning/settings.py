@@ -65,7 +65,7 @@ class PruneSettings:
         generations, offspring: of evolution.
         tried: of pairwise, how many of its model's best sets are measured.
         most_sets: of exhaustive, the most sets; pairwise solves its model exactly up to so many.
-        calibration_samples: at the most, of the data; None for 512.
+        calibration_samples: at the most, about, of the data: whole batches are taken.
         tolerance: a loss that does not matter: in points of an error rate, else in per cent of the intact value.
         sweep: find the best for smaller budgets, too.
         timed: time the network without the units, in turn with the intact one; of a latency budget it always is.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from resect.errors import ExportError, closest
@@ -40,13 +41,13 @@ FORMATS = {
     "hf": Format(
         "a folder for from_pretrained of transformers, without the removed layers",
         hugging_face.write,
-        hugging_face.prove,
+        partial(hugging_face.prove, kind="hf"),
         folder=True,
     ),
     "hf-zero": Format(
         "the same with all layers, the removed branches set to zero: loads anywhere, exact, not faster",
         hugging_face.write_zeroed,
-        hugging_face.prove,
+        partial(hugging_face.prove, kind="hf-zero"),
         folder=True,
     ),
     "timm": Format(

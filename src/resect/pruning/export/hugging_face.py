@@ -88,7 +88,7 @@ def write_zeroed(net: Unraveled, arrangement: Arrangement, folder: Path) -> tupl
     return (said, *_beside(model, folder))
 
 
-def prove(net: Unraveled, arrangement: Arrangement, folder: Path) -> Proof:
+def prove(net: Unraveled, arrangement: Arrangement, folder: Path, *, kind: str) -> Proof:
     """Compare what `from_pretrained` loads in a fresh process: outputs, and what language models generate.
 
     Raises:
@@ -97,10 +97,10 @@ def prove(net: Unraveled, arrangement: Arrangement, folder: Path) -> Proof:
     tried, asked = trials(net, arrangement, token_count(net.model)), prompt(net)
     attention = getattr(net.model.config, "_attn_implementation", None)
     answer = loaded_afresh("hf", folder, net, tried.calls, attention=attention, generation=asked)
-    proof = proven("hf", tried, answer["outputs"])
+    proof = proven(kind, tried, answer["outputs"])
     if asked is None:
         return proof
-    return Proof(proof.difference, proven_to_generate(net, arrangement, asked, answer["generated"], "hf"))
+    return Proof(proof.difference, proven_to_generate(net, arrangement, asked, answer["generated"], kind))
 
 
 def require_stock(model: nn.Module, kind: str) -> Any:
