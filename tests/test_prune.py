@@ -197,3 +197,18 @@ def test_units_are_priced_and_finalists_timed_on_the_whole_network(net):
     assert 0.1 < prices.sum() < 1.5
     with pytest.raises(resect.InputError, match="`timing_length` must be left out"):
         Timer.of(net, BATCHES[0][0], 1, 12, LOCAL)
+
+
+@pytest.mark.parametrize(("asked", "stays", "most"), [(0.95, [1, 1.003, 0.8], 3), (0.6, [1, 0.9, 0.85, 0.82], 5)])
+def test_noisy_or_stubborn_timings_do_not_remove_the_network(net, monkeypatch, asked, stays, most):
+    """The clock is written down: what stays by the number of blocks that are gone, the last for all more."""
+
+    def timed(timer: Timer, arrangement: resect.Arrangement) -> dict[str, float]:
+        latency = stays[min(arrangement.count(None), len(stays) - 1)]
+        return dict.fromkeys(("latency", "latency_low", "latency_high"), latency)
+
+    monkeypatch.setattr(Timer, "prices", lambda timer, groups: np.full(len(groups), 0.1))
+    monkeypatch.setattr(Timer, "against_intact", timed)
+    result = resect.prune(net, BATCHES, resect.Budget(latency=asked), resect.PruneSettings())
+    assert result.arrangement.count(None) <= most
+    assert (result.costs["latency"].iloc[-1] <= asked) == (asked == 0.95)
