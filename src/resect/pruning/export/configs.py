@@ -28,8 +28,8 @@ Place = tuple[str | int, ...]
 def built(model: nn.Module, entries: dict[str, Any]) -> Any:
     """A model of the same class from a configuration, on the meta device: names and shapes without values."""
     kind: Any = type(model)
-    config = type(model.config).from_dict(deepcopy(entries))  # type: ignore[union-attr]
-    config._attn_implementation = model.config._attn_implementation  # type: ignore[union-attr]
+    config = type(model.config).from_dict(deepcopy(entries))  # type: ignore[union-attr]  # a configuration of transformers
+    config._attn_implementation = model.config._attn_implementation  # type: ignore[union-attr]  # a configuration of transformers
     with torch.device("meta"):
         return kind(config).eval()
 
