@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resect.data.normalization import Normalization, kept_of
 from resect.errors import InputError
 from resect.jobs.plan_file import read_plan
 from resect.jobs.source import Source
@@ -81,7 +82,15 @@ class ExportAsked:
 
         measured = str(self.record.found.get("summary", "")) if self.record else ""
         commands = [self.record.command] if self.record else []
-        return Origin(self.source.model, "\n    ".join([*commands, self.command]), measured)
+        return Origin(self.source.model, "\n    ".join([*commands, self.command]), measured, self._normalization())
+
+    def _normalization(self) -> dict[str, Any] | None:
+        """How pixels become inputs, as records have it; None if nothing says so."""
+        source, kept = self.source, self.record.found.get("normalization") if self.record else None
+        if kept is not None:
+            return dict(kept)
+        asked = None if source.normalize in (None, "card") else Normalization.parse(str(source.normalize))
+        return kept_of(asked or source.card())
 
 
 def _source(record: Record, options: Mapping[str, Any]) -> Source:

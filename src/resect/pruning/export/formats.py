@@ -13,7 +13,14 @@ from resect.graph.decisions import Decision
 from resect.network.arrangement import Arrangement
 from resect.network.requirements import require_blocks
 from resect.network.unraveled import Unraveled
-from resect.pruning.export import hugging_face, image_models, programs, recipes
+from resect.pruning.export import (
+    hugging_face,
+    programs,
+    recipes,
+    resect_models,
+    timm_models,
+    torchvision_models,
+)
 from resect.pruning.export.card import Origin, write_card
 from resect.pruning.export.fresh import Proof
 
@@ -26,44 +33,84 @@ class Format:
 
     Attributes:
         said: what it is.
+        express: raises ExportError, before anything is written, if a network cannot be written so.
         write: writes a network to a path, and returns what is to be said of it.
         prove: loads it in a fresh process and compares.
-        folder: whether the path is a folder, which gets a model card.
+        load: of a folder, which gets a model card: the lines of Python that load what lies there.
     """
 
     said: str
-    write: Callable[[Unraveled, Arrangement, Path], tuple[str, ...]]
+    express: Callable[[Unraveled, Arrangement], object]
+    write: Callable[[Unraveled, Arrangement, Path, Origin], tuple[str, ...]]
     prove: Callable[[Unraveled, Arrangement, Path], Proof]
-    folder: bool = False
+    load: Callable[[Path], str] | None = None
+
+    @property
+    def folder(self) -> bool:
+        """Whether the path is a folder."""
+        return self.load is not None
+
+
+def _alike(
+    write: Callable[[Unraveled, Arrangement, Path], tuple[str, ...]],
+) -> Callable[[Unraveled, Arrangement, Path, Origin], tuple[str, ...]]:
+    """A writer of what is the same wherever the network comes from."""
+    return lambda net, arrangement, path, origin: write(net, arrangement, path)
 
 
 FORMATS = {
     "hf": Format(
         "a folder for from_pretrained of transformers, without the removed layers",
-        hugging_face.write,
+        hugging_face.shorter,
+        _alike(hugging_face.write),
         partial(hugging_face.prove, kind="hf"),
-        folder=True,
+        hugging_face.load,
     ),
     "hf-zero": Format(
         "the same with all layers, the removed branches set to zero: loads anywhere, exact, not faster",
-        hugging_face.write_zeroed,
+        hugging_face.zeros,
+        _alike(hugging_face.write_zeroed),
         partial(hugging_face.prove, kind="hf-zero"),
-        folder=True,
+        hugging_face.load,
     ),
     "timm": Format(
         "a folder for create_model of timm, without the removed layers",
-        image_models.write_timm,
-        image_models.prove_timm,
-        folder=True,
+        timm_models.shorter,
+        _alike(timm_models.write_timm),
+        timm_models.prove_timm,
+        timm_models.load_timm,
+    ),
+    "torchvision": Format(
+        "a folder with weights for a constructor of torchvision, without the removed layers",
+        torchvision_models.shorter,
+        _alike(torchvision_models.write_torchvision),
+        torchvision_models.prove_torchvision,
+        torchvision_models.load_torchvision,
+    ),
+    "resect": Format(
+        "weights for a shorter network of resect:, for --checkpoint",
+        resect_models.shorter,
+        resect_models.write_resect,
+        resect_models.prove_resect,
     ),
     "torch": Format(
-        "the stand-alone network as an archive of torch.export", programs.write_torch, programs.prove_torch
+        "the stand-alone network as an archive of torch.export",
+        lambda net, arrangement: None,
+        _alike(programs.write_torch),
+        programs.prove_torch,
     ),
-    "mergekit": Format("a passthrough recipe of mergekit", recipes.write_mergekit, recipes.prove_recipe),
+    "onnx": Format(
+        "the stand-alone network as ONNX", programs.require_onnx, _alike(programs.write_onnx), programs.prove_onnx
+    ),
+    "mergekit": Format(
+        "a passthrough recipe of mergekit", recipes.sliced, _alike(recipes.write_mergekit), recipes.prove_recipe
+    ),
     "gguf-layers": Format(
-        "the numbers for llama-quantize --prune-layers", recipes.write_gguf_layers, recipes.prove_recipe
+        "the numbers for llama-quantize --prune-layers",
+        recipes.numbered,
+        _alike(recipes.write_gguf_layers),
+        recipes.prove_recipe,
     ),
-    "onnx": Format("the stand-alone network as ONNX", programs.write_onnx, programs.prove_onnx),
 }
 """What can be written, by its kind."""
 
@@ -119,17 +166,34 @@ def export(
     """
     require_blocks(net)
     kind, path = parsed(target)
-    arrangement, form, advance = net.arrangement(arrangement), FORMATS[kind], track(f"export {kind}", 2)
+    arrangement, form, origin = net.arrangement(arrangement), FORMATS[kind], origin or Origin()
+    form.express(net, arrangement)
+    advance = track(f"export {kind}", 2)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (whole_folder if form.folder else whole)(path) as place:
-        notes = form.write(net, arrangement, place)
+        notes = form.write(net, arrangement, place, origin)
         advance(1)
         proof = form.prove(net, arrangement, place)
         exported = Exported(kind, path, proof.difference, (*notes, *proof.notes))
-        if form.folder:
-            write_card(place, net, arrangement, exported.summary(), origin or Origin())
+        if form.load is not None:
+            write_card(place, net, arrangement, exported.summary(), form.load(place), origin)
         advance(1)
     return exported
+
+
+def require_expressible(net: Unraveled, arrangements: Sequence[Arrangement], targets: Sequence[str]) -> None:
+    """Raise ExportError if a target can hold none of the arrangements, with the reason for the first."""
+    for target in targets:
+        form, reasons = FORMATS[parsed(target)[0]], []
+        for arrangement in arrangements:
+            try:
+                form.express(net, arrangement)
+            except ExportError as error:
+                reasons.append(error)
+            else:
+                break
+        if len(reasons) == len(arrangements) > 0:
+            raise reasons[0]
 
 
 def parsed(target: str) -> tuple[str, Path]:
