@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,10 +97,7 @@ def _source(record: Record, options: Mapping[str, Any]) -> Source:
     """The network of a run."""
     if options:
         raise InputError(f"`{next(iter(options))}` is an option of a model, but here a run names it. Leave it out.")
-    asked = {entry.name: record.asked[entry.name] for entry in fields(Source) if entry.name in record.asked}
-    if asked.get("checkpoint"):
-        asked["checkpoint"] = Path(asked["checkpoint"])
-    return Source(**asked)
+    return Source.of(record.asked)
 
 
 def _removed(record: Record, folder: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from resect.network.unraveled import Unraveled
 from resect.pruning.export.child import named_outputs
 from resect.pruning.export.fresh import Proof, loaded_afresh, proven, token_count, trials
 
-_ONNX = ("onnx", "onnxscript", "onnxruntime")
 _MOST = 2**31  # bytes of a file of ONNX, a message of protobuf
 
 
@@ -51,11 +49,8 @@ def prove_torch(net: Unraveled, arrangement: Arrangement, path: Path) -> Proof:
     return proven("torch", tried, loaded_afresh("torch", path, net, tried.calls)["outputs"])
 
 
-def require_onnx(net: Unraveled, arrangement: Arrangement) -> None:
-    """Raise ExportError if a package is missing, or the weights do not fit into one file."""
-    missing = [name for name in _ONNX if find_spec(name) is None]
-    if missing:
-        raise ExportError(f"onnx needs {missing[0]}, which is not installed: pip install 'resect[onnx]'.")
+def require_small(net: Unraveled, arrangement: Arrangement) -> None:
+    """Raise ExportError if the weights do not fit into one file of ONNX."""
     size = sum(value.nbytes for value in net.model.state_dict().values())
     if size >= _MOST:
         raise ExportError(
@@ -68,9 +63,8 @@ def write_onnx(net: Unraveled, arrangement: Arrangement, path: Path) -> tuple[st
     """Write what onnxruntime runs, weights inside; batch and lengths are as free as those of the network.
 
     Raises:
-        ExportError: a package is missing, the weights are too large, or ONNX has no such operator.
+        ExportError: ONNX has no such operator.
     """
-    require_onnx(net, arrangement)
     exported = _program(net, arrangement)
     args, kwargs = as_call(net.example)
     with torch.no_grad():

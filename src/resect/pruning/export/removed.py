@@ -133,5 +133,5 @@ def _half(net: Unraveled, arrangement: Arrangement, gone: frozenset[int], slot: 
     rest = f", but {stays[0]} of the same layer stays" if stays else ", which is no layer of its own"
     return ExportError(
         f"{kind} can only express whole layers that are removed: block {slot} ({net.blocks[slot].name}) goes{rest}. "
-        f"{other_ways(kind)}"
+        f"`resect prune --unit layer` removes whole layers. {other_ways(kind)}"
     )

@@ -46,11 +46,11 @@ def shorter(net: Unraveled, arrangement: Arrangement) -> Shorter:
         raise ExportError(f"torchvision can only write its {known}, but {name} is none of them. {ANY_NETWORK}")
     lists = shortened_lists(net, arrangement, "torchvision")
     require_gone(net, arrangement, lists, frozenset(), "torchvision")
-    arguments = CONSTRUCTORS[name](model, partial(_depth, model, lists))
     try:
+        arguments = CONSTRUCTORS[name](model, partial(_depth, model, lists))
         with seeded(0):
             new = constructed(name, arguments).eval()
-    except Exception as error:  # constructors raise whatever they like for a network that they cannot make
+    except Exception as error:  # whatever: parts that are no longer the family's, or arguments that it does not take
         raise _not_made(name, lists, str(error)) from error
     if odd := next(other_layers(model, new, lists), None):
         raise _not_made(name, lists, odd)
@@ -130,7 +130,7 @@ def _convnext(model: Any, depth: Depth) -> dict[str, Any]:
 
 def _swin(model: Any, depth: Depth) -> dict[str, Any]:
     stages = range(1, len(model.features), 2)
-    stem, first = model.features[0][0], model.features[1][0]
+    stem, first, merging = model.features[0][0], model.features[1][0], model.features[2:3]
     return {
         "patch_size": list(stem.kernel_size),
         "embed_dim": stem.out_channels,
@@ -143,7 +143,7 @@ def _swin(model: Any, depth: Depth) -> dict[str, Any]:
         "stochastic_depth_prob": _rate(model.features[stages[-1]][-1]),
         "num_classes": model.num_classes,
         "block": {"class": _name(type(first))},
-        "downsample_layer": {"class": _name(type(model.features[2]))},
+        **({"downsample_layer": {"class": _name(type(merging[0]))}} if len(merging) else {}),
     }
 
 
