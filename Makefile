@@ -46,7 +46,7 @@ $(VENV)/.core: pyproject.toml | $(BIN)/python
 	touch $@
 
 $(VENV)/.full: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[vision,hf,train,ray,explore,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[vision,hf,train,onnx,ray,explore,dev]'
 	touch $@ $(VENV)/.core
 
 $(VENV)/.bench: pyproject.toml | $(BIN)/python

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,37 @@ def test_the_result_is_exported_and_runs_elsewhere(tmp_path: Path) -> None:
 def test_an_export_needs_a_run_folder_and_a_known_kind(tmp_path: Path) -> None:
     assert "Add --out RUN" in refused("prune", "--remove", "1", "--export", f"torch:{tmp_path / 'a.pt2'}")
     out = tmp_path / "run"
-    assert "'foo:a'" in refused("prune", "--remove", "1", "--out", out, "--export", "foo:a")
+    export = ("prune", "--remove", "1", "--out", out, "--export")
+    assert "'foo:a'" in refused(*export, "foo:a")
+    assert "timm can only write models of timm:, but resect:resnet8 is none." in refused(
+        *export, f"timm:{tmp_path / 'a'}"
+    )
+    (tmp_path / "b").touch()
+    assert "b must be new, but is a file already" in refused(*export, f"torch:{tmp_path / 'b'}")
     assert not out.exists()
+
+
+@pytest.mark.parametrize("way", [("--remove", "1", "--group", "1"), ("--without", "0,1")])
+def test_what_a_format_can_never_hold_is_refused_before_a_search(
+    way: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lesion(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr("resect.pruning.prune.lesion", lesion)
+    said = refused("prune", *way, "--out", tmp_path / "run", "--export", f"resect:{tmp_path / 'a'}")
+    assert "it still reads blocks.1.sc.weight" in said
+
+
+def test_the_page_says_how_to_remove_the_same_blocks_of_the_same_network(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run("prune", "--remove", "1", "--search", "one-shot", "--no-timed", "--out", out).exit_code == 0
+    page = (out / "report.html").read_text()
+    command = f"resect prune resect:resnet8 digits --model-arg width=4 --limit 80 --no-timed --plan {out / 'plan.yaml'}"
+    assert command in page
+    again = CliRunner().invoke(main, [*shlex.split(command)[1:], "--quiet"])
+    assert again.exit_code == 0, again.output
+    assert f"Chosen by the plan {out / 'plan.yaml'}, judged on 60 samples." in again.stdout
 
 
 def test_a_killed_search_goes_on_and_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

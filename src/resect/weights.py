@@ -19,6 +19,8 @@ from resect.files import DAMAGED, whole
 
 _NESTED = ("state_dict", "model", "model_state_dict", "module", "model_ema", "state_dict_ema", "ema")
 _SHOWN = 3
+CARD = "card"
+"""The entry beside the tensors of a file that says, as JSON, what network they are of."""
 
 
 def load_checkpoint(module: nn.Module, path: Path) -> None:

@@ -67,7 +67,12 @@ def progress_bars(quiet: bool) -> Iterator[Track]:
 
             return advance
 
-        yield track
+        try:
+            yield track
+        except Exception:  # an error is all that is left to see
+            for bar in progress.task_ids:
+                progress.update(bar, visible=False)
+            raise
 
 
 def do(job: Job, out: Path | None, *, output: str, quiet: bool) -> None:

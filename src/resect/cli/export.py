@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from resect.pruning.export.formats import Exported
 
 _KINDS = """KIND is hf (a folder for from_pretrained, without the removed layers), hf-zero (the same with all layers,
-removed branches set to zero: loads anywhere, exact, not faster), timm (for create_model), torch (the stand-alone
-network, faster, as an archive of torch.export), onnx, mergekit (a passthrough recipe) or gguf-layers (numbers for
+removed branches set to zero: loads anywhere, exact, not faster), timm (for create_model), torchvision (for its
+constructors), resect (weights for --checkpoint), torch (the stand-alone network, faster, as an archive of
+torch.export), onnx, mergekit (a passthrough recipe) or gguf-layers (numbers for
 llama-quantize --prune-layers)."""
 
 
@@ -41,11 +42,11 @@ def export(subject: str, targets: tuple[str, ...], output: str, quiet: bool, **o
     pruned network before it is kept; what a format cannot express is refused with the reason.
     """
     from resect.jobs.export import ExportAsked
-    from resect.pruning.export.formats import parsed
+    from resect.pruning.export.formats import require_target
 
     asked = ExportAsked.of(subject, targets, given(options))
     for target in targets:
-        parsed(target)
+        require_target(target, asked.source.model)
     for done in exported(asked, targets, quiet=quiet):
         if output == "json":
             click.echo(json.dumps(asdict(done) | {"path": str(done.path)}))
@@ -56,8 +57,12 @@ def export(subject: str, targets: tuple[str, ...], output: str, quiet: bool, **o
 def exported(asked: ExportAsked, targets: Sequence[str], *, quiet: bool) -> Iterator[Exported]:
     """Write a network in one format after the other."""
     from resect.pruning.export.formats import export as write
+    from resect.pruning.export.formats import require_expressible
 
+    if not quiet:
+        console(stderr=True).print(f"Taking {asked.source.model} apart ...", soft_wrap=True, highlight=False)
     net = asked.network()
+    require_expressible(net, [asked.chosen(net)], targets)
     when_interrupted(lambda: "What was being written is thrown away.")
     for target in targets:
         with progress_bars(quiet) as track:

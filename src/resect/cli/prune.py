@@ -97,11 +97,11 @@ def prune(
         raise InputError("`--export` needs a run folder, from which the model card is made. Add --out RUN.")
     from resect.jobs.export import ExportAsked
     from resect.jobs.prune import PruneJob
-    from resect.pruning.export.formats import parsed
+    from resect.pruning.export.formats import require_target
 
     for target in targets:
-        parsed(target)
-    do(PruneJob(**vars(asked)), out, output=output, quiet=quiet)
+        require_target(target, model)
+    do(PruneJob(**vars(asked), targets=targets), out, output=output, quiet=quiet)
     for done in exported(ExportAsked.of(str(out), targets, {}), targets, quiet=quiet) if targets else ():
         if output != "json":  # which is the run's record
             say(done)

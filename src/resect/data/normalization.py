@@ -141,9 +141,13 @@ def how_read(samples: SampleSet) -> dict[str, Any]:
 
     Its `normalization` is None if they came as the model takes them.
     """
-    chosen = samples.normalization
-    said: dict[str, Any] = {"normalization": None}
-    if chosen is not None:
-        floats = {"floats": True} if chosen.floats else {}
-        said["normalization"] = {"mean_std": str(chosen), "origin": chosen.origin, **floats}
+    said: dict[str, Any] = {"normalization": kept_of(samples.normalization)}
     return said if samples.prepared is None else {**said, "prepared": samples.prepared}
+
+
+def kept_of(chosen: Normalization | None) -> dict[str, Any] | None:
+    """What a record keeps of a normalisation."""
+    if chosen is None:
+        return None
+    floats = {"floats": True} if chosen.floats else {}
+    return {"mean_std": str(chosen), "origin": chosen.origin, **floats}

@@ -73,7 +73,7 @@ def export(whole: TensorsOnly | Recorded, call: Call, mode: Mode, how: How) -> E
         places = {dimension for owner, dimension in how.free if owner == number} | ({at} - {None})
         if places:
             dynamic[leaf] = dict.fromkeys(places, Dim.AUTO)
-    with warnings.catch_warnings(), _quiet_export(), _uncollected(), without_checkpoints():
+    with warnings.catch_warnings(), quiet_export(), _uncollected(), without_checkpoints():
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(
@@ -154,7 +154,7 @@ def _unaware_of_export() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_export() -> Iterator[None]:
+def quiet_export() -> Iterator[None]:
     """Keep torch from printing the graph it could not finish; the error that we raise says what is wrong with it."""
     before = {logger: logger.level for logger in map(logging.getLogger, ("torch", "torch.__trace"))}
     output = io.StringIO()

@@ -57,7 +57,7 @@ class Arm:
         """The arm of a spec; SpecError for what is no CIFAR ResNet without weights."""
         name = text.removeprefix("resect:") if isinstance(text, str) else text
         parts = parts_of(f"resect:{name}")
-        if name in SHIPPED or parts["kind"] != "resnet" or parts["original"]:
+        if name in SHIPPED or parts["kind"] != "resnet" or parts["original"] or "." in parts["depth"]:
             raise SpecError(f"an arm must be a resect:resnet without weights, such as resnet38-b2-s18, got {text}.")
         if parts["branches"]:
             raise SpecError(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resect.data.normalization import Normalization, kept_of
 from resect.errors import InputError
 from resect.jobs.plan_file import read_plan
 from resect.jobs.source import Source
@@ -81,17 +82,22 @@ class ExportAsked:
 
         measured = str(self.record.found.get("summary", "")) if self.record else ""
         commands = [self.record.command] if self.record else []
-        return Origin(self.source.model, "\n    ".join([*commands, self.command]), measured)
+        return Origin(self.source.model, "\n    ".join([*commands, self.command]), measured, self._normalization())
+
+    def _normalization(self) -> dict[str, Any] | None:
+        """How pixels become inputs, as records have it; None if nothing says so."""
+        source, kept = self.source, self.record.found.get("normalization") if self.record else None
+        if kept is not None:
+            return dict(kept)
+        asked = None if source.normalize in (None, "card") else Normalization.parse(str(source.normalize))
+        return kept_of(asked or source.card())
 
 
 def _source(record: Record, options: Mapping[str, Any]) -> Source:
     """The network of a run."""
     if options:
         raise InputError(f"`{next(iter(options))}` is an option of a model, but here a run names it. Leave it out.")
-    asked = {entry.name: record.asked[entry.name] for entry in fields(Source) if entry.name in record.asked}
-    if asked.get("checkpoint"):
-        asked["checkpoint"] = Path(asked["checkpoint"])
-    return Source(**asked)
+    return Source.of(record.asked)
 
 
 def _removed(record: Record, folder: str) -> dict[str, Any]:

@@ -8,9 +8,15 @@ from typing import Any
 import yaml
 
 from resect.errors import SpecError
+from resect.pruning.settings import OPTIONS_OF
+from resect.runs.command import replaced_options
 from resect.runs.record import Record
 
 PLAN = "plan.yaml"
+_SEARCHED = (
+    *("remove", "params", "flops", "latency", "without", "plan", "export"),
+    *("search", "objective", "sweep", *OPTIONS_OF),
+)  # what says what goes, and what does not go twice to the same place
 
 
 def plan_text(record: Record) -> str:
@@ -22,6 +28,11 @@ def plan_text(record: Record) -> str:
     }
     said = f"# {record.found['what']}; to remove them again: resect prune MODEL DATA --plan {PLAN}\n"
     return said + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=2**20)
+
+
+def plan_command(record: Record, plan: Path) -> str:
+    """The command that removes what a run did and measures it as the run did, without its search."""
+    return replaced_options(record.command, _SEARCHED, {"plan": plan})
 
 
 def read_plan(path: Path) -> str:

@@ -23,7 +23,8 @@ from resect.measuring.tasks import Task
 from resect.models.inputs import ModelInputs
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
-from resect.pruning.groups import groups_of
+from resect.pruning.export.formats import require_expressible
+from resect.pruning.groups import groups_of, without
 from resect.pruning.prune import prune, remove
 from resect.pruning.result import Pruning
 from resect.pruning.settings import Budget, PruneSettings
@@ -35,7 +36,17 @@ _BATCH = 64  # samples, at the most, unless the user says
 
 @dataclass(frozen=True)
 class PruneJob(PruneAsked, Job):
-    """A search for units of one network that can go."""
+    """A search for units of one network that can go.
+
+    Attributes:
+        targets: what is written of the result afterwards; what can never hold it is refused before the search.
+    """
+
+    targets: tuple[str, ...] = ()
+
+    def asked(self) -> dict[str, Any]:
+        """The whole configuration, which targets are no part of."""
+        return {name: value for name, value in super().asked().items() if name != "targets"}
 
     def prepare(self, lab: Lab) -> Subject:
         """Load and unravel the network, and load the samples; a plan is read first, as it is soon wrong."""
@@ -44,7 +55,17 @@ class PruneJob(PruneAsked, Job):
         more: dict[str, Any] = {} if plan is None else {"plan": plan}
         if self.calibration is not None:
             more["calibration"] = self._calibration().digest()
-        return replace(subject, more=more)
+        subject = replace(subject, more=more)
+        if self.targets:
+            require_expressible(subject.net, self._candidates(subject), self.targets)
+        return subject
+
+    def _candidates(self, subject: Subject) -> list[Arrangement]:
+        """What goes, or the network without any one unit."""
+        if self.budget is None:
+            return [self._given(subject.net, subject)]
+        groups = groups_of(subject.net, self.settings().unit)
+        return [without(subject.net, groups, [i]) for i in range(len(groups))]
 
     def _calibration(self) -> SampleSet:
         return replace(self.source, data=self.calibration, limit=None).samples()

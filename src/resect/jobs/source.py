@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,12 @@ class Source:
             Normalization.parse(str(self.normalize))  # says what is wrong with it
         elif self.normalize == "auto":
             object.__setattr__(self, "normalize", None)
+
+    @classmethod
+    def of(cls, asked: Mapping[str, Any]) -> Source:
+        """The source of a finished run, by what its record says was asked."""
+        own = {entry.name: asked[entry.name] for entry in fields(cls) if entry.name in asked}
+        return cls(**own | {"checkpoint": Path(own["checkpoint"]) if own.get("checkpoint") else None})
 
     def card(self) -> Normalization | None:
         """How the card or configuration of the network says that its training normalised."""

@@ -3,11 +3,13 @@ the gate (Greff, Srivastava and Schmidhuber 2017, arXiv 1612.07771, section 3.2)
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import torch
 from torch import Tensor, nn
 
 from resect.errors import SpecError
-from resect.models.resnet import check_sizes, initialise
+from resect.models.resnet import WIDTH, check_sizes, initialise, stage_depths, stages_text
 from resect.models.vgg import Layer
 
 
@@ -15,7 +17,7 @@ class CifarHighway(nn.Module):
     """Three stages of highway blocks; a strided convolution, which is no block, leads from one stage to the next.
 
     Args:
-        blocks: highway blocks, a multiple of 3.
+        blocks: highway blocks, a multiple of 3; or how many each of the three stages has, e.g. (9, 5, 7).
         width: channels of the first stage; the others have 2 and 4 times as many.
         channels: of the images.
         classes: of the output.
@@ -25,24 +27,26 @@ class CifarHighway(nn.Module):
         input (B, channels, H, W) float, output (B, classes) logits.
 
     Raises:
-        SpecError: `blocks` is no multiple of 3, or a size is below 1.
+        SpecError: `blocks` is neither a multiple of 3 nor three stages of at least one, or a size is below 1.
     """
 
-    def __init__(self, blocks: int, width: int = 16, channels: int = 3, classes: int = 10, carry: float = 2.0) -> None:
+    def __init__(
+        self,
+        blocks: int | Sequence[int],
+        width: int = WIDTH,
+        channels: int = 3,
+        classes: int = 10,
+        carry: float = 2.0,
+    ) -> None:
         super().__init__()
-        check_sizes(blocks=blocks, width=width, channels=channels, classes=classes)
-        if blocks % 3:
-            below = max(3, blocks - blocks % 3)
-            raise SpecError(
-                f"`blocks` of a highway network must be a multiple of 3, got {blocks}. The nearest are {below} and "
-                f"{below + 3}."
-            )
+        check_sizes(width=width, channels=channels, classes=classes)
+        self.depths = stage_depths("blocks", blocks, _blocks_a_stage)
         self.stem = Layer(channels, width)
         stages: list[nn.Module] = []
-        for stage in range(3):
+        for stage, count in enumerate(self.depths):
             wide = width * 2**stage
             layers: list[nn.Module] = [Layer(wide // 2, wide, stride=2)] if stage else []
-            stages.append(nn.Sequential(*layers, *(HighwayBlock(wide) for _ in range(blocks // 3))))
+            stages.append(nn.Sequential(*layers, *(HighwayBlock(wide) for _ in range(count))))
         self.stages = nn.Sequential(*stages)
         self.fc = nn.Linear(width * 4, classes)
         initialise(self)
@@ -54,6 +58,36 @@ class CifarHighway(nn.Module):
         """Logits (B, classes) of images (B, channels, H, W)."""
         logits: Tensor = self.fc(self.stages(self.stem(x)).mean((2, 3)))
         return logits
+
+    def shortened(self, gone: Collection[str]) -> tuple[str, CifarHighway]:
+        """The spec, and a network, of the same form with fewer blocks; its weights are new.
+
+        Args:
+            gone: names of blocks, e.g. "stages.0.3".
+
+        Raises:
+            SpecError: a stage would have none.
+        """
+        stages = [f"stages.{stage}" for stage in range(3)]
+        depths = tuple(
+            sum(isinstance(block, HighwayBlock) and f"{stage}.{name}" not in gone for name, block in part.items())
+            for stage in stages
+            for part in [dict(self.get_submodule(stage).named_children())]
+        )
+        width = self.stem.conv.out_channels
+        new = CifarHighway(depths, width, self.stem.conv.in_channels, self.fc.out_features)
+        return f"resect:highway{stages_text(depths, sum(depths))}{f'-w{width}' if width != WIDTH else ''}", new
+
+
+def _blocks_a_stage(blocks: int) -> int:
+    check_sizes(blocks=blocks)
+    if blocks % 3:
+        below = max(3, blocks - blocks % 3)
+        raise SpecError(
+            f"`blocks` of a highway network must be a multiple of 3, got {blocks}. The nearest are {below} and "
+            f"{below + 3}."
+        )
+    return blocks // 3
 
 
 class HighwayBlock(nn.Module):

@@ -15,7 +15,7 @@ SPECIFIC = tuple(kind for kind in KINDS if kind not in DATA_KINDS)  # of models 
 WEIGHTS = resources.files("resect.models") / "weights"
 SHIPPED = tuple(sorted(file.name.removesuffix(".json") for file in WEIGHTS.iterdir() if file.name.endswith(".json")))
 _PARTS = re.compile(
-    r"(?P<name>(?P<kind>resnet|highway)(?P<depth>\d+)|vgg15)(?:-w(?P<width>\d+))?(?:-h(?P<hidden>\d+))?"
+    r"(?P<name>(?P<kind>resnet|highway)(?P<depth>\d+(?:\.\d+\.\d+)?)|vgg15)(?:-w(?P<width>\d+))?(?:-h(?P<hidden>\d+))?"
     r"(?:-x(?P<branches>\d+)|-b(?P<towers>\d+)-s(?P<merge>\d+))?"
     r"(?P<original>-original)?(?P<trained>-(?P<data>digits|cifar10)(?:-[a-z0-9-]+)?)?"
 )
@@ -33,7 +33,8 @@ _NAMES = (
     *SHIPPED,
 )
 _KNOWN = (
-    "Known are resect:resnet110, resect:resnet110-w8 (width 8), resect:resnet110-h8 (8 channels inside the branches of "
+    "Known are resect:resnet110, resect:resnet110-w8 (width 8), resect:resnet18.5.13 (so many blocks in the three "
+    "stages), resect:resnet110-h8 (8 channels inside the branches of "
     "the first stage), resect:resnet110-x2 (two branches a block, the network of twice the hidden width), "
     "resect:resnet110-b2-s3 (two towers, merged every three blocks), "
     "resect:resnet110-original, resect:highway27, resect:vgg15, those with weights "
@@ -71,6 +72,12 @@ def parts_of(spec: str) -> re.Match[str]:
             f"`resect:{bare} --checkpoint {name}.safetensors`."
         )
     return parts
+
+
+def depth_of(parts: re.Match[str]) -> int | tuple[int, ...]:
+    """The depth that a spec says, or the blocks of each stage: (18, 5, 13) for resnet18.5.13."""
+    numbers = tuple(map(int, parts["depth"].split(".")))
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def bare_name(shipped: str) -> str:

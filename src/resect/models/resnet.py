@@ -3,7 +3,8 @@ pre-activation, the form that Veit et al. use)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -12,12 +13,15 @@ from torch.nn import functional as F
 
 from resect.errors import SpecError, require_whole
 
+WIDTH = 16  # channels of the first stage, unless said
+
 
 class CifarResNet(nn.Module):
     """A residual network of 3 stages of m basic blocks, depth 6m+2, for small images.
 
     Args:
-        depth: weight layers, 6m+2: 8, 14, 20, 32, 44, 56, 110, 1202.
+        depth: weight layers, 6m+2: 8, 14, 20, 32, 44, 56, 110, 1202; or how many blocks each of the three stages has,
+            e.g. (18, 5, 13).
         width: channels of the first stage; the others have 2 and 4 times as many.
         channels: of the images.
         classes: of the output.
@@ -39,13 +43,14 @@ class CifarResNet(nn.Module):
         input (B, channels, H, W) float, output (B, classes) logits.
 
     Raises:
-        SpecError: `depth` is not 6m+2, a size is below 1, or `merge` does not divide the number of blocks.
+        SpecError: `depth` is neither 6m+2 nor three stages of at least one block, a size is below 1, or `merge` does
+            not divide the number of blocks.
     """
 
     def __init__(
         self,
-        depth: int,
-        width: int = 16,
+        depth: int | Sequence[int],
+        width: int = WIDTH,
         channels: int = 3,
         classes: int = 10,
         preactivation: bool = True,
@@ -56,30 +61,26 @@ class CifarResNet(nn.Module):
     ) -> None:
         super().__init__()
         inner = width if hidden is None else hidden
-        check_sizes(depth=depth, width=width, channels=channels, classes=classes, branches=branches, merge=merge)
+        check_sizes(width=width, channels=channels, classes=classes, branches=branches, merge=merge)
         check_sizes(hidden=inner)
         if not preactivation and (branches > 1 or hidden or zero_init_last):
             raise SpecError(
                 "`branches` must be 1 in the original form, without `hidden` and `zero_init_last`, got "
                 f"{branches}, {hidden} and {zero_init_last}. Only pre-activation has them."
             )
-        if (depth - 2) % 6 or depth < 8:
-            below = max(8, depth - (depth - 2) % 6)
+        depths = stage_depths("depth", depth, _blocks_a_stage)
+        if sum(depths) % merge or (merge > 1 and branches == 1):
             raise SpecError(
-                f"`depth` of a CIFAR ResNet must be 6m+2, got {depth}. The nearest are {below} and {below + 6}."
-            )
-        if (depth - 2) // 2 % merge or (merge > 1 and branches == 1):
-            raise SpecError(
-                f"`merge` must divide the {(depth - 2) // 2} blocks of depth {depth}, which have two branches or more, "
+                f"`merge` must divide the {sum(depths)} blocks of depth {depth}, which have two branches or more, "
                 f"got {merge} with {branches}."
             )
-        self.preactivation, self.merge = preactivation, merge
+        self.depths, self.preactivation, self.merge = depths, preactivation, merge
         self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         blocks: list[nn.Module] = []
         inside = width
-        for stage in range(3):
+        for stage, count in enumerate(depths):
             outside = width * 2**stage
-            for position in range((depth - 2) // 6):
+            for position in range(count):
                 stride = 2 if stage and not position else 1
                 if branches > 1:
                     blocks.append(MultiResidualBlock(inside, outside, stride, branches, inner * 2**stage))
@@ -108,6 +109,36 @@ class CifarResNet(nn.Module):
             x = F.relu(self.bn(x))
         logits: Tensor = self.fc(x.mean((2, 3)))
         return logits
+
+    def shortened(self, gone: Collection[str]) -> tuple[str, CifarResNet]:
+        """The spec, and a network, of the same form with fewer blocks; its weights are new.
+
+        Args:
+            gone: names of blocks, e.g. "blocks.3".
+
+        Raises:
+            SpecError: a stage would have none.
+        """
+        ends = [0, *accumulate(self.depths)]
+        depths = tuple(sum(f"blocks.{i}" not in gone for i in range(first, end)) for first, end in pairwise(ends))
+        first: Any = self.blocks[0]
+        branches = len(first.branches) if isinstance(first, MultiResidualBlock) else 1
+        width, hidden = self.stem.out_channels, (first.branches[0] if branches > 1 else first).c1.out_channels
+        new = CifarResNet(
+            depths,
+            width,
+            self.stem.in_channels,
+            self.fc.out_features,
+            self.preactivation,
+            branches,
+            self.merge,
+            hidden if self.preactivation else None,
+        )
+        spec = f"resect:resnet{stages_text(depths, 6 * depths[0] + 2)}"
+        spec += f"-w{width}" if width != WIDTH else ""
+        spec += f"-h{hidden}" if hidden != width else ""
+        spec += f"-b{branches}-s{self.merge}" if self.merge > 1 else f"-x{branches}" if branches > 1 else ""
+        return f"{spec}{'' if self.preactivation else '-original'}", new
 
 
 class _Branch(nn.Module):
@@ -200,6 +231,40 @@ def initialise(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+
+
+def _blocks_a_stage(depth: int) -> int:
+    check_sizes(depth=depth)
+    if (depth - 2) % 6 or depth < 8:
+        below = max(8, depth - (depth - 2) % 6)
+        raise SpecError(
+            f"`depth` of a CIFAR ResNet must be 6m+2, got {depth}. The nearest are {below} and {below + 6}."
+        )
+    return (depth - 2) // 6
+
+
+def stage_depths(name: str, given: int | Sequence[int], blocks: Callable[[int], int]) -> tuple[int, int, int]:
+    """How many blocks each of the three stages has.
+
+    Args:
+        name: of the argument.
+        given: those numbers, or one for all, from which `blocks` makes that of a stage.
+
+    Raises:
+        SpecError: they are not three, or one is below 1.
+    """
+    if not isinstance(given, (tuple, list)):
+        return (blocks(given),) * 3  # type: ignore[arg-type]  # what is no number, it refuses
+    if len(given) != 3:
+        raise SpecError(f"`{name}` must be a number, or one for each of the three stages, got {given!r}.")
+    for count in given:
+        check_sizes(**{name: count})
+    return given[0], given[1], given[2]
+
+
+def stages_text(depths: Sequence[int], one: int) -> str:
+    """The blocks of the stages as a spec says them: "18.5.13", or the one number that says equal ones."""
+    return str(one) if len(set(depths)) == 1 else ".".join(map(str, depths))
 
 
 def check_sizes(**sizes: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module, resources
@@ -20,6 +21,7 @@ from resect.models.highway import CifarHighway
 from resect.models.names import (
     WEIGHTS,
     Value,
+    depth_of,
     parts_of,
     require_model_spec,
 )
@@ -27,7 +29,7 @@ from resect.models.resnet import CifarResNet
 from resect.models.vgg import Vgg15
 from resect.runs.record import Record
 from resect.seeds import seeded
-from resect.weights import check_finite, load_checkpoint
+from resect.weights import CARD, check_finite, load_checkpoint, read_metadata
 
 IMAGES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
 _DIGITS_WIDTH = {"vgg15": 16}
@@ -40,13 +42,26 @@ def load_card(shipped: str) -> Record:
 
 
 def card_beside(weights: Path) -> Record | None:
-    """The model card that `resect train` wrote beside a weights file; None if there is none, or a damaged one."""
+    """The model card that `resect train` wrote beside a weights file, or `resect export` into it.
+
+    Returns:
+        None if there is none, or a damaged one.
+    """
     if not weights.name:  # a folder, such as "."
         return None
     try:
         return Record.read(weights.with_suffix(".json"))
     except RunError:
+        return _card_inside(weights)
+
+
+def _card_inside(weights: Path) -> Record | None:
+    text = read_metadata(weights).get(CARD)
+    if text is None:
         return None
+    card = json.loads(text)
+    asked = {name: card[name] for name in ("model", "made_of", "arrangement")}
+    return Record("export", asked, {}, {}, card["command"], card)
 
 
 @dataclass(frozen=True)
@@ -87,6 +102,7 @@ def load_model(
 
     Args:
         spec: `resect:resnet110` (pre-activation; any depth 6m+2), `resect:resnet110-w8` (width 8),
+            `resect:resnet18.5.13` (so many blocks in the three stages),
             `resect:resnet56-x2` (two branches a block: the network of twice the hidden width, no other multiplicity),
             `resect:resnet56-h8` (8 channels inside the branches of the first stage),
             `resect:resnet56-b2-s3` (two towers, merged every three blocks), `resect:resnet110-original`,
@@ -94,7 +110,7 @@ def load_model(
             weights), `torchvision:NAME`, `timm:NAME`, `hf:ID` or `hf:FOLDER`, `py:pkg.mod:factory` (returns a module,
             or a module and an example).
         checkpoint: weights to load. Without, and without pretrained=true, the weights are random. If a model card of
-            `resect train` lies beside them, arguments that are not given are its.
+            `resect train` lies beside them, or one of `resect export` inside, arguments that are not given are its.
         model_args: keyword arguments of the model, e.g. {"width": 32}, {"pretrained": True}.
         samples: the data that the model will see; its channels, classes and size are taken over where not given.
             Without, `resect:` networks take images (N, 3, 32, 32) and have 10 classes.
@@ -151,12 +167,12 @@ def _resect(spec: str, name: str, arguments: dict[str, Value], samples: SampleSe
     classes = None if samples is None or shipped else samples.classes
     settings: dict[str, Any] = {"channels": images[0], "classes": classes or 10}
     if parts["kind"] == "resnet":
-        settings |= {"depth": int(parts["depth"]), "preactivation": parts["original"] is None}
+        settings |= {"depth": depth_of(parts), "preactivation": parts["original"] is None}
         branches = parts["branches"] or parts["towers"]
         settings |= {"branches": int(branches)} if branches else {}
         settings |= {name: int(parts[name]) for name in ("merge", "hidden") if parts[name]}
     elif parts["kind"] == "highway":
-        settings["blocks"] = int(parts["depth"])
+        settings["blocks"] = depth_of(parts)
     else:
         if images[1] != images[2]:
             raise SpecError(f"{spec} takes square images, but the samples are {images[1]}x{images[2]}.")

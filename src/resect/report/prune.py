@@ -13,7 +13,7 @@ from rich.console import Console
 
 from resect.figures import pruning
 from resect.files import write_text
-from resect.jobs.plan_file import PLAN, plan_text
+from resect.jobs.plan_file import PLAN, plan_command, plan_text
 from resect.measuring.meaning import Meaning
 from resect.pruning import written
 from resect.report.layout import print_table
@@ -60,12 +60,15 @@ def sentences(record: Record) -> list[str]:
     """The verdict, what goes, how fast the rest is, and how the choice was made."""
     found, asked = record.found, record.asked
     said = [found["summary"], f"Gone: {', '.join(found['removed'])}.", *_timed(record)]
-    least = _OBJECTIVES[found["objective"]]
-    chosen = f"by {asked['search']} search for the least {least}" if _searched(record) else "by hand"
-    said.append(
-        f"Chosen {chosen} on {plural(found['calibration_samples'], 'sample')} "
-        f"({plural(found['measured'], 'set')} of {found['unit']}s measured), judged on {found['samples']:,} others."
-    )
+    if _searched(record):
+        said.append(
+            f"Chosen by {asked['search']} search for the least {_OBJECTIVES[found['objective']]} on "
+            f"{plural(found['calibration_samples'], 'sample')} ({plural(found['measured'], 'set')} of {found['unit']}s "
+            f"measured), judged on {found['samples']:,} others."
+        )
+    else:
+        chosen = "by hand" if asked["plan"] is None else f"by the plan {asked['plan']}"
+        said.append(f"Chosen {chosen}, judged on {plural(found['samples'], 'sample')}.")
     return said
 
 
@@ -105,7 +108,8 @@ def draw(record: Record, folder: Path) -> Path:
     values: dict[str, Any] = {"record": record, "found": record.found, "headings": headings, "rows": rows}
     table = record.tables.get("generation")
     values["written"] = None if table is None else {"headings": written.HEADINGS, "rows": written.rows(table)}
-    values |= {"figures": shown, "said": sentences(record), "tiles": list(_tiles(record)), "plan": PLAN}
+    values |= {"figures": shown, "said": sentences(record), "tiles": list(_tiles(record))}
+    values["again"] = plan_command(record, folder / PLAN)
     write_text(page, templates().get_template("prune.html").render(**values))
     return page
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 _REPEATED = {
@@ -14,6 +14,7 @@ _REPEATED = {
     "settings": "setting",
     "scores": "score",
     "groups": "group",
+    "targets": "export",
 }
 _ON = ("untrained", "timed")  # what is done unless it is switched off
 
@@ -41,6 +42,17 @@ def command_line(verb: str, arguments: Sequence[str], options: Mapping[str, Any]
         else:
             words += [option, _text(value)]
     return shlex.join(words)
+
+
+def replaced_options(command: str, gone: Collection[str], options: Mapping[str, Any]) -> str:
+    """A command without some options, by their names in code, and with others."""
+    kept, dropped = [], False
+    for word in shlex.split(command):
+        if word.startswith("--"):
+            dropped = word.removeprefix("--").replace("-", "_") in gone
+        if not dropped:
+            kept.append(word)
+    return command_line(kept[1], kept[2:], options)
 
 
 def _text(value: Any) -> str:

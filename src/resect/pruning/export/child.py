@@ -81,6 +81,38 @@ def _timm(task: dict[str, Any]) -> tuple[Run, Any]:
     return _placed(import_module("timm").create_model(f"local-dir:{task['path']}", pretrained=True), task)
 
 
+def _resect(task: dict[str, Any]) -> tuple[Run, Any]:
+    loaded = import_module("resect").load_model(task["spec"], checkpoint=task["path"])
+    return _placed(loaded.module.to(getattr(torch, task["dtype"])), task)
+
+
+def _torchvision(task: dict[str, Any]) -> tuple[Run, Any]:
+    folder = Path(task["path"])
+    made = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model = constructed(made["constructor"], made["arguments"])
+    model.load_state_dict(import_module("safetensors.torch").load_file(folder / "model.safetensors"))
+    return _placed(model.to(getattr(torch, task["dtype"])), task)
+
+
+def constructed(constructor: str, arguments: Mapping[str, Any]) -> Any:
+    """What a class makes of arguments, in which {"class": NAME} is a class, with "arguments" what it makes of them."""
+    return _named(constructor)(**{name: _value(value) for name, value in arguments.items()})
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_value(entry) for entry in value]
+    if isinstance(value, dict):
+        kind = _named(value["class"])
+        return kind(*map(_value, value["arguments"])) if "arguments" in value else kind
+    return value
+
+
+def _named(name: str) -> Any:
+    module, _, kind = name.rpartition(".")
+    return getattr(import_module(module), kind)
+
+
 def _placed(model: Any, task: dict[str, Any]) -> tuple[Run, Any]:
     model = model.eval().to(task["device"])
     return lambda args, kwargs: model(*args, **kwargs), model
@@ -91,6 +123,8 @@ LOADERS: dict[str, Callable[[dict[str, Any]], tuple[Run, Any]]] = {
     "onnx": _onnx,
     "hf": _hugging_face,
     "timm": _timm,
+    "torchvision": _torchvision,
+    "resect": _resect,
 }
 GENERATED: dict[str, dict[str, Any]] = {
     "without a cache": {"use_cache": False},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from resect.errors import ExportError, closest
@@ -13,11 +14,27 @@ from resect.graph.decisions import Decision
 from resect.network.arrangement import Arrangement
 from resect.network.requirements import require_blocks
 from resect.network.unraveled import Unraveled
-from resect.pruning.export import hugging_face, image_models, programs, recipes
+from resect.pruning.export import (
+    hugging_face,
+    programs,
+    recipes,
+    resect_models,
+    timm_models,
+    torchvision_models,
+)
 from resect.pruning.export.card import Origin, write_card
 from resect.pruning.export.fresh import Proof
+from resect.pruning.export.removed import ANY_NETWORK
 
 Track = Callable[[str, float], Callable[[float], None]]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Packages, and the extra of resect that brings them."""
+
+    extra: str
+    packages: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -26,44 +43,102 @@ class Format:
 
     Attributes:
         said: what it is.
+        express: raises ExportError, before anything is written, if a network cannot be written so.
         write: writes a network to a path, and returns what is to be said of it.
         prove: loads it in a fresh process and compares.
-        folder: whether the path is a folder, which gets a model card.
+        load: of a folder, which gets a model card: the lines of Python that load what lies there.
+        models: the kind of spec of the only models that it can hold; None for those of any kind.
+        needs: packages, and the extra of resect that brings them.
     """
 
     said: str
-    write: Callable[[Unraveled, Arrangement, Path], tuple[str, ...]]
+    express: Callable[[Unraveled, Arrangement], object]
+    write: Callable[[Unraveled, Arrangement, Path, Origin], tuple[str, ...]]
     prove: Callable[[Unraveled, Arrangement, Path], Proof]
-    folder: bool = False
+    load: Callable[[Path], str] | None = None
+    models: str | None = None
+    needs: Needs = Needs("", ())
+
+    @property
+    def folder(self) -> bool:
+        """Whether the path is a folder."""
+        return self.load is not None
+
+
+def _alike(
+    write: Callable[[Unraveled, Arrangement, Path], tuple[str, ...]],
+) -> Callable[[Unraveled, Arrangement, Path, Origin], tuple[str, ...]]:
+    """A writer of what is the same wherever the network comes from."""
+    return lambda net, arrangement, path, origin: write(net, arrangement, path)
 
 
 FORMATS = {
     "hf": Format(
         "a folder for from_pretrained of transformers, without the removed layers",
-        hugging_face.write,
+        hugging_face.shorter,
+        _alike(hugging_face.write),
         partial(hugging_face.prove, kind="hf"),
-        folder=True,
+        hugging_face.load,
+        models="hf",
     ),
     "hf-zero": Format(
         "the same with all layers, the removed branches set to zero: loads anywhere, exact, not faster",
-        hugging_face.write_zeroed,
+        hugging_face.zeros,
+        _alike(hugging_face.write_zeroed),
         partial(hugging_face.prove, kind="hf-zero"),
-        folder=True,
+        hugging_face.load,
+        models="hf",
     ),
     "timm": Format(
         "a folder for create_model of timm, without the removed layers",
-        image_models.write_timm,
-        image_models.prove_timm,
-        folder=True,
+        timm_models.shorter,
+        _alike(timm_models.write_timm),
+        timm_models.prove_timm,
+        timm_models.load_timm,
+        models="timm",
+    ),
+    "torchvision": Format(
+        "a folder with weights for a constructor of torchvision, without the removed layers",
+        torchvision_models.shorter,
+        _alike(torchvision_models.write_torchvision),
+        torchvision_models.prove_torchvision,
+        torchvision_models.load_torchvision,
+        models="torchvision",
+    ),
+    "resect": Format(
+        "weights for a shorter network of resect:, for --checkpoint",
+        resect_models.shorter,
+        resect_models.write_resect,
+        resect_models.prove_resect,
+        models="resect",
     ),
     "torch": Format(
-        "the stand-alone network as an archive of torch.export", programs.write_torch, programs.prove_torch
+        "the stand-alone network as an archive of torch.export",
+        lambda net, arrangement: None,
+        _alike(programs.write_torch),
+        programs.prove_torch,
     ),
-    "mergekit": Format("a passthrough recipe of mergekit", recipes.write_mergekit, recipes.prove_recipe),
+    "onnx": Format(
+        "the stand-alone network as ONNX",
+        programs.require_small,
+        _alike(programs.write_onnx),
+        programs.prove_onnx,
+        needs=Needs("onnx", ("onnx", "onnxscript", "onnxruntime")),
+    ),
+    "mergekit": Format(
+        "a passthrough recipe of mergekit",
+        recipes.sliced,
+        _alike(recipes.write_mergekit),
+        recipes.prove_recipe,
+        models="hf",
+    ),
     "gguf-layers": Format(
-        "the numbers for llama-quantize --prune-layers", recipes.write_gguf_layers, recipes.prove_recipe
+        "the numbers for llama-quantize --prune-layers",
+        recipes.numbered,
+        _alike(recipes.write_gguf_layers),
+        recipes.prove_recipe,
+        models="hf",
     ),
-    "onnx": Format("the stand-alone network as ONNX", programs.write_onnx, programs.prove_onnx),
 }
 """What can be written, by its kind."""
 
@@ -118,18 +193,55 @@ def export(
         >>> resect.export(net, net.intact.without("model.layers.3.self_attn", "model.layers.3.mlp"), "hf:pruned")
     """
     require_blocks(net)
+    require_target(target)
     kind, path = parsed(target)
-    arrangement, form, advance = net.arrangement(arrangement), FORMATS[kind], track(f"export {kind}", 2)
+    arrangement, form, origin = net.arrangement(arrangement), FORMATS[kind], origin or Origin()
+    form.express(net, arrangement)
+    advance = track(f"export {kind}", 2)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (whole_folder if form.folder else whole)(path) as place:
-        notes = form.write(net, arrangement, place)
+        notes = form.write(net, arrangement, place, origin)
         advance(1)
         proof = form.prove(net, arrangement, place)
         exported = Exported(kind, path, proof.difference, (*notes, *proof.notes))
-        if form.folder:
-            write_card(place, net, arrangement, exported.summary(), origin or Origin())
+        if form.load is not None:
+            write_card(place, net, arrangement, exported.summary(), form.load(place), origin)
         advance(1)
     return exported
+
+
+def require_target(target: str, model: str | None = None) -> None:
+    """What can be said of a target before a network is loaded.
+
+    Args:
+        model: the spec of the network; what a factory returns is not known yet.
+
+    Raises:
+        ExportError: it is none, something lies there, a package is missing, or it can never hold such a model.
+    """
+    kind, _ = parsed(target)
+    form, own = FORMATS[kind], model.partition(":")[0] if model else "py"
+    if missing := [name for name in form.needs.packages if find_spec(name) is None]:
+        raise ExportError(
+            f"{kind} needs {missing[0]}, which is not installed: pip install 'resect[{form.needs.extra}]'."
+        )
+    if form.models is not None and own not in (form.models, "py"):
+        raise ExportError(f"{kind} can only write models of {form.models}:, but {model} is none. {ANY_NETWORK}")
+
+
+def require_expressible(net: Unraveled, arrangements: Sequence[Arrangement], targets: Sequence[str]) -> None:
+    """Raise ExportError if a target can hold none of the arrangements, with the reason for the first."""
+    for target in targets:
+        form, reasons = FORMATS[parsed(target)[0]], []
+        for arrangement in arrangements:
+            try:
+                form.express(net, arrangement)
+            except ExportError as error:
+                reasons.append(error)
+            else:
+                break
+        if len(reasons) == len(arrangements) > 0:
+            raise reasons[0]
 
 
 def parsed(target: str) -> tuple[str, Path]:
@@ -137,7 +249,9 @@ def parsed(target: str) -> tuple[str, Path]:
     kind, colon, rest = target.partition(":") if isinstance(target, str) else ("", "", "")
     if kind not in FORMATS or not rest:
         known = ", ".join(f"{name}:PATH" for name in FORMATS)
-        raise ExportError(f"`target` must be one of {known}, got {target!r}.{closest(kind, FORMATS) if colon else ''}")
+        raise ExportError(
+            f"`KIND:PATH` must be one of {known}, got {target!r}.{closest(kind, FORMATS) if colon else ''}"
+        )
     path, folder = Path(rest), FORMATS[kind].folder
     if path.exists() and path.is_dir() != folder:
         raise ExportError(f"{kind} writes a {'folder' if folder else 'file'}, but {path} is none. Choose another path.")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from copy import deepcopy
+from dataclasses import dataclass
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
@@ -22,9 +24,9 @@ from resect.network.unraveled import Unraveled
 from resect.pruning.export.configs import built, shortened_config
 from resect.pruning.export.fresh import Proof, loaded_afresh, proven, token_count, trials
 from resect.pruning.export.generation import prompt, proven_to_generate
-from resect.pruning.export.removed import gone_blocks, require_gone, shortened_lists
+from resect.pruning.export.removed import ANY_NETWORK, gone_blocks, require_gone, shortened_lists
 from resect.pruning.export.rules import MORE_LAYERS
-from resect.pruning.export.weights import renumbered
+from resect.pruning.export.weights import Renumbered, renumbered
 
 BESIDE = (
     "tokenizer.json",
@@ -44,8 +46,16 @@ BESIDE = (
 """Files of the tokenizer or the image processor that lie beside weights."""
 
 
-def write(net: Unraveled, arrangement: Arrangement, folder: Path) -> tuple[str, ...]:
-    """Write the network without its removed layers; returns what is to be said of it.
+@dataclass(frozen=True)
+class Shorter:
+    """A model on the meta device without the removed layers, and its weights."""
+
+    model: Any
+    weights: Renumbered
+
+
+def shorter(net: Unraveled, arrangement: Arrangement) -> Shorter:
+    """The network without its removed layers.
 
     Raises:
         ExportError: transformers has no model that computes this.
@@ -53,16 +63,46 @@ def write(net: Unraveled, arrangement: Arrangement, folder: Path) -> tuple[str, 
     model = require_stock(net.model, "hf")
     lists = shortened_lists(net, arrangement, "hf")
     with quiet():
-        new, shorter = shortened_config(model, lists, "hf")
-        weights = renumbered(model, new, shorter, "hf")
-        require_gone(net, arrangement, shorter, weights.sources)
-        _save(model, new, weights.tensors, folder, "hf")
+        new, all_lists = shortened_config(model, lists, "hf")
+        weights = renumbered(model, new, all_lists, "hf")
+        require_gone(net, arrangement, all_lists, weights.sources, "hf")
+    return Shorter(new, weights)
+
+
+def write(net: Unraveled, arrangement: Arrangement, folder: Path) -> tuple[str, ...]:
+    """Write the network without its removed layers; returns what is to be said of it.
+
+    Raises:
+        ExportError: transformers has no model that computes this.
+    """
+    model, new = net.model, shorter(net, arrangement)
+    with quiet():
+        _save(model, new.model, new.weights.tensors, folder, "hf")
     said = [
         f"{name} is 0 now: the layers behind the last, which transformers does not run, are left out."
         for name in MORE_LAYERS
         if getattr(model.config, name, 0)
     ]
-    return (*weights.notes, *said, *_beside(model, folder))
+    return (*new.weights.notes, *said, *_beside(model, folder))
+
+
+def zeros(net: Unraveled, arrangement: Arrangement) -> frozenset[str]:
+    """The names of the weights that the removed branches end in.
+
+    Raises:
+        ExportError: the model is none of transformers, or a branch ends in no weights of its own.
+    """
+    require_stock(net.model, "hf-zero")
+    gone, found = gone_blocks(arrangement, "hf-zero"), set[str]()
+    for slot in (net.sliced.slots[i] for i in sorted(gone)):
+        names = tail_parameters(net.sliced, slot)
+        if not names:
+            raise ExportError(
+                f"hf-zero cannot set block {slot.index} ({slot.name}) to zero: its branch ends in no linear map of its "
+                f"own. {ANY_NETWORK}"
+            )
+        found.update(names)
+    return frozenset(found)
 
 
 def write_zeroed(net: Unraveled, arrangement: Arrangement, folder: Path) -> tuple[str, ...]:
@@ -71,20 +111,11 @@ def write_zeroed(net: Unraveled, arrangement: Arrangement, folder: Path) -> tupl
     Raises:
         ExportError: a branch ends in no weights of its own.
     """
-    model, gone = require_stock(net.model, "hf-zero"), gone_blocks(arrangement, "hf-zero")
-    zeros: set[str] = set()
-    for slot in (net.sliced.slots[i] for i in sorted(gone)):
-        names = tail_parameters(net.sliced, slot)
-        if not names:
-            raise ExportError(
-                f"hf-zero cannot set block {slot.index} ({slot.name}) to zero: its branch ends in no linear map of its "
-                "own. `torch` writes the stand-alone network of any arrangement."
-            )
-        zeros.update(names)
-    state = {name: torch.zeros_like(v) if name in zeros else v for name, v in model.state_dict().items()}
+    model, names = net.model, zeros(net, arrangement)
+    state = {name: torch.zeros_like(v) if name in names else v for name, v in model.state_dict().items()}
     with quiet():
-        _save(model, built(model, model.config.to_dict()), state, folder, "hf-zero")
-    said = f"All layers are there, and as slow as before; zero are {', '.join(sorted(zeros))}."
+        _save(model, built(model, model.config.to_dict()), state, folder, "hf-zero")  # type: ignore[operator,union-attr]  # a configuration of transformers
+    said = f"All layers are there, and as slow as before; zero are {', '.join(sorted(names))}."
     return (said, *_beside(model, folder))
 
 
@@ -101,6 +132,12 @@ def prove(net: Unraveled, arrangement: Arrangement, folder: Path, *, kind: str) 
     if asked is None:
         return proof
     return Proof(proof.difference, proven_to_generate(net, arrangement, asked, answer["generated"], kind))
+
+
+def load(folder: Path) -> str:
+    """The lines of Python that load what lies in a folder."""
+    made = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    return f'from transformers import {made}\n\nmodel = {made}.from_pretrained("DIR", dtype="auto")  # this folder'
 
 
 def require_stock(model: nn.Module, kind: str) -> Any:

@@ -15,6 +15,7 @@ from resect.pruning.export.removed import Shortened
 
 _PLAIN = (bool, int, float, str, type(None))
 _POINTS = ("layer_idx", "layer_index")  # parts of the names of attributes that hold the number of another layer
+_TRAINED_WITH = ("drop", "stochastic")  # parts of the names of what acts in training alone, often by the depth
 Traits = Mapping[tuple[str, str], Any]
 """By module and attribute inside a layer; a module's class stands under "class", shapes under the tensor's name."""
 
@@ -38,14 +39,24 @@ def other_layers(old: nn.Module, new: nn.Module, lists: list[Shortened]) -> Iter
                     yield f"{where} is {_short(one)} in the network and {_short(other)} where layer {i} becomes {j}"
 
 
+def dropped_paths(model: nn.Module) -> tuple[str, ...]:
+    """What is to be said of a model whose training drops whole branches."""
+    kinds = {type(part).__name__ for part in model.modules()}
+    if not kinds & {"DropPath", "StochasticDepth"}:
+        return ()
+    return ("In training branches are dropped at the rates that the constructor gives to a network of this depth.",)
+
+
 def _traits(layer: nn.Module) -> Traits:
     traits: dict[tuple[str, str], Any] = {}
     for name, module in layer.named_modules():
+        if any(part in f"{name} {type(module).__name__}".lower() for part in _TRAINED_WITH):
+            continue
         traits[name, "class"] = type(module).__name__
         tensors = {**module._parameters, **module._buffers}
         traits |= {(name, key): tuple(value.shape) for key, value in tensors.items() if value is not None}
         for key, value in vars(module).items():
-            if key[0] != "_" and key != "training" and "drop" not in key and _is_plain(value):
+            if key[0] != "_" and key != "training" and _TRAINED_WITH[0] not in key and _is_plain(value):
                 traits[name, key] = value
     return traits
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from resect.errors import ExportError
 from resect.graph.calls import as_call, widen
-from resect.graph.exporting import TensorsOnly
+from resect.graph.exporting import TensorsOnly, quiet_export
 from resect.graph.exporting import export as captured
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
 from resect.pruning.export.child import named_outputs
 from resect.pruning.export.fresh import Proof, loaded_afresh, proven, token_count, trials
 
-_ONNX = ("onnx", "onnxscript", "onnxruntime")
+_MOST = 2**31  # bytes of a file of ONNX, a message of protobuf
 
 
 class Plain(nn.Module):
@@ -49,14 +49,49 @@ def prove_torch(net: Unraveled, arrangement: Arrangement, path: Path) -> Proof:
     return proven("torch", tried, loaded_afresh("torch", path, net, tried.calls)["outputs"])
 
 
+def require_small(net: Unraveled, arrangement: Arrangement) -> None:
+    """Raise ExportError if the weights do not fit into one file of ONNX."""
+    size = sum(value.nbytes for value in net.model.state_dict().values())
+    if size >= _MOST:
+        raise ExportError(
+            f"onnx can only hold weights of less than 2 GiB in its file, but {type(net.model).__name__} has "
+            f"{size / 2**30:.1f} GiB. `torch` writes the stand-alone network of any size."
+        )
+
+
 def write_onnx(net: Unraveled, arrangement: Arrangement, path: Path) -> tuple[str, ...]:
-    """Write what onnxruntime runs, weights inside; batch and lengths are as free as those of the network."""
-    missing = [name for name in _ONNX if find_spec(name) is None]
-    if missing:
-        raise ExportError(f"onnx needs {missing[0]}, which is not installed: pip install 'resect[onnx]'.")
-    program: Any = torch.onnx.export(_program(net, arrangement), dynamo=True, verbose=False)
-    program.save(str(path), external_data=False)
+    """Write what onnxruntime runs, weights inside; batch and lengths are as free as those of the network.
+
+    Raises:
+        ExportError: ONNX has no such operator.
+    """
+    exported = _program(net, arrangement)
+    args, kwargs = as_call(net.example)
+    with torch.no_grad():
+        outputs = named_outputs(net(kwargs or args, arrangement))
+    try:
+        with quiet_export():
+            program: Any = torch.onnx.export(
+                exported,
+                dynamo=True,
+                verbose=False,
+                input_names=_inputs(args, kwargs),
+                output_names=[f"output_{name}" if name.isdigit() else name or "output" for name in outputs],
+            )
+            program.save(str(path), external_data=False)
+    except Exception as error:  # its converter raises dozens of kinds
+        said = next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
+        raise ExportError(
+            f"onnx cannot express this network: {said} `torch` writes the stand-alone network of any arrangement."
+        ) from error
     return ()
+
+
+def _inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
+    """What the inputs are called: as keywords are, else by their number; nested ones as the exporter likes."""
+    if not all(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
+        return []
+    return [*(f"input_{i}" if len(args) > 1 else "input" for i in range(len(args))), *kwargs]
 
 
 def prove_onnx(net: Unraveled, arrangement: Arrangement, path: Path) -> Proof:

@@ -21,8 +21,8 @@ _UNNAMED = "MODEL"
 _DERIVED = ("transformers_version", "dtype")
 
 
-def write_mergekit(net: Unraveled, arrangement: Arrangement, path: Path) -> tuple[str, ...]:
-    """Write a `passthrough` recipe, whose ranges [first, end) leave the end out.
+def sliced(net: Unraveled, arrangement: Arrangement) -> Shortened:
+    """The list of which mergekit takes slices.
 
     Raises:
         ExportError: half a layer goes, layers of several lists go, or mergekit, which changes the count of layers
@@ -38,18 +38,29 @@ def write_mergekit(net: Unraveled, arrangement: Arrangement, path: Path) -> tupl
             f"mergekit changes the count of layers alone, but {more[0]} of the configuration has to follow. `hf` "
             "writes the checkpoint itself."
         )
+    return only
+
+
+def write_mergekit(net: Unraveled, arrangement: Arrangement, path: Path) -> tuple[str, ...]:
+    """Write a `passthrough` recipe, whose ranges [first, end) leave the end out; ExportError as `sliced` has it."""
+    model: Any = net.model
     name = getattr(model.config, "_name_or_path", "") or _UNNAMED
-    slices = [{"sources": [{"model": name, "layer_range": list(ends)}]} for ends in _ranges(only)]
+    ranges = _ranges(sliced(net, arrangement))
+    slices = [{"sources": [{"model": name, "layer_range": list(ends)}]} for ends in ranges]
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     recipe = {"slices": slices, "merge_method": "passthrough", "dtype": dtype}
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     return (f"Write in place of {_UNNAMED} where the model lies.",) if name == _UNNAMED else ()
 
 
+def numbered(net: Unraveled, arrangement: Arrangement) -> Shortened:
+    """The list whose layers llama-quantize leaves out; ExportError if other than layers of one list go."""
+    return _only(net, arrangement, "gguf-layers")
+
+
 def write_gguf_layers(net: Unraveled, arrangement: Arrangement, path: Path) -> tuple[str, ...]:
     """Write the numbers for `llama-quantize --prune-layers`; ExportError if other than layers of one list go."""
-    only = _only(net, arrangement, "gguf-layers")
-    path.write_text(",".join(map(str, only.removed)) + "\n", encoding="utf-8")
+    path.write_text(",".join(map(str, numbered(net, arrangement).removed)) + "\n", encoding="utf-8")
     return (
         "llama-quantize --prune-layers takes these numbers, which are those of the intact model. In some families "
         "lists in the metadata keep an entry for each removed layer.",

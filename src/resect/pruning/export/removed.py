@@ -13,10 +13,18 @@ from resect.graph.decisions import Decision, Variant
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
 
-OTHER_WAYS = (
-    "`hf-zero` writes a checkpoint of transformers with removed branches set to zero (loads anywhere, exact, not "
-    "faster), `torch` the stand-alone network (faster)."
-)
+ANY_NETWORK = "`torch` writes the stand-alone network of any arrangement."
+_OF_TRANSFORMERS = ("hf", "mergekit", "gguf-layers")
+
+
+def other_ways(kind: str) -> str:
+    """Which formats take what this one cannot express, in a sentence."""
+    if kind not in _OF_TRANSFORMERS:
+        return ANY_NETWORK
+    return (
+        "`hf-zero` writes a checkpoint of transformers with removed branches set to zero (loads anywhere, exact, not "
+        "faster), `torch` the stand-alone network (faster)."
+    )
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,7 @@ def gone_blocks(arrangement: Arrangement, kind: str) -> frozenset[int]:
     for slot, decision in enumerate(arrangement):
         if slot not in gone and decision != slot:
             raise ExportError(
-                f"{kind} can only express blocks that are removed, but slot {slot} runs {decision}. `torch` writes the "
-                "stand-alone network of any arrangement."
+                f"{kind} can only express blocks that are removed, but slot {slot} runs {decision}. {ANY_NETWORK}"
             )
     if not gone:
         raise ExportError("`arrangement` must remove a block to be exported, but it is the intact network.")
@@ -87,7 +94,9 @@ def shortened_lists(net: Unraveled, arrangement: Arrangement, kind: str) -> list
     return lists
 
 
-def require_gone(net: Unraveled, arrangement: Arrangement, lists: Sequence[Shortened], kept: Set[str]) -> None:
+def require_gone(
+    net: Unraveled, arrangement: Arrangement, lists: Sequence[Shortened], kept: Set[str], kind: str
+) -> None:
     """Raise ExportError if the pruned network still reads weights of removed layers, other than those in `kept`."""
     reads = {read for program in net.programs.fold(arrangement) for step in program.steps for read in step.reads}
     names = sorted(name for key, name in net.programs.parameter_keys.items() if key in reads and name not in kept)
@@ -95,9 +104,9 @@ def require_gone(net: Unraveled, arrangement: Arrangement, lists: Sequence[Short
         for i in entry.removed:
             if name := next((n for n in names if n.startswith(f"{entry.path}.{entry.names[i]}.")), None):
                 raise ExportError(
-                    f"hf cannot express this network: without the blocks of layer {i} of {entry.path} it still reads "
-                    f"{name}, as where a normalisation stands on the skip, or later layers share keys and values. "
-                    f"{OTHER_WAYS}"
+                    f"{kind} cannot express this network: without the blocks of layer {i} of {entry.path} it still "
+                    f"reads {name}, as where a projection or a normalisation stands on the skip, or later layers "
+                    f"share keys and values. {other_ways(kind)}"
                 )
 
 
@@ -124,5 +133,5 @@ def _half(net: Unraveled, arrangement: Arrangement, gone: frozenset[int], slot: 
     rest = f", but {stays[0]} of the same layer stays" if stays else ", which is no layer of its own"
     return ExportError(
         f"{kind} can only express whole layers that are removed: block {slot} ({net.blocks[slot].name}) goes{rest}. "
-        f"{OTHER_WAYS}"
+        f"`resect prune --unit layer` removes whole layers. {other_ways(kind)}"
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -15,37 +16,55 @@ from resect.errors import ExportError
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
 from resect.pruning.export.fresh import Proof, loaded_afresh, proven, trials
-from resect.pruning.export.layers import other_layers
-from resect.pruning.export.removed import Shortened, shortened_lists
-from resect.pruning.export.weights import renumbered
+from resect.pruning.export.layers import dropped_paths, other_layers
+from resect.pruning.export.removed import ANY_NETWORK, Shortened, require_gone, shortened_lists
+from resect.pruning.export.weights import Renumbered, renumbered
 from resect.seeds import seeded
 
-_OTHER_WAY = "`torch` writes the stand-alone network of any arrangement."
 _ONE = ("depth", "num_layers", "num_blocks")  # arguments that count the layers of one list
 _STAGES = ("depths", "layers", "block_depths", "stage_depths", "num_blocks")  # those of all stages
 
 
-def write_timm(net: Unraveled, arrangement: Arrangement, folder: Path) -> tuple[str, ...]:
-    """Write the network without its removed layers; ExportError if the family's constructor makes no such network."""
+@dataclass(frozen=True)
+class Shorter:
+    """A network that the constructor made with fewer layers, the arguments that did, and the weights for it."""
+
+    model: Any
+    arguments: dict[str, Any]
+    weights: Renumbered
+
+
+def shorter(net: Unraveled, arrangement: Arrangement) -> Shorter:
+    """The network without its removed layers; ExportError if the family's constructor makes no such network."""
     model: Any = net.model
     if not type(model).__module__.startswith("timm.") or not getattr(model, "pretrained_cfg", None):
         raise ExportError(
-            f"timm can only write models that timm made, but {type(model).__name__} is none. {_OTHER_WAY}"
+            f"timm can only write models that timm made, but {type(model).__name__} is none. {ANY_NETWORK}"
         )
     lists = shortened_lists(net, arrangement, "timm")
-    depths = {entry.path: len(entry.kept) for entry in lists}
-    new, changed = _made(model, lists, depths)
-    weights = renumbered(model, new, lists, "timm")
-    new.load_state_dict(dict(weights.tensors))
-    import_module("timm.models").save_for_hf(new, str(folder), model_args=changed, safe_serialization=True)
-    told = ", ".join(f"{name}={value}" for name, value in changed.items())
-    return (*weights.notes, f"It is {model.pretrained_cfg['architecture']} with {told}.")
+    require_gone(net, arrangement, lists, frozenset(), "timm")
+    new, changed = _made(model, lists, {entry.path: len(entry.kept) for entry in lists})
+    return Shorter(new, changed, renumbered(model, new, lists, "timm"))
+
+
+def write_timm(net: Unraveled, arrangement: Arrangement, folder: Path) -> tuple[str, ...]:
+    """Write the network without its removed layers; ExportError if the family's constructor makes no such network."""
+    model, new = cast(Any, net.model), shorter(net, arrangement)
+    new.model.load_state_dict(dict(new.weights.tensors))
+    import_module("timm.models").save_for_hf(new.model, str(folder), model_args=new.arguments, safe_serialization=True)
+    told = ", ".join(f"{name}={value}" for name, value in new.arguments.items())
+    return (*new.weights.notes, f"It is {model.pretrained_cfg['architecture']} with {told}.", *dropped_paths(model))
 
 
 def prove_timm(net: Unraveled, arrangement: Arrangement, folder: Path) -> Proof:
     """Compare what `create_model` loads in a fresh process."""
     tried = trials(net, arrangement)
     return proven("timm", tried, loaded_afresh("timm", folder, net, tried.calls)["outputs"])
+
+
+def load_timm(folder: Path) -> str:
+    """The lines of Python that load what lies in a folder."""
+    return 'import timm\n\nmodel = timm.create_model("local-dir:DIR", pretrained=True).eval()  # this folder'
 
 
 def _made(model: Any, lists: Sequence[Shortened], depths: Mapping[str, int]) -> tuple[Any, dict[str, Any]]:
@@ -64,7 +83,7 @@ def _made(model: Any, lists: Sequence[Shortened], depths: Mapping[str, int]) -> 
             return new, {**base, **changed}
         why = odd
     removed = "; ".join(map(str, lists))
-    raise ExportError(f"timm's constructor cannot make this network without layers {removed}: {why}. {_OTHER_WAY}")
+    raise ExportError(f"timm's constructor cannot make this network without layers {removed}: {why}. {ANY_NETWORK}")
 
 
 def _choices(model: nn.Module, depths: Mapping[str, int]) -> list[dict[str, Any]]:
