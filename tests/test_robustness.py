@@ -44,6 +44,16 @@ def test_two_networks_cannot_tell(record: tuple[resect.Record, Path]) -> None:
     assert "Between 2 networks the data cannot tell" in record[0].found["summary"]
 
 
+def test_networks_at_chance_are_warned_of_and_nothing_is_said_between_them() -> None:
+    options = {"repeats": 1, "gradient_samples": 2, "limit": 20}
+    record = resect.robustness("digits", "resect:resnet8-w2-b2-s1", "resect:resnet8-w2-b2-s3", **options)
+    assert record.tables["networks"]["robustness"].isna().all()
+    assert record.found["summary"].endswith("Between networks nothing can be said: that takes two that are better than "
+                                            "chance.")  # fmt: skip
+    assert sum("has random weights" in warning for warning in record.warnings) == 2
+    assert sum("no better than always naming" in warning for warning in record.warnings) == 2
+
+
 def test_they_are_shown_and_drawn(record: tuple[resect.Record, Path]) -> None:
     made, folder = record
     shown = CliRunner().invoke(main, ["show", str(folder)])

@@ -70,6 +70,8 @@ class MultiplicityJob(MultiplicityAsked, Job):
             raise InputError("`out` must name a run folder: trainings take hours, and a killed run goes on from there.")
         lab = self.open(out, track)
         assert lab.folder is not None
+        if not (lab.folder.path / PLAN).exists():
+            self._require_possible()
         self._keep_plan(lab.folder)
         missing = [pair for pair in self.trainings if not self._card(lab.folder, *pair)][:trainings]
         bar = track("trainings", len(missing)) if missing else silent("", 0)
@@ -162,6 +164,13 @@ class MultiplicityJob(MultiplicityAsked, Job):
         outcomes = ImageOutcomes(own.errors > 0, training_digest(card), samples.digest(), weights_digest(job.out))
         outcomes.write(outcomes_file(job.out))
         return outcomes
+
+    def _require_possible(self) -> None:
+        """Raise what is wrong with an arm, or the images, before a plan is written that could not be carried out."""
+        samples = load_samples(str(self.source.data), split="test", limit=self.source.limit)
+        for arm in self.design:
+            module = load_model(f"resect:{arm.name}", model_args=dict(START), samples=samples).module
+            require_fit(placed(module, self.source.device), samples.limited(2))
 
     def _keep_plan(self, folder: RunFolder) -> None:
         """Write the plan, or see that it is still the same; RunError if it is not."""

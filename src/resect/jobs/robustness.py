@@ -164,6 +164,8 @@ def _within(within: pd.DataFrame) -> str:
 
 def _between(between: pd.DataFrame) -> str:
     count, p_values = int(between["count"].max()), between["p_value"] * len(between)  # Bonferroni
+    if count < 2:
+        return "Between networks nothing can be said: that takes two that are better than chance."
     sure = between[p_values < 0.05]
     if sure.empty:
         return f"Between {count} networks the data cannot tell whether any of the measures predicts robustness."
