@@ -164,7 +164,7 @@ def test_scores_stand_side_by_side(tmp_path: Path) -> None:
     assert record.tables["scores"].columns.tolist() == [
         *("block", "name", "kl", "kl_low", "kl_high", "angular", "angular_low", "angular_high")
     ]
-    assert {file.stem for file in (out / "figures").iterdir()} == {"ranks", "correlations", "windows"}
+    assert {file.stem for file in (out / "figures").iterdir()} == {"ranks", "correlations", "windows", "kl", "angular"}
     assert "Divergence of the output distribution" in result.stdout
     assert "rank correlation" in result.stdout
 

@@ -134,13 +134,35 @@ def test_the_plan_is_there_before_the_first_training(tmp_path: Path) -> None:
         (["resnet8-b2-s1", "resnet8-b2-s3", "--setting", "seed=3"], "`settings` must leave the seed out"),
         (["resnet8-b2-s1", "resnet8-b2-s3", "--setting", "epochs"], "`--setting` must have the form K=V"),
         (["resnet8-b2-s1", "resnet8-b2-s3", "--bound", "0"], "`bound` must be above 0"),
-        (["--training-free", "--seeds", "3"], "`seeds` must be an option of"),
+        (["--training-free", "--seeds", "3"], "`seeds` is of trainings, but the check trains nothing"),
+        (["--training-free", "--trainings", "3"], "`trainings` is of trainings"),
+        (["--repeats", "3"], "`repeats` is of the check that trains nothing. Give --training-free"),
+        (["foo"], "unknown arm 'foo'. Arms are resnetN-bB-sS, such as resnet38-b2-s18: of depth N, with B towers"),
+        (["primry"], "unknown arm 'primry'. Close: primary. "),
+        (["resnet20-digits"], "Designs are primary, grid; by default the arms are those of primary, resnet38-w8-b2-s1"),
     ],
 )
 def test_what_is_no_experiment_is_refused(arguments: list[str], said: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arms", "said"),
+    [
+        (("resnet9-b2-s1", "resnet9-b2-s3"), "`depth` of a CIFAR ResNet must be 6m+2, got 9"),
+        (("resnet8-b2-s1", "resnet8-b2-s2"), "`merge` must divide the 3 blocks of depth 8"),
+        (("resnet8-s1", "resnet8-b2-s2"), "unknown arm 'resnet8-s1'"),
+    ],
+)
+def test_arms_that_cannot_be_built_are_refused_before_a_plan_is_written(
+    arms: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    result = run(*arms, "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_designs_by_name_hold_depth_times_width_and_contrast_first_with_last() -> None:

@@ -121,7 +121,9 @@ def test_depths() -> None:
 
     assert found(0.3, 0.1, 0.06, 0.03, 0.0).verdict == HOLDS
     assert found(0.3, 0.1, 0.15, 0.03, 0.0).verdict == PARTLY
-    assert found(0.3, 0.1, 0.15, 0.03, 0.03).verdict == FAILS
+    assert found(0.3, 0.1, 0.0, 0.0, 0.0).verdict == PARTLY
+    assert found(0.3, 0.1, 0.15, 0.03, 0.04).verdict == FAILS
+    assert found(0.0, 0.0, 0.0, 0.0, 0.0).verdict == FAILS
     assert "0.0 points (0.0 to 90.0) in the median at depth" in found(0.3, 0.1, 0.06, 0.03, 0.0).here
 
 
@@ -212,6 +214,8 @@ def test_what_cannot_be_measured_is_said_with_the_command_that_does(tmp_path: Pa
     )
     assert result.exit_code == 0, result.output
     assert result.output.count("not run here") == 3  # each, and both in the last line
+    shown = " ".join(result.output.split())
+    assert f"not run here the rule: {CHECKS['2'].rule} the authors:" in shown
     assert "to run it: resect reproduce 2 --data folder:DIR,split=val" in " ".join(result.output.split())
     assert "to run it: resect reproduce 9 --data cifar10:DIR" in result.output
     page = (tmp_path / "run" / "report.html").read_text().replace("\u00a0", " ")

@@ -17,6 +17,7 @@ from resect.jobs.claims.check import DEPTHS, NOT_RUN, UNKNOWN
 from resect.jobs.lesion import lesion_answer
 from resect.jobs.source import Source
 from resect.models import minilm
+from resect.report import faces
 from resect.report import lesion as face
 
 
@@ -58,6 +59,27 @@ def test_claims_join_those_of_the_folder_and_share_a_captured_network(tmp_path: 
     assert captures == []
     other = CliRunner().invoke(main, ["reproduce", "5", "--limit", "29", *small[:2], "--out", str(run)])
     assert other.exit_code == 2 and "holds a run with another configuration (limit: 30 there, 29 here)" in other.output
+
+
+def test_claims_of_lesions_do_without_a_study_and_say_the_same(tmp_path: Path) -> None:
+    options = {"model": "resect:resnet14-w2", "limit": 30, "repeats": 2}
+    alone = resect.reproduce("1", "3", "4", out=tmp_path / "alone", **options)
+    assert list(alone.found["runs"]) == ["deletions", "control", "random", "shuffled"]
+    assert not (tmp_path / "alone" / "study").exists()
+    page = faces.draw(alone, tmp_path / "alone").read_text(encoding="utf-8")
+    for title in ("One layer of the plain network deleted", "Random deletions", "Reorderings"):
+        assert f"<h3>{title}</h3>" in page
+    whole = resect.reproduce("1", "3", "4", "6", out=tmp_path / "whole", **options)
+    assert list(whole.found["runs"]) == ["study"]
+    joined = resect.reproduce("6", out=tmp_path / "alone", **options)  # which needs the study
+    assert list(joined.found["runs"]) == ["study"]
+    records = [{claim["number"]: claim for claim in record.found["claims"]} for record in (alone, whole, joined)]
+    said = [[(of[number]["here"], of[number]["verdict"]) for number in ("1", "3", "4")] for of in records]
+    assert said[0] == said[1] == said[2]
+    assert [records[0][number]["command"] for number in ("3", "4")] == [
+        f"resect lesion resect:resnet14-w2 digits --limit 30 --plan {plan} --repeats 2 --batch-size 500"
+        for plan in ("random", "shuffled")
+    ]
 
 
 def test_a_folder_of_images_and_a_network_of_torchvision(tmp_path: Path) -> None:

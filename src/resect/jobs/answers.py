@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from resect.graph.outputs import IGNORED
@@ -14,6 +12,7 @@ from resect.jobs.findings import (
     GradientAnswer,
     MultiplicityRow,
     PlainControl,
+    tau_correlation,
 )
 from resect.measuring.metrics import chance_error
 from resect.network.unraveled import Unraveled
@@ -48,17 +47,11 @@ def answer_ensemble(
         error_without_tenth=float(by_count[tenth]),
         half=half,
         error_without_half=float(by_count[half]),
-        tau_correlation=_rank_correlation(shuffled.table) if shuffled else None,
+        tau_correlation=tau_correlation(shuffled.table) if shuffled else None,
         reorderings=len(shuffled.plan) if shuffled else 0,
         targets=int((targets != IGNORED).sum()),
         together=together(singles).as_dict(),
     )
-
-
-def _rank_correlation(table: pd.DataFrame) -> float | None:
-    if table["error"].nunique() < 2 or table["kendall_tau"].nunique() < 2:
-        return None
-    return float(spearmanr(table["kendall_tau"], table["error"]).statistic)
 
 
 def answer_depth(spectrum: PathSpectrum, paths: PathDraws, squares: PathSquares) -> DepthAnswer:

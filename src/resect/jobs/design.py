@@ -8,7 +8,7 @@ from functools import cached_property
 from math import log2
 from typing import Any, ClassVar, Self
 
-from resect.errors import InputError, SpecError, require_whole
+from resect.errors import InputError, SpecError, closest, require_whole
 from resect.jobs.asked import Asked, given_options
 from resect.jobs.source import split_spec
 from resect.models.names import SHIPPED, Value, parts_of
@@ -28,6 +28,11 @@ DESIGNS = {
 
 START = {"zero_init_last": True}  # of every arm: at birth all arms are one function, whatever their branches
 _WIDTH = 16
+_KNOWN = (
+    "Arms are resnetN-bB-sS, such as resnet38-b2-s18: of depth N, with B towers that merge every S blocks, S a divisor "
+    "of (N - 2) / 2; resnet38-w8-b2-s18 is of width 8, resnet38-w8-h4-b2-s18 has 4 channels inside its branches, too. "
+    f"Designs are {', '.join(DESIGNS)}; by default the arms are those of primary, {' and '.join(DESIGNS['primary'])}."
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,10 @@ class Arm:
     def of(cls, text: str) -> Arm:
         """The arm of a spec; SpecError for what is no CIFAR ResNet without weights."""
         name = text.removeprefix("resect:") if isinstance(text, str) else text
-        parts = parts_of(f"resect:{name}")
+        try:
+            parts = parts_of(f"resect:{name}")
+        except SpecError as error:
+            raise SpecError(f"unknown arm {text!r}.{closest(str(text), DESIGNS)} {_KNOWN}") from error
         if name in SHIPPED or parts["kind"] != "resnet" or parts["original"] or "." in parts["depth"]:
             raise SpecError(f"an arm must be a resect:resnet without weights, such as resnet38-b2-s18, got {text}.")
         if parts["branches"]:
@@ -162,6 +170,11 @@ class MultiplicityAsked(Asked):
         for name in ("model_args", "module", "batch_dim", "checkpoint", "normalize", "calibrate", "dtype"):
             if name in options:
                 raise InputError(f"`{name}` is no option of multiplicity, which trains its own networks.")
+        for name in ("repeats", "gradient_samples", "gradient_batch"):
+            if name in options:
+                raise InputError(
+                    f"`{name}` is of the check that trains nothing. Give --training-free, or leave it out."
+                )
         named = tuple(arm for text in arms or ("primary",) for arm in DESIGNS.get(text, (text,)))
         return cls.from_options(f"resect:{Arm.of(named[0]).name}", data, {"arms": named, **options})
 
@@ -197,6 +210,9 @@ class RobustnessAsked(Asked):
             SpecError: none is shipped for them.
             InputError: there is no such option.
         """
+        for name in ("trainings", "seeds", "recipe", "settings", "bound"):
+            if name in options:
+                raise InputError(f"`{name}` is of trainings, but the check trains nothing. Leave it out.")
         named = tuple(networks) or _shipped(data.partition(":")[0])
         if not named:
             raise SpecError(f"networks must be named for {data}, as none is shipped for it: SPEC or SPEC@FILE.")

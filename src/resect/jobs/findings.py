@@ -12,6 +12,7 @@ from math import nan
 from typing import Any
 
 import pandas as pd
+from scipy.stats import spearmanr
 
 from resect.paths.measures import Effective
 from resect.runs.record import Record
@@ -193,6 +194,17 @@ class Answers:
     def as_dict(self) -> dict[str, Any]:
         """The same numbers as nested plain dictionaries, ready for JSON."""
         return asdict(self)
+
+
+def tau_correlation(reorderings: pd.DataFrame) -> float | None:
+    """Spearman's rank correlation of error and Kendall tau; None where all errors, or all orders, are equal.
+
+    Args:
+        reorderings: one row each: `kendall_tau`, `error`.
+    """
+    if reorderings["error"].nunique() < 2 or reorderings["kendall_tau"].nunique() < 2:
+        return None
+    return float(spearmanr(reorderings["kendall_tau"], reorderings["error"]).statistic)
 
 
 def rise_of(random: pd.DataFrame, intact: float) -> tuple[int, int]:

@@ -72,7 +72,11 @@ class LesionJob(LesionAsked, Job):
             answer = self._shapley(net, result) if self.plan == "shapley" else lesion_answer(result)
         task = Task.named(answer.found["task"]["task"])
         chance = {"chance_error": chance_of(samples, task)[0]} if task.rate else {}
-        found = {**answer.found, **chance, "ran": ran, **how_read(samples)}
+        kinds = {}
+        if plan.name == "single" and not net.plain:
+            blocks = net.blocks.table
+            kinds = {"downsampling": blocks["block"][blocks["downsampling"]].tolist()}
+        found = {**answer.found, **chance, **kinds, "ran": ran, **how_read(samples)}
         intact = found["intact"].get("error")
         warnings = (*subject.warnings, *at_chance(self.source.model, intact, samples, random=subject.random, task=task))
         return Answer(found, {**answer.tables, "trials": tried}, warnings)

@@ -1,7 +1,7 @@
 """`resect multiplicity`: arms that differ in their number of paths alone, trained with several seeds, and compared.
 
 The plan lies in the run folder before the first training. Trainings are done one after another; what is over at any
-time can be analysed.
+time can be analysed. Of a training that is over its card and its outcomes count; its weights may be deleted.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ import yaml
 
 from resect.data import load_samples
 from resect.data.samples import SampleSet
-from resect.digest import fingerprint
+from resect.engines.local import LOCAL
 from resect.errors import InputError, RunError
 from resect.files import write_text
 from resect.jobs.birth import born
 from resect.jobs.design import START, Arm, MultiplicityAsked
 from resect.jobs.evaluate import outcomes_of
 from resect.jobs.fit import placed, require_fit
-from resect.jobs.job import Answer, Job, Lab, Track, silent
+from resect.jobs.job import Advance, Answer, Job, Lab, Track, silent
+from resect.jobs.outcomes import ImageOutcomes, kept_outcomes, outcomes_file, training_digest, weights_digest
 from resect.jobs.plan import plan_of
 from resect.jobs.train import TrainJob, train_shown
 from resect.jobs.verdict import Verdict, answer_of, verdicts
+from resect.jobs.warn import at_chance
 from resect.measuring.contrasts import Slope, crossed_contrast, logit_slopes
-from resect.models.specs import LoadedModel, card_beside, load_model
+from resect.models.specs import card_beside, load_model
 from resect.runs.folder import RunFolder
 from resect.runs.record import Record, plain
 
@@ -40,6 +42,10 @@ PLAN = "plan.yaml"
 @dataclass(frozen=True)
 class MultiplicityJob(MultiplicityAsked, Job):
     """An experiment on multiplicity."""
+
+    def open(self, out: Path | str | None, track: Track) -> Lab:
+        """The lab of a run folder, which the plan alone makes one, too: a copy may have nothing but what was found."""
+        return Lab(RunFolder(Path(out), self.verb, self.asked(), also=PLAN) if out else None, track)
 
     def run(
         self,
@@ -64,8 +70,10 @@ class MultiplicityJob(MultiplicityAsked, Job):
             raise InputError("`out` must name a run folder: trainings take hours, and a killed run goes on from there.")
         lab = self.open(out, track)
         assert lab.folder is not None
+        if not (lab.folder.path / PLAN).exists():
+            self._require_possible()
         self._keep_plan(lab.folder)
-        missing = [pair for pair in self.trainings if not self._over(lab.folder, *pair)][:trainings]
+        missing = [pair for pair in self.trainings if not self._card(lab.folder, *pair)][:trainings]
         bar = track("trainings", len(missing)) if missing else silent("", 0)
         for number, (arm, seed) in enumerate(missing, start=1):
             train_shown(self._job(lab.folder, arm, seed), track, f"{arm.name}, seed {seed}", bar)
@@ -74,20 +82,27 @@ class MultiplicityJob(MultiplicityAsked, Job):
         return super().run(out, track)
 
     def prepare(self, lab: Lab) -> _Trained:
-        """Load the test images and the networks that are trained."""
+        """Load the test images, and what the networks that are trained answered; those that were not asked are now.
+
+        Raises:
+            InputError: the data are not of classes.
+            RunError: a network must be tested, but its weights are not there.
+        """
         assert lab.folder is not None, "run refuses to do without"
         samples = load_samples(str(self.source.data), split="test", limit=self.source.limit)
-        networks: dict[tuple[str, int], LoadedModel] = {}
-        cards: dict[tuple[str, int], Record] = {}
-        for arm, seed in self.trainings:
-            if self._over(lab.folder, arm, seed):
-                file = self._file(lab.folder, arm, seed)
-                loaded = load_model(f"resect:{arm.name}", checkpoint=file, samples=samples)
-                networks[arm.name, seed] = replace(loaded, module=placed(loaded.module, self.source.device))
-                card = card_beside(file)
-                assert card is not None, "a training ends with it"
-                cards[arm.name, seed] = card
-        return _Trained(samples, networks, cards)
+        digest, name = samples.digest(), f"images of {self.source.data}"
+        cards = {pair: card for pair in self.trainings if (card := self._card(lab.folder, *pair))}
+        kept = {
+            (arm, seed): kept_outcomes(self._file(lab.folder, arm, seed), card, digest, name)
+            for (arm, seed), card in cards.items()
+        }
+        missing = sum(outcomes is None for outcomes in kept.values())
+        advance = lab.track("test images", missing * len(samples)) if missing else silent("", 0)
+        outcomes = {
+            (arm.name, seed): known or self._tested(self._job(lab.folder, arm, seed), samples, advance)
+            for (arm, seed), known in kept.items()
+        }
+        return _Trained(samples, {(arm.name, seed): card for (arm, seed), card in cards.items()}, outcomes)
 
     def before(self, lab: Lab, subject: _Trained) -> Record | None:
         """The record, if it is of all trainings that are over."""
@@ -97,7 +112,7 @@ class MultiplicityJob(MultiplicityAsked, Job):
     def answer(self, subject: _Trained, lab: Lab) -> Answer:
         """Compare the arms on the seeds that all of them have."""
         assert lab.folder is not None, "run refuses to do without"
-        outcomes = self._outcomes(subject, lab)
+        outcomes = {pair: own.wrong.astype(np.float32) for pair, own in subject.outcomes.items()}
         first = self.design[0].name
         seeds = [s for name, s in outcomes if name == first and all((arm.name, s) in outcomes for arm in self.design)]
         wrong = np.array([[outcomes[arm.name, seed] for seed in seeds] for arm in self.design])
@@ -119,7 +134,13 @@ class MultiplicityJob(MultiplicityAsked, Job):
         design[["error", "error_low", "error_high"]] = [_interval(own) for own in wrong] if seeds else nan
         tables = {"design": design, "trainings": trained}
         tables |= {"contrasts": pd.DataFrame(map(asdict, judged)), "slopes": pd.DataFrame(map(asdict, slopes))}
-        return Answer(found, tables)
+        return Answer(found, tables, self._doubts(trained, subject.samples))
+
+    def _doubts(self, trained: pd.DataFrame, samples: SampleSet) -> tuple[str, ...]:
+        """One sentence for each arm whose networks, as trained, are no better than chance."""
+        errors = trained.groupby("arm", sort=False)["error"].mean()
+        said = [doubt for arm, error in errors.items() for doubt in at_chance(str(arm), error, samples, random=True)]
+        return tuple(f"{doubt} Train the arms longer, with --setting epochs=N." for doubt in said)
 
     def _compared(self, wrong: np.ndarray) -> tuple[list[Verdict], list[Slope]]:
         """Contrasts and slopes of (A, R, N), whether each arm errs with each seed on each image."""
@@ -131,23 +152,31 @@ class MultiplicityJob(MultiplicityAsked, Job):
         over = wrong.shape[1] == self.seeds
         return verdicts(differences, self.bound / 100, over=over), logit_slopes(columns, wrong)
 
-    def _outcomes(self, subject: _Trained, lab: Lab) -> dict[tuple[str, int], np.ndarray]:
-        """Whether each network errs on each image, (N,)."""
-        outcomes = {}
-        advance = lab.track("test images", len(subject.networks) * len(subject.samples))
-        for pair, network in subject.networks.items():
-            task = require_fit(network.module, subject.samples)
-            own = outcomes_of(network, subject.samples, self.batch_size, advance, lab.engine, task)
-            if not own.single:
-                raise InputError(f"an experiment asks for errors of classes, but {subject.samples.name} has others.")
-            outcomes[pair] = own.errors
+    def _tested(self, job: TrainJob, samples: SampleSet, advance: Advance) -> ImageOutcomes:
+        """What a trained network answers, which is kept."""
+        card = job.finished()
+        assert card is not None, "it is tested where it has weights"
+        loaded = load_model(job.spec, checkpoint=job.out, samples=samples)
+        network = replace(loaded, module=placed(loaded.module, self.source.device))
+        own = outcomes_of(network, samples, self.batch_size, advance, LOCAL, require_fit(network.module, samples))
+        if not own.single:
+            raise InputError(f"an experiment asks for errors of classes, but {samples.name} has others.")
+        outcomes = ImageOutcomes(own.errors > 0, training_digest(card), samples.digest(), weights_digest(job.out))
+        outcomes.write(outcomes_file(job.out))
         return outcomes
+
+    def _require_possible(self) -> None:
+        """Raise what is wrong with an arm, or the images, before a plan is written that could not be carried out."""
+        samples = load_samples(str(self.source.data), split="test", limit=self.source.limit)
+        for arm in self.design:
+            module = load_model(f"resect:{arm.name}", model_args=dict(START), samples=samples).module
+            require_fit(placed(module, self.source.device), samples.limited(2))
 
     def _keep_plan(self, folder: RunFolder) -> None:
         """Write the plan, or see that it is still the same; RunError if it is not."""
         file, plan = folder.path / PLAN, plain(plan_of(self))
         if not file.exists():
-            if any(folder.path.glob("networks/*.safetensors")):
+            if any(file.suffix in (".json", ".safetensors") for file in folder.path.glob("networks/*")):
                 raise RunError(f"{folder.path} has trainings, but no {PLAN}, which was there before them. Choose "
                                "another --out.")  # fmt: skip
             folder.open()
@@ -167,8 +196,23 @@ class MultiplicityJob(MultiplicityAsked, Job):
     def _file(self, folder: RunFolder, arm: Arm, seed: int) -> Path:
         return folder.path / "networks" / f"{arm.name}-seed{seed}.safetensors"
 
-    def _over(self, folder: RunFolder, arm: Arm, seed: int) -> bool:
-        return self._job(folder, arm, seed).finished() is not None
+    def _card(self, folder: RunFolder, arm: Arm, seed: int) -> Record | None:
+        """The card of a training that is over: its weights are there, or what they answered.
+
+        Raises:
+            InputError: there are weights or outcomes, but of something else.
+        """
+        job = self._job(folder, arm, seed)
+        if (card := job.finished()) or not outcomes_file(job.out).is_file():
+            return card
+        card = card_beside(job.out)
+        if card is None or not job.made(card):
+            raise RunError(
+                f"{job.card} must be the card of this training, whose outcomes lie beside it, but is "
+                f"{'missing or damaged' if card is None else 'that of another'}. Take it from a copy, or delete "
+                f"{outcomes_file(job.out).name} to train the network again."
+            )
+        return card
 
     def _job(self, folder: RunFolder, arm: Arm, seed: int) -> TrainJob:
         return TrainJob(
@@ -179,23 +223,24 @@ class MultiplicityJob(MultiplicityAsked, Job):
 
 @dataclass(frozen=True)
 class _Trained:
-    """The test images, and networks and cards by arm and seed."""
+    """The test images, and cards and outcomes by arm and seed."""
 
     samples: SampleSet
-    networks: dict[tuple[str, int], LoadedModel]
     cards: dict[tuple[str, int], Record]
+    outcomes: dict[tuple[str, int], ImageOutcomes]
     capture_seconds: None = None
 
     @property
     def made_of(self) -> dict[str, Any]:
         """Digests of samples and weights."""
-        networks = [fingerprint(network.module) for network in self.networks.values()]
-        return {"samples": self.samples.digest(), "networks": networks}
+        return {"samples": self.samples.digest(), "networks": [own.weights for own in self.outcomes.values()]}
 
 
 def _interval(values: np.ndarray) -> tuple[float, float, float]:
+    """The mean error of one arm with its interval, which few seeds would have reach beyond what errors can be."""
     contrast = crossed_contrast(values)
-    return contrast.mean, *contrast.interval()
+    low, high = np.clip(contrast.interval(), 0, 1)
+    return contrast.mean, float(low), float(high)
 
 
 def _trainings(cards: Mapping[tuple[str, int], Record], outcomes: Mapping[tuple[str, int], np.ndarray]) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -25,7 +25,7 @@ from resect.jobs.paths import PathsJob
 from resect.jobs.source import Source
 from resect.jobs.study import StudyJob
 from resect.models import minilm
-from resect.models.names import SHIPPED_FOR
+from resect.models.names import SHIPPED_FOR, control_for
 from resect.runs.folder import RunFolder
 from resect.runs.record import Record, finished, plain
 
@@ -87,28 +87,37 @@ class ReproduceJob(ReproduceAsked, Job):
         jobs, runs, rows = self._jobs(), dict[str, Record](), []
         if self.train and "1b" in self.wanted:
             jobs |= {name: self._trained(name, subject.samples, lab) for name in DEPTHS}
+        if not self._needs_study(jobs, lab):
+            del jobs["study"]
         for claim in paper.CLAIMS:
             if claim.number not in self.wanted:
                 continue
             check = CHECKS[claim.number]
-            if all(name in jobs for name in check.runs):
-                runs |= {name: _done(name, jobs[name], lab) for name in check.runs if name not in runs}
+            names = check.among(jobs)
+            runs |= {name: _done(name, jobs[name], lab) for name in names or () if name not in runs}
             found = finding(claim.number, runs)
-            command = self._command_of(claim.number, [jobs.get(name, name) for name in check.runs])
+            command = self._command_of(claim.number, names or check.runs, jobs)
             rows.append({**asdict(claim), **asdict(found), "rule": check.rule, "on": check.on, "command": command})
         warnings = dict.fromkeys(warning for run in runs.values() for warning in run.warnings)
         made = {name: run.command for name, run in runs.items()}
         found_all = {"claims": rows, "runs": made, "samples": len(subject.samples), "data": subject.samples.name}
         return Answer(found_all, {"claims": pd.DataFrame(rows)}, tuple(warnings))
 
-    def _command_of(self, number: str, jobs: Sequence[Job | str]) -> str:
+    def _needs_study(self, jobs: Mapping[str, Job], lab: Lab) -> bool:
+        """Whether the folder has a study, or a claim that is asked for can do with nothing less."""
+        if lab.folder and finished(lab.folder.path / "study"):
+            return True
+        others = {name: job for name, job in jobs.items() if name != "study"}
+        return any("study" in CHECKS[number].runs and CHECKS[number].among(others) is None for number in self.wanted)
+
+    def _command_of(self, number: str, names: Sequence[str], jobs: Mapping[str, Job]) -> str:
         """The commands that make the runs of a claim; where one cannot be made here, the command that can."""
-        missing = [name for name in jobs if isinstance(name, str)]
-        if not missing:
-            return "; ".join(dict.fromkeys(job.command() for job in jobs if isinstance(job, Job)))
-        if missing[0] in DEPTHS:
+        if names[0] in DEPTHS:  # of networks that are trained first
             data = self.source.data if self.kind in SHIPPED_FOR else "cifar10:DIR"
             return f"resect reproduce {number} --data {data} --train --out DIR"
+        missing = [name for name in names if name not in jobs]
+        if not missing:
+            return "; ".join(dict.fromkeys(jobs[name].command() for name in names))
         return _ELSEWHERE.get(missing[0].partition("-")[0], f"resect reproduce {number} --data cifar10:DIR")
 
     def _jobs(self) -> dict[str, Job]:
@@ -117,11 +126,15 @@ class ReproduceJob(ReproduceAsked, Job):
         jobs: dict[str, Job] = {
             "study": StudyJob(main, repeats=self.repeats, batch_size=size),
             "imagenet" if self.kind in ("folder", "hf") else "deletions": LesionJob(main, batch_size=size),
+            "random": LesionJob(main, plan="random", repeats=self.repeats, batch_size=size),
+            "shuffled": LesionJob(main, plan="shuffled", repeats=self.repeats, batch_size=size),
             "skips": LesionJob(main, plan="skips", batch_size=size),
             "twice": LesionJob(main, plan="repeated", batch_size=size),
             "ensemble": LesionJob(main, plan="ensemble", batch_size=size),
             "side-by-side": LesionJob(main, plan="parallel", combine="sum", counts=SIDE_BY_SIDE, batch_size=size),
         }
+        if plain := control_for(self.kind):
+            jobs["control"] = LesionJob(main.beside(plain), plain=True, batch_size=size)
         if main == self._of("resect:resnet110-cifar10"):
             names = ("resnet110-cifar10-stochastic-depth", "highway12-cifar10", "resnet110-cifar10-keep23")
             stochastic, highway, keep = (f"resect:{name}" for name in names)

@@ -1,19 +1,21 @@
 """`resect multiplicity --training-free`: does multiplicity, depth or coherence predict how networks bear lesions?
 
 Between networks: robustness against what is known of their paths. Within a network: what deleting each block costs
-against what goes through it. Raw multiplicity says that every deletion costs the same, half of all paths.
+against what goes through it, and what deleting several costs against sums over them. Raw multiplicity says that every
+deletion costs the same, half of all paths.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from resect.jobs.additivity import deleted_by_authors, deleted_together
 from resect.jobs.design import RobustnessAsked
 from resect.jobs.fit import require_fit
 from resect.jobs.job import Answer, Job, Lab, Subject, digest_of
@@ -29,10 +31,11 @@ from resect.paths.squares import path_squares
 from resect.runs.record import Record
 from resect.sweep import plans
 from resect.sweep.lesion import lesion
-from resect.words import decimal
+from resect.words import decimal, plural, points
 
 _BETWEEN = ("log2_blocks", "log2_paths", "log2_effective_paths", "effective_depth", "log2_coherence")
 _WITHIN = ("share", "first_order_size", "first_order")
+_ADDED = (("cost", "alone"), ("cost", "shares"), ("excess", "ties"))
 _SWEEPS = 8  # random signs a batch, for the coherence
 
 
@@ -54,11 +57,13 @@ class RobustnessJob(RobustnessAsked, Job):
     def answer(self, subject: _Networks, lab: Lab) -> Answer:
         """Measure lesions and paths of all, and set them beside each other."""
         rows, blocks = [], []
+        several: dict[str, pd.DataFrame] = {}  # the authors' network is that of several of ours
         warnings: tuple[str, ...] = ()
         for name, own in zip(self.networks, subject.networks, strict=True):
-            row, table = self._measured(name, own, lab)
+            row, table, together = self._measured(name, own, lab)
             rows.append(row)
             blocks.append(table)
+            several = {str(one["model"].iloc[0]): one for one in together} | several
             warnings += (*own.warnings, *at_chance(name, row["error"], own.samples, random=own.random))
         networks, every = pd.DataFrame(rows), pd.concat(blocks, ignore_index=True)
         between = [_correlated(networks, "robustness", name, list(networks["family"])) for name in _BETWEEN]
@@ -67,17 +72,22 @@ class RobustnessJob(RobustnessAsked, Job):
             for model, own in every.groupby("model", sort=False)
             for name in _WITHIN
         ]
+        added = [{"model": model, **_correlated(own, *names)} for model, own in several.items() for names in _ADDED]
         tables = {
             "networks": networks,
             "blocks": every,
+            "several": pd.concat(several.values(), ignore_index=True),
+            "added": pd.DataFrame(added),
             "between": pd.DataFrame(between),
             "within": pd.DataFrame(within),
         }
         found = {"samples": len(subject.networks[0].samples), "data": subject.networks[0].samples.name}
         return Answer({**found, "summary": _summary(tables)}, tables, warnings)
 
-    def _measured(self, name: str, subject: Subject, lab: Lab) -> tuple[dict[str, Any], pd.DataFrame]:
-        """One network: its row, and one row a block."""
+    def _measured(
+        self, name: str, subject: Subject, lab: Lab
+    ) -> tuple[dict[str, Any], pd.DataFrame, list[pd.DataFrame]]:
+        """One network: its row, one row a block, and one row a deletion of several, of its own and of the authors'."""
         net, samples, engine = subject.net, subject.samples, lab.engine
         tenth = max(1, len(net.blocks) // 10)
         data = samples.batches(self.batch_size)
@@ -86,10 +96,11 @@ class RobustnessJob(RobustnessAsked, Job):
         singles, several = (lesion(net, data, plan, progress=advance, engine=engine) for plan in (single, random))
         few = samples.limited(self.gradient_samples).batches(self.gradient_batch)
         settings, bar = PathSettings(seed=self.source.seed), lab.track(f"{name}, paths", 0)
-        shares = participation(net, few, settings, progress=bar, engine=engine)
+        shares = participation(net, few, settings, pairs=True, progress=bar, engine=engine)
         slopes = first_order(net, few, settings, progress=bar, engine=engine)
         spectrum = path_spectrum(net, few, settings, progress=bar, engine=engine)
-        squares = path_squares(net, few, settings, sweeps=_SWEEPS, progress=bar, engine=engine)
+        rough = replace(settings, precision=None)  # ranks of medians over lengths ask for no more
+        squares = path_squares(net, few, rough, sweeps=_SWEEPS, progress=bar, engine=engine)
         coherence = squares.coherence_table(spectrum)["coherence_median"]
         held = spectrum.effective(0.95)
         lengths = coherence[max(held.low, 1) : held.high + 1]
@@ -111,7 +122,9 @@ class RobustnessJob(RobustnessAsked, Job):
         table = singles.table[["block", "name", "damage", "loss_change"]].assign(
             model=name, share=shares.share, first_order_size=slopes.size, first_order=slopes.change
         )
-        return row, table
+        together = deleted_together(name, several, singles.table["loss_change"], shares)
+        theirs = deleted_by_authors(name, net.blocks.table, shares)
+        return row, table, [together, *([] if theirs is None else [theirs])]
 
 
 @dataclass(frozen=True)
@@ -140,18 +153,25 @@ def _family(name: str) -> str:
 
 
 def _correlated(table: pd.DataFrame, outcome: str, name: str, groups: Sequence[str] | None = None) -> dict[str, Any]:
-    """Spearman's correlation of two columns, over the rows that have both, with interval and permutation p."""
-    some = table[np.isfinite(table[outcome].astype(float)) & np.isfinite(table[name].astype(float))]
-    own = None if groups is None else [groups[i] for i in some.index]
+    """Spearman's correlation of two columns, over the rows that have both, with interval and permutation p.
+
+    Args:
+        groups: of what only its like are compared with; None for one group, or by the column `count` if there is one.
+    """
+    if groups is None and "count" in table and table["count"].nunique() > 1:
+        groups = table["count"].astype(str).tolist()
+    known = np.isfinite(table[[outcome, name]].to_numpy(float)).all(1)
+    some = table[known]
+    own = None if groups is None else [group for group, there in zip(groups, known, strict=True) if there]
     rho, p_value = permuted_correlation(some[name], some[outcome], own) if len(some) else (np.nan, np.nan)
-    known = groups is None and len(some) > 3  # within families ranks are not independent: p alone holds
-    low, high = correlation_interval(rho, len(some)) if known else (np.nan, np.nan)
+    apart = groups is None and len(some) > 3  # within groups ranks are not independent: p alone holds
+    low, high = correlation_interval(rho, len(some)) if apart else (np.nan, np.nan)
     return {"measure": name, "count": len(some), "spearman": rho, "low": low, "high": high, "p_value": p_value}
 
 
 def _summary(tables: Mapping[str, pd.DataFrame]) -> str:
     """What predicts damage within networks, and whether anything predicts robustness between them."""
-    return " ".join((_within(tables["within"]), _between(tables["between"])))
+    return " ".join((_within(tables["within"]), *_together(tables), _between(tables["between"])))
 
 
 def _within(within: pd.DataFrame) -> str:
@@ -162,8 +182,26 @@ def _within(within: pd.DataFrame) -> str:
     return f"Within networks the loss that deleting a block costs has a mean rank correlation of {said}."
 
 
+def _together(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """One sentence a network: do several deletions cost what each costs alone?"""
+    added = tables["added"].set_index(["model", "measure"])["spearman"]
+    said = []
+    for model, own in tables["several"].groupby("model", sort=False):
+        most = own[own["count"] == own["count"].max()]
+        nats = own["unit"].iloc[0] == "nats"
+        cost, alone = (f"{decimal(v)} nats" if nats else points(v) for v in most[["cost", "alone"]].median())
+        said.append(
+            f"{model}: {plural(int(most['count'].iloc[0]), 'block')} deleted together cost {cost} in the "
+            f"median, each alone {alone} in sum, rank correlation {decimal(added[model, 'alone'])}, with "
+            f"their shares {decimal(added[model, 'shares'])}."
+        )
+    return said
+
+
 def _between(between: pd.DataFrame) -> str:
     count, p_values = int(between["count"].max()), between["p_value"] * len(between)  # Bonferroni
+    if count < 2:
+        return "Between networks nothing can be said: that takes two that are better than chance."
     sure = between[p_values < 0.05]
     if sure.empty:
         return f"Between {count} networks the data cannot tell whether any of the measures predicts robustness."

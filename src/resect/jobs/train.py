@@ -105,7 +105,7 @@ class TrainJob:
             return None
         if self.out.is_file():
             card = card_beside(self.out)
-            if card is None or any(card.asked.get(name) != value for name, value in plain(self.asked).items()):
+            if card is None or not self.made(card):
                 raise InputError(f"`out` must be a new file, but {self.out} holds other weights. Choose another --out.")
             return card
         # a training that was stopped before its first checkpoint left two at most, which it writes again
@@ -115,6 +115,10 @@ class TrainJob:
                 "Choose another."
             )
         return None
+
+    def made(self, card: Record) -> bool:
+        """Whether a card is that of this very training."""
+        return all(card.asked.get(name) == value for name, value in plain(self.asked).items())
 
     @property
     def asked(self) -> dict[str, Any]:

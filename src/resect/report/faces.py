@@ -21,7 +21,7 @@ _DRAWN = {  # what there is then
     "multiplicity": "report.html",
     "robustness": "figures",
     "lesion": "figures",
-    "scores": "figures",
+    "scores": "report.html",
     "prune": "report.html",
     "paths": "figures",
     "compare": "figures",

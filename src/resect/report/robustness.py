@@ -23,10 +23,15 @@ _BETWEEN = {
     "log2_coherence": "log₂ coherence",
 }
 _SHORT = ("paths, bits", "at most, bits", "depth", "log₂ coherent")
+_ADDED = {
+    "alone": "each alone, summed",
+    "shares": "shares, summed",
+    "ties": "ties of pairs",
+}
 _WITHIN = {
     "share": "share of the gradient",
-    "first_order_size": "first-order size |<c, f>|",
-    "first_order": "first-order −<c, f>",
+    "first_order_size": "first-order size",
+    "first_order": "first-order, signed",
 }
 
 
@@ -41,15 +46,18 @@ def show(record: Record, console: Console) -> None:
         for row in tables["networks"].to_dict("records")
     ]  # fmt: skip
     print_table(console, headings, rows, names=("network",))
-    names, correlations = {**_BETWEEN, **_WITHIN}, ("Spearman", "95 %", "p")
+    names, correlations = {**_BETWEEN, **_WITHIN, **_ADDED}, ("Spearman", "95 %", "p")
     for key, title in (
         ("within", "Within a network: the loss that deleting a block costs, against"),
+        ("added", "Several blocks deleted: what that costs (of ties: beyond each alone), against"),
         ("between", "Between networks: robustness, against"),
     ):
-        first = ("network", "measure") if key == "within" else ("measure",)
+        if key not in tables:  # of an earlier version
+            continue
+        first = ("measure",) if key == "between" else ("network", "measure")
         rows = [
-            (*([row["model"]] if key == "within" else []), names[row["measure"]], decimal(row["spearman"]),
-             _ends(row["low"], row["high"]), decimal(row["p_value"], 3))
+            (*([] if key == "between" else [row["model"]]), names[row["measure"]], decimal(row["spearman"]),
+             _ends(row["low"], row["high"]), _p(row["p_value"]))
             for row in tables[key].to_dict("records")
         ]  # fmt: skip
         print_table(console, (*first, *correlations), rows, names=first, title=title)
@@ -62,6 +70,10 @@ def show(record: Record, console: Console) -> None:
 
 def _ends(low: float, high: float) -> str:
     return "" if pd.isna(low) else f"{decimal(low)} to {decimal(high)}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else decimal(value, 3)
 
 
 def draw(record: Record, folder: Path) -> Path:

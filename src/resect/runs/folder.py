@@ -34,12 +34,13 @@ class RunFolder:
         path: the folder; it need not exist.
         kind: the verb.
         asked: everything that determines the results, as plain values.
+        also: a file that makes a folder one of such runs, too, as its maker checks it.
 
     Raises:
         RunError: the folder holds a run with another configuration, or something else.
     """
 
-    def __init__(self, path: Path, kind: str, asked: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, kind: str, asked: Mapping[str, Any], *, also: str = CONFIGURATION) -> None:
         self.path = path
         self.configuration = {"schema": SCHEMA, "kind": kind, "asked": plain(asked)}
         file = path / CONFIGURATION
@@ -49,7 +50,11 @@ class RunFolder:
             self._check_same(file)
         elif path.exists() and not path.is_dir():
             raise RunError(f"{path} must be a run folder, but is a file. Choose another --out.")
-        elif path.exists() and any(file.suffix not in (".tmp", ".lock") for file in path.iterdir()):
+        elif (
+            path.exists()
+            and not (path / also).exists()
+            and any(file.suffix not in (".tmp", ".lock") for file in path.iterdir())
+        ):
             raise RunError(f"{path} must be a run folder or an empty one, but holds other files. Choose another --out.")
         existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
         if not existing.is_dir():

@@ -33,10 +33,10 @@ class Finding:
 def finding(number: str, runs: Runs) -> Finding:
     """What a claim comes to, given the runs that there are."""
     check = CHECKS[number]
-    if any(name not in runs for name in check.runs):
+    if (names := check.among(runs)) is None:
         return Finding(check.theirs)
-    here, verdict = check.find({name: runs[name] for name in check.runs})
-    doubtful = verdict != NOT_RUN and any(_at_chance(runs[name]) for name in check.runs)
+    here, verdict = check.find({name: runs[name] for name in names})
+    doubtful = verdict != NOT_RUN and any(_at_chance(runs[name]) for name in names)
     return Finding(check.theirs, here, UNKNOWN if doubtful else verdict)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -20,33 +20,45 @@ Runs = Mapping[str, Record]
 
 @dataclass(frozen=True)
 class Check:
-    """How a claim is tested: on which runs, by which rule; `on` says on what, if not on the data that are asked for."""
+    """How a claim is tested: on which runs, by which rule; `on` says on what, if not on the data that are asked for.
+
+    Attributes:
+        alone: runs that do in the place of `runs`, and are less work where nothing else needs those.
+    """
 
     runs: tuple[str, ...]
     theirs: str
     find: Callable[[Runs], tuple[str, str]]
     on: str = ""
+    alone: tuple[str, ...] = ()
 
     @property
     def rule(self) -> str:
         """When it holds, in a sentence or two."""
         return " ".join((self.find.__doc__ or "").split())
 
+    def among(self, runs: Container[str]) -> tuple[str, ...] | None:
+        """The runs to test it on, of those that there are; None if they do not suffice."""
+        return next((names for names in (self.runs, self.alone) if names and all(name in runs for name in names)), None)
+
 
 CHECKS: dict[str, Check] = {}  # by the number of the claim
 
 
-def check(number: str, *runs: str, theirs: str, on: str = "") -> Callable[[Callable[[Runs], tuple[str, str]]], None]:
+def check(
+    number: str, *runs: str, theirs: str, on: str = "", alone: tuple[str, ...] = ()
+) -> Callable[[Callable[[Runs], tuple[str, str]]], None]:
     """Make a function the test of a claim. Its docstring is the rule; it gives what is found here, and the verdict.
 
     Args:
         runs: their names, as `resect reproduce` has them.
         theirs: what the authors found, in numbers.
         on: what the runs are of, where that is always the same.
+        alone: runs that do in their place.
     """
 
     def add(find: Callable[[Runs], tuple[str, str]]) -> None:
-        CHECKS[number] = Check(runs, theirs, find, on)
+        CHECKS[number] = Check(runs, theirs, find, on, alone)
 
     return add
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
@@ -22,7 +23,7 @@ from resect.jobs.claims.check import (
     lesions_of,
     median_of,
 )
-from resect.jobs.findings import Study, rise_of
+from resect.jobs.findings import Study, rise_of, tau_correlation
 from resect.measuring.ranks import correlation_interval, median_interval
 from resect.models.names import WEIGHTS
 from resect.runs.record import Record
@@ -93,30 +94,59 @@ def _means(damage: pd.Series) -> tuple[float, float]:
     return float(damage.mean()), float(damage.iloc[[stage, 2 * stage]].mean())
 
 
-@check("1", "study", theirs=f"{_single(_AUTHORS)}; VGG to chance")
+@check("1", "study", theirs=f"{_single(_AUTHORS)}; VGG to chance", alone=("deletions", "control"))
 def _deletions(runs: Runs) -> tuple[str, str]:
     """Holds if nine in ten of the blocks that do not downsample cost less than 2 points, and a layer of the plain
     network at least half of the way to chance in the median; in part if one of both.
     """
-    study = Study.of(runs["study"])
-    ensemble, damage = study.answers.ensemble, study.deletions["damage"]
-    others = damage[~study.deletions["downsampling"].to_numpy(bool)]
-    here = f"{_singles(ensemble.intact_error, damage)} ({ensemble.largest_damage_block})"
+    table, intact, chance, plain = _of_sweeps(runs) if "control" in runs else _of_study(Study.of(runs["study"]))
+    others = table["damage"][~table["downsampling"].to_numpy(bool)]
+    largest = str(table["name"].iloc[int(table["damage"].argmax())])
+    here = f"{_singles(intact, table['damage'])} ({largest})"
     true = [bool((others < CHEAP).mean() >= 0.9)]
-    if plain := study.plain:
-        room = (ensemble.chance_error or 1.0) - plain.intact_error
-        here += f"; {plain.model.partition(':')[2]} {median_of(plain.deletions['damage'])}"
-        true.append(plain.median_damage > room / 2)
+    if plain:
+        here += f"; {plain.name} {median_of(plain.damage)}"
+        true.append(bool(plain.damage.median() > ((chance or 1.0) - plain.intact) / 2))
     return here, judged(true)
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """What deletions cost the plain network."""
+
+    name: str
+    intact: float
+    damage: pd.Series
+
+
+_Deleted = tuple[pd.DataFrame, float, float | None, _Plain | None]  # deletions, intact error, chance, plain network
+
+
+def _of_study(study: Study) -> _Deleted:
+    ensemble, plain = study.answers.ensemble, None
+    if own := study.plain:
+        plain = _Plain(own.model.partition(":")[2], own.intact_error, own.deletions["damage"])
+    return study.deletions, ensemble.intact_error, ensemble.chance_error, plain
+
+
+def _of_sweeps(runs: Runs) -> _Deleted:
+    own, control = runs["deletions"], runs["control"]
+    table = own.tables["lesions"]
+    table = table.assign(downsampling=table["block"].isin(own.found.get("downsampling", [])))
+    name = control.asked["model"].partition(":")[2]
+    plain = _Plain(name, control.found["intact"]["error"], lesions_of(control))
+    return table, own.found["intact"]["error"], own.found["chance_error"], plain
 
 
 @check("1b", *DEPTHS, "deletions", theirs=_by_depth())
 def _depths(runs: Runs) -> tuple[str, str]:
-    """Holds if the median damage falls with every step of depth; in part if the deepest network has the least."""
+    """Holds if the median damage falls with every step of depth; in part if no network has less than the deepest, and
+    the shallowest has more.
+    """
     damages = [lesions_of(runs[name]) for name in (*DEPTHS, "deletions")]
     here = f"{', '.join(map(median_of, damages))} in the median at depth 20, 32, 44, 56 and 110"
     medians = np.array([damage.median() for damage in damages])
-    return here, judged([bool((np.diff(medians) < 0).all()), bool(medians[:-1].min() > medians[-1])])
+    return here, judged([bool((np.diff(medians) < 0).all()), bool(medians.min() == medians[-1] < medians[0])])
 
 
 @check("2", "imagenet", theirs=_single("resnet152"))
@@ -128,25 +158,37 @@ def _imagenet(runs: Runs) -> tuple[str, str]:
     return here, judged([median_interval(damage)[1] < CHEAP])
 
 
-@check("3", "study", theirs=_several(*(authors.measured(_AUTHORS, "delete several")[c] for c in ("error", "count"))))
+@check(
+    "3",
+    "study",
+    theirs=_several(*(authors.measured(_AUTHORS, "delete several")[c] for c in ("error", "count"))),
+    alone=("random",),
+)
 def _random(runs: Runs) -> tuple[str, str]:
     """Holds if the mean error goes from a tenth to nine tenths of its whole rise over at least a quarter of the numbers
     of blocks that were deleted.
     """
-    study = Study.of(runs["study"])
-    intact, here = study.answers.ensemble.intact_error, _several(study.random["error"], study.random["deleted"])
-    if study.random.groupby("deleted")["error"].mean().max() - intact < CHEAP:
+    if run := runs.get("random"):
+        table, intact = run.tables["lesions"], run.found["intact"]["error"]
+    else:
+        study = Study.of(runs["study"])
+        table, intact = study.random, study.answers.ensemble.intact_error
+    here = _several(table["error"], table["deleted"])
+    if table.groupby("deleted")["error"].mean().max() - intact < CHEAP:
         return f"{here}: it hardly rises", FAILS
-    early, late = rise_of(study.random, intact)
+    early, late = rise_of(table, intact)
     here += f"; a tenth of the rise is reached at {plural(early, 'block')}, nine tenths at {late}"
-    return here, judged([bool(late - early >= study.random["deleted"].max() / 4)])
+    return here, judged([bool(late - early >= table["deleted"].max() / 4)])
 
 
-@check("4", "study", theirs=_swapped())
+@check("4", "study", theirs=_swapped(), alone=("shuffled",))
 def _reordered(runs: Runs) -> tuple[str, str]:
     """Holds if the rank correlation of error and Kendall tau, with its interval, is below -0.5; in part if below 0."""
-    study = Study.of(runs["study"])
-    value, count = study.answers.ensemble.tau_correlation, len(study.reorderings)
+    if run := runs.get("shuffled"):
+        count, value = len(run.tables["lesions"]), tau_correlation(run.tables["lesions"])
+    else:
+        study = Study.of(runs["study"])
+        count, value = len(study.reorderings), study.answers.ensemble.tau_correlation
     if value is None:
         return "no correlation, as all errors are equal", UNKNOWN
     high = correlation_interval(value, count)[1]
