@@ -29,12 +29,14 @@ class Format:
         write: writes a network to a path, and returns what is to be said of it.
         prove: loads it in a fresh process and compares.
         folder: whether the path is a folder, which gets a model card.
+        recipe: it holds no weights, but says what another tool takes out of a checkpoint that is there.
     """
 
     said: str
     write: Callable[[Unraveled, Arrangement, Path], tuple[str, ...]]
     prove: Callable[[Unraveled, Arrangement, Path], Proof]
     folder: bool = False
+    recipe: bool = False
 
 
 FORMATS = {
@@ -59,9 +61,9 @@ FORMATS = {
     "torch": Format(
         "the stand-alone network as an archive of torch.export", programs.write_torch, programs.prove_torch
     ),
-    "mergekit": Format("a passthrough recipe of mergekit", recipes.write_mergekit, recipes.prove_recipe),
+    "mergekit": Format("a passthrough recipe of mergekit", recipes.write_mergekit, recipes.prove_recipe, recipe=True),
     "gguf-layers": Format(
-        "the numbers for llama-quantize --prune-layers", recipes.write_gguf_layers, recipes.prove_recipe
+        "the numbers for llama-quantize --prune-layers", recipes.write_gguf_layers, recipes.prove_recipe, recipe=True
     ),
     "onnx": Format("the stand-alone network as ONNX", programs.write_onnx, programs.prove_onnx),
 }
@@ -130,6 +132,17 @@ def export(
             write_card(place, net, arrangement, exported.summary(), origin or Origin())
         advance(1)
     return exported
+
+
+def require_weights(targets: Sequence[str]) -> None:
+    """Raise ExportError if one of the targets cannot hold weights that are not those of the model."""
+    for kind in (parsed(target)[0] for target in targets):
+        if FORMATS[kind].recipe:
+            others = ", ".join(name for name, form in FORMATS.items() if not form.recipe)
+            raise ExportError(
+                f"{kind} is a recipe for the original checkpoint, which has not the healed weights. Write them as one "
+                f"of {others}."
+            )
 
 
 def parsed(target: str) -> tuple[str, Path]:
