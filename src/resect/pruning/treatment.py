@@ -124,6 +124,7 @@ class Treatment:
 
         Raises:
             InputError: the network or the task cannot be healed so.
+            ExportError: the network has no graph of train mode.
             DataError: there are no samples to train on.
         """
         settings = settings_or_default(settings, HealSettings)
@@ -131,6 +132,7 @@ class Treatment:
             raise DataError("`training` must be samples to heal on, others than those that choose and judge; got none.")
         _require_healable(net, settings, task)
         lesson = Lesson.of(net, again(training), task, held)
+        net.standalone(net.intact).train()  # says why, where it cannot
         recipe = settings.training(images=lesson.images)
         return cls(net, settings, lesson, task, recipe, engine, progress, checkpoints)
 

@@ -47,7 +47,8 @@ def show(record: Record, console: Console) -> None:
         print_table(console, written.HEADINGS, written.rows(record.tables["generation"]), names=written.HEADINGS[:1])
     if "healing" in record.tables:
         print_table(console, *_healing(record), bold=_chosen(record))
-    writes = [record.found["generation"]["summary"]] if "generation" in record.found else []
+    before = "Before healing: " if "healing" in record.tables else ""
+    writes = [before + record.found["generation"]["summary"]] if "generation" in record.found else []
     say(console, *sentences(record), *writes)
 
 
@@ -124,8 +125,8 @@ def draw(record: Record, folder: Path) -> Path:
     shown = [_shown(file) for file in (place / f"{name}.png" for name in _figures(record)) if file.exists()]
     values: dict[str, Any] = {"record": record, "found": record.found, "headings": headings, "rows": rows}
     table = record.tables.get("generation")
-    if "healing" in record.tables:
-        values["healed"] = dict(zip(("headings", "rows"), _healing(record), strict=True))
+    healed = "healing" in record.tables
+    values["healed"] = dict(zip(("headings", "rows"), _healing(record), strict=True)) if healed else None
     values["written"] = None if table is None else {"headings": written.HEADINGS, "rows": written.rows(table)}
     values |= {"figures": shown, "said": sentences(record), "tiles": list(_tiles(record)), "plan": PLAN}
     write_text(page, templates().get_template("prune.html").render(**values))
