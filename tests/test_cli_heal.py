@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 import resect
+from hf_families import FAMILIES
 from resect.cli import main
 from resect.jobs.asked_pruning import PruneAsked
 from resect.jobs.export import ExportAsked
 from resect.jobs.source import Source
+from resect.pruning.export.hugging_face import quiet
 from resect.pruning.settings import HealSettings
 from resect.training import loop
 from resect.weights import load_checkpoint, save_weights
@@ -117,6 +120,36 @@ def test_an_archive_has_the_healed_weights(healed: tuple[Path, Result], tmp_path
     assert torch.equal(torch.export.load(file).module()(images), net.standalone(asked.chosen(net))(images))
 
 
+@pytest.mark.slow
+def test_from_pretrained_loads_the_healed_weights(tmp_path: Path) -> None:
+    """A GPT-2 without a layer: transformers' own layers, renumbered, with the weights that were trained."""
+    import transformers
+
+    for number, name in enumerate(("judged", "trained")):
+        letters = torch.randint(65, 91, (2000,), generator=torch.Generator().manual_seed(number))
+        (tmp_path / f"{name}.txt").write_text("".join(map(chr, letters.tolist())))
+    with quiet():
+        FAMILIES["gpt2"].make().save_pretrained(tmp_path / "gpt2")
+    judged, trained = (f"text:{tmp_path / name}.txt,tokenizer=bytes,window=16" for name in ("judged", "trained"))
+    words = [f"hf:{tmp_path / 'gpt2'}", judged, "--remove", "1", "--unit", "layer", "--no-timed", "--prompts", "0"]
+    heal = ["--heal", "1", "--heal-data", trained, "--heal-setting", "learning_rate=0.1", "--distill", "0.5"]
+    out, small = tmp_path / "run", tmp_path / "small"
+    more = ["--candidates", "1", "--out", str(out), "--export", f"hf:{small}", "--quiet"]
+    result = CliRunner().invoke(main, ["prune", *words, *heal, *more])
+    assert result.exit_code == 0, result.output
+    weights = load_file(out / "healed.safetensors")
+    with quiet():
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(small)
+    there = loaded.state_dict()
+    assert (loaded.config.n_layer, len(loaded.transformer.h)) == (3, 3)
+    kept = sorted({int(name.split(".")[2]) for name in weights if name.startswith("transformer.h.")})
+    assert len(kept) == 3
+    before, name = load_file(tmp_path / "gpt2" / "model.safetensors"), "mlp.c_fc.weight"
+    for new, old in enumerate(kept):
+        assert torch.equal(there[f"transformer.h.{new}.{name}"], weights[f"transformer.h.{old}.{name}"])
+        assert not torch.equal(before[f"transformer.h.{old}.{name}"], weights[f"transformer.h.{old}.{name}"])
+
+
 def test_a_killed_healing_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in its second epoch, it ends with the weights of one that was not."""
     step, steps = loop._Training._step, 0
@@ -155,8 +188,6 @@ def test_without_a_run_folder_the_weights_are_said_to_be_lost() -> None:
 def test_what_means_nothing_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "own.npz"
     some = resect.load_samples("digits", limit=40)
-    import numpy as np
-
     np.savez(file, inputs=some.inputs.numpy(), targets=some.targets.numpy())
     network = ["resect:resnet8", "--model-arg", "width=4", "--quiet"]
     for options, said in (
