@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 import resect
 from resect.jobs.paths import PathsJob
@@ -33,6 +34,18 @@ def test_statistics_are_those_of_the_data_and_all_else_stays() -> None:
     assert calibrate(nn.Linear(2, 2), data) == 0
     with pytest.raises(resect.DataError, match="batches of at least 2 samples to measure batch norms on"):
         calibrate(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64)), [(images[:1], torch.zeros(1))])
+
+
+def test_a_stand_alone_network_is_measured_as_update_bn_does(net: resect.Unraveled) -> None:
+    small, other = (net.standalone(net.intact.without(2, 5)) for _ in range(2))
+    data = [(torch.randn(6, 1, 8, 8), torch.zeros(6)) for _ in range(3)]
+    assert calibrate(small, data) == 15  # 19 of the whole network, two of each block
+    update_bn([images for images, _ in data], other)
+    before = net.standalone(net.intact.without(2, 5)).state_dict()
+    for name, value in small.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name])
+        assert torch.equal(value, before[name]) != name.endswith(("running_mean", "running_var", "batches_tracked"))
+    assert not any(part.training for part in small.modules())
 
 
 def test_an_untrained_network_is_as_shallow_as_a_trained_one_once_its_norms_are_measured() -> None:

@@ -15,7 +15,7 @@ import resect
 PUBLIC = [
     "AccuracyError", "Arrangement", "ArrangementError", "Block", "Budget", "CheckpointError", "DataError",
     "EnsembleResult", "ExportError", "Exported", "FairShares", "FirstOrder", "Generation", "GenerationSettings", "Gram",
-    "InputError", "LesionResult", "LesionSettings",
+    "HealSettings", "Healing", "InputError", "LesionResult", "LesionSettings",
     "Participation", "PathDraws", "PathEnergy", "PathSettings", "PathSpectrum", "PathSquares",
     "PruneSettings", "Pruning", "Record",
     "ResectError", "RunError", "Samples", "Scheduled", "Scores", "ShapleyResult", "SpecError", "StrongPaths", "Task",

@@ -57,10 +57,12 @@ from .paths.strongest import StrongPaths as StrongPaths
 from .pruning.export.formats import Exported as Exported
 from .pruning.export.formats import export as export
 from .pruning.generation import Generation as Generation
+from .pruning.healed import Healing as Healing
 from .pruning.result import Pruning as Pruning
 from .pruning.scores import Scores as Scores
 from .pruning.settings import Budget as Budget
 from .pruning.settings import GenerationSettings as GenerationSettings
+from .pruning.settings import HealSettings as HealSettings
 from .pruning.settings import PruneSettings as PruneSettings
 from .runs.record import Record as Record
 from .sweep.ensemble import EnsembleResult as EnsembleResult

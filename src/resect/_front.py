@@ -31,6 +31,7 @@ from resect.sweep import shapley as shapley_values
 from resect.sweep.settings import LesionSettings
 
 Data = str | SampleSet | Batches
+_TRAINING = 500  # samples of a batch in which training samples are read
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -98,6 +99,24 @@ def takes_specs(
     return decorate
 
 
+def _trains_on_specs(function: Callable[..., R]) -> Callable[..., R]:
+    """Let `training` be a spec, whose training samples are read, or Samples; by default it is the spec of `data`."""
+
+    @wraps(function)
+    def wrapped(net: Unraveled, data: Data, *args: Any, **kwargs: Any) -> R:
+        training = kwargs.get("training")
+        if training is None and kwargs.get("heal") is not None and isinstance(data, str):
+            training = data
+        if isinstance(training, str):
+            require_unraveled(net)
+            training = load_samples(training, split="train", model=_OfNet(net))
+        if callable(read := getattr(training, "batches", None)):
+            training = Again(read, _TRAINING)
+        return function(net, data, *args, **(kwargs if training is None else {**kwargs, "training": training}))
+
+    return wrapped
+
+
 lesion = takes_specs(500, LesionSettings)(lesions.lesion)
 shapley = takes_specs(500, LesionSettings)(shapley_values.shapley)
 ensemble = takes_specs(500, LesionSettings)(ensembles.ensemble)
@@ -110,5 +129,5 @@ path_energy = takes_specs(32, PathSettings)(energy.path_energy)
 first_order = takes_specs(32, PathSettings)(slopes.first_order)
 strongest_paths = takes_specs(32, PathSettings)(strongest.strongest_paths)
 scores = takes_specs(100, LesionSettings)(importance.scores)
-prune = takes_specs(64, PruneSettings)(pruning.prune)
+prune = _trains_on_specs(takes_specs(64, PruneSettings)(pruning.prune))
 generation = takes_specs(64, GenerationSettings)(writing.generation)

@@ -117,13 +117,17 @@ def save_weights(
 ) -> None:
     """Write the state dict as safetensors; the file appears whole or not at all.
 
-    Floating-point tensors are written in `dtype`, but as they are where a value is too large for it.
+    Floating-point tensors are written in `dtype`, but as they are where a value is too large for it. Of tied ones, the
+    first name is written; `load_checkpoint` finds the others.
 
     Raises:
         CheckpointError: with a `dtype`, a weight is not finite.
     """
-    tensors = {}
+    tensors, seen = {}, set()
     for name, value in module.state_dict().items():
+        if value.numel() and (place := (value.data_ptr(), value.shape, value.stride())) in seen:
+            continue
+        seen.add(place)
         cast = value.to(dtype) if dtype and value.is_floating_point() else value
         tensors[name] = (cast if cast.isfinite().all() else value).detach().cpu().contiguous()
     if dtype:

@@ -16,6 +16,7 @@ from resect.cli._options import (
     model_options,
     out_option,
     output_options,
+    parse_arguments,
     part_options,
     task_option,
     whole,
@@ -25,7 +26,7 @@ from resect.cli.export import exported, say
 from resect.errors import InputError
 from resect.graph.decisions import Unit
 from resect.jobs.asked_pruning import PruneAsked
-from resect.pruning.settings import OBJECTIVES, SCORES, SEARCHES
+from resect.pruning.settings import OBJECTIVES, SCORES, SEARCHES, HealSettings
 
 _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
 
@@ -75,6 +76,21 @@ _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
 )
 @whole("--timing-batch", "Samples of a timed pass.", default=PruneAsked.timing_batch)
 @whole("--timing-length", "Positions of a timed sequence; those of DATA by default.")
+@whole("--heal", "Epochs of a training of the best candidates, before one is chosen.", metavar="EPOCHS")
+@click.option("--heal-data", metavar="DATA", help="Whose training samples heal; those of DATA by default.")
+@click.option(
+    "--heal-setting", "heal_settings", multiple=True, metavar="K=V", help="Of its recipe, e.g. learning_rate=0.02."
+)
+@whole("--candidates", f"How many are healed, at the most; {HealSettings.candidates} by default.")
+@click.option(
+    "--distill", type=click.FloatRange(0, 1), metavar="W", help="Weight of the intact network's outputs in the loss."
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, min_open=True),
+    help=f"Of --distill; {HealSettings.temperature:g} by default.",
+)
+@click.option("--recalibrate", is_flag=True, help="Measure batch norms again on training samples; after --heal.")
 @whole("--prompts", "Of text: samples that are continued; 0 for none.", least=0, default=PruneAsked.prompts)
 @whole("--new-tokens", "Of text: tokens by which each is continued.", default=PruneAsked.new_tokens)
 @click.option("--batch-size", type=BatchSize(), default="auto", show_default=True, help="auto: 64, or what fits.")
@@ -92,15 +108,18 @@ def prune(
     `resect prune resect:resnet110-digits digits --remove 10 --out runs/small`, and to time, --latency 0.7. The run
     folder has a plan.yaml, which --plan removes again.
     """
+    options["heal_settings"] = parse_arguments(options["heal_settings"], "heal-setting")
     asked = PruneAsked.from_options(model, data, given(options))
     if targets and out is None:
         raise InputError("`--export` needs a run folder, from which the model card is made. Add --out RUN.")
     from resect.jobs.export import ExportAsked
     from resect.jobs.prune import PruneJob
-    from resect.pruning.export.formats import require_target
+    from resect.pruning.export.formats import require_target, require_weights
 
     for target in targets:
         require_target(target, model)
+    if asked.healing():
+        require_weights(targets)
     do(PruneJob(**vars(asked), targets=targets), out, output=output, quiet=quiet)
     for done in exported(ExportAsked.of(str(out), targets, {}), targets, quiet=quiet) if targets else ():
         if output != "json":  # which is the run's record

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,10 +12,11 @@ from resect.errors import InputError, require_one_of
 from resect.graph.decisions import Unit
 from resect.jobs.asked import Asked
 from resect.measuring.meaning import require_task
-from resect.pruning.settings import OPTIONS_OF, SCORES, Budget, GenerationSettings, PruneSettings
+from resect.models.names import Value
+from resect.pruning.settings import OPTIONS_OF, SCORES, Budget, GenerationSettings, HealSettings, PruneSettings
 
 _BUDGETS = ("remove", "params", "flops", "latency")
-_OF_SEARCHES = ("search", "objective", "sweep", *OPTIONS_OF)
+_OF_SEARCHES = ("search", "objective", "sweep", "candidates", *OPTIONS_OF)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class PruneAsked(Asked):
         calibration: a data spec whose samples choose; by default a part of those of the data does.
         unit, search, objective, score, width, generations, offspring, tried, most_sets, calibration_samples, tolerance,
             sweep, timed, timing_batch, timing_length: as in `PruneSettings`.
+        heal: epochs of a training of the best candidates, before one is chosen; None for none.
+        heal_data: a data spec whose training samples heal; None for those of the data.
+        heal_settings: of the recipe of that training, by the names of the options of `resect train`.
+        candidates: how many are healed, at the most; None for 3, or 1 where there is no search.
+        distill, temperature, recalibrate: as in `HealSettings`; `recalibrate` alone measures batch norms only.
         prompts: how many samples of a text are continued; 0 to look at no writing.
         new_tokens: how many tokens each is continued by.
         batch_size: None for what fits into memory, at most 64.
@@ -80,6 +87,13 @@ class PruneAsked(Asked):
     timed: bool = True
     timing_batch: int = PruneSettings.timing_batch
     timing_length: int | None = None
+    heal: int | None = None
+    heal_data: str | None = None
+    heal_settings: Mapping[str, Value] = field(default_factory=dict)
+    candidates: int | None = None
+    distill: float = HealSettings.distill
+    temperature: float | None = None
+    recalibrate: bool = False
     prompts: int = GenerationSettings.samples
     new_tokens: int = GenerationSettings.tokens
     batch_size: int | None = None
@@ -92,15 +106,16 @@ class PruneAsked(Asked):
         if len(given) != 1:
             got = " and ".join(f"`{name}`" for name in given) or "none"
             raise InputError(f"one of {', '.join(f'`{name}`' for name in ways)} must say what goes, got {got}.")
-        if self.calibration is not None:
-            require_data_spec(self.calibration)
+        for data in (self.calibration, self.heal_data):
+            if data is not None:
+                require_data_spec(data)
         if self.budget is None and self.without == ():
             raise InputError("`without` must name at least one block, got none.")
-        self.settings()  # says what is wrong with it
+        self.settings(), self.healing()  # which say what is wrong with them
         super().__post_init__()
 
     def idle(self) -> dict[str, str]:
-        """What other searches look at, what no search needs, and what times."""
+        """What other searches look at, what no search needs, what times, and what heals."""
         here = f"but here it is {self.search}"
         idle = {
             name: f"of the search{'es' if len(searches) > 1 else ''} {', '.join(searches)}, {here}"
@@ -115,8 +130,15 @@ class PruneAsked(Asked):
             idle["calibration_samples"] = "of parting the data, but `calibration` names others"
         if not self.prompts:
             idle["new_tokens"] = "of continuing prompts, but `prompts` is 0"
+        if self.heal is None:
+            idle |= dict.fromkeys(("heal_settings", "distill"), "of a training, but `heal` is not given")
+        if self.heal is None and not self.recalibrate:
+            idle |= dict.fromkeys(("heal_data", "candidates"), "of healing, which is not asked for")
+        if not self.distill:
+            idle["temperature"] = "of distillation, but `distill` is 0"
         if self.source.module is not None or self.source.batch_dim:
-            idle["calibration"] = "for whole models whose inputs have the samples first"
+            whole = ("calibration", "heal", "recalibrate")
+            idle |= dict.fromkeys(whole, "for whole models whose inputs have the samples first")
         if not self.timed:
             idle |= dict.fromkeys(("timing_batch", "timing_length"), "of timing, but `timed` is off")
         return idle
@@ -137,3 +159,17 @@ class PruneAsked(Asked):
         writes = GenerationSettings(self.prompts or 1, tokens=self.new_tokens, seed=self.source.seed)
         own["generation"] = writes if self.prompts else None
         return PruneSettings(**own)
+
+    def healing(self) -> HealSettings | None:
+        """How candidates are healed; None if they are not."""
+        if self.heal is None and not self.recalibrate:
+            return None
+        return HealSettings(
+            epochs=0 if self.heal is None else self.heal,
+            candidates=HealSettings.candidates if self.candidates is None else self.candidates,
+            distill=self.distill,
+            temperature=HealSettings.temperature if self.temperature is None else self.temperature,
+            recalibrate=self.recalibrate,
+            recipe=self.heal_settings,
+            seed=self.source.seed,
+        )

@@ -30,6 +30,7 @@ class ExportAsked:
         arrangement: what runs, as text, instead.
         record: of the run that says both.
         command: does it again.
+        healed: the folder of the run whose healed weights are exported; None for those of the source.
     """
 
     source: Source
@@ -37,6 +38,7 @@ class ExportAsked:
     arrangement: str | None
     record: Record | None
     command: str
+    healed: Path | None = None
 
     @classmethod
     def of(cls, subject: str, targets: tuple[str, ...], options: Mapping[str, Any]) -> ExportAsked:
@@ -48,9 +50,11 @@ class ExportAsked:
 
         Raises:
             InputError: nothing says what goes, or two things do.
+            ExportError: a target cannot hold the healed weights of a run.
         """
         record = Record.read(subject) if finished(Path(subject)) else None
         own = {name: options[name] for name in ("without", "arrangement", "plan") if name in options}
+        healed = _healed(record, Path(subject), own, targets)
         rest = {name: value for name, value in options.items() if name not in own}
         if record is not None:
             source, own = _source(record, rest), own or _removed(record, subject)
@@ -62,15 +66,20 @@ class ExportAsked:
         if "plan" in own:
             own = {"arrangement": read_plan(own["plan"])}
         command = command_line("export", [subject, *targets], options)
-        return cls(source, own.get("without"), own.get("arrangement"), record, command)
+        return cls(source, own.get("without"), own.get("arrangement"), record, command, healed)
 
     def network(self) -> Unraveled:
-        """The network; that of a run as it was built for the run's samples."""
+        """The network; that of a run as it was built for the run's samples, with the weights that it healed."""
         from resect.network.entrance import unravel
 
-        if self.source.data is not None:
-            return self.source.unravel()[0]
-        return unravel(self.source.part(self.source.load()), batch_dim=self.source.batch_dim)
+        if self.source.data is None:
+            return unravel(self.source.part(self.source.load()), batch_dim=self.source.batch_dim)
+        net = self.source.unravel()[0]
+        if self.healed is not None and self.record is not None:
+            from resect.jobs.healed import put_back
+
+            put_back(net.model, self.healed, self.record.found["healing"]["weights"])
+        return net
 
     def chosen(self, net: Unraveled) -> Arrangement:
         """The arrangement of a network."""
@@ -91,6 +100,26 @@ class ExportAsked:
             return dict(kept)
         asked = None if source.normalize in (None, "card") else Normalization.parse(str(source.normalize))
         return kept_of(asked or source.card())
+
+
+def _healed(record: Record | None, folder: Path, own: Mapping[str, Any], targets: tuple[str, ...]) -> Path | None:
+    """The folder, if its run healed what it cut.
+
+    Raises:
+        InputError: something else is to go.
+        ExportError: a target cannot hold the healed weights.
+    """
+    if record is None or not record.found.get("healing"):
+        return None
+    if own:
+        raise InputError(
+            f"`{next(iter(own))}` says what goes, but {folder} holds a network that was healed without other blocks. "
+            f"Leave it out, or name the model, {record.asked['model']}, whose weights are not healed."
+        )
+    from resect.pruning.export.formats import require_weights
+
+    require_weights(targets)
+    return folder
 
 
 def _source(record: Record, options: Mapping[str, Any]) -> Source:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil, comb
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,9 +14,10 @@ import pandas as pd
 from resect.data.brackets import brackets_of
 from resect.data.names import parse_data_spec
 from resect.data.normalization import how_read
-from resect.data.samples import SampleSet
-from resect.errors import InputError
+from resect.data.samples import Samples, SampleSet, in_memory
+from resect.errors import DataError, InputError
 from resect.jobs.asked_pruning import PruneAsked
+from resect.jobs.healed import keep
 from resect.jobs.job import Answer, Job, Lab, Subject
 from resect.jobs.plan_file import read_plan
 from resect.jobs.warn import at_chance
@@ -28,6 +31,7 @@ from resect.pruning.groups import groups_of, without
 from resect.pruning.prune import prune, remove
 from resect.pruning.result import Pruning
 from resect.pruning.settings import Budget, PruneSettings
+from resect.pruning.treatment import PASSES
 from resect.words import percent
 
 _STATES = 6  # that a sweep keeps at one time, about
@@ -55,6 +59,9 @@ class PruneJob(PruneAsked, Job):
         more: dict[str, Any] = {} if plan is None else {"plan": plan}
         if self.calibration is not None:
             more["calibration"] = self._calibration().digest()
+        if self.healing():
+            more["training"] = self._training.digest()
+            self._require_own_training()
         subject = replace(subject, more=more)
         if self.targets:
             require_expressible(subject.net, self._candidates(subject), self.targets)
@@ -66,6 +73,26 @@ class PruneJob(PruneAsked, Job):
             return [self._given(subject.net, subject)]
         groups = groups_of(subject.net, self.settings().unit)
         return [without(subject.net, groups, [i]) for i in range(len(groups))]
+
+    @cached_property
+    def _training(self) -> Samples:
+        """What heals, in memory."""
+        data = self.heal_data or self.source.data
+        return in_memory(replace(self.source, data=data, limit=None).samples(split="train"))
+
+    def _require_own_training(self) -> None:
+        """Raise DataError if the data have no samples to train on beside those that choose and judge."""
+        every = replace(self.source, limit=None).samples()
+        if every.digest() == self._training.digest():
+            raise DataError(
+                f"{self.heal_data or self.source.data} must have training samples beside those that choose and judge, "
+                "but they are the same. Name others with --heal-data DATA."
+            )
+
+    @property
+    def _doing(self) -> str:
+        """What the bar is called."""
+        return f"{'search' if self.budget else 'evaluation'}{', healing' if self.healing() else ''}"
 
     def _calibration(self) -> SampleSet:
         return replace(self.source, data=self.calibration, limit=None).samples()
@@ -81,10 +108,12 @@ class PruneJob(PruneAsked, Job):
         settings = self._with_brackets(self.settings(), samples)
         size = self.batch_size or _batch_size(net, len(samples))
         chooses = None if self.calibration is None else self._calibration().batches(size)
-        bar = _Estimated(lab, "search" if self.budget else "evaluation", self._samples(net, samples, settings))
+        bar = _Estimated(lab, self._doing, self._samples(net, samples, settings))
         more: dict[str, Any] = {
             "calibration": chooses, "task": self.task, "progress": bar.advance, "engine": lab.engine
         }  # fmt: skip
+        if heal := self.healing():
+            more |= {"heal": heal, "training": self._training.batches(size), "checkpoints": self._checkpoints(lab)}
         data = samples.batches(size)
         if self.budget:
             result = prune(net, data, self.budget, settings, **more)
@@ -92,12 +121,30 @@ class PruneJob(PruneAsked, Job):
             result = remove(net, data, self._given(net, subject), settings, **more)
         bar.finish()
         answer = self._answer(result)
-        found = {**answer.found, **how_read(samples), "batch_size": size}
+        found = {**answer.found, **how_read(samples), "batch_size": size, **self._kept(result, lab)}
         meaning = result.outcomes.meaning
         warnings = at_chance(
             self.source.model, result.intact, samples, random=subject.random, task=Task.named(meaning.task)
         ) if meaning.error else ()  # fmt: skip
+        if result.healing and lab.folder is None:
+            warnings += ("The healed weights are not kept: there is no run folder. Name one with --out RUN.",)
         return Answer(found, answer.tables, (*subject.warnings, *warnings))
+
+    def _checkpoints(self, lab: Lab) -> Path | None:
+        """Where interrupted trainings are kept."""
+        if lab.folder is None:
+            return None
+        lab.folder.open()
+        return lab.folder.path / "networks"
+
+    def _kept(self, result: Pruning, lab: Lab) -> dict[str, Any]:
+        """What healing found, after its weights are written."""
+        if result.healing is None:
+            return {}
+        said = {**result.healing.as_dict(), "summary": result.healing.summary()}
+        if lab.folder is not None:
+            said["weights"] = keep(result.healing.network, lab.folder.path)
+        return {"healing": said}
 
     def _with_brackets(self, settings: PruneSettings, samples: SampleSet) -> PruneSettings:
         """Settings that know which tokens of a text are brackets."""
@@ -124,7 +171,10 @@ class PruneJob(PruneAsked, Job):
         units, levels = len(groups_of(net, settings.unit)), len(self.budget.levels(self.sweep)) if self.budget else 1
         calibration = min(self.calibration_samples, max(len(samples) // 4, 1))
         sets = _sets(settings, self.budget, units, levels) if self.budget else 1.0
-        return sets * calibration + (levels + 1) * (len(samples) - calibration)
+        heal, judging = self.healing(), len(samples) - calibration
+        trained = PASSES * heal.epochs * len(self._training) if heal else 0
+        healed = (heal.candidates if heal and self.budget else 1) * (trained + 2 * len(samples)) if heal else 0
+        return sets * calibration + (levels + 1) * judging + healed
 
     def _missed(self, kept: Mapping[str, float]) -> list[str]:
         """That the budget was not met, by what was measured."""
@@ -158,6 +208,8 @@ class PruneJob(PruneAsked, Job):
         if (written := result.generation) is not None:
             found["generation"] = {"summary": written.summary(), "prompt": written.prompt, "tokens": written.tokens}
             tables["generation"] = written.table
+        if result.healing is not None:
+            tables["healing"] = result.healing.table
         return Answer(found, tables)
 
 

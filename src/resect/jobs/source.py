@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what is asked is checked, and refused, before torch is impo
     import torch
 
     from resect.data.samples import SampleSet
+    from resect.data.specs import Split
     from resect.models.specs import LoadedModel
     from resect.network.unraveled import Unraveled
 
@@ -84,7 +85,7 @@ class Source:
 
         return normalization_of(self.model, self.checkpoint, self.model_args)
 
-    def samples(self, *like: SampleSet) -> SampleSet:
+    def samples(self, *like: SampleSet, split: Split = "test") -> SampleSet:
         """Load the samples in this dtype, normalised as this network takes them.
 
         Args:
@@ -104,7 +105,8 @@ class Source:
         from resect.models.inputs import ModelInputs
 
         model = ModelInputs(self.model, self.checkpoint, self.model_args)
-        samples = load_samples(self.data, limit=self.limit, normalize=self.normalize, card=card, model=model)
+        normalize = self.normalize
+        samples = load_samples(self.data, split=split, limit=self.limit, normalize=normalize, card=card, model=model)
         return samples.to(self._dtype)
 
     def _takes(self, samples: SampleSet, card: Normalization | None) -> bool:

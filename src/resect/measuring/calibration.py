@@ -10,6 +10,7 @@ from resect.errors import DataError, InputError, ResectError
 from resect.graph.calls import as_call
 from resect.graph.exporting import cause
 from resect.measuring.batches import Batches, batches_of, to_device
+from resect.network.standalone import Standalone
 
 
 def calibrate(model: nn.Module, data: Batches) -> int:
@@ -20,7 +21,7 @@ def calibrate(model: nn.Module, data: Batches) -> int:
     do nothing, activations grow from block to block, and the gradient's paths are several times as long.
 
     Args:
-        model: of any kind; without batch norms it stays as it is.
+        model: of any kind; without batch norms it stays as it is. A stand-alone network runs in train mode as a whole.
         data: (inputs, targets) batches of at least 2 samples; some 256 samples are enough.
 
     Returns:
@@ -28,6 +29,7 @@ def calibrate(model: nn.Module, data: Batches) -> int:
 
     Raises:
         InputError: it is no module.
+        ExportError: a stand-alone network has no train mode.
         DataError: the data are empty, the model cannot run them, or a batch has a single value a channel. The
             statistics are those of before then.
     """
@@ -48,6 +50,8 @@ def calibrate(model: nn.Module, data: Batches) -> int:
             norm.reset_running_stats()
             norm.momentum = None
             norm.train()
+        if isinstance(model, Standalone):  # whose norms only hold what its one graph of train mode updates
+            model.train()
         with torch.no_grad():
             for batch in batches_of(data):
                 args, kwargs = as_call(to_device(batch.inputs, device))

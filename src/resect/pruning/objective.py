@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,6 +63,11 @@ class Objective:
             values = map(float, result.means(self.metric))
             self._known.update(zip([(removed, few) for removed in new], values, strict=True))
         return np.array([self._known[removed, few] for removed in wanted])
+
+    def known(self, wanted: Callable[[Removed], bool]) -> list[tuple[Removed, float]]:
+        """The sets that were measured on all samples, of those that are wanted, with their harm, least harm first."""
+        whole = [(removed, value) for (removed, few), value in self._known.items() if not few and wanted(removed)]
+        return sorted(whole, key=lambda pair: pair[1])
 
     @property
     def measured(self) -> int:

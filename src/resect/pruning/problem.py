@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -42,6 +42,11 @@ class Problem:
     def meets(self, removed: Iterable[int], level: float) -> bool:
         """Whether so much is saved."""
         return self.saved(removed) >= level - _SLACK
+
+    def just_meets(self, removed: Collection[int]) -> bool:
+        """Whether the last level is reached, but not without the least of the units."""
+        level, least = self.levels[-1], float(self.prices[list(removed)].min(initial=np.inf))
+        return self.meets(removed, level) and self.saved(removed) - least < level - _SLACK
 
     def price_of_harm(self, values: np.ndarray, sets: Sequence[Iterable[int]]) -> np.ndarray:
         """The harm of sets for what each saves: less is better; where all units have one price, as by harm alone."""

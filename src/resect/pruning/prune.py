@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,24 +13,20 @@ import pandas as pd
 from resect.engines.local import LOCAL
 from resect.engines.work import Engine, Progress
 from resect.errors import InputError, settings_or_default
-from resect.measuring.batches import AnyTask, Batch, Batches, Read, again, to_device
+from resect.measuring.batches import AnyTask, Batches
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
 from resect.pruning import costs
+from resect.pruning.bench import Bench
+from resect.pruning.candidates import candidates
 from resect.pruning.evolution import evolution
-from resect.pruning.generation import Generation, generated
-from resect.pruning.groups import Group, groups_of, without
-from resect.pruning.held_out import held_out
-from resect.pruning.latency import Timer
-from resect.pruning.objective import Objective
+from resect.pruning.heal import heal as healed
 from resect.pruning.pairwise import pairwise
 from resect.pruning.problem import Choice, Problem
 from resect.pruning.result import Pruning
 from resect.pruning.search import beam, exhaustive, greedy, one_shot, window
-from resect.pruning.settings import OBJECTIVES, Budget, PruneSettings
-from resect.sweep import plans
-from resect.sweep.lesion import lesion
-from resect.sweep.result import LesionResult
+from resect.pruning.settings import Budget, HealSettings, PruneSettings
+from resect.pruning.treatment import Treatment
 
 SEARCHES: dict[str, Callable[[Problem], list[Choice]]] = {
     "greedy": greedy,
@@ -56,6 +52,9 @@ def prune(
     task: AnyTask = None,
     progress: Progress | None = None,
     engine: Engine = LOCAL,
+    heal: HealSettings | None = None,
+    training: Batches | None = None,
+    checkpoints: Path | None = None,
 ) -> Pruning:
     """Find the units whose removal does the least harm within a budget.
 
@@ -70,21 +69,31 @@ def prune(
         task: what the targets mean, as for `lesion`.
         progress: called with the number of samples since the last call that a set of units has run on.
         engine: runs the pieces of work; with a store that outlives the process, a search that was killed goes on.
+        heal: train the best candidates a little before one is chosen, `resect.HealSettings(epochs=5)`.
+        training: (inputs, targets) batches to heal on, or a data spec, whose training samples are taken; by default
+            those of the spec `data`. Samples that choose or judge are left out.
+        checkpoints: a folder that an interrupted healing goes on from.
 
     Raises:
         InputError: the budget cannot be reached, or a setting means nothing here.
-        DataError: the data are empty, do not fit the network, or cannot be parted.
+        DataError: the data are empty, do not fit the network, or cannot be parted; or there are none to heal on.
 
     Example:
         >>> result = resect.prune(net, "digits", resect.Budget(remove=10))
         >>> small = net.standalone(result.arrangement)
+        >>> small = resect.prune(net, "digits", resect.Budget(remove=30), heal=resect.HealSettings()).healing.network
     """
     settings = settings_or_default(settings, PruneSettings)
     if not isinstance(budget, Budget):
         raise InputError(f"`budget` must be resect.Budget(...), got {type(budget).__name__}.")
     bench = Bench.of(net, data, settings, calibration, task, progress, engine)
-    choices, stays = _Search(bench, budget).choices()
-    return bench.judged(choices, stays, budget)
+    treatment = _treatment(bench, heal, training, checkpoints)
+    search, healing = _Search(bench, budget), None
+    choices, problem = search.choices()
+    if treatment:
+        healing = healed(bench, treatment, search.candidates(choices[-1], problem, treatment.settings.candidates))
+        choices[-1] = healing.choice
+    return bench.judged(choices, search.stays(choices, problem), budget, healing)
 
 
 def remove(
@@ -97,6 +106,9 @@ def remove(
     task: AnyTask = None,
     progress: Progress | None = None,
     engine: Engine = LOCAL,
+    heal: HealSettings | None = None,
+    training: Batches | None = None,
+    checkpoints: Path | None = None,
 ) -> Pruning:
     """What `prune` says of a choice that is made: an arrangement that deletes blocks; for the rest see there."""
     settings = settings_or_default(settings, PruneSettings)
@@ -107,102 +119,23 @@ def remove(
     removed = frozenset(i for i, group in enumerate(bench.groups) if gone.issuperset(group.blocks))
     if {block for i in removed for block in bench.groups[i].blocks} != gone:
         raise InputError(f"the plan must delete whole units of {settings.unit}, got {arrangement}.")
+    treatment = _treatment(bench, heal, training, checkpoints)
     choice = Choice(removed, float(bench.objective([removed])[0]))
-    return bench.judged([choice], bench.stays([choice]), None)
+    healing = healed(bench, treatment, [choice]) if treatment else None
+    return bench.judged([choice], bench.stays([choice]), None, healing)
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A network, its units, and the samples that choose and those that judge."""
-
-    net: Unraveled
-    settings: PruneSettings
-    objective: Objective
-    judges: Iterable[Batch]
-
-    @classmethod
-    def of(
-        cls,
-        net: Unraveled,
-        data: Batches,
-        settings: PruneSettings,
-        calibration: Batches | None,
-        task: AnyTask,
-        progress: Progress | None,
-        engine: Engine,
-    ) -> Bench:
-        """All that a search needs."""
-        groups = groups_of(net, settings.unit)
-        judges: Iterable[Batch] = Read(again(data), net, task)
-        if calibration is None:
-            chooses, judges = held_out(net, judges, settings.calibration_samples)
-        else:
-            chooses = list(Read(calibration, net, task))
-        metric = settings.objective or next(m for m in OBJECTIVES if m in chooses[0].task.metrics)
-        return cls(net, settings, Objective(net, groups, chooses, metric, engine, progress), judges)
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        """The units."""
-        return self.objective.groups
-
-    def arrangement(self, choice: Choice) -> Arrangement:
-        """The network without the units of a choice."""
-        return without(self.net, self.groups, choice.removed)
-
-    @cached_property
-    def first(self) -> Any:
-        """One sample's inputs, or as many as the graph is held to."""
-        inputs = self.objective.batches[0].inputs
-        some = inputs if self.net.batch_size is not None else self.net.part_of(inputs, slice(1))
-        return to_device(some, self.net.device)
-
-    @cached_property
-    def timer(self) -> Timer:
-        """Times this network on samples of the calibration."""
-        own, inputs = self.settings, self.objective.batches[0].inputs
-        return Timer.of(self.net, inputs, own.timing_batch, own.timing_length, self.objective.engine, own.seed)
-
-    def stays(self, choices: Sequence[Choice], *, timed: bool = True) -> pd.DataFrame:
-        """What stays of parameters and operations, and of the last choice of the latency."""
-        rows: list[dict[str, float]] = []
-        whole = costs.parameters(self.net, self.net.intact), costs.flops(self.net, self.net.intact, self.first)
-        for choice in choices:
-            arrangement = self.arrangement(choice)
-            left = costs.parameters(self.net, arrangement), costs.flops(self.net, arrangement, self.first)
-            parts = (part / max(all_, 1) for part, all_ in zip(left, whole, strict=True))
-            rows.append(dict(zip(("params", "flops"), parts, strict=True)))
-        if timed and self.settings.timed:
-            rows[-1] |= self.timer.against_intact(self.arrangement(choices[-1]))
-        return pd.DataFrame(rows)
-
-    def judged(self, choices: Sequence[Choice], stays: pd.DataFrame, budget: Budget | None) -> Pruning:
-        """The choices, run on the samples that chose nothing."""
-        objective, unit = self.objective, self.settings.unit
-        plan = plans.explicit(self.net, [self.arrangement(choice) for choice in choices])
-        outcomes = lesion(self.net, self.judges, plan, progress=objective.progress, engine=objective.engine)
-        return Pruning(
-            unit if isinstance(unit, str) else "group",
-            self.groups,
-            tuple(choices),
-            outcomes,
-            stays,
-            budget,
-            objective.metric,
-            sum(map(len, objective.batches)),
-            objective.measured,
-            self.settings.tolerance,
-            self._generation(choices[-1], outcomes),
-        )
-
-    def _generation(self, choice: Choice, outcomes: LesionResult) -> Generation | None:
-        """How a language model writes without the units of a choice; None of other networks."""
-        if self.settings.generation is None:
-            return None
-        own, engine = self.settings.generation, self.objective.engine
-        return generated(
-            self.net, self.judges, self.arrangement(choice), own, outcomes, engine, self.objective.progress
-        )
+def _treatment(
+    bench: Bench, heal: HealSettings | None, training: Batches | None, checkpoints: Path | None
+) -> Treatment | None:
+    """How candidates are healed; None if they are not. What cannot be done is refused before the search."""
+    if heal is None:
+        if training is not None:
+            raise InputError("`training` is for healing: give `heal`, too, as resect.HealSettings(...).")
+        return None
+    objective, held = bench.objective, chain(bench.objective.batches, bench.judges)
+    engine, progress = objective.engine, objective.progress
+    return Treatment.of(bench.net, heal, training, bench.task, held, engine, progress, checkpoints)
 
 
 @dataclass(frozen=True)
@@ -212,18 +145,29 @@ class _Search:
     bench: Bench
     budget: Budget
 
-    def choices(self) -> tuple[list[Choice], pd.DataFrame]:
-        """The best units for every level, each set once, and what stays of the costs."""
+    def choices(self) -> tuple[list[Choice], Problem]:
+        """The best units for every level, each set once, and the problem whose levels they reach."""
         bench, settings = self.bench, self.bench.settings
         problem = Problem(bench.objective, self._prices(), self.budget.levels(settings.sweep), settings)
         self._require_enough(problem)
-        choices = self._until_met(problem)
-        stays = bench.stays(choices)
-        if self.budget.what == "latency":
-            every = pd.DataFrame([bench.timer.against_intact(bench.arrangement(choice)) for choice in choices])
-            predicted = [1 - problem.saved(choice.removed) for choice in choices]
-            stays = pd.concat([stays[["params", "flops"]], every], axis=1).assign(predicted=predicted)
-        return choices, stays
+        return self._until_met(problem)
+
+    def candidates(self, choice: Choice, problem: Problem, count: int) -> list[Choice]:
+        """The choice and the best others within the budget, `count` at the most, least harm first."""
+
+        def fits(other: Choice) -> bool:
+            return self.budget.what == "remove" or self._left(other) <= self.budget.asked
+
+        return candidates(problem, choice, count, fits)
+
+    def stays(self, choices: Sequence[Choice], problem: Problem) -> pd.DataFrame:
+        """What stays of the costs."""
+        bench, stays = self.bench, self.bench.stays(choices)
+        if self.budget.what != "latency":
+            return stays
+        every = pd.DataFrame([bench.timer.against_intact(bench.arrangement(choice)) for choice in choices])
+        predicted = [1 - problem.saved(choice.removed) for choice in choices]
+        return pd.concat([stays[["params", "flops"]], every], axis=1).assign(predicted=predicted)
 
     def _prices(self) -> np.ndarray:
         bench, what = self.bench, self.budget.what
@@ -245,24 +189,24 @@ class _Search:
             f"{self.budget.asked:g}."
         )
 
-    def _until_met(self, problem: Problem) -> list[Choice]:
-        """Choices the last of which saves what was asked for when it is measured: where prices promise too much, more
-        goes. Those that save most, if none does.
+    def _until_met(self, problem: Problem) -> tuple[list[Choice], Problem]:
+        """Choices the last of which saves what was asked for when it is measured, and the problem that they solve:
+        where prices promise too much, more goes. Those that save most, if none does.
 
         Latencies do not add up exactly, nor what blocks inside each other save.
         """
-        asked, tried = problem, []
+        asked, tried = problem, list[tuple[float, list[Choice], Problem]]()
         for _ in range(_ATTEMPTS):
             choices = _searched(asked)
             if self.budget.what == "remove" or (left := self._left(choices[-1])) <= self.budget.asked:
-                return choices
-            tried.append((left, choices))
+                return choices, asked
+            tried.append((left, choices, asked))
             promised, most = asked.saved(choices[-1].removed), asked.saved(asked.candidates)
             need = min(promised * min(self.budget.need / max(1 - left, _SMALL), _GROWTH), most)
             if need <= asked.levels[-1] + _SMALL:
                 break
             asked = replace(problem, levels=(*problem.levels[:-1], need))
-        return min(tried, key=lambda attempt: attempt[0])[1]
+        return min(tried, key=lambda attempt: attempt[0])[1:]
 
     def _left(self, choice: Choice) -> float:
         """The part that stays of what the budget is about."""

@@ -12,6 +12,7 @@ from resect.figures.shown import Shown
 from resect.network.arrangement import Arrangement
 from resect.pruning.generation import Generation
 from resect.pruning.groups import Group
+from resect.pruning.healed import Healing
 from resect.pruning.problem import Choice
 from resect.pruning.settings import Budget
 from resect.pruning.verdict import tolerated, verdict
@@ -38,7 +39,8 @@ class Pruning(Shown):
         calibration: calibration samples.
         measured: sets of units that were measured on all of them.
         tolerance: as in `PruneSettings`.
-        generation: of language models, how what is left writes; None of others.
+        generation: of language models, how what is left writes, before healing; None of others.
+        healing: what a fine-tune gave back, of several candidates, the best of which is the last choice; None for none.
     """
 
     unit: str
@@ -52,6 +54,7 @@ class Pruning(Shown):
     measured: int
     tolerance: float = 1.0
     generation: Generation | None = None
+    healing: Healing | None = None
 
     @property
     def arrangement(self) -> Arrangement:
@@ -101,14 +104,15 @@ class Pruning(Shown):
         )
 
     def summary(self) -> str:
-        """The verdict, and what the network without the units costs."""
+        """The verdict, what the network without the units costs, and what healing gave back."""
         row = self.costs.iloc[-1]
         parts = [f"{percent(float(row[name]))} of the {called}" for name, called in _COSTS.items() if name in row]
         timed = ""
         if "latency" in row:
             low, high = (percent(float(row[f"latency_{end}"])) for end in ("low", "high"))
             timed = f" (latency [{low}, {high}])"
-        return f"{self.verdict()} {', '.join(parts)} stay{timed}."
+        healed = f" {self.healing.summary()}" if self.healing else ""
+        return f"{self.verdict()} {', '.join(parts)} stay{timed}.{healed}"
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the error by how much is removed, with intervals; returns the axes."""

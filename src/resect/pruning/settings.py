@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from resect.errors import InputError, require_one_of, require_whole, suggesting_settings
+from resect.training.recipe import Recipe
 
 SEARCHES = ("greedy", "one-shot", "window", "beam", "evolution", "pairwise", "exhaustive")
 OBJECTIVES = ("kl", "loss", "error")
@@ -22,6 +23,10 @@ OPTIONS_OF = {  # settings that some searches make nothing of
     "tried": ("pairwise",),
     "most_sets": ("exhaustive", "pairwise"),
 }
+
+
+_RATE = 0.01  # a tenth of what networks are trained with from the start
+_NO_PART = ("epochs", "seed", "schedule", "keep", "survival", "correction")  # of a recipe: all blocks that stay run
 
 
 @suggesting_settings
@@ -102,6 +107,58 @@ class PruneSettings:
             require_whole(name, getattr(self, name))
         if not isinstance(self.tolerance, (int, float)) or not 0 <= self.tolerance <= 100:
             raise InputError(f"`tolerance` must lie between 0 and 100, got {self.tolerance!r}.")
+
+
+@suggesting_settings
+@dataclass(frozen=True)
+class HealSettings:
+    """How what is left of a network is healed: a short training, its batch norms measured again, or both.
+
+    Attributes:
+        epochs: how often every training sample is seen; 0 for no training.
+        candidates: of the best sets within the budget, how many are healed, at the most, before one is chosen.
+        distill: weight of the divergence from the intact network's outputs in the loss, 0 to 1; that of the targets has
+            the rest (Hinton et al. 2015).
+        temperature: by which logits are divided for it.
+        recalibrate: measure the statistics of batch norms again on training samples, at the end.
+        recipe: what else the training is told, by the names of the options of `resect train`, before its own: a peak of
+            0.01 of the learning rate, and no shifts of inputs that are no images.
+        seed: of the order of the samples, shifts, flips and dropout.
+    """
+
+    epochs: int = 5
+    candidates: int = 3
+    distill: float = 0.0
+    temperature: float = 2.0
+    recalibrate: bool = False
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_whole("epochs", self.epochs, 0)
+        require_whole("candidates", self.candidates)
+        if not isinstance(self.distill, (int, float)) or not 0 <= self.distill <= 1:
+            raise InputError(f"`distill` must be a weight between 0 and 1, got {self.distill!r}.")
+        if not isinstance(self.temperature, (int, float)) or not 0 < self.temperature < float("inf"):
+            raise InputError(f"`temperature` must be above 0, got {self.temperature!r}.")
+        if not self.epochs and not self.recalibrate:
+            raise InputError(
+                "`epochs` must be at least 1 unless `recalibrate` is asked for, got 0: nothing would heal."
+            )
+        known = [name for name in Recipe.names() if name not in _NO_PART]
+        for name in self.recipe:
+            require_one_of("recipe", name, known)
+        self.training(images=True)  # says what is wrong with it
+
+    def training(self, *, images: bool) -> Recipe | None:
+        """The recipe of the training; None for no training.
+
+        Args:
+            images: the inputs are (N, C, H, W).
+        """
+        own = {"learning_rate": _RATE} if images else {"learning_rate": _RATE, "shift": 0}
+        settings: dict[str, Any] = {**own, **self.recipe, "epochs": self.epochs, "seed": self.seed}
+        return Recipe(**settings) if self.epochs else None
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ import pandas as pd
 from rich.console import Console
 
 from resect.figures import pruning
+from resect.figures.healing import healing
 from resect.files import write_text
 from resect.jobs.plan_file import PLAN, plan_command, plan_text
 from resect.measuring.meaning import Meaning
-from resect.pruning import written
+from resect.pruning import healing_words, written
 from resect.report.layout import print_table
 from resect.report.parts import Figures, save_figures, say
 from resect.report.study.page import templates
@@ -28,8 +29,14 @@ _ABOUT = {
     "front": "The error without what a search removed, on samples that chose nothing, with the 95 % interval of its "
     "change from the intact network, paired sample by sample.",
     "units": "What the plan removes, in the order of execution.",
+    "healing": "The best candidates before and after healing, on samples that neither trained nor chose, with the 95 % "
+    "intervals of their changes from the intact network, paired sample by sample.",
 }
-_TITLES = {"front": "Error against what is removed", "units": "What goes and what stays"}
+_TITLES = {
+    "front": "Error against what is removed",
+    "units": "What goes and what stays",
+    "healing": "What healing gives back",
+}
 
 
 def show(record: Record, console: Console) -> None:
@@ -38,8 +45,22 @@ def show(record: Record, console: Console) -> None:
     print_table(console, headings, rows, bold=[len(rows) - 1] if len(rows) > 1 else [])
     if "generation" in record.tables:
         print_table(console, written.HEADINGS, written.rows(record.tables["generation"]), names=written.HEADINGS[:1])
-    writes = [record.found["generation"]["summary"]] if "generation" in record.found else []
+    if "healing" in record.tables:
+        print_table(console, *_healing(record), bold=_chosen(record))
+    before = "Before healing: " if "healing" in record.tables else ""
+    writes = [before + record.found["generation"]["summary"]] if "generation" in record.found else []
     say(console, *sentences(record), *writes)
+
+
+def _healing(record: Record) -> tuple[list[str], list[list[str]]]:
+    """One row a healed candidate."""
+    meaning = Meaning.of(record.found)
+    return healing_words.headings(meaning), healing_words.rows(record.tables["healing"], meaning)
+
+
+def _chosen(record: Record) -> list[int]:
+    """The rows of healed candidates that were chosen."""
+    return [place for place, chosen in enumerate(record.tables["healing"]["chosen"]) if chosen]
 
 
 def front(record: Record) -> tuple[list[str], list[list[str]]]:
@@ -107,6 +128,8 @@ def draw(record: Record, folder: Path) -> Path:
     shown = [_shown(file) for file in (place / f"{name}.png" for name in _figures(record)) if file.exists()]
     values: dict[str, Any] = {"record": record, "found": record.found, "headings": headings, "rows": rows}
     table = record.tables.get("generation")
+    healed = "healing" in record.tables
+    values["healed"] = dict(zip(("headings", "rows"), _healing(record), strict=True)) if healed else None
     values["written"] = None if table is None else {"headings": written.HEADINGS, "rows": written.rows(table)}
     values |= {"figures": shown, "said": sentences(record), "tiles": list(_tiles(record))}
     values["again"] = plan_command(record, folder / PLAN)
@@ -119,10 +142,14 @@ def _figures(record: Record) -> Figures:
     table, rate = record.tables["front"], meaning.rate and bool(meaning.error)
     budget = found["budget"] if found["budget"] in table else "remove"
     named = {"name": meaning.name, "budget": budget, "unit": found["unit"]}
-    return {
+    figures: dict[str, Any] = {
         "front": partial(pruning.front, table, found["intact"], None, rate=rate, **named),
         "units": partial(pruning.units, record.tables["units"], found["unit"]),
     }
+    if "healing" in record.tables:
+        intact = found["healing"]["intact"]
+        figures["healing"] = partial(healing, record.tables["healing"], intact, None, name=meaning.name, rate=rate)
+    return figures
 
 
 def _shown(file: Path) -> dict[str, str]:
@@ -135,6 +162,8 @@ def _tiles(record: Record) -> Iterator[tuple[str, str]]:
     """The numbers that say most."""
     found, meaning, last = record.found, Meaning.of(record.found), record.tables["front"].iloc[-1]
     yield meaning.value(float(last[meaning.main])), f"{meaning.name}; intact {meaning.value(found['intact'])}"
+    if "healing" in found:
+        yield meaning.value(found["healing"]["healed"]), f"{meaning.name}, healed"
     if "generation" in record.tables:
         rows = record.tables["generation"].to_dict("records")
         same = next(row["pruned"] for row in rows if row["check"] == "continuations")

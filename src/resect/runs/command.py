@@ -15,6 +15,7 @@ _REPEATED = {
     "scores": "score",
     "groups": "group",
     "targets": "export",
+    "heal_settings": "heal-setting",
 }
 _ON = ("untrained", "timed")  # what is done unless it is switched off
 

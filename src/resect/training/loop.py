@@ -24,6 +24,7 @@ from resect.seeds import generator_for, seeded
 from resect.training.augment import Augmentation
 from resect.training.checkpoint import Checkpoint, Kept, Progress
 from resect.training.decay import decay_of
+from resect.training.distill import Teacher
 from resect.training.order import Order
 from resect.training.processes import accelerator_on
 from resect.training.recipe import Recipe
@@ -79,6 +80,7 @@ def train(
     task: Task = CLASSIFICATION,
     kept: Kept | None = None,
     watch: Watch | None = None,
+    teacher: Teacher | None = None,
 ) -> Trained:
     """Train `module` in place and leave it in eval mode. The loop is Accelerate's: started by `accelerate launch` (on
     the CPU `torchrun`), every process takes its share of each batch, and all run the same blocks.
@@ -90,6 +92,7 @@ def train(
         kept: where a checkpoint is written; if it exists, training goes on from it, on the CPU to weights
             bit-identical to an uninterrupted run on the same machine and threads. The global random state is left
             alone.
+        teacher: a network whose outputs are learned, too, of a task of classes; `kept.network` must tell it.
 
     Raises:
         InputError: the loss is no longer finite (the checkpoint keeps what was before), the recipe does not fit the
@@ -97,7 +100,8 @@ def train(
         RunError: the checkpoint is damaged, or was made with another recipe, network or data.
     """
     with seeded(recipe.seed):
-        return _Training(module, inputs, targets, recipe, watch or Watch(), task).run(kept or Kept())
+        training = _Training(module, inputs, targets, recipe, watch or Watch(), task, teacher)
+        return training.run(kept or Kept())
 
 
 def near(inputs: Tensor, device: torch.device) -> Tensor:
@@ -109,9 +113,16 @@ def near(inputs: Tensor, device: torch.device) -> Tensor:
 
 class _Training:
     def __init__(
-        self, module: nn.Module, inputs: Tensor, targets: Tensor, recipe: Recipe, watch: Watch, task: Task
+        self,
+        module: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        recipe: Recipe,
+        watch: Watch,
+        task: Task,
+        teacher: Teacher | None,
     ) -> None:
-        self.task = task
+        self.task, self.teacher = task, teacher
         self.targets, self.recipe, self.watch = targets, recipe, watch
         self.augment = Augmentation.of(recipe, inputs)
         asked = next(module.parameters()).device
@@ -244,6 +255,8 @@ class _Training:
         answers = int(self.task.weights(self.targets[chosen]).sum())  # of the whole batch
         own = int(self.task.weights(self.targets[chosen][share]).sum())
         loss, wrong = self._loss_and_wrong(outputs, wanted, own)
+        if self.teacher:
+            loss = self.teacher.loss(self.task, images, outputs, wanted, loss)
         # the mean over processes is that of the batch, however many answers each has
         self.accelerator.backward(loss * (own * processes / max(answers, 1)))
         self.optimizer.step()

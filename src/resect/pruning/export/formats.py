@@ -49,6 +49,7 @@ class Format:
         load: of a folder, which gets a model card: the lines of Python that load what lies there.
         models: the kind of spec of the only models that it can hold; None for those of any kind.
         needs: packages, and the extra of resect that brings them.
+        recipe: it holds no weights, but says what another tool takes out of a checkpoint that is there.
     """
 
     said: str
@@ -58,6 +59,7 @@ class Format:
     load: Callable[[Path], str] | None = None
     models: str | None = None
     needs: Needs = Needs("", ())
+    recipe: bool = False
 
     @property
     def folder(self) -> bool:
@@ -131,6 +133,7 @@ FORMATS = {
         _alike(recipes.write_mergekit),
         recipes.prove_recipe,
         models="hf",
+        recipe=True,
     ),
     "gguf-layers": Format(
         "the numbers for llama-quantize --prune-layers",
@@ -138,6 +141,7 @@ FORMATS = {
         _alike(recipes.write_gguf_layers),
         recipes.prove_recipe,
         models="hf",
+        recipe=True,
     ),
 }
 """What can be written, by its kind."""
@@ -242,6 +246,17 @@ def require_expressible(net: Unraveled, arrangements: Sequence[Arrangement], tar
                 break
         if len(reasons) == len(arrangements) > 0:
             raise reasons[0]
+
+
+def require_weights(targets: Sequence[str]) -> None:
+    """Raise ExportError if one of the targets cannot hold weights that are not those of the model."""
+    for kind in (parsed(target)[0] for target in targets):
+        if FORMATS[kind].recipe:
+            others = ", ".join(name for name, form in FORMATS.items() if not form.recipe)
+            raise ExportError(
+                f"{kind} is a recipe for the original checkpoint, which has not the healed weights. Write them as one "
+                f"of {others}."
+            )
 
 
 def parsed(target: str) -> tuple[str, Path]:

@@ -1,0 +1,229 @@
+"""How a candidate is healed: the stand-alone network of its arrangement, trained a little, its norms measured again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from resect.digest import key_digest, tensors_digest
+from resect.engines.work import Arrays, Engine, Progress
+from resect.errors import DataError, InputError, settings_or_default
+from resect.measuring.batches import Batch, Batches, Read, again, to_device
+from resect.measuring.calibration import calibrate
+from resect.measuring.tasks import Task
+from resect.network.arrangement import Arrangement
+from resect.network.standalone import Standalone
+from resect.network.unraveled import Unraveled
+from resect.pruning.settings import HealSettings
+from resect.seeds import generator_for, seeded
+from resect.training import loop
+from resect.training.checkpoint import Kept
+from resect.training.distill import Teacher
+from resect.training.loop import Watch
+from resect.training.order import batches
+from resect.training.recipe import Recipe
+
+PASSES = 3  # a step costs about as much as so many forward passes
+_MEASURED = 2048  # training samples that statistics are measured on, at the most
+_HALF = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Samples to train on, in memory.
+
+    Attributes:
+        inputs: (N, ...) what the network takes.
+        targets: (N, ...) as the task takes them.
+        left_out: how many were left out, as they choose or judge, too.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    left_out: int
+
+    @classmethod
+    def of(cls, net: Unraveled, data: Batches, task: Task, held: Iterable[Batch]) -> Lesson:
+        """All samples of some data but those that are held for something else.
+
+        Raises:
+            DataError: a sample has several inputs, or more than half of them are held.
+        """
+        parts = [(_only(batch), batch.targets) for batch in Read(data, net, task)]
+        inputs, targets = (torch.cat(column) for column in zip(*parts, strict=True))
+        known = {digest for batch in held for digest in _digests(batch.inputs)}
+        new = torch.tensor([digest not in known for digest in _digests(inputs)])
+        lost = len(new) - int(new.sum())
+        if lost > len(new) / 2:
+            raise DataError(
+                f"`training` must be other samples than those that choose and judge, but {lost:,} of {len(new):,} are "
+                "the same. Give samples of their own (--heal-data DATA)."
+            )
+        return cls(inputs[new], targets[new], lost) if lost else cls(inputs, targets, 0)
+
+    @property
+    def images(self) -> bool:
+        """Whether the inputs are (N, C, H, W)."""
+        return self.inputs.ndim == 4
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def _only(batch: Batch) -> Tensor:
+    leaves = [leaf for leaf in pytree.tree_leaves(batch.inputs) if isinstance(leaf, Tensor)]
+    if len(leaves) != 1 or len(leaves[0]) != len(batch):
+        raise DataError(
+            f"`training` must have one tensor as inputs, with the samples first, got {len(leaves)} tensors. Train "
+            "net.standalone(arrangement) in a loop of your own."
+        )
+    return leaves[0]
+
+
+def _digests(inputs: Any) -> Iterator[str]:
+    """Of each sample, by its first input."""
+    first = next(leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+    return (tensors_digest(row) for row in first)
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """Heals candidates of one network, all alike, and keeps what it made in the engine's store.
+
+    Attributes:
+        recipe: of the training; None for none.
+        checkpoints: a folder for those of trainings that are interrupted; None for none.
+    """
+
+    net: Unraveled
+    settings: HealSettings
+    lesson: Lesson
+    task: Task
+    recipe: Recipe | None
+    engine: Engine
+    progress: Progress | None = None
+    checkpoints: Path | None = None
+
+    @classmethod
+    def of(
+        cls, net: Unraveled, settings: HealSettings, training: Batches | None, task: Task, held: Iterable[Batch],
+        engine: Engine, progress: Progress | None = None, checkpoints: Path | None = None,
+    ) -> Treatment:  # fmt: skip
+        """A treatment, of which all that can be refused is refused.
+
+        Args:
+            training: the samples to train on.
+            held: those that choose and judge, which are left out.
+
+        Raises:
+            InputError: the network or the task cannot be healed so.
+            ExportError: the network has no graph of train mode.
+            DataError: there are no samples to train on.
+        """
+        settings = settings_or_default(settings, HealSettings)
+        if training is None:
+            raise DataError("`training` must be samples to heal on, others than those that choose and judge; got none.")
+        _require_healable(net, settings, task)
+        lesson = Lesson.of(net, again(training), task, held)
+        net.standalone(net.intact).train()  # says why, where it cannot
+        recipe = settings.training(images=lesson.images)
+        return cls(net, settings, lesson, task, recipe, engine, progress, checkpoints)
+
+    def __call__(self, arrangement: Arrangement) -> Standalone:
+        """The stand-alone network of an arrangement, healed."""
+        key = self._key(arrangement)
+        path = self.checkpoints and self.checkpoints / f"healed-{key_digest(key)}.checkpoint"
+        kept = Kept(path, network=key_digest({**key, "of": self.net.fingerprint()}))
+        if self.task.key is None:  # which no store can tell from others
+            module = self._healed(arrangement, kept)
+        else:
+            state = self.engine.once(self.net, key, lambda: _arrays(self._healed(arrangement, kept)))
+            module = self.net.standalone(arrangement)
+            module.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+        if path:
+            path.unlink(missing_ok=True)
+        return module
+
+    def _key(self, arrangement: Arrangement) -> Mapping[str, Any]:
+        own, recipe = self.settings, self.recipe
+        return {
+            "what": "healed",
+            "arrangement": str(arrangement),
+            "recipe": recipe and recipe.as_dict(every=True),
+            "distilled": [own.distill, own.temperature] if own.distill else None,
+            "recalibrate": own.recalibrate,
+            "seed": own.seed,
+            "training": tensors_digest(self.lesson.inputs, self.lesson.targets),
+            "task": self.task.key,
+        }
+
+    def _healed(self, arrangement: Arrangement, kept: Kept) -> Standalone:
+        module = self.net.standalone(arrangement)
+        if self.recipe:
+            self._train(module, self.recipe, kept)
+        if self.settings.recalibrate:
+            with seeded(self.settings.seed):
+                calibrate(module, self._some())
+        return module
+
+    def _train(self, module: nn.Module, recipe: Recipe, kept: Kept) -> None:
+        """Fine-tune a stand-alone network in place."""
+        own, lesson = self.settings, self.lesson
+        watch = Watch(begin=lambda total, seen: self._advance(seen), step=lambda seen, loss: self._advance(seen))
+        teacher = Teacher(self._intact, own.distill, own.temperature) if own.distill else None
+        loop.train(
+            module, lesson.inputs, lesson.targets, recipe, task=self.task, kept=kept, watch=watch, teacher=teacher
+        )
+        module.to(self.net.device)
+
+    def _advance(self, seen: int) -> None:
+        if self.progress:
+            self.progress(PASSES * seen)
+
+    def _intact(self, inputs: Tensor) -> Any:
+        """What the intact network returns."""
+        return self.net(to_device(inputs, self.net.device))
+
+    def _some(self) -> list[tuple[Tensor, Tensor]]:
+        """Training samples, drawn at random, in batches."""
+        lesson, draws = self.lesson, generator_for(self.settings.seed, "recalibration", 0)
+        chosen = torch.randperm(len(lesson), generator=draws)[:_MEASURED]
+        size = (self.recipe or Recipe()).batch_size
+        return [(lesson.inputs[some], lesson.targets[some]) for some in batches(chosen, size, 2)]
+
+
+def _arrays(module: nn.Module) -> Arrays:
+    return {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
+
+
+def _require_healable(net: Unraveled, settings: HealSettings, task: Task) -> None:
+    """Raise InputError for what cannot be healed."""
+    if net.batch_size is not None or net.batch_dim:
+        raise InputError("`heal` needs a network that takes any number of samples, which come first in its inputs.")
+    if net.device.index:
+        raise InputError(
+            f"`device` must be the first of its kind to heal, got {net.device}: Accelerate chooses among several. Set "
+            "CUDA_VISIBLE_DEVICES to name one."
+        )
+    parameters = list(net.model.parameters())
+    if settings.epochs and not any(parameter.requires_grad for parameter in parameters):
+        raise InputError("`heal` needs parameters to train, but all of them are frozen (requires_grad=False).")
+    if half := next((p.dtype for p in parameters if p.dtype in _HALF), None):
+        raise InputError(
+            f"`heal` trains weights in float32 or float64, got {half}. Load it in float32; to compute in less, "
+            "give precision=bfloat16 to its recipe."
+        )
+    norms = [p for p in net.model.modules() if isinstance(p, _BatchNorm) and p.track_running_stats]
+    if settings.recalibrate and not norms:
+        raise InputError("`recalibrate` measures the statistics of batch norms, but the network has none.")
+    if settings.distill and not task.classes:
+        raise InputError(f"`distill` needs outputs that are logits of classes, which those of {task.name} are not.")
+    if settings.epochs and task.error is None:
+        raise InputError(f"`heal` needs a task that has an error, but {task.name} has a loss only.")
