@@ -63,7 +63,8 @@ class RobustnessJob(RobustnessAsked, Job):
             row, table, together = self._measured(name, own, lab)
             rows.append(row)
             blocks.append(table)
-            several = {str(one["model"].iloc[0]): one for one in together} | several
+            for one in together:
+                several.setdefault(str(one["model"].iloc[0]), one)
             warnings += (*own.warnings, *at_chance(name, row["error"], own.samples, random=own.random))
         networks, every = pd.DataFrame(rows), pd.concat(blocks, ignore_index=True)
         between = [_correlated(networks, "robustness", name, list(networks["family"])) for name in _BETWEEN]
