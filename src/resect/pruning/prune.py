@@ -18,8 +18,10 @@ from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
 from resect.pruning import costs
 from resect.pruning.evolution import evolution
+from resect.pruning.exchange import exchange
 from resect.pruning.generation import Generation, generated
 from resect.pruning.groups import Group, groups_of, without
+from resect.pruning.hardest import hardest_first
 from resect.pruning.held_out import held_out
 from resect.pruning.latency import Timer
 from resect.pruning.objective import Objective
@@ -39,6 +41,7 @@ SEARCHES: dict[str, Callable[[Problem], list[Choice]]] = {
     "beam": beam,
     "evolution": evolution,
     "pairwise": pairwise,
+    "exchange": exchange,
     "exhaustive": exhaustive,
 }
 _ATTEMPTS = 4  # searches, at the most, until what was asked for is saved when it is measured
@@ -139,6 +142,7 @@ class Bench:
         else:
             chooses = list(Read(calibration, net, task))
         metric = settings.objective or next(m for m in OBJECTIVES if m in chooses[0].task.metrics)
+        chooses = hardest_first(net, chooses, engine)
         return cls(net, settings, Objective(net, groups, chooses, metric, engine, progress), judges)
 
     @property
