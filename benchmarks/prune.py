@@ -105,13 +105,13 @@ def budgets(name: str, quick: bool) -> Rows:
         raw = {**raw, name: {"machine": machine(), "rows": rows}}
         RAW.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
     yield from told(rows)
-    yield {**judgement(rows), "case": f"judgement, {name}"}
+    yield {**judgement(rows)[-1], "network": name}
 
 
 def judged(quick: bool) -> Rows:
     """All networks that were measured, together."""
     raw = json.loads(RAW.read_text(encoding="utf-8"))
-    yield judgement([row for one in raw.values() for row in one["rows"]])
+    yield from judgement([row for one in raw.values() for row in one["rows"]])
 
 
 CASES = {"greedy": greedy, **{name: partial(budgets, name) for name in NETWORKS}, "judgement": judged}

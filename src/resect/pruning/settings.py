@@ -75,7 +75,7 @@ class PruneSettings:
     """
 
     unit: str | Sequence[Any] = "block"
-    search: str = "greedy"
+    search: str = "exchange"
     objective: str | None = None
     score: str = "kl"
     width: int = 4
