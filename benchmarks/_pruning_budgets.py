@@ -180,14 +180,14 @@ def told(rows: Iterable[Row]) -> list[Row]:
     """A line a budget of a network: the value of every method, its difference from ours, latency, seconds of search."""
     lines: dict[tuple[str, int], Row] = {}
     for row in rows:
-        scale, what = (100, "error, %") if row["metric"] == "error" else (1, "loss, nats")
+        scale, what, digits = (100, "error, %", 2) if row["metric"] == "error" else (1, "loss, nats", 4)
         case = f"{row['network']}, {row['budget']} of {row['blocks']} blocks, {what}"
-        start = {"case": case, "intact": f"{row['intact'] * scale:.3g}"}
-        change, low, high = (f"{value * scale:+.2f}" for value in row["beside_ours"])
+        start = {"case": case, "intact": f"{row['intact'] * scale:.{digits}f}"}
+        change, low, high = (f"{value * scale:+.{digits}f}" for value in row["beside_ours"])
         beside = "" if row["method"] == OURS else f" ({change} [{low}, {high}])"
         costs = f"latency {row['latency'][0]:.2f}, {row['search_s']:.0f} s"
         line = lines.setdefault((row["network"], row["budget"]), start)
-        line[row["method"]] = f"{row[row['metric']] * scale:.3g}{beside}, {costs}"
+        line[row["method"]] = f"{row[row['metric']] * scale:.{digits}f}{beside}, {costs}"
     return list(lines.values())
 
 

@@ -95,6 +95,9 @@ def plain_loss(net: resect.Unraveled, removed: set[int], inputs: Tensor, targets
 
 def budgets(name: str, quick: bool) -> Rows:
     """Every method at every budget of one network."""
+    if "CIFAR" in name and not os.environ.get("RESECT_CIFAR10"):
+        yield {"case": name, "left out": "RESECT_CIFAR10 does not name the folder of CIFAR-10"}
+        return
     store = os.environ.get("RESECT_PRUNE_STORE")
     kept = Path(store) if store else None
     subject = NETWORKS[name](quick, kept)
@@ -102,10 +105,18 @@ def budgets(name: str, quick: bool) -> Rows:
     rows = compared(name, subject, folder, 4 if quick else 12)
     if not quick:
         raw = json.loads(RAW.read_text(encoding="utf-8")) if RAW.exists() else {}
-        raw = {**raw, name: {"machine": machine(), "rows": rows}}
-        RAW.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+        write_raw({**raw, name: {"machine": machine(), "rows": rows}})
     yield from told(rows)
     yield {**judgement(rows)[-1], "network": name}
+
+
+def write_raw(raw: dict[str, Any]) -> None:
+    """All networks, a line a row."""
+    parts = []
+    for name, one in raw.items():
+        rows = ",\n  ".join(map(json.dumps, one["rows"]))
+        parts.append(f' {json.dumps(name)}: {{"machine": {json.dumps(one["machine"])}, "rows": [\n  {rows}]}}')
+    RAW.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
 
 
 def judged(quick: bool) -> Rows:
