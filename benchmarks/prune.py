@@ -3,58 +3,45 @@
     RESECT_CIFAR10=DIR python benchmarks/prune.py [--quick] [--json] [--case NAME]
 
 `greedy`: blocks of ResNet-110 (digits) removed one by one by the loss, resect's search beside a loop that patches the
-eager model and runs it whole for every candidate. `budgets`: ResNet-110 on CIFAR-10, the error by what is removed, of
-random sets (the mean of five), one-shot scores (single deletions, ShortGPT's Block Influence, norm ratio), the window
-of Gromov et al. and short-transformers, greedy by loss (as SLEB) and by divergence, evolution (as EvoPress) and
-pairwise. All choose on the same calibration images; the change of the error, with its paired interval, is on others.
-Seconds are those of the search alone.
+eager model and runs it whole for every candidate. `budgets`: four networks (`_pruning_networks.py`), the error, or of a
+language model the loss, by what is removed. Others' methods are random sets (the mean of five), the one-shot score of
+ShortGPT, the window of Gromov et al. and short-transformers, greedy by loss (as SLEB) and evolution by divergence (as
+EvoPress); all else is resect's own, and `OURS` what it is judged by. All choose on the same samples; what a method does
+worse than ours, with its paired 95 % interval, is measured on others. Seconds are of the processor, one thread, of the
+search for all budgets of a network; the latency is a part of the intact network's, one sample, timed in turn.
 
-With RESECT_PRUNE_STORE=DIR finished pieces are kept there, and a killed benchmark goes on; what it finds there takes no
-seconds.
+With RESECT_PRUNE_STORE=DIR finished pieces are kept there, and a killed benchmark goes on. In full, `budgets` writes
+`pruning.json` beside this file, from which all tables can be made again.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
-from _harness import Case, main, measure
+from _harness import Case, machine, main, measure
+from _pruning_budgets import compared, judgement, told
+from _pruning_networks import NETWORKS, shipped
 from torch import Tensor, nn
 
 import resect
-from resect.engines.local import LOCAL, Local
+from resect.engines.local import LOCAL
 from resect.measuring.batches import batches_of
-from resect.pruning.groups import groups_of, without
+from resect.pruning.groups import groups_of
+from resect.pruning.hardest import hardest_first
 from resect.pruning.objective import Objective
 from resect.pruning.problem import Problem
 from resect.pruning.prune import SEARCHES
-from resect.runs.folder import RunFolder
-from resect.sweep.lesion import lesion
 
 Rows = Iterator[dict[str, Any]]
-METHODS: dict[str, dict[str, Any]] = {
-    "one-shot, divergence": {"search": "one-shot", "score": "kl"},
-    "one-shot, Block Influence": {"search": "one-shot", "score": "block_influence"},
-    "one-shot, norm ratio": {"search": "one-shot", "score": "norm_ratio"},
-    "window, angular distance": {"search": "window"},
-    "greedy, loss (SLEB)": {"search": "greedy", "objective": "loss"},
-    "greedy": {"search": "greedy"},
-    "evolution (EvoPress)": {"search": "evolution"},
-    "pairwise": {"search": "pairwise"},
-}
-
-
-def shipped(name: str, data: str) -> tuple[resect.Unraveled, resect.Samples]:
-    """A network and its samples."""
-    samples = resect.load_samples(data, model=f"resect:{name}")
-    return resect.unravel(resect.load_model(f"resect:{name}"), samples.inputs[:2]), samples
+RAW = Path(__file__).parent / "pruning.json"
 
 
 @contextmanager
@@ -73,8 +60,9 @@ def skipped(model: nn.Module, removed: set[int]) -> Iterator[None]:
 def greedy(quick: bool) -> Rows:
     """Resect's search beside the plain loop."""
     net, samples = shipped("resnet110-digits", "digits")
-    count, gone = (32, 2) if quick else (64, 4)
+    count, gone, size = (128, 2, 32) if quick else (256, 4, 32)
     inputs, targets = samples.first(count)
+    batches = list(batches_of(samples.limited(count).batches(size), net))
 
     def plain(gone: int = gone) -> tuple[list[int], float]:
         removed: list[int] = []
@@ -85,7 +73,7 @@ def greedy(quick: bool) -> Rows:
         return removed, min(losses)
 
     def ours() -> tuple[list[int], float]:
-        objective = Objective(net, groups_of(net, "block"), list(batches_of([(inputs, targets)], net)), "loss", LOCAL)
+        objective = Objective(net, groups_of(net, "block"), hardest_first(net, batches, LOCAL), "loss", LOCAL)
         prices, levels = torch.ones(len(net.blocks)).numpy(), tuple(range(1, gone + 1))
         choices = SEARCHES["greedy"](Problem(objective, prices, levels, resect.PruneSettings()))
         sets: list[frozenset[int]] = [frozenset(), *(choice.removed for choice in choices)]
@@ -105,44 +93,40 @@ def plain_loss(net: resect.Unraveled, removed: set[int], inputs: Tensor, targets
         return float(nn.functional.cross_entropy(net.model(inputs), targets))
 
 
-def budgets(quick: bool) -> Rows:
-    """Every method at every budget."""
-    net, samples = shipped("resnet110-cifar10", "cifar10")
-    calibration, judges, sizes = 32, 1000, (8, 16)
-    chooses = list(batches_of(samples.limited(calibration).batches(-(-calibration // 2)), net))
-    inputs, targets = samples.first(calibration + judges)
-    others = [(inputs[i : i + 250], targets[i : i + 250]) for i in range(calibration, calibration + judges, 250)]
+def budgets(name: str, quick: bool) -> Rows:
+    """Every method at every budget of one network."""
+    if "CIFAR" in name and not os.environ.get("RESECT_CIFAR10"):
+        yield {"case": name, "left out": "RESECT_CIFAR10 does not name the folder of CIFAR-10"}
+        return
     store = os.environ.get("RESECT_PRUNE_STORE")
-    engine = Local(RunFolder(Path(store), "benchmark", {"prune": [calibration, judges]})) if store else LOCAL
-    groups, prices = groups_of(net, "block"), torch.ones(len(net.blocks)).numpy()
-    draw, blocks = Random(0), range(len(net.blocks))
-    random = {size: [frozenset(draw.sample(blocks, size)) for _ in range(5)] for size in sizes}
-    rows: list[tuple[str, int, list[frozenset[int]], float]] = [("random", k, sets, 0.0) for k, sets in random.items()]
-    for name, options in METHODS.items():
-        settings = resect.PruneSettings(generations=12, offspring=16, **options)
-        for size in sizes:
-            objective = Objective(net, groups, chooses, settings.objective or "kl", engine)
-            start = time.perf_counter()
-            choice = SEARCHES[settings.search](Problem(objective, prices, (size,), settings))[-1]
-            rows.append((name, size, [choice.removed], time.perf_counter() - start))
-    wanted = [removed for row in rows for removed in row[2]]
-    plan = resect.plans.explicit(net, [without(net, groups, removed) for removed in dict.fromkeys(wanted)])
-    table = lesion(net, others, plan, engine=engine).table.set_index(list(dict.fromkeys(wanted)))
-    for name, size, sets, seconds in sorted(rows, key=lambda row: row[1]):
-        each = table.loc[sets]
-        points = {end: float(each[f"damage{end}"].mean()) * 100 for end in ("", "_low", "_high")}
-        yield {
-            "case": f"{size} of 54 blocks, {name}",
-            "error, %": float(each["error"].mean()) * 100,
-            "change, points": points[""],
-            "95 %": [round(points["_low"], 2), round(points["_high"], 2)] if len(sets) == 1 else "mean of 5",
-            "search, s": round(seconds, 1),
-            "calibration": calibration,
-            "samples": judges,
-        }
+    kept = Path(store) if store else None
+    subject = NETWORKS[name](quick, kept)
+    folder = kept and kept / (name.partition(",")[0] + " quick" * quick)
+    rows = compared(name, subject, folder, 4 if quick else 12)
+    if not quick:
+        raw = json.loads(RAW.read_text(encoding="utf-8")) if RAW.exists() else {}
+        write_raw({**raw, name: {"machine": machine(), "rows": rows}})
+    yield from told(rows)
+    yield {**judgement(rows)[-1], "network": name}
 
 
-CASES = {"greedy": greedy, "budgets": budgets}
+def write_raw(raw: dict[str, Any]) -> None:
+    """All networks, a line a row."""
+    parts = []
+    for name, one in raw.items():
+        rows = ",\n  ".join(map(json.dumps, one["rows"]))
+        parts.append(f' {json.dumps(name)}: {{"machine": {json.dumps(one["machine"])}, "rows": [\n  {rows}]}}')
+    RAW.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+
+
+def judged(quick: bool) -> Rows:
+    """All networks that were measured, together."""
+    raw = json.loads(RAW.read_text(encoding="utf-8"))
+    yield from judgement([row for one in raw.values() for row in one["rows"]])
+
+
+CASES = {"greedy": greedy, **{name: partial(budgets, name) for name in NETWORKS}, "judgement": judged}
+QUICK = ("greedy", "ViT, digits")
 
 
 def run_case(name: str, quick: bool) -> Rows:
@@ -153,4 +137,4 @@ def run_case(name: str, quick: bool) -> Rows:
 
 
 if __name__ == "__main__":
-    main(__file__, "prune", list(CASES), run_case, not_quick=["budgets"])
+    main(__file__, "prune", list(CASES), run_case, not_quick=[case for case in CASES if case not in QUICK])

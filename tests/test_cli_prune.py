@@ -176,7 +176,7 @@ def test_what_means_nothing_is_refused(tmp_path: Path) -> None:
     for options, said in (
         ([], "one of `remove`, `params`, `flops`, `latency`, `without`, `plan` must say what goes, got none"),
         (["--remove", "1", "--latency", "0.5"], "got `remove` and `latency`"),
-        (["--remove", "1", "--score", "kl"], "`score` is an option of the search one-shot, but here it is greedy"),
+        (["--remove", "1", "--score", "kl"], "`score` is an option of the search one-shot, but here it is exchange"),
         (["--without", "1", "--search", "greedy"], "`search` is an option of a search, but what goes is given"),
         (["--remove", "1", "--no-timed", "--timing-batch", "2"], "of timing, but `timed` is off"),
         (["--remove", "1", "--group", "0", "--unit", "layer"], "`unit` is an option without groups of one's own"),

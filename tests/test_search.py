@@ -119,14 +119,26 @@ def test_evolution_keeps_the_number_and_never_loses_what_it_began_with(net):
     assert searched(net, "evolution", [2, 4], **options) == choices
 
 
-@pytest.mark.parametrize("name", ["greedy", "one-shot", "beam", "evolution", "pairwise", "exhaustive"])
+def test_exchanges_do_less_harm_than_the_beam_until_none_does(net):
+    case = problem(net, [3, 5], width=1)
+    for choice, start in zip(SEARCHES["exchange"](case), searched(net, "greedy", [3, 5]), strict=True):
+        assert len(choice.removed) == len(start.removed)
+        assert choice.value <= start.value
+        assert choice.value == pytest.approx(harm(net, choice.removed), rel=1e-6)
+        gone, others = sorted(choice.removed), set(range(9)) - choice.removed
+        near = [harm(net, choice.removed - {i} | {j}) for i in gone for j in others]  # fewer than it tries
+        assert choice.value <= min(near) + 1e-6
+    assert searched(net, "exchange", [9])[0].removed == set(range(9))
+
+
+@pytest.mark.parametrize("name", ["greedy", "one-shot", "beam", "evolution", "pairwise", "exchange", "exhaustive"])
 def test_what_saves_nothing_stays_and_enough_is_saved(net, name):
     prices = np.array([0.1, 0.2, 0.0, 0.05, 0.3, 0.05, -0.1, 0.1, 0.2])
     case = problem(net, [0.25, 0.5], prices, generations=3, offspring=4)
     for choice, level in zip(SEARCHES[name](case), case.levels, strict=True):
         assert case.saved(choice.removed) >= level - 1e-9
         assert not choice.removed & {2, 6}
-        if name not in ("greedy", "one-shot", "beam"):  # which never put anything back
+        if name not in ("greedy", "one-shot", "beam", "exchange"):  # which never put anything back
             assert all(case.saved(choice.removed - {i}) < level for i in choice.removed)
 
 

@@ -234,6 +234,7 @@ def _sets(settings: PruneSettings, budget: Budget, units: int, levels: int) -> f
         "beam": greedy * settings.width,
         "evolution": units + levels * settings.generations * settings.offspring / 2,
         "pairwise": units * (units - 1) / 2 + settings.tried * levels,
+        "exchange": greedy * settings.width + levels * units,
         "exhaustive": min(comb(units, min(gone, units)), settings.most_sets),
     }
     return counts[settings.search]

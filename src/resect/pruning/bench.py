@@ -17,6 +17,7 @@ from resect.network.unraveled import Unraveled
 from resect.pruning import costs
 from resect.pruning.generation import Generation, generated
 from resect.pruning.groups import Group, groups_of, without
+from resect.pruning.hardest import hardest_first
 from resect.pruning.healed import Healing
 from resect.pruning.held_out import held_out
 from resect.pruning.latency import Timer
@@ -58,6 +59,7 @@ class Bench:
         else:
             chooses = list(Read(calibration, net, task))
         metric = settings.objective or next(m for m in OBJECTIVES if m in chooses[0].task.metrics)
+        chooses = hardest_first(net, chooses, engine)
         return cls(net, settings, Objective(net, groups, chooses, metric, engine, progress), judges)
 
     @property

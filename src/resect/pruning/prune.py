@@ -20,6 +20,7 @@ from resect.pruning import costs
 from resect.pruning.bench import Bench
 from resect.pruning.candidates import candidates
 from resect.pruning.evolution import evolution
+from resect.pruning.exchange import exchange
 from resect.pruning.heal import heal as healed
 from resect.pruning.pairwise import pairwise
 from resect.pruning.problem import Choice, Problem
@@ -35,6 +36,7 @@ SEARCHES: dict[str, Callable[[Problem], list[Choice]]] = {
     "beam": beam,
     "evolution": evolution,
     "pairwise": pairwise,
+    "exchange": exchange,
     "exhaustive": exhaustive,
 }
 _ATTEMPTS = 4  # searches, at the most, until what was asked for is saved when it is measured

@@ -55,10 +55,8 @@ def _beam(problem: Problem, width: int) -> list[Choice]:
         while not (met := [removed for removed in kept if problem.meets(removed, level)]):
             grown = dict.fromkeys(old | {i} for old in kept for i in problem.candidates if i not in old)
             sets = list(grown)
-            order = np.argsort(problem.price_of_harm(problem.objective(sets), sets), kind="stable")
-            kept = [sets[i] for i in order[:width]]
-        values = problem.objective(met)
-        best.append(Choice(met[int(values.argmin())], float(values.min())))
+            kept = [sets[i] for i in problem.objective.least(sets, width, problem.price_of_harm)]
+        best.append(best_of(problem, met))
     return best
 
 
@@ -77,8 +75,8 @@ def exhaustive(problem: Problem) -> list[Choice]:
 
 def best_of(problem: Problem, sets: Sequence[Removed]) -> Choice:
     """The set with the least harm, the first of equals."""
-    values = problem.objective(sets)
-    return Choice(sets[int(values.argmin())], float(values.min()))
+    (best,) = problem.objective.least(sets, 1)
+    return Choice(sets[best], float(problem.objective([sets[best]])[0]))
 
 
 def first_to_meet(problem: Problem, order: Sequence[int], level: float) -> Removed:

@@ -9,7 +9,7 @@ from typing import Any
 from resect.errors import InputError, require_one_of, require_whole, suggesting_settings
 from resect.training.recipe import Recipe
 
-SEARCHES = ("greedy", "one-shot", "window", "beam", "evolution", "pairwise", "exhaustive")
+SEARCHES = ("greedy", "one-shot", "window", "beam", "evolution", "pairwise", "exchange", "exhaustive")
 OBJECTIVES = ("kl", "loss", "error")
 SCORES = (
     *("damage", "loss_change", "shapley", "share", "first_order"),
@@ -17,7 +17,7 @@ SCORES = (
 )
 OPTIONS_OF = {  # settings that some searches make nothing of
     "score": ("one-shot",),
-    "width": ("beam",),
+    "width": ("beam", "exchange"),
     "generations": ("evolution",),
     "offspring": ("evolution",),
     "tried": ("pairwise",),
@@ -66,7 +66,7 @@ class PruneSettings:
         objective: what the search keeps low on the calibration samples: "kl" (divergence from the intact network's
             outputs), "loss" or "error"; None for the first that the task has.
         score: of one-shot, one of SCORES.
-        width: of beam, sets that are kept of each size.
+        width: of beam, and of the beam that exchange starts from, sets that are kept of each size.
         generations, offspring: of evolution.
         tried: of pairwise, how many of its model's best sets are measured.
         most_sets: of exhaustive, the most sets; pairwise solves its model exactly up to so many.
@@ -80,7 +80,7 @@ class PruneSettings:
     """
 
     unit: str | Sequence[Any] = "block"
-    search: str = "greedy"
+    search: str = "exchange"
     objective: str | None = None
     score: str = "kl"
     width: int = 4

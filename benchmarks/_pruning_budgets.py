@@ -1,0 +1,226 @@
+"""Methods of depth pruning at equal budgets on one network: what each removes, what that costs, and who is better."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from _pruning_networks import Subject
+
+import resect
+from resect.engines.local import LOCAL, Local
+from resect.engines.work import Engine
+from resect.errors import InputError
+from resect.measuring.statistics import bootstrap_interval, paired_error_interval
+from resect.pruning.groups import groups_of, without
+from resect.pruning.hardest import hardest_first
+from resect.pruning.latency import ratio_of_quartiles
+from resect.pruning.objective import Objective
+from resect.pruning.problem import Problem
+from resect.pruning.prune import SEARCHES
+from resect.runs.folder import RunFolder
+from resect.sweep.lesion import LesionResult, lesion
+
+Row = dict[str, Any]
+RANDOM, OURS = "random", "exchange"
+OTHERS: dict[str, dict[str, Any]] = {
+    "Block Influence (ShortGPT)": {"search": "one-shot", "score": "block_influence"},
+    "angular window (Gromov)": {"search": "window"},
+    "greedy by loss (SLEB)": {"search": "greedy", "objective": "loss"},
+    "evolution (EvoPress)": {"search": "evolution"},
+}
+OWN: dict[str, dict[str, Any]] = {name: {"search": name} for name in ("one-shot", "greedy", "beam", "pairwise", OURS)}
+_DRAWS = 5  # random sets of a size, whose mean is told
+_PAIRS = 21  # of passes that are timed
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a method removes at every budget, and the seconds of the processor that its search took for all of them."""
+
+    removed: dict[int, list[list[int]]]
+    seconds: float
+
+
+def compared(name: str, subject: Subject, kept: Path | None, generations: int) -> list[Row]:
+    """A row a method and budget.
+
+    `error` and `loss`: on the samples that judge, of random sets the mean; `beside_intact`, `beside_ours`: how much
+    larger the subject's metric is than that of the intact network and than ours, with paired 95 % intervals; `latency`:
+    what stays of it, with its interval, of random sets of the first; `search_s`: of all budgets together.
+    """
+    net, groups, metric = subject.net, groups_of(subject.net, "block"), subject.metric
+    found = {
+        method: _kept(kept and kept / f"{method}.json", partial(_found, subject, method, generations))
+        for method in (RANDOM, *OTHERS, *OWN)
+    }
+    every = list(dict.fromkeys(tuple(s) for one in found.values() for sets in one.removed.values() for s in sets))
+    plan = resect.plans.explicit(net, [without(net, groups, removed) for removed in every])
+    engine = Local(RunFolder(kept / "judged", "benchmark", {"pruning": name})) if kept else LOCAL
+    judged, rows = lesion(net, subject.judges, plan, engine=engine), []
+    places = {
+        (m, k): [every.index(tuple(s)) for s in sets] for m, one in found.items() for k, sets in one.removed.items()
+    }
+    for budget, method in product(subject.budgets, found):
+        if (method, budget) not in places:
+            continue
+        which, ours = places[method, budget], places[OURS, budget]
+        rows.append(
+            {
+                "network": name,
+                "blocks": len(groups),
+                "budget": budget,
+                "method": method,
+                "removed": found[method].removed[budget],
+                "metric": metric,
+                "intact": judged.intact_mean(metric),
+                **{other: float(judged.means(other)[which].mean()) for other in ("error", "loss")},
+                "beside_intact": _change(judged, metric, which, None),
+                "beside_ours": _change(judged, metric, which, ours),
+                "latency": _latency(subject, plan.arrangements[which[0]], engine),
+                "search_s": found[method].seconds,
+                "calibration": sum(map(len, subject.chooses)),
+                "samples": judged.samples,
+            }
+        )
+    return rows
+
+
+def _latency(subject: Subject, arrangement: Any, engine: Engine) -> list[float]:
+    """What stays of the seconds of the processor of a pass of one sample, with its interval, timed in turn.
+
+    Other work on the machine lengthens seconds of the clock, and the longer pass more than the shorter one.
+    """
+    net = subject.net
+    inputs = net.part_of(subject.chooses[0].inputs, slice(1))
+
+    def timed() -> dict[str, np.ndarray]:
+        calls = [net.bound(inputs, one) for one in (net.intact, arrangement)]
+        pairs = np.empty((_PAIRS, 2))
+        with torch.no_grad():
+            for call in calls * 3:
+                call()
+            for pair, place in product(range(_PAIRS), range(2)):
+                which = (place + pair) % 2
+                start = time.process_time()
+                calls[which]()
+                pairs[pair, which] = time.process_time() - start
+        return {"seconds": pairs}
+
+    key = {"what": "seconds of the processor", "arrangement": str(arrangement), "pairs": _PAIRS}
+    return list(ratio_of_quartiles(engine.once(net, key, timed)["seconds"]))
+
+
+def _found(subject: Subject, method: str, generations: int) -> Found:
+    if method == RANDOM:
+        draw, blocks = Random(0), range(len(subject.net.blocks))
+        return Found({k: [sorted(draw.sample(blocks, k)) for _ in range(_DRAWS)] for k in subject.budgets}, 0.0)
+    own, net, divergence = {**OTHERS, **OWN}[method], subject.net, subject.objectives[0]
+    score = own.get("score", "kl" if divergence == "kl" else "loss_change")
+    settings = resect.PruneSettings(**{**own, "score": score}, generations=generations, offspring=16)
+    start = time.process_time()
+    chooses = hardest_first(net, subject.chooses, LOCAL) if method in OWN else subject.chooses
+    objective = Objective(net, groups_of(net, "block"), chooses, settings.objective or divergence, LOCAL)
+
+    def searched(levels: Sequence[int]) -> dict[int, list[list[int]]]:
+        problem = Problem(objective, np.ones(len(net.blocks)), tuple(map(float, levels)), settings)
+        choices = SEARCHES[settings.search](problem)
+        return {k: [sorted(choice.removed)] for k, choice in zip(levels, choices, strict=True)}
+
+    if settings.search != "window":
+        return Found(searched(subject.budgets), time.process_time() - start)
+    removed: dict[int, list[list[int]]] = {}
+    for k in subject.budgets:
+        with suppress(InputError):  # no stretch of one shape is so long
+            removed |= searched([k])
+    return Found(removed, time.process_time() - start)
+
+
+def _kept(file: Path | None, compute: Callable[[], Found]) -> Found:
+    """What an earlier run found, or what is found now."""
+    if file is not None and file.exists():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return Found({int(k): sets for k, sets in kept["removed"].items()}, kept["seconds"])
+    found = compute()
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"removed": found.removed, "seconds": found.seconds}), encoding="utf-8")
+    return found
+
+
+def _change(judged: LesionResult, metric: str, which: list[int], ours: list[int] | None) -> list[float]:
+    """How much more the mean over some lesions is than over ours, or without lesions, and its 95 % interval, paired.
+
+    Score intervals of one lesion's rate where every sample is one outcome, else by bootstrap.
+    """
+    some, values = judged.weights > 0, judged.values[metric].astype(np.float64)
+    beside = judged.intact[metric] if ours is None else values[ours].mean(0)
+    differences, weights = (values[which].mean(0) - beside)[some], judged.weights[some]
+    mean = float(np.average(differences, weights=weights))
+    if not differences.any():
+        return [mean, 0.0, 0.0]
+    if len(which) == 1 and metric == "error" and (weights == 1).all():
+        ends = paired_error_interval([(differences > 0).sum()], [(differences < 0).sum()], len(differences))
+    else:
+        ends = bootstrap_interval(differences[None], None if (weights == 1).all() else weights)
+    return [mean, *(float(end[0]) for end in ends)]
+
+
+def told(rows: Iterable[Row]) -> list[Row]:
+    """A line a budget of a network: the value of every method, its difference from ours, latency, seconds of search."""
+    lines: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        scale, what, digits = (100, "error, %", 2) if row["metric"] == "error" else (1, "loss, nats", 4)
+        case = f"{row['network']}, {row['budget']} of {row['blocks']} blocks, {what}"
+        start = {"case": case, "intact": f"{row['intact'] * scale:.{digits}f}"}
+        change, low, high = (f"{value * scale:+.{digits}f}" for value in row["beside_ours"])
+        beside = "" if row["method"] == OURS else f" ({change} [{low}, {high}])"
+        costs = f"latency {row['latency'][0]:.2f}, {row['search_s']:.0f} s"
+        line = lines.setdefault((row["network"], row["budget"]), start)
+        line[row["method"]] = f"{row[row['metric']] * scale:.{digits}f}{beside}, {costs}"
+    return list(lines.values())
+
+
+def judgement(rows: Sequence[Row]) -> list[Row]:
+    """Ours beside each of the others, and beside the best of them at every budget, which is chosen when all is known.
+
+    The criterion: never significantly worse than the best, and better than it at half of the budgets.
+    """
+    points: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        if row["method"] in (RANDOM, *OTHERS):
+            points.setdefault((row["network"], row["budget"]), []).append(row)
+    each = [
+        _counted(
+            f"ours beside {method}", [row for others in points.values() for row in others if row["method"] == method]
+        )
+        for method in (RANDOM, *OTHERS)
+    ]
+    best = [min(others, key=lambda row: float(row[row["metric"]])) for others in points.values()]
+    last = _counted("ours beside the best of the others", best)
+    met = not last["significantly worse"] and 2 * last["better"] >= last["budgets"]
+    return [*each, {**last, "criterion": "met" if met else "not met"}]
+
+
+def _counted(case: str, rows: Sequence[Row]) -> Row:
+    """At how many budgets ours is better or worse than these."""
+    changes = [row["beside_ours"] for row in rows]
+    return {
+        "case": case,
+        "budgets": len(rows),
+        "better": sum(change > 0 for change, _, _ in changes),
+        "significantly better": sum(low > 0 for _, low, _ in changes),
+        "equal": sum(change == 0 for change, _, _ in changes),
+        "worse": sum(change < 0 for change, _, _ in changes),
+        "significantly worse": sum(high < 0 for _, _, high in changes),
+    }
