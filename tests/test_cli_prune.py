@@ -91,7 +91,7 @@ def test_what_a_format_can_never_hold_is_refused_before_a_search(
     def lesion(*_: Any, **__: Any) -> None:
         raise AssertionError("it was measured")
 
-    monkeypatch.setattr("resect.pruning.prune.lesion", lesion)
+    monkeypatch.setattr("resect.pruning.bench.lesion", lesion)
     said = refused("prune", *way, "--out", tmp_path / "run", "--export", f"resect:{tmp_path / 'a'}")
     assert "it still reads blocks.1.sc.weight" in said
 

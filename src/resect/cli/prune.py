@@ -51,7 +51,7 @@ _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.option(
     "--score", type=click.Choice(SCORES), default=PruneAsked.score, show_default=True, help="Of one-shot: what ranks."
 )
-@whole("--width", "Of beam: sets kept of each size.", default=PruneAsked.width)
+@whole("--width", "Of beam and exchange: sets kept of each size.", default=PruneAsked.width)
 @whole("--generations", "Of evolution.", default=PruneAsked.generations)
 @whole("--offspring", "Of evolution.", default=PruneAsked.offspring)
 @whole("--tried", "Of pairwise: sets of its model that are measured.", default=PruneAsked.tried)
