@@ -140,10 +140,10 @@ def test_a_finished_study_of_other_weights_under_the_same_name_is_refused(tmp_pa
 
 @pytest.mark.slow
 def test_beside_trains_what_has_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from resect.jobs import study
+    from resect.jobs import networks
     from resect.training.recipe import Recipe
 
-    monkeypatch.setattr(study, "Recipe", lambda **settings: Recipe(**settings | {"epochs": 1}))
+    monkeypatch.setattr(networks, "Recipe", lambda **settings: Recipe(**settings | {"epochs": 1}))
     command = ["study", "resect:resnet8", "digits", *SMALL, *SHORT, "--out", tmp_path / "run", "--format", "json"]
     assert "6m+2, got 9" in refused(*command, "--beside", "resect:resnet9")
     assert "no residual joins" in refused(*command, "--beside", "resect:vgg15-digits")

@@ -190,9 +190,18 @@ def test_an_interrupted_healing_goes_on_to_the_same_weights(net: resect.Unravele
     assert len(store.kept) == made  # nothing was done again
 
 
-def problem_of(net: resect.Unraveled, count: int, search: str) -> Problem:
-    objective = Objective(net, groups_of(net, "block"), list(Read(BATCHES[:2], net)), "kl", Local())
+def problem_of(net: resect.Unraveled, count: int, search: str, batches: int = 2) -> Problem:
+    objective = Objective(net, groups_of(net, "block"), list(Read(BATCHES[:batches], net)), "kl", Local())
     return Problem(objective, np.ones(9), (float(count),), resect.PruneSettings(search=search))
+
+
+@pytest.mark.parametrize("search", ["exhaustive", "exchange"])
+def test_sets_that_a_search_leaves_early_are_candidates(net: resect.Unraveled, search: str) -> None:
+    problem = problem_of(net, 2, search, batches=4)
+    choice = SEARCHES[search](problem)[-1]
+    looked_at = [removed for removed in problem.objective.seen if len(removed) == 2]
+    harms = sorted(problem_of(net, 2, search, batches=4).objective(looked_at))
+    assert [one.value for one in candidates(problem, choice, 4, lambda other: True)] == harms[:4]
 
 
 @pytest.mark.parametrize("search", ["greedy", "one-shot", "pairwise"])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the keys of run folders do without
@@ -28,6 +29,12 @@ def fingerprint(module: nn.Module) -> str:
     """A hash of the names, dtypes, shapes and bytes of all weights and buffers, 32 hexadecimal digits."""
     state = module.state_dict() | dict(module.named_buffers(remove_duplicate=False))  # some are not in the state
     return hashlib.sha256(f"{list(state)}{tensors_digest(*state.values())}".encode()).hexdigest()[:32]
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain(value: Any) -> Any:

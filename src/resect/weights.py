@@ -70,9 +70,14 @@ def _bare(given: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str,
 
 def _tied(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, str]:
     """For names that are missing because their tensor is another's, too (safetensors keeps one name): that other."""
-    stored = {(v.data_ptr(), v.shape, v.stride()): name for name, v in expected.items() if name in given and v.numel()}
-    keys = {name: (v.data_ptr(), v.shape, v.stride()) for name, v in expected.items() if name not in given}
+    stored = {_place(value): name for name, value in expected.items() if name in given and value.numel()}
+    keys = {name: _place(value) for name, value in expected.items() if name not in given}
     return {name: stored[key] for name, key in keys.items() if key in stored}
+
+
+def _place(value: Tensor) -> tuple[Any, ...] | None:
+    """Which memory a tensor shows, the same for tied ones; None if it has no values."""
+    return (value.data_ptr(), value.shape, value.stride()) if value.numel() else None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -123,11 +128,12 @@ def save_weights(
     Raises:
         CheckpointError: with a `dtype`, a weight is not finite.
     """
-    tensors, seen = {}, set()
+    tensors: dict[str, Tensor] = {}
+    seen: set[tuple[Any, ...] | None] = set()
     for name, value in module.state_dict().items():
-        if value.numel() and (place := (value.data_ptr(), value.shape, value.stride())) in seen:
+        if (place := _place(value)) in seen:
             continue
-        seen.add(place)
+        seen |= {place} - {None}
         cast = value.to(dtype) if dtype and value.is_floating_point() else value
         tensors[name] = (cast if cast.isfinite().all() else value).detach().cpu().contiguous()
     if dtype:

@@ -13,6 +13,7 @@ import click
 from resect.cli._options import SEED, Blocks, given, model_options, output_options, part_options
 from resect.cli._process import when_interrupted
 from resect.cli._terminal import console, progress_bars, wrote
+from resect.errors import ExportError
 
 if TYPE_CHECKING:
     from resect.jobs.export import ExportAsked
@@ -55,21 +56,30 @@ def export(subject: str, targets: tuple[str, ...], output: str, quiet: bool, **o
 
 
 def exported(asked: ExportAsked, targets: Sequence[str], *, quiet: bool) -> Iterator[Exported]:
-    """Write a network in one format after the other."""
+    """Write a network in one format after the other.
+
+    Raises:
+        ExportError: a format cannot hold it; the others are written first.
+    """
     from resect.pruning.export.formats import export as write
-    from resect.pruning.export.formats import require_expressible
 
     if not quiet:
         console(stderr=True).print(f"Taking {asked.source.model} apart ...", soft_wrap=True, highlight=False)
     net = asked.network()
-    require_expressible(net, [asked.chosen(net)], targets)
     when_interrupted(lambda: "What was being written is thrown away.")
+    refused: list[ExportError] = []
     for target in targets:
-        with progress_bars(quiet) as track:
-            done = write(net, asked.chosen(net), target, origin=asked.origin(), track=track)
+        try:
+            with progress_bars(quiet) as track:
+                done = write(net, asked.chosen(net), target, origin=asked.origin(), track=track)
+        except ExportError as error:
+            refused.append(error)
+            continue
         yield done
         if not quiet:
             wrote(done.path)
+    if refused:
+        raise refused[0]
 
 
 def say(done: Exported) -> None:

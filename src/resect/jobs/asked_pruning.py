@@ -13,10 +13,17 @@ from resect.graph.decisions import Unit
 from resect.jobs.asked import Asked
 from resect.measuring.meaning import require_task
 from resect.models.names import Value
-from resect.pruning.settings import OPTIONS_OF, SCORES, Budget, GenerationSettings, HealSettings, PruneSettings
+from resect.pruning.settings import (
+    OF_SEARCHES,
+    OPTIONS_OF,
+    SCORES,
+    Budget,
+    GenerationSettings,
+    HealSettings,
+    PruneSettings,
+)
 
 _BUDGETS = ("remove", "params", "flops", "latency")
-_OF_SEARCHES = ("search", "objective", "sweep", "candidates", *OPTIONS_OF)
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,7 @@ class PruneAsked(Asked):
             if self.search not in searches
         }
         if self.budget is None:
-            idle |= dict.fromkeys(_OF_SEARCHES, "of a search, but what goes is given")
+            idle |= dict.fromkeys(OF_SEARCHES, "of a search, but what goes is given")
         if self.groups:
             idle["unit"] = "without groups of one's own"
         if self.calibration is not None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from torch import nn
 
+from resect.digest import file_digest
 from resect.errors import CheckpointError, RunError
 from resect.weights import read_tensors, save_weights
 
@@ -16,7 +16,7 @@ FILE = "healed.safetensors"
 def keep(network: nn.Module, folder: Path) -> str:
     """Write the weights of a healed stand-alone network; returns the digest of the file."""
     save_weights(network, folder / FILE)
-    return _digest(folder / FILE)
+    return file_digest(folder / FILE)
 
 
 def put_back(model: nn.Module, folder: Path, digest: str) -> None:
@@ -27,7 +27,7 @@ def put_back(model: nn.Module, folder: Path, digest: str) -> None:
         CheckpointError: they do not fit the model.
     """
     file = folder / FILE
-    if not file.is_file() or _digest(file) != digest:
+    if not file.is_file() or file_digest(file) != digest:
         raise RunError(
             f"{file} must hold the healed weights of the run, but {'others lie there' if file.is_file() else 'is gone'}"
             ". Put them back, or run the command again into a new folder."
@@ -37,7 +37,3 @@ def put_back(model: nn.Module, folder: Path, digest: str) -> None:
         if name not in there or there[name].shape != value.shape:
             raise CheckpointError(f"{file} belongs to another network: its `{name}` does not fit.")
     model.load_state_dict(healed, strict=False)
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

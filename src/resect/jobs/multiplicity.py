@@ -18,6 +18,7 @@ import yaml
 
 from resect.data import load_samples
 from resect.data.samples import SampleSet
+from resect.digest import file_digest
 from resect.engines.local import LOCAL
 from resect.errors import InputError, RunError
 from resect.files import write_text
@@ -26,7 +27,7 @@ from resect.jobs.design import START, Arm, MultiplicityAsked
 from resect.jobs.evaluate import outcomes_of
 from resect.jobs.fit import placed, require_fit
 from resect.jobs.job import Advance, Answer, Job, Lab, Track, silent
-from resect.jobs.outcomes import ImageOutcomes, kept_outcomes, outcomes_file, training_digest, weights_digest
+from resect.jobs.outcomes import ImageOutcomes, kept_outcomes, outcomes_file, training_digest
 from resect.jobs.plan import plan_of
 from resect.jobs.train import TrainJob, train_shown
 from resect.jobs.verdict import Verdict, answer_of, verdicts
@@ -161,7 +162,7 @@ class MultiplicityJob(MultiplicityAsked, Job):
         own = outcomes_of(network, samples, self.batch_size, advance, LOCAL, require_fit(network.module, samples))
         if not own.single:
             raise InputError(f"an experiment asks for errors of classes, but {samples.name} has others.")
-        outcomes = ImageOutcomes(own.errors > 0, training_digest(card), samples.digest(), weights_digest(job.out))
+        outcomes = ImageOutcomes(own.errors > 0, training_digest(card), samples.digest(), file_digest(job.out))
         outcomes.write(outcomes_file(job.out))
         return outcomes
 

@@ -10,12 +10,11 @@ import base64
 import json
 import warnings
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from resect.digest import key_digest
+from resect.digest import file_digest, key_digest
 from resect.errors import DamagedError, ResectWarning, RunError
 from resect.files import write_text
 from resect.runs.record import Record
@@ -76,11 +75,6 @@ def outcomes_file(weights: Path) -> Path:
     return weights.with_suffix(SUFFIX)
 
 
-def weights_digest(weights: Path) -> str:
-    """The SHA-256 of a weights file."""
-    return sha256(weights.read_bytes()).hexdigest()
-
-
 def training_digest(card: Record) -> str:
     """The digest of what the training of a card was asked."""
     return key_digest(card.asked)
@@ -110,7 +104,7 @@ def kept_outcomes(weights: Path, card: Record, samples: str, data: str) -> Image
         return None
     told, here = (kept.training, kept.samples), (training_digest(card), samples)
     if there:
-        return kept if (*told, kept.weights) == (*here, weights_digest(weights)) else None
+        return kept if (*told, kept.weights) == (*here, file_digest(weights)) else None
     if kept.training != here[0]:
         way = _ways(file, weights, "Take both from one place")
         raise RunError(f"{file} is of another training than the card beside it. {way}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from resect.data.normalization import how_read
+from resect.digest import file_digest
 from resect.errors import DataError, InputError
 from resect.jobs.asked import PathsAsked
 from resect.jobs.job import Answer, Job, Lab, Subject
@@ -60,7 +60,7 @@ class PathsJob(PathsAsked, Job):
             DataError: there are no checkpoints.
         """
         files = checkpoints_in(self.checkpoints) if self.checkpoints else []
-        digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        digests = {file.name: file_digest(file) for file in files}
         subject = replace(lab.subject(self.source), more={"checkpoints": digests} if files else {})
         require_paths(subject.net)
         return subject

@@ -8,14 +8,14 @@ from typing import Any
 import yaml
 
 from resect.errors import SpecError
-from resect.pruning.settings import OPTIONS_OF
+from resect.pruning.settings import OF_SEARCHES
 from resect.runs.command import replaced_options
 from resect.runs.record import Record
 
 PLAN = "plan.yaml"
 _SEARCHED = (
     *("remove", "params", "flops", "latency", "without", "plan", "export"),
-    *("search", "objective", "sweep", *OPTIONS_OF),
+    *OF_SEARCHES,
 )  # what says what goes, and what does not go twice to the same place
 
 

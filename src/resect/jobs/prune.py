@@ -43,7 +43,8 @@ class PruneJob(PruneAsked, Job):
     """A search for units of one network that can go.
 
     Attributes:
-        targets: what is written of the result afterwards; what can never hold it is refused before the search.
+        targets: what is written of the result afterwards; a format that can do without no single unit is refused
+            before the search.
     """
 
     targets: tuple[str, ...] = ()
@@ -51,6 +52,10 @@ class PruneJob(PruneAsked, Job):
     def asked(self) -> dict[str, Any]:
         """The whole configuration, which targets are no part of."""
         return {name: value for name, value in super().asked().items() if name != "targets"}
+
+    def command(self) -> str:
+        """The command that does the same, but writes nothing of the result."""
+        return super(PruneJob, replace(self, targets=())).command()
 
     def prepare(self, lab: Lab) -> Subject:
         """Load and unravel the network, and load the samples; a plan is read first, as it is soon wrong."""

@@ -59,9 +59,12 @@ def _card_inside(weights: Path) -> Record | None:
     text = read_metadata(weights).get(CARD)
     if text is None:
         return None
-    card = json.loads(text)
-    asked = {name: card[name] for name in ("model", "made_of", "arrangement")}
-    return Record("export", asked, {}, {}, card["command"], card)
+    try:
+        card = json.loads(text)
+        asked = {name: card[name] for name in ("model", "made_of", "arrangement")}
+        return Record("export", asked, {}, {}, card["command"], card)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 @dataclass(frozen=True)

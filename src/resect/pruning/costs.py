@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from resect.network.arrangement import Arrangement
@@ -16,10 +17,14 @@ from resect.pruning.groups import Group, without
 
 def parameters(net: Unraveled, arrangement: Arrangement) -> int:
     """How many parameters an arrangement reads; tied ones count once."""
+    return sum(tensor.numel() for tensor in read_parameters(net, arrangement))
+
+
+def read_parameters(net: Unraveled, arrangement: Arrangement) -> list[Tensor]:
+    """The parameters that an arrangement reads, tied ones once."""
     names, tensors = net.programs.parameter_keys, dict(net.model.named_parameters(remove_duplicate=False))
     reads = {key for program in net.programs.fold(arrangement) for step in program.steps for key in step.reads}
-    read = {id(tensors[names[key]]): tensors[names[key]] for key in reads if names.get(key) in tensors}
-    return sum(tensor.numel() for tensor in read.values())
+    return list({id(tensors[names[key]]): tensors[names[key]] for key in reads if names.get(key) in tensors}.values())
 
 
 def flops(net: Unraveled, arrangement: Arrangement, inputs: Any) -> int:

@@ -36,11 +36,11 @@ def heal(bench: Bench, treatment: Treatment, choices: Sequence[Choice]) -> Heali
     best: tuple[float, Standalone] | None = None
     losses: list[float] = []
     rows: list[Arrays] = []
+    weights = np.concatenate([batch.task.weights(batch.targets).numpy() for batch in bench.objective.batches])
     for arrangement in arrangements:
         module = treatment(arrangement)
         own = _outcomes(bench, module, arrangement, bench.objective.batches)
-        weights = np.concatenate([batch.task.weights(batch.targets).numpy() for batch in bench.objective.batches])
-        losses.append(float(np.average(own["loss"], weights=weights)))
+        losses.append(float(np.average(own["loss"][weights > 0], weights=weights[weights > 0])))
         rows.append(_outcomes(bench, module, arrangement, bench.judges))
         if best is None or losses[-1] < best[0]:
             best = losses[-1], module

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ _PRICING, _FINAL = 15.0, 5.0  # seconds that all pairs may take, about
 _FEWEST, _MOST = 15, 200  # pairs
 _A_PRICE = 12  # pairs, at least
 _QUARTILE, _RESAMPLES = 0.25, 2000
+FREE = 0.8  # part of the time of a pass in which it must have the processor to tell of the network
 _ROUNDS, _FLOOR = 30, 1e-4  # of the regression by least absolute deviations
 
 
@@ -57,7 +58,7 @@ class Timer:
     @property
     def _key(self) -> dict[str, Any]:
         leaves = [leaf for leaf in pytree.tree_leaves(self.inputs) if isinstance(leaf, Tensor)]
-        return {"what": "timing", "shapes": [list(leaf.shape) for leaf in leaves]}
+        return {"what": "passes in turn", "shapes": [list(leaf.shape) for leaf in leaves]}
 
     def prices(self, groups: Sequence[Group]) -> np.ndarray:
         """(units,) the part of the latency that the removal of each saves."""
@@ -76,16 +77,17 @@ class Timer:
         return least_absolute(counts[: len(pairs)], 1 - pairs[:, 1] / pairs[:, 0])[kinds]
 
     def against_intact(self, arrangement: Arrangement) -> dict[str, float]:
-        """The latency as a part of the intact one's, `latency` with its 95 % interval, and both in milliseconds."""
+        """The latency as a part of the intact one's, `latency` with its 95 % interval, both in milliseconds, and
+        `processor`, the part of the time in which they had it: below `FREE` the figures tell of what else runs.
+        """  # fmt: skip
         if arrangement not in self._known:
             self._known[arrangement] = self._against_intact(arrangement)
         return self._known[arrangement]
 
     def _against_intact(self, arrangement: Arrangement) -> dict[str, float]:
         key = {**self._key, "finalist": str(arrangement)}
-        pairs = self.engine.once(self.net, key, lambda: self._in_turn([arrangement] * _MOST, _FINAL, _FEWEST))[
-            "seconds"
-        ]
+        timed = self.engine.once(self.net, key, lambda: self._in_turn([arrangement] * _MOST, _FINAL, _FEWEST))
+        pairs, processor = _undisturbed(timed)
         ratio, low, high = ratio_of_quartiles(pairs)
         intact, left = np.quantile(pairs, _QUARTILE, axis=0) * 1000
         return {
@@ -94,16 +96,20 @@ class Timer:
             "latency_high": high,
             "milliseconds": float(left),
             "intact_milliseconds": float(intact),
+            "processor": processor,
         }
 
     def _in_turn(self, arrangements: Sequence[Arrangement], budget: float, fewest: int) -> Arrays:
-        """(pairs, 2) seconds of the intact network and of each arrangement, in turn, as many as the budget allows.
+        """Times of the intact network and of each arrangement, in turn, as many as the budget allows.
+
+        `seconds` (pairs, 2), and `processor` (pairs,), the part of that time in which this thread had it (1 on other devices).
 
         In every other pair the intact network comes second.
         """
         intact, device = self.net.bound(self.inputs, self.net.intact), self.net.device
         calls: dict[Arrangement, Callable[[], Any]] = {}
         pairs: list[tuple[float, float]] = []
+        processor: list[float] = []
         with torch.no_grad():
             intact()
             times = max(1, round(_LEAST / min(seconds_of(intact, device) for _ in range(3))))
@@ -115,9 +121,24 @@ class Timer:
                     calls[arrangement] = self.net.bound(self.inputs, arrangement)
                     calls[arrangement]()
                 order = (intact, calls[arrangement])[:: 1 if number % 2 else -1]
+                wall, own = perf_counter(), thread_time()
                 first, second = (seconds_of(call, device, times) for call in order)
+                processor.append((thread_time() - own) / (perf_counter() - wall) if device.type == "cpu" else 1.0)
                 pairs.append((first, second) if number % 2 else (second, first))
-        return {"seconds": np.array(pairs)}
+        return {"seconds": np.array(pairs), "processor": np.array(processor)}
+
+
+def _undisturbed(timed: Arrays) -> tuple[np.ndarray, float]:
+    """The pairs of passes that had the processor, all of them if those are too few, and which part of the time it was.
+
+    A long pass is interrupted more often than a short one, so that other work does not only widen the interval of
+    their ratio: it moves it.
+    """
+    pairs, processor = timed["seconds"], timed["processor"]
+    free = processor >= FREE
+    if free.sum() < _FEWEST:
+        free[:] = True
+    return pairs[free], float(np.median(processor[free]))
 
 
 def _kinds(net: Unraveled, groups: Sequence[Group]) -> list[int]:

@@ -82,10 +82,10 @@ class Objective:
         some = [sets[i] for i in left]
         return [left[i] for i in np.argsort(worth(self(some), some), kind="stable")[:count]]
 
-    def known(self, wanted: Callable[[Removed], bool]) -> list[tuple[Removed, float]]:
-        """The sets that were measured on all samples, of those that are wanted, with their harm, least harm first."""
-        whole = [removed for removed in self._sums if self._knows(removed) and wanted(removed)]
-        return sorted(zip(whole, map(float, self(whole)), strict=True), key=lambda pair: pair[1])
+    @property
+    def seen(self) -> tuple[Removed, ...]:
+        """The sets that were measured on some samples or all."""
+        return tuple(self._sums)
 
     @property
     def measured(self) -> int:

@@ -43,9 +43,9 @@ class Problem:
         """Whether so much is saved."""
         return self.saved(removed) >= level - _SLACK
 
-    def just_meets(self, removed: Collection[int]) -> bool:
-        """Whether the last level is reached, but not without the least of the units."""
-        level, least = self.levels[-1], float(self.prices[list(removed)].min(initial=np.inf))
+    def just_meets(self, removed: Collection[int], level: float) -> bool:
+        """Whether so much is saved, but not without the least of the units."""
+        least = float(self.prices[list(removed)].min(initial=np.inf))
         return self.meets(removed, level) and self.saved(removed) - least < level - _SLACK
 
     def price_of_harm(self, values: np.ndarray, sets: Sequence[Iterable[int]]) -> np.ndarray:
@@ -57,7 +57,7 @@ class Problem:
         """All sets that save so much, but not without the least of their units."""
         for size in self._sizes(level):
             for chosen in combinations(self.candidates, size):
-                if self.meets(chosen, level) and self.saved(chosen) - self.prices[list(chosen)].min() < level - _SLACK:
+                if self.just_meets(chosen, level):
                     yield chosen
 
     def fewer_than(self, level: float, most: int) -> bool:

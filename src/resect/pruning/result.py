@@ -13,6 +13,7 @@ from resect.network.arrangement import Arrangement
 from resect.pruning.generation import Generation
 from resect.pruning.groups import Group
 from resect.pruning.healed import Healing
+from resect.pruning.latency import FREE
 from resect.pruning.problem import Choice
 from resect.pruning.settings import Budget
 from resect.pruning.verdict import tolerated, verdict
@@ -111,6 +112,8 @@ class Pruning(Shown):
         if "latency" in row:
             low, high = (percent(float(row[f"latency_{end}"])) for end in ("low", "high"))
             timed = f" (latency [{low}, {high}])"
+            if row["processor"] < FREE:
+                timed += f"; other work had the processor {percent(1 - row['processor'])} of the time: time it again"
         healed = f" {self.healing.summary()}" if self.healing else ""
         return f"{self.verdict()} {', '.join(parts)} stay{timed}.{healed}"
 

@@ -23,6 +23,8 @@ OPTIONS_OF = {  # settings that some searches make nothing of
     "tried": ("pairwise",),
     "most_sets": ("exhaustive", "pairwise"),
 }
+OF_SEARCHES = ("search", "objective", "sweep", "candidates", *OPTIONS_OF)
+"""Settings that mean nothing where what goes is given."""
 
 
 _RATE = 0.01  # a tenth of what networks are trained with from the start

@@ -1,7 +1,7 @@
 """What runs in the fresh process: load what was written as anyone would, and run it on the given calls.
 
 `python -m resect.pruning.export.child FOLDER` reads `task.pt` there and writes `result.pt`. It imports nothing else of
-resect, so that what it loads is what everyone loads.
+resect, so that what it loads is what everyone loads; but for the kind `resect`, which resect itself loads.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from resect.graph.exporting import TensorsOnly, quiet_export
 from resect.graph.exporting import export as captured
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
+from resect.pruning import costs
 from resect.pruning.export.child import named_outputs
 from resect.pruning.export.fresh import Proof, loaded_afresh, proven, token_count, trials
 
@@ -51,11 +52,11 @@ def prove_torch(net: Unraveled, arrangement: Arrangement, path: Path) -> Proof:
 
 def require_small(net: Unraveled, arrangement: Arrangement) -> None:
     """Raise ExportError if the weights do not fit into one file of ONNX."""
-    size = sum(value.nbytes for value in net.model.state_dict().values())
+    size = sum(tensor.nbytes for tensor in costs.read_parameters(net, arrangement))
     if size >= _MOST:
         raise ExportError(
-            f"onnx can only hold weights of less than 2 GiB in its file, but {type(net.model).__name__} has "
-            f"{size / 2**30:.1f} GiB. `torch` writes the stand-alone network of any size."
+            f"onnx can only hold weights of less than 2 GiB in its file, but {type(net.model).__name__} without "
+            f"what goes has {size / 2**30:.1f} GiB. `torch` writes the stand-alone network of any size."
         )
 
 
