@@ -17,6 +17,7 @@ from resect.pruning import scores as importance
 from resect.pruning import settings as names
 from resect.pruning.groups import groups_of
 from resect.pruning.objective import Objective
+from resect.pruning.options import OPTIONS_OF
 from resect.pruning.problem import Choice, Problem
 from resect.pruning.prune import SEARCHES
 from resect.pruning.scores import angular_windows
@@ -49,7 +50,7 @@ def searched(net: resect.Unraveled, name: str, levels: Sequence[float], **option
 def test_what_is_named_is_what_there_is():
     assert set(names.SEARCHES) == set(SEARCHES)
     assert tuple(importance.SCORES) == names.SCORES
-    for name, searches in names.OPTIONS_OF.items():
+    for name, searches in OPTIONS_OF.items():
         assert hasattr(resect.PruneSettings(), name)
         assert set(searches) <= set(SEARCHES)
 

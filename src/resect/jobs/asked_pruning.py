@@ -13,9 +13,8 @@ from resect.graph.decisions import Unit
 from resect.jobs.asked import Asked
 from resect.measuring.meaning import require_task
 from resect.models.names import Value
+from resect.pruning.options import OF_SEARCHES, OPTIONS_OF
 from resect.pruning.settings import (
-    OF_SEARCHES,
-    OPTIONS_OF,
     SCORES,
     Budget,
     GenerationSettings,

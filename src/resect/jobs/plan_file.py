@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from resect.errors import SpecError
-from resect.pruning.settings import OF_SEARCHES
+from resect.pruning.options import OF_SEARCHES
 from resect.runs.command import replaced_options
 from resect.runs.record import Record
 

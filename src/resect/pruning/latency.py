@@ -102,7 +102,8 @@ class Timer:
     def _in_turn(self, arrangements: Sequence[Arrangement], budget: float, fewest: int) -> Arrays:
         """Times of the intact network and of each arrangement, in turn, as many as the budget allows.
 
-        `seconds` (pairs, 2), and `processor` (pairs,), the part of that time in which this thread had it (1 on other devices).
+        `seconds` (pairs, 2), and `processor` (pairs,), the part of them in which this thread had it (1 on other
+        devices).
 
         In every other pair the intact network comes second.
         """

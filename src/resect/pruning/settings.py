@@ -15,18 +15,6 @@ SCORES = (
     *("damage", "loss_change", "shapley", "share", "first_order"),
     *("kl", "block_influence", "angular", "norm_ratio"),
 )
-OPTIONS_OF = {  # settings that some searches make nothing of
-    "score": ("one-shot",),
-    "width": ("beam", "exchange"),
-    "generations": ("evolution",),
-    "offspring": ("evolution",),
-    "tried": ("pairwise",),
-    "most_sets": ("exhaustive", "pairwise"),
-}
-OF_SEARCHES = ("search", "objective", "sweep", "candidates", *OPTIONS_OF)
-"""Settings that mean nothing where what goes is given."""
-
-
 _RATE = 0.01  # a tenth of what networks are trained with from the start
 _NO_PART = ("epochs", "seed", "schedule", "keep", "survival", "correction")  # of a recipe: all blocks that stay run
 
