@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from itertools import count, takewhile
 from pathlib import Path
@@ -18,20 +17,12 @@ from resect.network.unraveled import Unraveled
 from resect.pruning.export.fresh import Proof, loaded_afresh, proven, trials
 from resect.pruning.export.layers import dropped_paths, other_layers
 from resect.pruning.export.removed import ANY_NETWORK, Shortened, require_gone, shortened_lists
-from resect.pruning.export.weights import Renumbered, renumbered
+from resect.pruning.export.shorter import Shorter, not_made
+from resect.pruning.export.weights import renumbered
 from resect.seeds import seeded
 
 _ONE = ("depth", "num_layers", "num_blocks")  # arguments that count the layers of one list
 _STAGES = ("depths", "layers", "block_depths", "stage_depths", "num_blocks")  # those of all stages
-
-
-@dataclass(frozen=True)
-class Shorter:
-    """A network that the constructor made with fewer layers, the arguments that did, and the weights for it."""
-
-    model: Any
-    arguments: dict[str, Any]
-    weights: Renumbered
 
 
 def shorter(net: Unraveled, arrangement: Arrangement) -> Shorter:
@@ -82,8 +73,7 @@ def _made(model: Any, lists: Sequence[Shortened], depths: Mapping[str, int]) -> 
         if odd is None:
             return new, {**base, **changed}
         why = odd
-    removed = "; ".join(map(str, lists))
-    raise ExportError(f"timm's constructor cannot make this network without layers {removed}: {why}. {ANY_NETWORK}")
+    raise not_made("timm's constructor", lists, why)
 
 
 def _choices(model: nn.Module, depths: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,22 +18,14 @@ from resect.pruning.export.child import constructed
 from resect.pruning.export.fresh import Proof, loaded_afresh, proven, trials
 from resect.pruning.export.layers import dropped_paths, other_layers
 from resect.pruning.export.removed import ANY_NETWORK, Shortened, require_gone, shortened_lists
-from resect.pruning.export.weights import Renumbered, renumbered
+from resect.pruning.export.shorter import Shorter, not_made
+from resect.pruning.export.weights import renumbered
 from resect.seeds import seeded
 from resect.weights import save_weights
 
 Depth = Callable[[str], int]
 """How many layers a list has, by its path, without the removed ones."""
-_RATE = 8  # digits of a rate that is read from the last layer
-
-
-@dataclass(frozen=True)
-class Shorter:
-    """A network that the constructor made with fewer layers, the arguments that did, and the weights for it."""
-
-    model: Any
-    arguments: dict[str, Any]
-    weights: Renumbered
+_DIGITS = 8  # digits of a rate that is read from the last layer
 
 
 def shorter(net: Unraveled, arrangement: Arrangement) -> Shorter:
@@ -51,9 +42,9 @@ def shorter(net: Unraveled, arrangement: Arrangement) -> Shorter:
         with seeded(0):
             new = constructed(name, arguments).eval()
     except Exception as error:  # whatever: parts that are no longer the family's, or arguments that it does not take
-        raise _not_made(name, lists, str(error)) from error
+        raise not_made(name, lists, str(error)) from error
     if odd := next(other_layers(model, new, lists), None):
-        raise _not_made(name, lists, odd)
+        raise not_made(name, lists, odd)
     return Shorter(new, arguments, renumbered(model, new, lists, "torchvision"))
 
 
@@ -162,16 +153,11 @@ def _depth(model: nn.Module, lists: Sequence[Shortened], path: str) -> int:
 
 
 def _rate(layer: Any) -> float:
-    return round(float(layer.stochastic_depth.p), _RATE)
+    return round(float(layer.stochastic_depth.p), _DIGITS)
 
 
 def _name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _not_made(name: str, lists: Sequence[Shortened], why: str) -> ExportError:
-    gone = "; ".join(map(str, lists))
-    return ExportError(f"{name} cannot make this network without layers {gone}: {why}. {ANY_NETWORK}")
 
 
 def _classes(value: Any, module: str) -> list[str]:
