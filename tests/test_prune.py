@@ -17,7 +17,7 @@ from resect.measuring.meaning import CLASSIFIED, Meaning
 from resect.pruning.costs import flops, parameters
 from resect.pruning.groups import groups_of
 from resect.pruning.held_out import held_out
-from resect.pruning.latency import Timer, least_absolute, ratio_of_quartiles
+from resect.pruning.latency import Timer, least_absolute, ratio_of_quartiles, undisturbed
 from resect.pruning.prune import remove
 from resect.pruning.verdict import tolerated, verdict
 
@@ -184,12 +184,19 @@ def test_a_ratio_is_that_of_quick_passes():
     assert ratio == pytest.approx(0.7, rel=0.02)
 
 
+def test_only_passes_that_had_the_processor_count_if_there_are_enough():
+    processor = np.array([1.0, 0.3] * 15)
+    assert undisturbed(processor).tolist() == [True, False] * 15
+    assert undisturbed(processor[:28]).all()  # 14 are too few
+
+
 def test_units_are_priced_and_finalists_timed_on_the_whole_network(net):
     timer = Timer.of(net, BATCHES[0][0], 4, None, LOCAL)
     assert timer.inputs[0].shape == (4, 1, 8, 8)
     nothing = timer.against_intact(net.intact.without(range(9)))
     assert 0 < nothing["latency"] < 0.9
     assert nothing["milliseconds"] < nothing["intact_milliseconds"]
+    assert 0 < nothing["processor"] < 1.1
     assert timer.against_intact(net.intact.without(range(9))) is nothing  # timed once
     prices = timer.prices(groups_of(net, "block"))
     assert prices.shape == (9,)

@@ -72,9 +72,11 @@ class Timer:
         arrangements = [without(self.net, groups, removed) for removed in chosen]
         fewest = max(_FEWEST, _A_PRICE * (max(kinds) + 1))
         key = {**self._key, "priced": list(map(str, arrangements))}
-        pairs = self.engine.once(self.net, key, lambda: self._in_turn(arrangements, _PRICING, fewest))["seconds"]
+        timed = self.engine.once(self.net, key, lambda: self._in_turn(arrangements, _PRICING, fewest))
+        free = undisturbed(timed["processor"])
+        pairs = timed["seconds"][free]
         counts = np.array([np.bincount([kinds[i] for i in removed], minlength=max(kinds) + 1) for removed in chosen])
-        return least_absolute(counts[: len(pairs)], 1 - pairs[:, 1] / pairs[:, 0])[kinds]
+        return least_absolute(counts[: len(free)][free], 1 - pairs[:, 1] / pairs[:, 0])[kinds]
 
     def against_intact(self, arrangement: Arrangement) -> dict[str, float]:
         """The latency as a part of the intact one's, `latency` with its 95 % interval, both in milliseconds, and
@@ -87,7 +89,8 @@ class Timer:
     def _against_intact(self, arrangement: Arrangement) -> dict[str, float]:
         key = {**self._key, "finalist": str(arrangement)}
         timed = self.engine.once(self.net, key, lambda: self._in_turn([arrangement] * _MOST, _FINAL, _FEWEST))
-        pairs, processor = _undisturbed(timed)
+        free = undisturbed(timed["processor"])
+        pairs = timed["seconds"][free]
         ratio, low, high = ratio_of_quartiles(pairs)
         intact, left = np.quantile(pairs, _QUARTILE, axis=0) * 1000
         return {
@@ -96,7 +99,7 @@ class Timer:
             "latency_high": high,
             "milliseconds": float(left),
             "intact_milliseconds": float(intact),
-            "processor": processor,
+            "processor": float(np.median(timed["processor"][free])),
         }
 
     def _in_turn(self, arrangements: Sequence[Arrangement], budget: float, fewest: int) -> Arrays:
@@ -129,17 +132,14 @@ class Timer:
         return {"seconds": np.array(pairs), "processor": np.array(processor)}
 
 
-def _undisturbed(timed: Arrays) -> tuple[np.ndarray, float]:
-    """The pairs of passes that had the processor, all of them if those are too few, and which part of the time it was.
+def undisturbed(processor: np.ndarray) -> np.ndarray:
+    """(pairs,) which pairs of passes had the processor for `FREE` of their time; all of them if those are too few.
 
     A long pass is interrupted more often than a short one, so that other work does not only widen the interval of
     their ratio: it moves it.
     """
-    pairs, processor = timed["seconds"], timed["processor"]
-    free = processor >= FREE
-    if free.sum() < _FEWEST:
-        free[:] = True
-    return pairs[free], float(np.median(processor[free]))
+    free = np.asarray(processor >= FREE)
+    return free if free.sum() >= _FEWEST else np.ones_like(free)
 
 
 def _kinds(net: Unraveled, groups: Sequence[Group]) -> list[int]:
