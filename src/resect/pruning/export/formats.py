@@ -223,7 +223,8 @@ def require_target(target: str, model: str | None = None) -> None:
     Raises:
         ExportError: it is none, something lies there, a package is missing, or it can never hold such a model.
     """
-    kind, _ = parsed(target)
+    kind, path = parsed(target)
+    _require_free(kind, path)
     form, own = FORMATS[kind], model.partition(":")[0] if model else "py"
     if missing := [name for name in form.needs.packages if find_spec(name) is None]:
         raise ExportError(
@@ -260,18 +261,22 @@ def require_weights(targets: Sequence[str]) -> None:
 
 
 def parsed(target: str) -> tuple[str, Path]:
-    """Kind and path of a target; ExportError if it is none, or something else lies there."""
+    """Kind and path of a target; ExportError if it is none."""
     kind, colon, rest = target.partition(":") if isinstance(target, str) else ("", "", "")
     if kind not in FORMATS or not rest:
         known = ", ".join(f"{name}:PATH" for name in FORMATS)
         raise ExportError(
             f"`KIND:PATH` must be one of {known}, got {target!r}.{closest(kind, FORMATS) if colon else ''}"
         )
-    path, folder = Path(rest), FORMATS[kind].folder
+    return kind, Path(rest)
+
+
+def _require_free(kind: str, path: Path) -> None:
+    """Raise ExportError if something lies where a target is to be written."""
+    folder = FORMATS[kind].folder
     if path.exists() and path.is_dir() != folder:
         raise ExportError(f"{kind} writes a {'folder' if folder else 'file'}, but {path} is none. Choose another path.")
     if path.is_file():
         raise ExportError(f"{path} must be new, but is a file already. Choose another path, or remove it.")
     if folder and path.is_dir() and any(path.iterdir()):
         raise ExportError(f"{path} must be new, or an empty folder, but holds files. Choose another path.")
-    return kind, path
