@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -59,8 +59,13 @@ class Bench:
         else:
             chooses = list(Read(calibration, net, task))
         metric = settings.objective or next(m for m in OBJECTIVES if m in chooses[0].task.metrics)
-        chooses = hardest_first(net, chooses, engine)
         return cls(net, settings, Objective(net, groups, chooses, metric, engine, progress), judges)
+
+    def for_search(self) -> Bench:
+        """With the calibration samples in the order in which a search is soonest sure."""
+        objective = self.objective
+        batches = hardest_first(self.net, objective.batches, objective.engine)
+        return replace(self, objective=replace(objective, batches=batches))
 
     @property
     def groups(self) -> tuple[Group, ...]:

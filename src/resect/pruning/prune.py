@@ -88,7 +88,7 @@ def prune(
     settings = settings_or_default(settings, PruneSettings)
     if not isinstance(budget, Budget):
         raise InputError(f"`budget` must be resect.Budget(...), got {type(budget).__name__}.")
-    bench = Bench.of(net, data, settings, calibration, task, progress, engine)
+    bench = Bench.of(net, data, settings, calibration, task, progress, engine).for_search()
     treatment = _treatment(bench, heal, training, checkpoints)
     search, healing = _Search(bench, budget), None
     choices, problem = search.choices()
