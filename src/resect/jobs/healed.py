@@ -13,7 +13,7 @@ from resect.weights import read_tensors, save_weights
 FILE = "healed.safetensors"
 
 
-def keep(network: nn.Module, folder: Path) -> str:
+def keep_weights(network: nn.Module, folder: Path) -> str:
     """Write the weights of a healed stand-alone network; returns the digest of the file."""
     save_weights(network, folder / FILE)
     return file_digest(folder / FILE)

@@ -17,7 +17,7 @@ from resect.data.normalization import how_read
 from resect.data.samples import Samples, SampleSet, in_memory
 from resect.errors import DataError, InputError
 from resect.jobs.asked_pruning import PruneAsked
-from resect.jobs.healed import keep
+from resect.jobs.healed import keep_weights
 from resect.jobs.job import Answer, Job, Lab, Subject
 from resect.jobs.plan_file import read_plan
 from resect.jobs.warn import at_chance
@@ -148,7 +148,7 @@ class PruneJob(PruneAsked, Job):
             return {}
         said = {**result.healing.as_dict(), "summary": result.healing.summary()}
         if lab.folder is not None:
-            said["weights"] = keep(result.healing.network, lab.folder.path)
+            said["weights"] = keep_weights(result.healing.network, lab.folder.path)
         return {"healing": said}
 
     def _with_brackets(self, settings: PruneSettings, samples: SampleSet) -> PruneSettings:

@@ -14,7 +14,6 @@ from resect.digest import fingerprint
 from resect.engines.work import Arrays, Progress
 from resect.graph.calls import as_call
 from resect.measuring.batches import Batch, to_device
-from resect.network.arrangement import Arrangement
 from resect.network.standalone import Standalone
 from resect.network.unraveled import Unraveled
 from resect.pruning.bench import Bench
@@ -39,9 +38,10 @@ def heal(bench: Bench, treatment: Treatment, choices: Sequence[Choice]) -> Heali
     weights = np.concatenate([batch.task.weights(batch.targets).numpy() for batch in bench.objective.batches])
     for arrangement in arrangements:
         module = treatment(arrangement)
-        own = _outcomes(bench, module, arrangement, bench.objective.batches)
+        work = Rerun(module, f"{arrangement} {fingerprint(module)}")
+        own = _outcomes(bench, work, bench.objective.batches)
         losses.append(float(np.average(own["loss"][weights > 0], weights=weights[weights > 0])))
-        rows.append(_outcomes(bench, module, arrangement, bench.judges))
+        rows.append(_outcomes(bench, work, bench.judges))
         if best is None or losses[-1] < best[0]:
             best = losses[-1], module
     assert best is not None, "there is at least one choice"
@@ -59,9 +59,8 @@ def heal(bench: Bench, treatment: Treatment, choices: Sequence[Choice]) -> Heali
     )  # fmt: skip
 
 
-def _outcomes(bench: Bench, module: nn.Module, arrangement: Arrangement, batches: Iterable[Batch]) -> Arrays:
+def _outcomes(bench: Bench, work: Rerun, batches: Iterable[Batch]) -> Arrays:
     """Of a healed network, `loss` and, if the task has one, `error` of every sample, (N,) float32 each."""
-    work = Rerun(module, f"{arrangement} {fingerprint(module)}")
     engine, progress = bench.objective.engine, bench.objective.progress
     parts = list(engine.run(bench.net, ((work, batch) for batch in batches), progress))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ class Lesson:
     inputs: Tensor
     targets: Tensor
     left_out: int
+
+    @cached_property
+    def digest(self) -> str:
+        """Of inputs and targets."""
+        return tensors_digest(self.inputs, self.targets)
 
     @classmethod
     def of(cls, net: Unraveled, data: Batches, task: Task, held: Iterable[Batch]) -> Lesson:
@@ -160,7 +166,7 @@ class Treatment:
             "distilled": [own.distill, own.temperature] if own.distill else None,
             "recalibrate": own.recalibrate,
             "seed": own.seed,
-            "training": tensors_digest(self.lesson.inputs, self.lesson.targets),
+            "training": self.lesson.digest,
             "task": self.task.key,
         }
 
@@ -220,7 +226,7 @@ def _require_healable(net: Unraveled, settings: HealSettings, task: Task) -> Non
             f"`heal` trains weights in float32 or float64, got {half}. Load it in float32; to compute in less, "
             "give precision=bfloat16 to its recipe."
         )
-    norms = [p for p in net.model.modules() if isinstance(p, _BatchNorm) and p.track_running_stats]
+    norms = [m for m in net.model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if settings.recalibrate and not norms:
         raise InputError("`recalibrate` measures the statistics of batch norms, but the network has none.")
     if settings.distill and not task.classes:
