@@ -89,7 +89,7 @@ def test_the_start_of_a_name_will_do_if_no_other_has_it(nested) -> None:
 @pytest.mark.parametrize("wrong", [9, -10, True, 1.0, None, "3", "", "block", torch.tensor([[1.5]])])
 def test_what_is_no_block_is_named(net, wrong: object) -> None:
     for call in (net.intact.without, net.intact.repeated, lambda block: net.intact.swapped(0, block)):
-        with pytest.raises(resect.ArrangementError, match=r"`block` must be one of the 9 blocks, .*blocks\.8") as error:
+        with pytest.raises(resect.ArrangementError, match=r"a block must be one of the 9 blocks, .*blocks\.8") as error:
             call(wrong)
         assert repr(wrong) in str(error.value) or isinstance(wrong, torch.Tensor)
 

@@ -212,10 +212,10 @@ def test_bad_input(tmp_path: Path) -> None:
     assert "unknown data spec" in refused("paths", "resect:resnet8", "digit")
     assert "one of the 3 blocks, 0 to 2, got 7" in refused("lesion", "resect:resnet8", "digits", "--without", "7")
     assert "K=V" in refused("blocks", "resect:resnet8", "--model-arg", "width")
-    assert "`device` must be" in refused("lesion", "resect:resnet8", "digits", "--device", "tpu9")
-    assert "`device` must be" in refused("lesion", "resect:resnet8", "digits", "--device", "meta")
+    assert "`--device` must be" in refused("lesion", "resect:resnet8", "digits", "--device", "tpu9")
+    assert "`--device` must be" in refused("lesion", "resect:resnet8", "digits", "--device", "meta")
     assert "must be a run folder or an empty one" in refused("paths", "resect:resnet8", "digits", "--out", tmp_path)
-    assert "`at` must be" in refused("paths", "resect:resnet8", "digits", *SMALL, "--at", "blocks.7")
+    assert "`--at` must be" in refused("paths", "resect:resnet8", "digits", *SMALL, "--at", "blocks.7")
     assert "a class below 10" in refused("paths", "resect:resnet8", "digits", *SMALL, "--of", "10")
     (tmp_path / "empty").mkdir()
     weights = tmp_path / "empty"
@@ -295,7 +295,7 @@ def test_what_the_text_of_a_command_shows_is_refused_without_torch() -> None:
         "unknown data spec 'imgs'. Known are",  # too far from any to suggest one
         "unknown model spec 'tim:resnet18'. Did you mean timm:?",
         "no weights are shipped for resect:resnet20-cifar10",
-        "`counts` is an option of the plans random, windows, shuffled, reversed, parallel, but here the plan is",
+        "`--counts` is an option of the plans random, windows, shuffled, reversed, parallel, but here the plan is",
     ):
         assert expected in said
 
@@ -303,30 +303,36 @@ def test_what_the_text_of_a_command_shows_is_refused_without_torch() -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("lesion M D --repeats 5", "`repeats` is an option of the plans random, shuffled, but here the plan is single"),
+        (
+            "lesion M D --repeats 5",
+            "`--repeats` is an option of the plans random, shuffled, but here the plan is single",
+        ),
         (
             "lesion M D --plan random --orders 3",
-            "`orders` is an option of the plan shapley, but here the plan is random",
+            "`--orders` is an option of the plan shapley, but here the plan is random",
         ),
-        ("lesion M D --plan pairs --removed 2", "`removed` is an option of the plan ensemble, but"),
-        ("lesion M D --plan shapley --members 32", "`members` is an option of the plan ensemble, but"),
+        ("lesion M D --plan pairs --removed 2", "`--removed` is an option of the plan ensemble, but"),
+        ("lesion M D --plan shapley --members 32", "`--members` is an option of the plan ensemble, but"),
         (
             "lesion M D --plan skips --removal mean",
-            "`removal` is an option of the plans single, pairs, random, windows",
+            "`--removal` is an option of the plans single, pairs, random, windows",
         ),
-        ("lesion M D --plan random --unit layer", "`unit` is an option of the plans windows, reversed, parallel, but"),
-        ("lesion M D --middle", "`middle` is an option of the plans windows, reversed, parallel, but"),
-        ("lesion M D --plan reversed --combine sum", "`combine` is an option of the plan parallel, but"),
+        (
+            "lesion M D --plan random --unit layer",
+            "`--unit` is an option of the plans windows, reversed, parallel, but",
+        ),
+        ("lesion M D --middle", "`--middle` is an option of the plans windows, reversed, parallel, but"),
+        ("lesion M D --plan reversed --combine sum", "`--combine` is an option of the plan parallel, but"),
         ("lesion M D --plan ensemble --removal mean", "but here the plan is ensemble"),
-        ("lesion M D --plan ensemble --precision 1", "`precision` is an option of the plans single, pairs"),
-        ("lesion M D --plan ensemble --metric loss", "`metrics` is an option of the plans single, pairs"),
-        ("lesion M D --without 3 --counts 1", "but here `without` stands in the place of a plan"),
-        ("paths M D --max-length 2 --sweeps 4", "`sweeps` is an option of measuring all lengths"),
-        ("study M D --plain --draws 20", "`draws` is an option of networks with residual joins"),
-        ("study M D --plain --gradient-samples 8", "`gradient_samples` is an option of networks with residual joins"),
-        ("study M npz:x --retrain", "`retrain` is an option for shipped networks, but none is named here"),
-        ("train digits --model resnet20 --keep 3", "`keep` belongs to the schedules fixed-count, progressive, but"),
-        ("train digits --model resnet20 --survival 0.5", "`survival` belongs to the schedule stochastic-depth, but"),
+        ("lesion M D --plan ensemble --precision 1", "`--precision` is an option of the plans single, pairs"),
+        ("lesion M D --plan ensemble --metric loss", "`--metric` is an option of the plans single, pairs"),
+        ("lesion M D --without 3 --counts 1", "but here `--without` stands in the place of a plan"),
+        ("paths M D --max-length 2 --sweeps 4", "`--sweeps` is an option of measuring all lengths"),
+        ("study M D --plain --draws 20", "`--draws` is an option of networks with residual joins"),
+        ("study M D --plain --gradient-samples 8", "`--gradient-samples` is an option of networks with residual joins"),
+        ("study M npz:x --retrain", "`--retrain` is an option for shipped networks, but none is named here"),
+        ("train digits --model resnet20 --keep 3", "`--keep` belongs to the schedules fixed-count, progressive, but"),
+        ("train digits --model resnet20 --survival 0.5", "`--survival` belongs to the schedule stochastic-depth, but"),
     ],
 )
 def test_options_that_mean_nothing_here_are_refused(command: str, said: str) -> None:
@@ -358,8 +364,8 @@ def test_options_of_another_plan_are_refused_in_the_library_but_not_their_defaul
         ("blocks hf:./no/such", "there is no folder ./no/such"),
         ("blocks M --checkpoint .", ". is a folder. Give the path of a safetensors file"),
         ("blocks py:bare_factory:build", "Let the factory return (model, example), where example is a batch of its"),
-        ("lesion M D --without 1,99", "`block` must be one of the 3 blocks, 0 to 2, got 99."),
-        ("lesion M D --limit 20 --memory 1k --quiet", "`memory` must hold a batch of 8, about "),
+        ("lesion M D --without 1,99", "a block must be one of the 3 blocks, 0 to 2, got 99."),
+        ("lesion M D --limit 20 --memory 1k --quiet", "`--memory` must hold a batch of 8, about "),
         ("evaluate M D", "evaluate takes the data first and then networks, got resect:resnet8 first."),
         ("evaluate D M@", "SPEC@FILE must name a file of weights, got 'resect:resnet8@'."),
         ("train digits --model resnt20", "unknown model spec 'resect:resnt20'. Close: resect:resnet20"),

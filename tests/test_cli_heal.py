@@ -95,7 +95,7 @@ def test_exports_that_would_lose_the_healing_are_refused(healed: tuple[Path, Res
     out, _ = healed
     target = f"torch:{tmp_path / 'small.pt2'}"
     assert "mergekit is a recipe for the original checkpoint" in refused("export", out, f"mergekit:{tmp_path / 'm'}")
-    assert "`without` says what goes, but" in refused("export", out, "--without", "0", target)
+    assert "`--without` says what goes, but" in refused("export", out, "--without", "0", target)
     with pytest.raises(resect.ExportError, match=r"gguf-layers is a recipe .* which has not the healed weights"):
         require_weights([f"gguf-layers:{tmp_path / 'l'}"])
     weights = out / "healed.safetensors"
@@ -191,11 +191,11 @@ def test_what_means_nothing_is_refused(tmp_path: Path) -> None:
     np.savez(file, inputs=some.inputs.numpy(), targets=some.targets.numpy())
     network = ["resect:resnet8", "--model-arg", "width=4", "--quiet"]
     for options, said in (
-        (["--remove", "1", "--distill", "0.5"], "`distill` is an option of a training, but `heal` is not given"),
-        (["--remove", "1", "--candidates", "2"], "`candidates` is an option of healing, which is not asked for"),
-        (["--remove", "1", "--heal", "1", "--temperature", "3"], "of distillation, but `distill` is 0"),
-        (["--without", "1", "--heal", "1", "--candidates", "2"], "`candidates` is an option of a search"),
-        (["--remove", "1", "--heal", "1", "--heal-setting", "epochs=3"], "`recipe` must be one of batch_size"),
+        (["--remove", "1", "--distill", "0.5"], "`--distill` is an option of a training, but `--heal` is not given"),
+        (["--remove", "1", "--candidates", "2"], "`--candidates` is an option of healing, which is not asked for"),
+        (["--remove", "1", "--heal", "1", "--temperature", "3"], "of distillation, but `--distill` is 0"),
+        (["--without", "1", "--heal", "1", "--candidates", "2"], "`--candidates` is an option of a search"),
+        (["--remove", "1", "--heal", "1", "--heal-setting", "epochs=3"], "`--heal-setting` must be one of batch_size"),
         (["--remove", "1", "--heal", "1", "--heal-data", "tea"], "tea"),
         (
             ["--remove", "1", "--heal", "1", "--module", "blocks"],

@@ -159,10 +159,10 @@ def test_bad_options() -> None:
     assert "must hold 'error'" in refused("--precision", "1", "--metric", "loss")
     assert "from 0 to 9, got [10]" in refused("--plan", "random", "--counts", "10")
     assert "1 to 8 of the blocks, got 9" in refused("--plan", "ensemble", "--removed", "9")
-    assert "`removal` is an option of the plans single, pairs, random" in refused(
+    assert "`--removal` is an option of the plans single, pairs, random" in refused(
         "--plan", "ensemble", "--removal", "mean"
     )
-    assert "`memory` must hold a batch of" in refused("--memory", "1k")
+    assert "`--memory` must hold a batch of" in refused("--memory", "1k")
     assert "no amount of memory" in refused("--memory", "much")
     assert "neither a whole number" in refused("--batch-size", "0")
     assert "a plain network has none" in refused("--plain", "--plan", "skips")

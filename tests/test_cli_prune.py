@@ -174,17 +174,20 @@ def test_what_means_nothing_is_refused(tmp_path: Path) -> None:
     broken.write_text("[1, 2")
     other.write_text("without: 3")
     for options, said in (
-        ([], "one of `remove`, `params`, `flops`, `latency`, `without`, `plan` must say what goes, got none"),
-        (["--remove", "1", "--latency", "0.5"], "got `remove` and `latency`"),
-        (["--remove", "1", "--score", "kl"], "`score` is an option of the search one-shot, but here it is exchange"),
-        (["--without", "1", "--search", "greedy"], "`search` is an option of a search, but what goes is given"),
-        (["--remove", "1", "--no-timed", "--timing-batch", "2"], "of timing, but `timed` is off"),
-        (["--remove", "1", "--group", "0", "--unit", "layer"], "`unit` is an option without groups of one's own"),
+        (
+            [],
+            "one of `--remove`, `--params`, `--flops`, `--latency`, `--without`, `--plan` must say what goes, got none",
+        ),
+        (["--remove", "1", "--latency", "0.5"], "got `--remove` and `--latency`"),
+        (["--remove", "1", "--score", "kl"], "`--score` is an option of the search one-shot, but here it is exchange"),
+        (["--without", "1", "--search", "greedy"], "`--search` is an option of a search, but what goes is given"),
+        (["--remove", "1", "--no-timed", "--timing-batch", "2"], "of timing, but `--timed` is off"),
+        (["--remove", "1", "--group", "0", "--unit", "layer"], "`--unit` is an option without groups of one's own"),
         (["--remove", "1", "--calibration", "tea"], "tea"),
         (["--remove", "1", "--calibration", "digits", "--module", "fc"], "for whole models whose inputs"),
         (["--plan", tmp_path / "none.yaml"], "cannot be read: No such file"),
-        (["--plan", broken], "must be a file in YAML with an `arrangement`"),
-        (["--plan", other], "must name an `arrangement` such as"),
+        (["--plan", broken], "must be a file in YAML with an `arrangement:`"),
+        (["--plan", other], "must name an `arrangement:` such as"),
     ):
         assert said in refused("prune", *options), options
 

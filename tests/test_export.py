@@ -87,7 +87,7 @@ def test_what_cannot_be_written_is_refused_with_the_reason_and_leaves_nothing(
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    assert "`KIND:PATH` must be one of hf:PATH, hf-zero:PATH, timm:PATH" in refused(net, 1, "pickle:x")
+    assert "`target` must be one of hf:PATH, hf-zero:PATH, timm:PATH" in refused(net, 1, "pickle:x")
     assert refused(net, 1, "torc:x").endswith("Close: torch.")
     assert "must be new, or an empty folder, but holds files" in refused(net, 1, f"hf:{tmp_path / 'full'}")
     assert "torch writes a file, but" in refused(net, 1, f"torch:{tmp_path}")
@@ -140,8 +140,11 @@ def test_the_command_line_exports_a_model_and_what_a_run_removed(stored: Path, t
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["resect:resnet8", "hf:x"], "one of `without`, `arrangement` and `plan` must say what goes, got none."),
-        (["resect:resnet8", "--without", "1", "--arrangement", "0,-,2", "hf:x"], "got `without` and `arrangement`."),
+        (["resect:resnet8", "hf:x"], "one of `--without`, `--arrangement` and `--plan` must say what goes, got none."),
+        (
+            ["resect:resnet8", "--without", "1", "--arrangement", "0,-,2", "hf:x"],
+            "got `--without` and `--arrangement`.",
+        ),
         (["resect:resnet8", "--plan", "none.yaml", "hf:x"], "the plan none.yaml cannot be read: No such file"),
         (["resect:resnet8", "--without", "1", "pth:x"], "`KIND:PATH` must be one of hf:PATH,"),
         (["resnet8", "--without", "1", "hf:x"], "unknown model spec 'resnet8'. Did you mean resect:resnet8?"),

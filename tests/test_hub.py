@@ -75,12 +75,12 @@ def test_columns_are_found_by_what_they_hold_or_named(saved: Path, tmp_path: Pat
     datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).save_to_disk(tmp_path / "two")
     spec = f"hf:{tmp_path}/two"
     with pytest.raises(
-        resect.DataError, match=r"must have one column for `image`, but has several: a, b\..*,image=NAME"
+        resect.DataError, match=r"must have one column for `image=`, but has several: a, b\..*,image=NAME"
     ):
         load_samples(spec)
-    with pytest.raises(resect.DataError, match=r"must have one column for `label`, but has several: left, right"):
+    with pytest.raises(resect.DataError, match=r"must have one column for `label=`, but has several: left, right"):
         load_samples(f"{spec},image=b")
-    with pytest.raises(resect.DataError, match=r"`label` must name a column of .*, one of a \(.*, got 'middle'"):
+    with pytest.raises(resect.DataError, match=r"`label=` must name a column of .*, one of a \(.*, got 'middle'"):
         load_samples(f"{spec},image=b,label=middle")
     samples = load_samples(f"{spec},image=b,label=right")
     order = [int(place.split()[1]) for place in samples.places]
@@ -139,7 +139,7 @@ def test_what_is_no_data_set(saved: Path, tmp_path: Path) -> None:
     with (tmp_path / "words.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["pixels", "label"], ["[1, 2]", "three"]])
     with pytest.raises(
-        resect.DataError, match=r"one column for `label`.*none among pixels \(large_string\), label \(large_string\)"
+        resect.DataError, match=r"one column for `label=`.*none among pixels \(large_string\), label \(large_string\)"
     ):
         load_samples(f"hf:{tmp_path}/words.csv,image=pixels")
     rows = {"picture": [digit(0), digit(1)], "label": [0, -1]}

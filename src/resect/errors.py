@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from inspect import signature
 from typing import ParamSpec, TypeVar
@@ -75,6 +76,15 @@ class DamagedError(RunError):
 
 class AccuracyError(InputError):
     """A result fails its own check: in this precision it cannot be computed."""
+
+
+@contextmanager
+def said_of(name: str) -> Iterator[None]:
+    """Have an InputError be about the argument that holds what is wrong: "`recipe`: batch_size must be ..."."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"`{name}`: {str(error).replace('`', '')}") from error
 
 
 Settings = TypeVar("Settings")

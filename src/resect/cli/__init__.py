@@ -12,6 +12,7 @@ import click
 
 import resect
 from resect.allocator import keep_freed_memory
+from resect.cli._names import as_typed
 from resect.cli._process import noted_interrupts, warnings_shown, what_is_kept
 from resect.errors import ResectError
 
@@ -63,6 +64,8 @@ class _Verbs(click.Group):
                     sys.exit(130)
                 if (said := _explained(error)) is None:
                     raise
+                if isinstance(error, ResectError) and context.invoked_subcommand:
+                    said = as_typed(said, self.get_command(context, context.invoked_subcommand))
                 click.echo(f"{click.style('error:', fg='red', bold=True)} {said}", err=True)
                 sys.exit(2)
 

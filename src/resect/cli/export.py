@@ -28,7 +28,7 @@ llama-quantize --prune-layers)."""
 
 @click.command(epilog=_KINDS)
 @click.argument("subject", metavar="RUN|MODEL")
-@click.argument("targets", metavar="KIND:PATH...", nargs=-1, required=True)
+@click.argument("exports", metavar="KIND:PATH...", nargs=-1, required=True)
 @click.option("--without", metavar="0-2,-1,NAME", type=Blocks(), help="The blocks that go, by number or name.")
 @click.option("--arrangement", metavar="0..2,-,4..9", help="What runs in every slot, instead.")
 @click.option("--plan", type=click.Path(path_type=Path), metavar="FILE", help="What a run of prune removed, instead.")
@@ -36,7 +36,7 @@ llama-quantize --prune-layers)."""
 @output_options
 @model_options
 @part_options
-def export(subject: str, targets: tuple[str, ...], output: str, quiet: bool, **options: Any) -> None:
+def export(subject: str, exports: tuple[str, ...], output: str, quiet: bool, **options: Any) -> None:
     """Write MODEL without some of its blocks for others, e.g. `resect export hf:gpt2 --without 4-7 hf:smaller`.
 
     RUN is the folder of a run that removed blocks. What was written is loaded in a fresh process and compared with the
@@ -45,10 +45,10 @@ def export(subject: str, targets: tuple[str, ...], output: str, quiet: bool, **o
     from resect.jobs.export import ExportAsked
     from resect.pruning.export.formats import require_target
 
-    asked = ExportAsked.of(subject, targets, given(options))
-    for target in targets:
+    asked = ExportAsked.of(subject, exports, given(options))
+    for target in exports:
         require_target(target, asked.source.model)
-    for done in exported(asked, targets, quiet=quiet):
+    for done in exported(asked, exports, quiet=quiet):
         if output == "json":
             click.echo(json.dumps(asdict(done) | {"path": str(done.path)}))
         else:

@@ -69,7 +69,7 @@ _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.option("--timed/--no-timed", default=True, help="Time the result in turn with the intact network.")
 @click.option(
     "--export",
-    "targets",
+    "exports",
     multiple=True,
     metavar="KIND:PATH",
     help="Write the result, as resect export does; with --out.",
@@ -101,7 +101,7 @@ _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
 @task_option
 @output_options
 def prune(
-    model: str, data: str, out: Path | None, targets: tuple[str, ...], output: str, quiet: bool, **options: Any
+    model: str, data: str, out: Path | None, exports: tuple[str, ...], output: str, quiet: bool, **options: Any
 ) -> None:
     """Find the blocks of MODEL that can go within a budget; some samples of DATA choose, all others judge.
 
@@ -110,17 +110,17 @@ def prune(
     """
     options["heal_settings"] = parse_arguments(options["heal_settings"], "heal-setting")
     asked = PruneAsked.from_options(model, data, given(options))
-    if targets and out is None:
+    if exports and out is None:
         raise InputError("`--export` needs a run folder, from which the model card is made. Add --out RUN.")
     from resect.jobs.export import ExportAsked
     from resect.jobs.prune import PruneJob
     from resect.pruning.export.formats import require_target, require_weights
 
-    for target in targets:
+    for target in exports:
         require_target(target, model)
     if asked.healing():
-        require_weights(targets)
-    do(PruneJob(**vars(asked), targets=targets), out, output=output, quiet=quiet)
-    for done in exported(ExportAsked.of(str(out), targets, {}), targets, quiet=quiet) if targets else ():
+        require_weights(exports)
+    do(PruneJob(**vars(asked), targets=exports), out, output=output, quiet=quiet)
+    for done in exported(ExportAsked.of(str(out), exports, {}), exports, quiet=quiet) if exports else ():
         if output != "json":  # which is the run's record
             say(done)

@@ -139,7 +139,7 @@ def _named(spec: DataSpec, option: str, features: Any) -> str | None:
     """The column that an option names; DataError if there is none."""
     name = spec.options.get(option)
     if name is not None and name not in features:
-        raise DataError(f"`{option}` must name a column of {spec.place}, one of {_columns(features)}, got {name!r}.")
+        raise DataError(f"`{option}=` must name a column of {spec.place}, one of {_columns(features)}, got {name!r}.")
     return name
 
 
@@ -148,7 +148,7 @@ def _only(spec: DataSpec, option: str, names: list[str], features: Any) -> str:
     if len(names) != 1:
         several = f"several: {', '.join(names)}" if names else f"none among {_columns(features)}"
         raise DataError(
-            f"{spec.place} must have one column for `{option}`, but has {several}. Name it: {spec.text},{option}=NAME."
+            f"{spec.place} must have one column for `{option}=`, but has {several}. Name it: {spec.text},{option}=NAME."
         )
     return names[0]
 

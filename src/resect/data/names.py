@@ -77,11 +77,11 @@ def _require_option(spec: str, kind: str, name: str, value: str) -> None:
         raise SpecError(f"{kind}: takes the options {', '.join(_OPTIONS[kind])}, got {name!r} in {spec!r}.{hint}")
     least = _NUMBERS.get(name)
     if least is not None and (not re.fullmatch(r"\d{1,9}", value) or int(value) < least):
-        raise SpecError(f"`{name}` of {kind}: must be a whole number of at least {least}, got {value!r} in {spec!r}.")
+        raise SpecError(f"`{name}=` of {kind}: must be a whole number of at least {least}, got {value!r} in {spec!r}.")
     if name == "task" and value not in _PREDICTED:
-        raise SpecError(f"`task` of {kind}: must be one of {', '.join(_PREDICTED)}, got {value!r} in {spec!r}.")
+        raise SpecError(f"`task=` of {kind}: must be one of {', '.join(_PREDICTED)}, got {value!r} in {spec!r}.")
     if not value:
-        raise SpecError(f"`{name}` of {kind}: must have a value, {name}=..., got none in {spec!r}.")
+        raise SpecError(f"`{name}=` of {kind}: must have a value, got none in {spec!r}.")
 
 
 def require_data_spec(spec: str) -> None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from math import log2
 from typing import Any, ClassVar, Self
 
-from resect.errors import InputError, SpecError, closest, require_whole
+from resect.errors import InputError, SpecError, closest, require_whole, said_of
 from resect.jobs.asked import Asked, given_options
 from resect.jobs.source import split_spec
 from resect.models.names import SHIPPED, Value, parts_of
@@ -128,7 +128,8 @@ class MultiplicityAsked(Asked):
                 f"`arms` must hold two that differ in their merge alone, got {', '.join(self.arms)}. Such are "
                 "resnet38-b2-s1 and resnet38-b2-s18."
             )
-        self.recipe_of(0)  # says what is wrong with it
+        with said_of("settings"):
+            self.recipe_of(0)  # says what is wrong with it
         super().__post_init__()
 
     @cached_property

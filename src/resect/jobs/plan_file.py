@@ -46,11 +46,11 @@ def read_plan(path: Path) -> str:
     except OSError as error:
         raise SpecError(f"the plan {path} cannot be read: {error.strerror}.") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SpecError(f"the plan {path} must be a file in YAML with an `arrangement`, but is none.") from error
+        raise SpecError(f"the plan {path} must be a file in YAML with an `arrangement:`, but is none.") from error
     text = content.get("arrangement") if isinstance(content, dict) else None
     if not isinstance(content, dict) or not isinstance(text, str):
         raise SpecError(
-            f"the plan {path} must name an `arrangement` such as '0..2,-,4..53', as the {PLAN} of a run does, but "
+            f"the plan {path} must name an `arrangement:` such as '0..2,-,4..53', as the {PLAN} of a run does, but "
             "names none."
         )
     return text

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resect.errors import InputError, SpecError
+from resect.errors import InputError, SpecError, said_of
 from resect.jobs.job import Advance, Track, silent
 from resect.jobs.source import slug
 from resect.jobs.training import trained
@@ -68,7 +69,8 @@ class TrainJob:
         file = load_recipe_file(recipe)
         given = {name: value for name, value in options.items() if value is not None}
         settings = {name: given.pop(name) for name in list(given) if name in Recipe.names()}
-        chosen = Recipe(**file.settings_with(settings.get("schedule")) | settings)
+        with nullcontext() if settings else said_of(recipe):
+            chosen = Recipe(**file.settings_with(settings.get("schedule")) | settings)
         model, data = given.pop("model", file.model), given.pop("data", file.data)
         if model is None or data is None:
             missing = "data" if model else "model"

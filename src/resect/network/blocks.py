@@ -112,9 +112,9 @@ def block_index(block: Any, blocks: int, names: Sequence[str]) -> int:
     if index is None or not -blocks <= index < blocks:
         known = f" Their names are {names[0]} to {names[-1]}." if len(names) > 1 else ""
         raise ArrangementError(
-            f"`block` must be one of the {plural(blocks, 'block')}, 0 to {blocks - 1}, got {block!r}.{known}"
+            f"a block must be one of the {plural(blocks, 'block')}, 0 to {blocks - 1}, got {block!r}.{known}"
             if blocks
-            else f"`block` must be one of the network's blocks, got {block!r}, but it has none."
+            else f"a block must be one of the network's blocks, got {block!r}, but it has none."
         )
     return index % blocks
 
@@ -131,7 +131,7 @@ def block_indices(chosen: Iterable[Any], blocks: int, names: Sequence[str]) -> s
 def _named(name: str, names: Sequence[str]) -> int:
     if not names:
         raise ArrangementError(
-            f"`block` must be a number in an arrangement that belongs to no network yet, got {name!r}. Begin with "
+            f"a block must be a number in an arrangement that belongs to no network yet, got {name!r}. Begin with "
             "net.intact, or give it to net.arrangement first."
         )
     inside = [other for other in names if other == name] or [
@@ -142,11 +142,11 @@ def _named(name: str, names: Sequence[str]) -> int:
     if inside:
         more = f" and {len(inside) - 4} more" if len(inside) > 4 else ""
         raise ArrangementError(
-            f"`block` must be one block, but the names of {len(inside)} begin with {name!r}: {', '.join(inside[:4])}"
+            f"a block must be one block, but the names of {len(inside)} begin with {name!r}: {', '.join(inside[:4])}"
             f"{more}. Name one of them."
         )
     close = difflib.get_close_matches(name, names, n=3)
     hint = f"Close to it: {', '.join(close)}" if close else f"Their names are {names[0]} to {names[-1]}"
     raise ArrangementError(
-        f"`block` must be one of the {plural(len(names), 'block')}, by its number or its name, got {name!r}. {hint}."
+        f"a block must be one of the {plural(len(names), 'block')}, by its number or its name, got {name!r}. {hint}."
     )

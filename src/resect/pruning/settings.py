@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from resect.errors import InputError, require_one_of, require_whole, suggesting_settings
+from resect.errors import InputError, require_one_of, require_whole, said_of, suggesting_settings
 from resect.training.recipe import Recipe
 
 SEARCHES = ("greedy", "one-shot", "window", "beam", "evolution", "pairwise", "exchange", "exhaustive")
@@ -138,7 +138,8 @@ class HealSettings:
         known = [name for name in Recipe.names() if name not in _NO_PART]
         for name in self.recipe:
             require_one_of("recipe", name, known)
-        self.training(images=True)  # says what is wrong with it
+        with said_of("recipe"):
+            self.training(images=True)  # says what is wrong with it
 
     def training(self, *, images: bool) -> Recipe | None:
         """The recipe of the training; None for no training.

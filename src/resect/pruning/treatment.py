@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from resect.digest import key_digest, tensors_digest
 from resect.engines.work import Arrays, Engine, Progress
-from resect.errors import DataError, InputError, settings_or_default
+from resect.errors import DataError, InputError, said_of, settings_or_default
 from resect.measuring.batches import Batch, Batches, Read, again, to_device
 from resect.measuring.calibration import calibrate
 from resect.measuring.tasks import Task
@@ -184,9 +184,10 @@ class Treatment:
         own, lesson = self.settings, self.lesson
         watch = Watch(begin=lambda total, seen: self._advance(seen), step=lambda seen, loss: self._advance(seen))
         teacher = Teacher(self._intact, own.distill, own.temperature) if own.distill else None
-        loop.train(
-            module, lesson.inputs, lesson.targets, recipe, task=self.task, kept=kept, watch=watch, teacher=teacher
-        )
+        with said_of("recipe"):
+            loop.train(
+                module, lesson.inputs, lesson.targets, recipe, task=self.task, kept=kept, watch=watch, teacher=teacher
+            )
         module.to(self.net.device)
 
     def _advance(self, seen: int) -> None:

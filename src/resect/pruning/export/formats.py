@@ -265,9 +265,7 @@ def parsed(target: str) -> tuple[str, Path]:
     kind, colon, rest = target.partition(":") if isinstance(target, str) else ("", "", "")
     if kind not in FORMATS or not rest:
         known = ", ".join(f"{name}:PATH" for name in FORMATS)
-        raise ExportError(
-            f"`KIND:PATH` must be one of {known}, got {target!r}.{closest(kind, FORMATS) if colon else ''}"
-        )
+        raise ExportError(f"`target` must be one of {known}, got {target!r}.{closest(kind, FORMATS) if colon else ''}")
     return kind, Path(rest)
 
 

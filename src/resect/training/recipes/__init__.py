@@ -56,7 +56,7 @@ def load_recipe_file(name: str) -> RecipeFile:
     if not isinstance(content, dict):
         raise SpecError(f"{name} must hold settings, one a line (epochs: 13), got {type(content).__name__}.")
     if "arguments" in content:
-        raise SpecError(f"`arguments` of {name} is now `model_args`.")
+        raise SpecError(f"`arguments:` of {name} is now `model_args:`.")
     known = {*Recipe.names(), "model", "data", "model_args"}
     unknown = [str(key) for key in content if key not in known]
     if unknown:
@@ -64,10 +64,10 @@ def load_recipe_file(name: str) -> RecipeFile:
     settings = {key: _checked(name, key, value) for key, value in content.items() if key in Recipe.names()}
     for key in ("model", "data"):
         if not isinstance(content.get(key, ""), str):
-            raise SpecError(f"`{key}` of {name} must be a spec, such as resect:resnet110, got {content[key]!r}.")
+            raise SpecError(f"`{key}:` of {name} must be a spec, such as resect:resnet110, got {content[key]!r}.")
     model_args = content.get("model_args", {})
     if not isinstance(model_args, dict) or not all(isinstance(key, str) for key in model_args):
-        raise SpecError(f"`model_args` of {name} must be names with values, such as {{width: 8}}, got {model_args!r}.")
+        raise SpecError(f"`model_args:` of {name} must be names with values, such as {{width: 8}}, got {model_args!r}.")
     return RecipeFile(name, settings, content.get("model"), content.get("data"), model_args)
 
 
@@ -81,5 +81,5 @@ def _checked(name: str, key: str, value: Any) -> Any:
         return float(value)
     kinds = (int, float) if isinstance(wanted, float) else type(wanted)
     if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(wanted, bool):
-        raise SpecError(f"`{key}` of {name} must be like {wanted!r}, got {value!r}.")
+        raise SpecError(f"`{key}:` of {name} must be like {wanted!r}, got {value!r}.")
     return value
