@@ -97,6 +97,13 @@ def test_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("npz", "unknown data spec 'npz'"),
         ("cifar10", "must name the folder"),
         ("py:nothing", "unknown data spec"),
+        (
+            "digits,channels=3",
+            r"digits takes no options, got 'channels=3' in 'digits,channels=3': its samples are images of one channel, "
+            r"\(N, 1, 8, 8\)\. Give digits\. How pixels are normalised, `normalize` says; folder:, hf: and text: take",
+        ),
+        ("cifar10:no/folder,size=64", "cifar10 takes no options, got 'size=64' .*Give cifar10:no/folder"),
+        ("npz:x.npz,size=3,b=1", "npz takes no options, got 'size=3,b=1' .*Give npz:x.npz"),
     ],
 )
 def test_unknown_specs(spec: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +111,12 @@ def test_unknown_specs(spec: str, message: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(Path(__file__).parents[1])
     with pytest.raises(resect.SpecError, match=message):
         load_samples(spec)
+
+
+def test_a_path_may_look_like_options(tmp_path: Path) -> None:
+    file = tmp_path / "some,size=8.npz"
+    np.savez(file, inputs=np.zeros((2, 3), np.float32), targets=np.zeros(2, np.int64))
+    assert len(load_samples(f"npz:{file}")) == 2
 
 
 def test_missing_files(tmp_path: Path) -> None:

@@ -133,7 +133,10 @@ def test_outcomes_of_other_images_weights_or_trainings_are_made_anew(folder: Pat
     file.write_text(file.read_text(encoding="utf-8")[:-30], encoding="utf-8")
     with pytest.warns(ResectWarning, match=r"s1-seed0.outcomes.json is damaged. The network is tested again."):
         assert same(before, compared(folder))
-    assert tested == [f"resect:{ARMS[0]}"] * 4
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"schema": 2}), encoding="utf-8")
+    with pytest.warns(ResectWarning, match=r"another version of resect wrote it. The network is tested again."):
+        assert same(before, compared(folder))
+    assert tested == [f"resect:{ARMS[0]}"] * 5
 
 
 def test_without_weights_what_cannot_be_used_is_refused(folder: Path) -> None:
@@ -160,6 +163,11 @@ def test_without_weights_what_cannot_be_used_is_refused(folder: Path) -> None:
         with pytest.raises(DamagedError):
             ImageOutcomes.read(file)
         assert f"{file} is damaged. Take it from a copy, {ways}" in refused(folder).stderr
+    file.write_text(json.dumps(json.loads(text) | {"schema": 2, "digest": "of another kind"}), encoding="utf-8")
+    assert (
+        f"{file} must have the schema 1, got 2: another version of resect wrote it. Go on with that version, {ways}"
+        in refused(folder).stderr
+    )
     file.write_text(text, encoding="utf-8")
     card = folder / "networks" / f"{ARMS[0]}-seed0.json"
     shutil.copy(folder / "networks" / f"{ARMS[1]}-seed0.json", card)

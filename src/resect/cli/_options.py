@@ -16,7 +16,7 @@ from resect.errors import InputError
 from resect.jobs.source import DTYPES
 from resect.measuring.meaning import TASKS
 
-DATA_SPECS = f"DATA is {KNOWN}; options of it follow with commas: folder:DIR,split=val,size=64."
+DATA_SPECS = f"DATA is {KNOWN}; options of folder:, hf: and text: follow with commas: folder:DIR,split=val,size=64."
 SEED = click.IntRange(0, 2**63 - 1)
 Decorated = Callable[..., Any]
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}

@@ -21,6 +21,12 @@ _OPTIONS = {  # of each kind; those in _NUMBERS are whole numbers of at least so
     "text": _TEXT,
     "py": (),
 }
+_HELD = {  # by those kinds that take no options
+    "digits": "images of one channel, (N, 1, 8, 8)",
+    "cifar10": "images of three channels, (N, 3, 32, 32)",
+    "npz": "what the file's arrays hold",
+    "py": "what the function returns",
+}
 _NUMBERS = {"size": 1, "window": 1, "stride": 1, "seed": 0}
 KINDS = tuple(_OPTIONS)
 SPLITS = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}  # what they are called
@@ -59,6 +65,7 @@ def parse_data_spec(spec: str) -> DataSpec:
     """
     own = "Samples of your own are resect.Samples, or (inputs, targets) batches."
     require_text("a data spec", spec, "digits", own)
+    _require_no_options(spec)
     kind, _, rest = spec.partition(":")
     whole = {"digits": spec == "digits", "cifar10": True, "py": ":" in rest}.get(kind, bool(rest))
     if kind not in KINDS or not whole:
@@ -68,6 +75,16 @@ def parse_data_spec(spec: str) -> DataSpec:
         place, name, options[name] = last[1], last[2], last[3]
         _require_option(spec, kind, name, last[3])
     return DataSpec(spec, kind, place, options)
+
+
+def _require_no_options(spec: str) -> None:
+    """Raise SpecError if options follow on a kind that takes none; a path may look like that."""
+    given = re.fullmatch(r"((\w+)(?::.+?)?),(\w+=[^,]*(?:,\w+=[^,]*)*)", spec, re.DOTALL)
+    if given and given[2] in _HELD and not os.path.exists(spec.partition(":")[2]):
+        raise SpecError(
+            f"{given[2]} takes no options, got {given[3]!r} in {spec!r}: its samples are {_HELD[given[2]]}. Give "
+            f"{given[1]}. How pixels are normalised, `normalize` says; folder:, hf: and text: take options."
+        )
 
 
 def _require_option(spec: str, kind: str, name: str, value: str) -> None:

@@ -58,14 +58,21 @@ class ImageOutcomes:
 
         Raises:
             DamagedError: the file is not as it was written.
+            RunError: another version wrote it.
         """
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            if content.pop("digest") != key_digest(content) or content["schema"] != SCHEMA:
+            if (schema := content["schema"]) != SCHEMA:
+                raise RunError(
+                    f"{file} must have the schema {SCHEMA}, got {schema!r}: another version of resect wrote it."
+                )
+            if content.pop("digest") != key_digest(content):
                 raise ValueError
             packed = np.frombuffer(base64.b64decode(content["wrong"]), dtype=np.uint8)
             wrong = np.unpackbits(packed, count=content["images"]).astype(bool)
             return cls(wrong, content["training"], content["samples"], content["weights"])
+        except RunError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"{file} is damaged.") from error
 
@@ -90,16 +97,18 @@ def kept_outcomes(weights: Path, card: Record, samples: str, data: str) -> Image
         data: their name.
 
     Raises:
-        RunError: it must be tested, as the file of outcomes is damaged or of something else, but has no weights.
+        RunError: it must be tested, as the file of outcomes is damaged, or of something else or another version, but
+            has no weights.
     """
     file, there = outcomes_file(weights), weights.is_file()
     if not file.is_file():
         return None
     try:
         kept = ImageOutcomes.read(file)
-    except DamagedError as error:
+    except RunError as error:
         if not there:
-            raise RunError(f"{error} {_ways(file, weights, 'Take it from a copy')}") from error
+            first = "Take it from a copy" if isinstance(error, DamagedError) else "Go on with that version"
+            raise RunError(f"{error} {_ways(file, weights, first)}") from error
         warnings.warn(f"{error} The network is tested again.", ResectWarning, stacklevel=2)
         return None
     told, here = (kept.training, kept.samples), (training_digest(card), samples)
