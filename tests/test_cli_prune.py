@@ -100,6 +100,10 @@ def test_the_page_says_how_to_remove_the_same_blocks_of_the_same_network(tmp_pat
     out = tmp_path / "run"
     assert run("prune", "--remove", "1", "--search", "one-shot", "--no-timed", "--out", out).exit_code == 0
     page = (out / "report.html").read_text()
+    effort = resect.Record.read(out).found["effort"]
+    assert effort == "scored in 4 passes, 1 set of blocks measured"
+    assert effort in page.replace("\N{NO-BREAK SPACE}", " ")
+    assert effort in CliRunner().invoke(main, ["show", str(out)]).stdout
     command = f"resect prune resect:resnet8 digits --model-arg width=4 --limit 80 --no-timed --plan {out / 'plan.yaml'}"
     assert command in page
     again = CliRunner().invoke(main, [*shlex.split(command)[1:], "--quiet"])
@@ -194,7 +198,9 @@ def test_what_means_nothing_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_budget_beyond_the_network_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    assert "at most the number of units, 3, got 4" in refused("prune", "--remove", "4", "--out", tmp_path / "run")
+    assert "`--remove` must be at most 2 of the 3 blocks, so that one stays, got 4" in refused(
+        "prune", "--remove", "4", "--out", tmp_path / "run"
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -141,14 +141,40 @@ def test_budgets_that_cannot_be_are_refused(net):
     ):
         with pytest.raises(resect.InputError, match=said):
             resect.Budget(**wrong)
-    with pytest.raises(resect.InputError, match="`remove` must be at most the number of units, 9, got 10"):
+    with pytest.raises(
+        resect.InputError, match="`remove` must be at most 8 of the 9 blocks, so that one stays, got 10"
+    ):
         resect.prune(net, BATCHES, resect.Budget(remove=10))
-    with pytest.raises(resect.InputError, match=r"`params` must be at least 0\.\d\d, about what stays without all"):
+    with pytest.raises(
+        resect.InputError, match=r"`params` must be at least 0\.\d\d, about what stays without 8 blocks"
+    ):
         resect.prune(net, BATCHES, resect.Budget(params=0.001))
     with pytest.raises(resect.InputError, match=r"must be resect.Budget\(...\), got int"):
         resect.prune(net, BATCHES, 3)
     with pytest.raises(resect.InputError, match=r"`unit` is a setting: give resect\.PruneSettings"):
         resect.prune(net, BATCHES, resect.Budget(remove=1), unit="layer")
+
+
+def test_a_network_without_any_block_is_not_what_was_asked_for(net):
+    few = resect.PruneSettings(**QUICK, generation=None, search="one-shot", score="block_influence")
+    with pytest.raises(resect.InputError, match="`remove` must be at most 8 of the 9 blocks, so that one stays, got 9"):
+        resect.prune(net, BATCHES, resect.Budget(remove=9), few)
+    assert resect.prune(net, BATCHES, resect.Budget(remove=8), few).arrangement.count(None) == 8
+    with pytest.raises(resect.InputError, match="nothing can go: no group saves anything and leaves the network a"):
+        resect.prune(net, BATCHES, resect.Budget(remove=1), resect.PruneSettings(unit=[range(9)], **QUICK))
+    some = resect.PruneSettings(unit=[[0, 1], [2, 3]], **QUICK)
+    assert resect.prune(net, BATCHES, resect.Budget(remove=2), some).arrangement.count(None) == 4  # five stay
+    with pytest.raises(resect.InputError, match="`remove` must be at most 2 of the 2 groups, got 3"):
+        resect.prune(net, BATCHES, resect.Budget(remove=3), some)
+
+
+def test_the_least_that_is_said_to_be_possible_is(net):
+    quick = resect.PruneSettings(**QUICK, search="one-shot", score="block_influence")
+    with pytest.raises(resect.InputError, match="must be at least") as error:
+        resect.prune(net, BATCHES, resect.Budget(params=0.001), quick)
+    least = float(str(error.value).split("at least ")[1].split(",")[0])
+    found = resect.prune(net, BATCHES, resect.Budget(params=least), resect.PruneSettings(**QUICK, search="exhaustive"))
+    assert found.arrangement.count(None) == 8
 
 
 def test_verdicts():

@@ -55,6 +55,23 @@ def test_what_is_named_is_what_there_is():
         assert set(searches) <= set(SEARCHES)
 
 
+@pytest.mark.parametrize(
+    ("score", "passes"), [("kl", 10), ("damage", 10), ("block_influence", 1), ("first_order", 1), ("share", 2)]
+)
+def test_the_passes_that_a_score_takes_are_counted_once(net, score, passes):
+    """Nine deletions and the intact network; one pass; back; back and forward."""
+    engine, few = Local(Memory()), resect.PruneSettings(search="one-shot", score=score, timed=False, generation=None)
+    said = set()
+    for one in (LOCAL, engine, engine):  # what lies in a store counts, too
+        result = resect.prune(net, DATA, resect.Budget(remove=2), few, calibration=DATA, engine=one)
+        assert (result.passes, result.measured) == (passes, 1)
+        said.add(result.effort)
+    assert said == {f"scored in {passes} pass{'es' if passes > 1 else ''}, 1 set of blocks measured"}
+    assert (
+        resect.prune(net, DATA, resect.Budget(remove=1), resect.PruneSettings(search="greedy", timed=False)).passes == 0
+    )
+
+
 def test_greedy_is_the_plain_loop(net):
     removed: set[int] = set()
     for size, choice in enumerate(searched(net, "greedy", [1, 2, 3, 4]), start=1):

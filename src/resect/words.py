@@ -97,9 +97,9 @@ def contribute(exponent: float) -> str:
     return f"at most about {number} effectively {'contributes' if number == '1' else 'contribute'}"
 
 
-def plural(count: int, unit: str) -> str:
-    """ "1 block", "54 blocks"."""
-    return f"{count:,} {unit}" if count == 1 else f"{count:,} {unit}s"
+def plural(count: int, unit: str, units: str | None = None) -> str:
+    """ "1 block", "54 blocks"; of a unit whose plural is another, `units`."""
+    return f"{count:,} {unit}" if count == 1 else f"{count:,} {units or f'{unit}s'}"
 
 
 def count(number: int) -> str:

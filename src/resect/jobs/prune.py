@@ -201,6 +201,8 @@ class PruneJob(PruneAsked, Job):
             "kept": kept,
             "budget": self.budget.what if self.budget else "remove",
             "objective": result.objective,
+            "effort": result.effort,
+            "passes": result.passes,
             "measured": result.measured,
             "calibration_samples": result.calibration,
             "samples": result.outcomes.samples,

@@ -68,6 +68,11 @@ class Bench:
         return replace(self, objective=replace(objective, batches=batches))
 
     @property
+    def unit(self) -> str:
+        """What one of the units is called."""
+        return self.settings.unit if isinstance(self.settings.unit, str) else "group"
+
+    @property
     def groups(self) -> tuple[Group, ...]:
         """The units."""
         return self.objective.groups
@@ -113,10 +118,10 @@ class Bench:
         self, choices: Sequence[Choice], stays: pd.DataFrame, budget: Budget | None, healing: Healing | None = None
     ) -> Pruning:
         """The choices, run on the samples that chose nothing."""
-        objective, unit = self.objective, self.settings.unit
+        objective = self.objective
         outcomes = self.run([self.arrangement(choice) for choice in choices], self.judges)
         return Pruning(
-            unit if isinstance(unit, str) else "group",
+            self.unit,
             self.groups,
             tuple(choices),
             outcomes,
@@ -124,6 +129,7 @@ class Bench:
             budget,
             objective.metric,
             sum(map(len, objective.batches)),
+            objective.passes,
             objective.measured,
             self.settings.tolerance,
             self._generation(choices[-1], outcomes),

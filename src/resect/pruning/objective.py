@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from math import fsum
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,11 +16,13 @@ from resect.errors import InputError
 from resect.measuring.batches import Batch
 from resect.network.unraveled import Unraveled
 from resect.pruning.groups import Group, without
+from resect.pruning.metered import Metered
 from resect.pruning.settings import OBJECTIVES
 from resect.sweep import plans
 from resect.sweep.lesion import lesion
 from resect.sweep.settings import LesionSettings
 
+Scored = TypeVar("Scored")
 Removed = frozenset[int]
 """Some of the units, by number: those that are removed."""
 
@@ -45,6 +48,7 @@ class Objective:
     engine: Engine
     progress: Progress | None = None
     _sums: dict[Removed, list[float]] = field(default_factory=dict, repr=False)  # over the first batches, one by one
+    _scores: dict[str, tuple[Any, float]] = field(default_factory=dict, repr=False)  # and the passes of each
 
     def __post_init__(self) -> None:
         known = [metric for metric in OBJECTIVES if metric in self.batches[0].task.metrics]
@@ -81,6 +85,20 @@ class Objective:
                 left = [i for i, bound in zip(left, bounds, strict=True) if not bound > limit]
         some = [sets[i] for i in left]
         return [left[i] for i in np.argsort(worth(self(some), some), kind="stable")[:count]]
+
+    def scored(self, name: str, score: Callable[[Unraveled, Sequence[Batch], Engine], Scored]) -> Scored:
+        """What a score says of the blocks on the calibration samples; it looks once, and its passes are counted."""
+        if name not in self._scores:
+            meter = Metered(self.engine)
+            value = score(self.net, self.batches, meter)
+            self._scores[name] = value, meter.runs / sum(map(len, self.batches))
+        known: Scored = self._scores[name][0]
+        return known
+
+    @property
+    def passes(self) -> int:
+        """How often the calibration samples went through the network for scores, forward or back."""
+        return round(sum(passes for _, passes in self._scores.values()))
 
     @property
     def seen(self) -> tuple[Removed, ...]:

@@ -35,6 +35,17 @@ class Problem:
         """The units whose removal saves something."""
         return [int(i) for i in np.flatnonzero(self.prices > 0)]
 
+    @property
+    def largest(self) -> list[int]:
+        """Those of them that save most and leave the network a block: not the cheapest, if all blocks are in them."""
+        some = sorted(self.candidates, key=lambda i: self.prices[i])
+        return some[1:] if self.empties(some) else some
+
+    def empties(self, removed: Iterable[int]) -> bool:
+        """Whether no block is left without some units."""
+        groups = self.objective.groups
+        return len({block for i in removed for block in groups[i].blocks}) == len(self.objective.net.blocks)
+
     def saved(self, removed: Iterable[int]) -> float:
         """What the removal of some units saves."""
         return float(self.prices[list(removed)].sum())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from resect.pruning.result import Pruning
 from resect.pruning.search import beam, exhaustive, greedy, one_shot, window
 from resect.pruning.settings import Budget, HealSettings, PruneSettings
 from resect.pruning.treatment import Treatment
+from resect.words import plural
 
 SEARCHES: dict[str, Callable[[Problem], list[Choice]]] = {
     "greedy": greedy,
@@ -180,15 +182,20 @@ class _Search:
         return costs.saved(bench.net, bench.groups, what, bench.first)
 
     def _require_enough(self, problem: Problem) -> None:
-        if problem.meets(problem.candidates, self.budget.need):
+        """Raise InputError unless units that save so much can go and leave a block."""
+        if problem.meets(problem.largest, self.budget.need):
             return
+        most, unit = len(problem.largest), self.bench.unit
+        if not most:
+            raise InputError(f"nothing can go: no {unit} saves anything and leaves the network a block.")
         if self.budget.what == "remove":
-            units = len(problem.prices)
-            raise InputError(f"`remove` must be at most the number of units, {units}, got {self.budget.remove}.")
-        least = 1 - problem.saved(problem.candidates)
+            why = ", so that one stays" if most < len(problem.candidates) else ""
+            units = plural(len(problem.prices), unit)
+            raise InputError(f"`remove` must be at most {most} of the {units}{why}, got {self.budget.remove}.")
+        least = ceil(100 * (1 - problem.saved(problem.largest))) / 100
         raise InputError(
-            f"`{self.budget.what}` must be at least {least:.2f}, about what stays without all units, got "
-            f"{self.budget.asked:g}."
+            f"`{self.budget.what}` must be at least {least:.2f}, about what stays without {plural(most, unit)}, the "
+            f"most that can go, got {self.budget.asked:g}."
         )
 
     def _until_met(self, problem: Problem) -> tuple[list[Choice], Problem]:
@@ -203,7 +210,7 @@ class _Search:
             if self.budget.what == "remove" or (left := self._left(choices[-1])) <= self.budget.asked:
                 return choices, asked
             tried.append((left, choices, asked))
-            promised, most = asked.saved(choices[-1].removed), asked.saved(asked.candidates)
+            promised, most = asked.saved(choices[-1].removed), asked.saved(asked.largest)
             need = min(promised * min(self.budget.need / max(1 - left, _SMALL), _GROWTH), most)
             if need <= asked.levels[-1] + _SMALL:
                 break
@@ -219,6 +226,15 @@ class _Search:
 
 
 def _searched(problem: Problem) -> list[Choice]:
-    """The choices of the search that is asked for, each set of units once."""
+    """The choices of the search that is asked for, each set of units once.
+
+    Raises:
+        InputError: nothing less than all blocks was found.
+    """
     choices = SEARCHES[problem.settings.search](problem)
+    if problem.empties(choices[-1].removed):
+        raise InputError(
+            "`search` must find units that save so much and leave a block, but found none. Ask for less, or take "
+            "another."
+        )
     return list({choice.removed: choice for choice in choices}.values())

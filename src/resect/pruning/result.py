@@ -38,6 +38,7 @@ class Pruning(Shown):
         budget: what was asked for.
         objective: what the search kept low.
         calibration: calibration samples.
+        passes: of the calibration samples through the network, that a score took; 0 where none was asked.
         measured: sets of units that were measured on all of them.
         tolerance: as in `PruneSettings`.
         generation: of language models, how what is left writes, before healing; None of others.
@@ -52,6 +53,7 @@ class Pruning(Shown):
     budget: Budget | None
     objective: str
     calibration: int
+    passes: int
     measured: int
     tolerance: float = 1.0
     generation: Generation | None = None
@@ -89,6 +91,12 @@ class Pruning(Shown):
     def what(self) -> str:
         """What is gone: "10 of 54 blocks"."""
         return f"{len(self.choices[-1].removed)} of {plural(len(self.groups), self.unit)}"
+
+    @property
+    def effort(self) -> str:
+        """What the search took: "scored in 55 passes, 1 set of blocks measured"."""
+        scored = f"scored in {plural(self.passes, 'pass', 'passes')}, " if self.passes else ""
+        return f"{scored}{plural(self.measured, 'set')} of {self.unit}s measured"
 
     @property
     def intact(self) -> float:

@@ -24,7 +24,7 @@ def window(problem: Problem) -> list[Choice]:
     """Remove the run of consecutive units over which the state turns least (Gromov et al. 2024)."""
     objective = problem.objective
     groups = objective.groups
-    angles = moved(objective.net, objective.batches, objective.engine)["angles"].mean(2)
+    angles = objective.scored("angles", moved)["angles"].mean(2)
     chosen = []
     for level in problem.levels:
         runs = [range(first, last + 1) for first in range(len(groups)) for last in range(first, len(groups))]
@@ -94,7 +94,7 @@ def _score(problem: Problem) -> np.ndarray:
     objective, name = problem.objective, problem.settings.score
     if name not in SCORES:
         raise InputError(f"`score` must be one of {', '.join(SCORES)}, got {name!r}.")
-    values = SCORES[name](objective.net, objective.batches, objective.engine)["value"].to_numpy()
+    values = objective.scored(name, SCORES[name])["value"].to_numpy()
     worth = np.array([values[list(group.blocks)].sum() for group in objective.groups])
     chosen, order = problem.candidates, np.full(len(worth), np.inf)
     order[chosen] = problem.price_of_harm(worth[chosen], [(i,) for i in chosen])

@@ -84,8 +84,8 @@ def sentences(record: Record) -> list[str]:
     if _searched(record):
         said.append(
             f"Chosen by {asked['search']} search for the least {_OBJECTIVES[found['objective']]} on "
-            f"{plural(found['calibration_samples'], 'sample')} ({plural(found['measured'], 'set')} of {found['unit']}s "
-            f"measured), judged on {found['samples']:,} others."
+            f"{plural(found['calibration_samples'], 'sample')} ({found['effort']}), judged on {found['samples']:,} "
+            "others."
         )
     else:
         chosen = "by hand" if asked["plan"] is None else f"by the plan {asked['plan']}"
