@@ -129,19 +129,19 @@ def test_what_cannot_be_trained(tmp_path: Path) -> None:
     data = ["digits", "--model", "resnet8", "--data"]
     assert "unknown data spec 'digit'. Did you mean digits?" in refused(*data, "digit", *out)
     assert "the recipe digits names no model. Give --model" in refused("digits", *out)
-    assert "`keep` must say how many blocks run" in refused(*data[:3], "--schedule", "fixed-count", *out)
-    assert "`keep` must be at most the number of blocks, 3, got 9" in refused(
+    assert "`--keep` must say how many blocks run" in refused(*data[:3], "--schedule", "fixed-count", *out)
+    assert "`--keep` must be at most the number of blocks, 3, got 9" in refused(
         *data[:3], "--schedule", "fixed-count", "--keep", "9", *out
     )
-    assert "`device` must be" in refused("digits", "--model", "resnet8", "--device", "tpu9", *out)
+    assert "`--device` must be" in refused("digits", "--model", "resnet8", "--device", "tpu9", *out)
     assert "keep the loss finite" in refused("digits", "--model", "resnet8", "--learning-rate", "1e12", *out)
     few = ["digits", "--model", "resnet8", "--model-arg"]
     assert "must be classes 0 to 4 of the model's outputs, got" in refused(*few, "classes=5", *out)
     assert "digits must fit the network, but on inputs (2, 1, 8, 8) CifarResNet says" in refused(
         *few, "channels=3", *out
     )
-    assert "`device` must be" in refused(*few[:3], "--device", "meta", *out)
-    assert "`device` must be a kind of device, got 'cpu:0'" in refused(*few[:3], "--device", "cpu:0", *out)
+    assert "`--device` must be" in refused(*few[:3], "--device", "meta", *out)
+    assert "`--device` must be a kind of device, got 'cpu:0'" in refused(*few[:3], "--device", "cpu:0", *out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["high.npz", "negative.npz", "own.npz"]
 
 
@@ -155,9 +155,9 @@ def test_a_file_has_one_training(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_training(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert "`out` must be a file that can be written" in refused(*SMALL, "--out", tmp_path / "file" / "x.safetensors")
-    assert "`out` must be a file, got the folder" in refused(*SMALL, "--out", tmp_path)
-    assert "`out` must end in .safetensors" in refused(*SMALL, "--out", tmp_path / "x.json")
+    assert "`--out` must be a file that can be written" in refused(*SMALL, "--out", tmp_path / "file" / "x.safetensors")
+    assert "`--out` must be a file, got the folder" in refused(*SMALL, "--out", tmp_path)
+    assert "`--out` must end in .safetensors" in refused(*SMALL, "--out", tmp_path / "x.json")
 
 
 def test_a_checkpoint_that_does_not_belong_is_refused(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_a_training_goes_on_with_the_history_it_began_with(tmp_path: Path) -> No
     before = {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
     for folder in (tmp_path / "new", other):  # that of another training has files of the same names
         said = refused(*SHORT, "--out", out, "--history", folder)
-        assert f"`history` must be the folder that this training began with, but {folder} has no epoch-0.saf" in said
+        assert f"`--history` must be the folder that this training began with, but {folder} has no epoch-0.saf" in said
     assert {file: file.read_bytes() for file in tmp_path.rglob("*.*")} == before
     history.rename(tmp_path / "moved")
     assert run(*SHORT, "--out", out, "--history", tmp_path / "moved").exit_code == 0

@@ -180,13 +180,13 @@ def test_an_earlier_comparison_is_replaced_and_nothing_else(
 
 def test_bad_input_is_one_sentence_and_status_2(resect: Any, pair: tuple[Path, Path], tmp_path: Path) -> None:
     for arguments, said in [
-        ((), "`runs` must name 2 to 8 folders of finished runs, got 0."),
-        ((pair[0],), "`runs` must name 2 to 8 folders of finished runs, got 1."),
+        ((), "`RUN` must name 2 to 8 folders of finished runs, got 0."),
+        ((pair[0],), "`RUN` must name 2 to 8 folders of finished runs, got 1."),
         ((pair[0], "nowhere"), "but nowhere does not exist."),
-        ((*pair, "--label", "x"), "`labels` must be given once a run"),
+        ((*pair, "--label", "x"), "`--label` must be given once a run"),
         ((*pair, "--out", pair[0] / "record.json"), "must be a folder for the comparison, but is a file."),
         ((*pair, "--out", pair[0]), "but holds other files (lengths.parquet)."),
-        ((*pair, "--mass", "nan"), "`mass` must lie between 0 and 1, got nan."),
+        ((*pair, "--mass", "nan"), "`--mass` must lie between 0 and 1, got nan."),
     ]:
         result = resect(*arguments)
         assert (result.exit_code, result.stdout) == (2, ""), said

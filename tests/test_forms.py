@@ -287,7 +287,7 @@ def test_the_command_line_says_which_task_it_is(tmp_path: Path, monkeypatch: pyt
     done = run("lesion", "resect:resnet8", "npz:classes.npz", "--task", "regression")
     assert done.exit_code == 2 and "shape of the model's outputs, (20, 10), got (20,)" in done.stderr
     done = run("paths", "resect:resnet8", "npz:classes.npz", "--task", "regresion")
-    assert done.exit_code == 2 and "`task` must be one of" in done.stderr
+    assert done.exit_code == 2 and "`--task` must be one of" in done.stderr
     few = ["--draws", "0", "--sweeps", "0", "--strongest", "0"]
     assert run("paths", "resect:resnet8", "npz:values.npz", "--task", "regression", *few).exit_code == 0
     both = CliRunner().invoke(main, ["evaluate", "npz:values.npz", "resect:resnet8", "resect:resnet14", "--quiet"])

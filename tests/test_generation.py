@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from resect.data.text import Reading
 from resect.engines.local import Local, Memory
 from resect.pruning import exercises
 from resect.pruning.exercises import closing, copying
+from resect.pruning.prune import remove
+from resect.pruning.written import tables
 
 SIZE, LETTERS = 6, (97, 113)
 PAIRS = tuple((ord(a), ord(b)) for a, b in ("()", "[]", "{}"))
@@ -87,6 +90,43 @@ def test_a_network_that_copies_no_longer_does_without_its_attention(writer: rese
     assert (nothing.table["change"] == 0).all()
     labels = [label.get_text() for label in result.plot().get_yticklabels()]
     assert labels == ["same continuations", "random tokens copied"]
+
+
+def test_of_a_healed_network_the_healed_one_writes(writer: resect.Unraveled) -> None:
+    """Beside the same network with the healed weights, taken apart anew."""
+    text, arrangement = batches(copies(64, 1000)), writer.intact.without("transformer.h.0.mlp")
+    heal = resect.HealSettings(epochs=2, recipe={"learning_rate": 0.3, "batch_size": 16})
+    few = resect.PruneSettings(
+        timed=False, generation=resect.GenerationSettings(16, prompt=6, tokens=5, brackets=PAIRS)
+    )
+    result = remove(writer, text, arrangement, few, calibration=text[:1], heal=heal, training=batches(copies(96, 5)))
+    cut = remove(writer, text, arrangement, few, calibration=text[:1]).generation
+    assert result.healing is not None and result.generation is not None and cut is not None
+    table = result.generation.table
+    for name, other in {"cut": "pruned", "cut_change": "change", "cut_change_low": "change_low"}.items():
+        assert table[name].tolist() == pytest.approx(cut.table[other].tolist(), rel=1e-9)
+    assert table["intact"].tolist() == cut.table["intact"].tolist()
+    assert not (table["pruned"] == table["cut"])[:4].any()
+    own = copy.deepcopy(writer.model)
+    own.load_state_dict(result.healing.network.state_dict(), strict=False)
+    again = resect.unravel(own, copies(2, 0))
+    alone = resect.generation(again, text, again.intact.without("transformer.h.0.mlp"), few.generation).table
+    same = ["perplexity", "copying"]
+    assert [row(result.generation, c)["pruned"] for c in same] == pytest.approx(
+        alone.set_index("check").loc[same, "pruned"].tolist(), rel=1e-5
+    )
+    prompts = copies(64, 1000)[:16, :6]
+    wanted, length = writer.model.generate(prompts, max_new_tokens=5, do_sample=False), 6  # type: ignore[operator]
+    with torch.no_grad():
+        written = result.healing.network(wanted).logits[:, length - 1 : -1].argmax(-1)
+    parts = (written == wanted[:, length:]).all(1).float().mean()
+    assert row(result.generation, "continuations")["pruned"] == pytest.approx(float(parts))
+    said = result.generation.summary()
+    assert said.startswith("After healing: of 16 continuations of the text, each the likeliest 5 tokens, ")
+    assert " Before: of 16 continuations " in said
+    (first, _), (second, rows) = tables(table)
+    assert (first[2], second[2]) == ("cut", "healed")
+    assert rows[0][2] == f"{table['pruned'][0]:.3g}"
 
 
 def test_continuations_are_those_of_generate_and_part_where_those_of_the_small_network_do(
@@ -185,7 +225,7 @@ def test_what_was_written_is_kept(writer: resect.Unraveled, monkeypatch: pytest.
     def rewritten(*arguments: object) -> None:
         raise AssertionError("it was written before")
 
-    monkeypatch.setattr("resect.pruning.generation.Continued.run", rewritten)
+    monkeypatch.setattr("resect.pruning.writers.Continued.run", rewritten)
     again = resect.generation(writer, text, arrangement, engine=engine)
     assert again.table.equals(first.table)
     result = resect.prune(writer, text * 4, resect.Budget(remove=1), resect.PruneSettings(timed=False, generation=None))
@@ -254,4 +294,4 @@ def test_a_run_on_text_tells_of_the_writing(model: GPT2LMHeadModel, tmp_path: Pa
     assert CliRunner().invoke(main, ["show", str(out)]).stdout == result.stdout
     wrong = CliRunner().invoke(main, [*common, "--prompts", "0", "--new-tokens", "5"])
     assert wrong.exit_code == 2
-    assert "`new_tokens` is an option of continuing prompts, but `prompts` is 0" in wrong.stderr
+    assert "`--new-tokens` is an option of continuing prompts, but `--prompts` is 0" in wrong.stderr

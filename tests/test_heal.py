@@ -256,7 +256,7 @@ def test_what_cannot_be_healed_is_refused(net: resect.Unraveled, encoder: resect
         ({"temperature": 0}, "`temperature` must be above 0"),
         ({"candidates": 0}, "`candidates` must be a whole number of at least 1"),
         ({"recipe": {"schedule": "full"}}, "`recipe` must be one of"),
-        ({"recipe": {"learning_rate": -1}}, "`learning_rate` must be above 0"),
+        ({"recipe": {"learning_rate": -1}}, "`recipe`: learning_rate must be above 0"),
         ({"epoch": 3}, "`epoch` is no argument of HealSettings. Close: epochs"),
     ):
         with pytest.raises(resect.InputError, match=said):

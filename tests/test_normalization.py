@@ -93,7 +93,7 @@ def test_what_is_no_normalisation_is_refused(text: str) -> None:
         load_samples("digits", limit=2, normalize=text)
     result = CliRunner().invoke(main, ["lesion", "resect:resnet8", "digits", "--normalize", text])
     assert result.exit_code == 2
-    assert "`normalize` must be MEAN/STD" in result.stderr
+    assert "`--normalize` must be MEAN/STD" in result.stderr
 
 
 def test_files_of_bytes_are_pixels_and_files_of_floats_are_left_alone(tmp_path: Path) -> None:

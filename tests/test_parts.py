@@ -107,7 +107,7 @@ def test_verbs_measure_a_part_on_what_the_model_gives_it(tmp_path: Path) -> None
 def test_what_means_nothing_beside_a_part_is_refused(tmp_path: Path) -> None:
     arguments = ["paths", "py:test_parts:build_choosy", "digits", "--module", "net", "--checkpoints", str(tmp_path)]
     ran = CliRunner().invoke(main, arguments)
-    assert ran.exit_code == 2 and "weights of the whole model, but `module` takes a part" in ran.stderr
+    assert ran.exit_code == 2 and "weights of the whole model, but `--module` takes a part" in ran.stderr
     ran = CliRunner().invoke(main, ["lesion", "py:test_parts:build_choosy", "digits", "--module", "nets"])
     assert ran.exit_code == 2 and "such as net; got 'nets'" in ran.stderr
     with pytest.raises(InputError, match="`module` is no option of evaluate"):

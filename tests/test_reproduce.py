@@ -199,8 +199,8 @@ def test_claims_are_asked_for_by_number() -> None:
     assert asked.command() == "resect reproduce 3 --data 'cifar10:some dir' --limit 5"
     for arguments, said in (
         (["44"], "must be of 1, 1b, 2"),
-        (["--data", "npz:a"], "`model` must name a network for npz:a: they are shipped for digits and cifar10 only"),
-        (["--data", "npz:a", "--model", "resect:resnet8", "--train"], "`train` has recipes for digits and cifar10"),
+        (["--data", "npz:a"], "`--model` must name a network for npz:a: they are shipped for digits and cifar10 only"),
+        (["--data", "npz:a", "--model", "resect:resnet8", "--train"], "`--train` has recipes for digits and cifar10"),
         (["--data", "digit"], "unknown data spec 'digit'"),
         (["1b", "--train", "--limit", "9"], "resect:resnet20 has no weights and is trained first, into the run folder"),
     ):

@@ -140,11 +140,11 @@ def test_texts_of_bytes(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("window=64", r"`window` must be at most 48, the longest that the model reads, got 64"),
-        ("window=8,stride=9", r"`stride` must be at most the window, 8, or tokens are left out, got 9"),
-        ("window=0", r"`window` of text: must be a whole number of at least 1, got '0'"),
+        ("window=64", r"`window=` must be at most 48, the longest that the model reads, got 64"),
+        ("window=8,stride=9", r"`stride=` must be at most the window, 8, or tokens are left out, got 9"),
+        ("window=0", r"`window=` of text: must be a whole number of at least 1, got '0'"),
         ("windw=8", r"text: takes the options tokenizer, window, stride, task, seed, got 'windw'.*Did you mean window"),
-        ("task=mask", r"`task` of text: must be one of next-token, masked-token, got 'mask'"),
+        ("task=mask", r"`task=` of text: must be one of next-token, masked-token, got 'mask'"),
         ("tokenizer=bytes,task=masked-token", r"the tokenizer bytes has no token for a mask"),
         ("tokenizer=none/here", r"none/here must have a tokenizer that transformers reads, but"),
     ],

@@ -198,7 +198,7 @@ def asked(spec: DataSpec, reading: Reading | None) -> Reading:
     window = spec.number("window")
     if window and reading.window and window > reading.window:
         raise SpecError(
-            f"`window` must be at most {reading.window:,}, the longest that the model reads, got {window:,}."
+            f"`window=` must be at most {reading.window:,}, the longest that the model reads, got {window:,}."
         )
     return replace(reading, **chosen)
 
@@ -223,7 +223,7 @@ def _masked(
     before, behind = tokenizer.around()
     room = min(window - len(before) - len(behind), len(tokens))
     if room < 1:
-        raise SpecError(f"`window` must have room for more than the tokens around it, got {window}.")
+        raise SpecError(f"`window=` must have room for more than the tokens around it, got {window}.")
     stride = _stride(stride, room)
     inputs, targets = [], []
     for start, new in _starts(len(tokens), room, stride):
@@ -241,7 +241,7 @@ def _masked(
 
 def _stride(stride: int | None, window: int) -> int:
     if stride is not None and stride > window:
-        raise SpecError(f"`stride` must be at most the window, {window}, or tokens are left out, got {stride}.")
+        raise SpecError(f"`stride=` must be at most the window, {window}, or tokens are left out, got {stride}.")
     return stride or window
 
 

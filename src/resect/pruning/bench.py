@@ -8,8 +8,10 @@ from functools import cached_property
 from typing import Any
 
 import pandas as pd
+from torch import nn
 
-from resect.engines.work import Engine, Progress
+from resect.digest import fingerprint
+from resect.engines.work import Arrays, Engine, Progress
 from resect.measuring.batches import AnyTask, Batch, Batches, Read, again, to_device
 from resect.measuring.tasks import Task
 from resect.network.arrangement import Arrangement
@@ -23,8 +25,10 @@ from resect.pruning.held_out import held_out
 from resect.pruning.latency import Timer
 from resect.pruning.objective import Objective
 from resect.pruning.problem import Choice
+from resect.pruning.rerun import Rerun, beside
 from resect.pruning.result import Pruning
 from resect.pruning.settings import OBJECTIVES, Budget, PruneSettings
+from resect.pruning.writers import Writers
 from resect.sweep import plans
 from resect.sweep.lesion import lesion
 from resect.sweep.result import LesionResult
@@ -114,6 +118,11 @@ class Bench:
         plan, objective = plans.explicit(self.net, arrangements), self.objective
         return lesion(self.net, batches, plan, metrics, progress=objective.progress, engine=objective.engine)
 
+    def rerun(self, module: nn.Module, arrangement: Arrangement, batches: Iterable[Batch]) -> Arrays:
+        """The outcomes of a module that was made of an arrangement, (N,) each."""
+        work, objective = Rerun(module, f"{arrangement} {fingerprint(module)}"), self.objective
+        return work.outcomes(self.net, batches, objective.engine, objective.progress)
+
     def judged(
         self, choices: Sequence[Choice], stays: pd.DataFrame, budget: Budget | None, healing: Healing | None = None
     ) -> Pruning:
@@ -132,7 +141,7 @@ class Bench:
             objective.passes,
             objective.measured,
             self.settings.tolerance,
-            self._generation(choices[-1], outcomes),
+            self._generation(outcomes, healing),
             healing,
         )
 
@@ -141,11 +150,16 @@ class Bench:
         """What the targets mean."""
         return self.objective.batches[0].task
 
-    def _generation(self, choice: Choice, outcomes: LesionResult) -> Generation | None:
-        """How a language model writes without the units of a choice; None of other networks."""
+    def _generation(self, outcomes: LesionResult, healing: Healing | None) -> Generation | None:
+        """How a language model writes under the last arrangement, and healed; None of other networks."""
         if self.settings.generation is None:
             return None
-        own, engine = self.settings.generation, self.objective.engine
-        return generated(
-            self.net, self.judges, self.arrangement(choice), own, outcomes, engine, self.objective.progress
-        )
+
+        def asked(batches: Sequence[Batch], metrics: LesionSettings) -> LesionResult:
+            cut = outcomes.plan.arrangements[-1]
+            found = self.run([cut], batches, metrics)
+            return found if healing is None else beside(found, 0, self.rerun(healing.network, cut, batches))
+
+        text, objective = outcomes if healing is None else healing.both, self.objective
+        writers = Writers(self.net, asked, objective.engine, objective.progress)
+        return generated(writers, self.judges, self.settings.generation, text)

@@ -5,7 +5,7 @@ Letters: B samples, L positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,21 +14,18 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from resect.engines.local import LOCAL
-from resect.engines.work import Arrays, Engine, Progress
-from resect.errors import DataError, InputError, settings_or_default
+from resect.engines.work import Engine, Progress
+from resect.errors import DataError, settings_or_default
 from resect.figures.shown import Shown
-from resect.graph.outputs import IGNORED, logits_of
-from resect.measuring.batches import AnyTask, Batch, Batches, Read, again, to_device
-from resect.measuring.targets import scored_shape
-from resect.measuring.tasks import Task
-from resect.measuring.tokens import in_batches, tokens_of, with_tokens
+from resect.measuring.batches import AnyTask, Batch, Batches, Read, again
+from resect.measuring.tokens import tokens_of
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
-from resect.pruning.exercises import Sequences, closing, continuing, copying, naming
+from resect.pruning.exercises import closing, continuing, copying, naming
 from resect.pruning.settings import GenerationSettings
+from resect.pruning.writers import Exercise, Writers
 from resect.pruning.written import CHECKS, RATES, sentence
 from resect.sweep import plans
 from resect.sweep.lesion import lesion
@@ -38,13 +35,14 @@ from resect.sweep.settings import LesionSettings
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_ROOM = 2**26  # bytes of logits that are held at one time, about
 _LEAST = 4  # positions of which anything can be asked
 
 
 @dataclass(frozen=True, repr=False)
 class Generation(Shown):
     """What a network without some blocks writes, beside the intact one.
+
+    Each result has a row of the network that was cut and, if it was healed, another.
 
     Attributes:
         text: the loss on the user's text; None where it was not measured.
@@ -65,12 +63,21 @@ class Generation(Shown):
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row a check: `check`, `intact`, `pruned`, `change` with the 95 % interval `change_low` and `change_high`,
-        and `samples`. Checks are "perplexity"; "continuations", the part that is the intact network's token by token;
-        "tokens", how many of each are; "copying" and "brackets", the part of the tokens that is right.
+        and `samples`. Of a network that was healed `pruned` is the healed one; what it was before is `cut`, with
+        `cut_change` and its ends. Checks are "perplexity"; "continuations", the part that is the intact network's
+        token by token; "tokens", how many of each are; "copying" and "brackets", the part of the tokens that is right.
         """  # fmt: skip
-        rows = [] if self.text is None else [_perplexity(self.text)]
-        rows += [_right("continuations", self.continuations), _kept(self.continuations, self.tokens)]
-        rows += [_right(name, result) for name, result in self._exercises.items()]
+        table, cut = self._table(-1), self._table(0)
+        if len(self.continuations.plan) > 1:
+            for place, name in enumerate(("pruned", *_CHANGE), start=2):
+                table.insert(place, name.replace("pruned", "cut").replace("change", "cut_change"), cut[name])
+        return table
+
+    def _table(self, row: int) -> pd.DataFrame:
+        """That of the network in one row."""
+        rows = [] if self.text is None else [_perplexity(self.text, row)]
+        rows += [_right("continuations", self.continuations, row), _kept(self.continuations, self.tokens, row)]
+        rows += [_right(name, result, row) for name, result in self._exercises.items()]
         return pd.DataFrame(rows, columns=["check", "intact", "pruned", *_CHANGE, "samples"])
 
     @property
@@ -119,38 +126,36 @@ def generation(
     """
     batches = Read(again(data), net, task)
     own = settings_or_default(settings, GenerationSettings)
-    made = generated(net, batches, arrangement, own, engine=engine, progress=progress)
+    plan = plans.explicit(net, [arrangement])
+
+    def asked(batches: Iterable[Batch], metrics: LesionSettings) -> LesionResult:
+        return lesion(net, batches, plan, metrics, progress=progress, engine=engine)
+
+    made = generated(Writers(net, asked, engine, progress), batches, own)
     if made is None:
         raise DataError(
             "`data` must be text for a causal language model: batches of at least "
             f"{_LEAST} tokens each, of nothing else but masks, whose targets are the tokens that follow."
         )
-    plan = plans.explicit(net, [arrangement])
-    return replace(made, text=lesion(net, batches, plan, LesionSettings("loss"), progress=progress, engine=engine))
+    return replace(made, text=asked(batches, LesionSettings("loss")))
 
 
 def generated(
-    net: Unraveled,
-    batches: Iterable[Batch],
-    arrangement: Arrangement,
-    settings: GenerationSettings,
-    text: LesionResult | None = None,
-    engine: Engine = LOCAL,
-    progress: Progress | None = None,
+    writers: Writers, batches: Iterable[Batch], settings: GenerationSettings, text: LesionResult | None = None
 ) -> Generation | None:
     """The same of batches that may be of anything; None unless they are of text.
 
     Args:
-        text: what was measured of them, the arrangement last.
+        text: what was measured of them, with the rows of what `writers` are asked; where there are more, the last.
     """
-    given = _prompts(net, batches, settings.samples)
+    given = _prompts(writers.net, batches, settings.samples)
     if given is None:
         return None
     first, tokens = given
     window = tokens.shape[1]
     new = min(settings.tokens, window // 2)
     prompt = min(settings.prompt, window - new)
-    bench = _Exercise(net, arrangement, first, engine, progress)
+    bench = Exercise(writers, first)
     known = np.unique(tokens.numpy())
     copied = copying(known, settings.before, len(tokens), window, settings.seed)
     pairs = settings.brackets
@@ -183,99 +188,21 @@ def _prompts(net: Unraveled, batches: Iterable[Batch], samples: int) -> tuple[Ba
     return (first, tokens) if first and len(tokens) and whole and window >= _LEAST else None
 
 
-@dataclass(frozen=True)
-class _Exercise:
-    """Runs sequences through a network, intact and under an arrangement."""
-
-    net: Unraveled
-    arrangement: Arrangement
-    like: Batch
-    engine: Engine
-    progress: Progress | None
-
-    def __call__(self, sequences: Sequences, task: Task) -> LesionResult:
-        """What is named where something is asked for."""
-        cut = enumerate(self._cut(*sequences))
-        form = self.like.inputs
-        batches = [Batch(number, with_tokens(self.net, form, some), wanted, task) for number, (some, wanted) in cut]
-        plan, metrics = plans.explicit(self.net, [self.arrangement]), LesionSettings(("error", "loss"))
-        return lesion(self.net, batches, plan, metrics, progress=self.progress, engine=self.engine)
-
-    def continued(self, tokens: Tensor, prompt: int) -> Sequences:
-        """Text with what the intact network makes of it behind the prompt, which is asked for."""
-        length, cut = tokens.shape[1], enumerate(some for some, _ in self._cut(tokens, tokens))
-        batches = (Batch(number, self.like.inputs, some, self.like.task) for number, some in cut)
-        pieces = ((Continued(prompt, length), batch) for batch in batches)
-        written = [torch.from_numpy(part["tokens"]) for part in self.engine.run(self.net, pieces, self.progress)]
-        targets = torch.full_like(whole := torch.cat(written), IGNORED)
-        targets[:, prompt - 1 : -1] = whole[:, prompt:]
-        return whole, targets
-
-    def _cut(self, tokens: Tensor, targets: Tensor) -> Iterator[Sequences]:
-        """Sequences in batches, padded behind, where nothing is asked for, to a length that the graph holds."""
-        if not self._runs_at(tokens.shape[1]):
-            short = self.like.targets.shape[1] - tokens.shape[1]
-            tokens, targets = pad(tokens, (0, short)), pad(targets, (0, short), value=IGNORED)
-        vocabulary = scored_shape(self.net, self.like.task.output)[-1] or 1
-        return in_batches(self.net, tokens, targets, max(1, _ROOM // (tokens.shape[1] * vocabulary * 4)))
-
-    def _runs_at(self, length: int) -> bool:
-        tokens = torch.zeros(self.net.batch_size or 1, length, dtype=torch.long)
-        try:
-            with torch.no_grad():
-                self.net(to_device(with_tokens(self.net, self.like.inputs, tokens), self.net.device))
-        except InputError:
-            return False
-        return True
-
-
-@dataclass(frozen=True)
-class Continued:
-    """The work of continuing text behind its first tokens, each the likeliest: `tokens` (B, length).
-
-    The text is in the targets of the batch; its inputs are a form for it. Every pass is over the whole length, so that
-    the intact network names again just what it wrote.
-    """
-
-    prompt: int
-    length: int
-
-    @property
-    def key(self) -> Mapping[str, Any]:
-        """How much is given, and how much is made of it."""
-        return {"what": "continued", "prompt": self.prompt, "length": self.length}
-
-    def cost(self, net: Unraveled, batch: Batch) -> float:
-        """Samples, as often as they run."""
-        return len(batch) * (self.length - self.prompt)
-
-    def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
-        """Write them."""
-        tokens = batch.targets.clone()
-        with torch.no_grad():
-            for at in range(self.prompt, self.length):
-                outputs = net(to_device(with_tokens(net, batch.inputs, tokens), net.device))
-                logits = logits_of(outputs, batch.task.output).movedim(net.batch_dim, 0)
-                tokens[:, at] = logits[:, at - 1].argmax(-1).cpu()
-                progress(len(batch))
-        return {"tokens": tokens[:, : self.length].numpy()}
-
-
-def _right(check: str, result: LesionResult) -> dict[str, Any]:
+def _right(check: str, result: LesionResult, which: int) -> dict[str, Any]:
     """The part that is right, where the error is what is wrong."""
-    row, intact = result.table.iloc[-1], result.intact_error
+    row, intact = result.table.iloc[which], result.intact_error
     changes = (min(max(-row[name], intact - 1), intact) for name in ("damage", "damage_high", "damage_low"))
     return _row(check, result, 1 - intact, 1 - row["error"], changes)
 
 
-def _kept(result: LesionResult, tokens: int) -> dict[str, Any]:
-    row = result.table.iloc[-1]
+def _kept(result: LesionResult, tokens: int, which: int) -> dict[str, Any]:
+    row = result.table.iloc[which]
     changes = (-row["loss_change"], -row["loss_change_high"], -row["loss_change_low"])
     return _row("tokens", result, tokens - result.intact_loss, tokens - row["loss"], changes)
 
 
-def _perplexity(result: LesionResult) -> dict[str, Any]:
-    row = result.table.iloc[-1]
+def _perplexity(result: LesionResult, which: int) -> dict[str, Any]:
+    row = result.table.iloc[which]
     with np.errstate(over="ignore"):  # of a network that is broken
         intact, pruned = np.exp([result.intact_loss, row["loss"]])
         changes = [intact * np.expm1(row[f"loss_{name}"]) for name in _CHANGE]

@@ -15,6 +15,7 @@ from resect.network.arrangement import Arrangement
 from resect.network.standalone import Standalone
 from resect.pruning import healing_words
 from resect.pruning.problem import Choice
+from resect.pruning.rerun import beside
 from resect.pruning.settings import HealSettings
 from resect.sweep.result import LesionResult
 from resect.training.recipe import Recipe
@@ -107,6 +108,11 @@ class Healing(Shown):
             cut = {name: values[place] for name, values in self.cut.values.items()}
             parts.append(_changes("gain", replace(self.healed, plan=plan, values=own, intact=cut)))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    @property
+    def both(self) -> LesionResult:
+        """The chosen one on the samples that judge, in two rows: cut and healed."""
+        return beside(self.cut, self.chosen, {name: row[self.chosen] for name, row in self.healed.values.items()})
 
     @property
     def turned(self) -> bool:

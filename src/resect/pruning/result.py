@@ -41,7 +41,7 @@ class Pruning(Shown):
         passes: of the calibration samples through the network, that a score took; 0 where none was asked.
         measured: sets of units that were measured on all of them.
         tolerance: as in `PruneSettings`.
-        generation: of language models, how what is left writes, before healing; None of others.
+        generation: of language models, how what is left writes, healed if it was; None of others.
         healing: what a fine-tune gave back, of several candidates, the best of which is the last choice; None for none.
     """
 

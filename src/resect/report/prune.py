@@ -44,11 +44,11 @@ def show(record: Record, console: Console) -> None:
     headings, rows = front(record)
     print_table(console, headings, rows, bold=[len(rows) - 1] if len(rows) > 1 else [])
     if "generation" in record.tables:
-        print_table(console, written.HEADINGS, written.rows(record.tables["generation"]), names=written.HEADINGS[:1])
+        for headings, rows in written.tables(record.tables["generation"]):
+            print_table(console, headings, rows, names=headings[:1])
     if "healing" in record.tables:
         print_table(console, *_healing(record), bold=_chosen(record))
-    before = "Before healing: " if "healing" in record.tables else ""
-    writes = [before + record.found["generation"]["summary"]] if "generation" in record.found else []
+    writes = [record.found["generation"]["summary"]] if "generation" in record.found else []
     say(console, *sentences(record), *writes)
 
 
@@ -130,7 +130,7 @@ def draw(record: Record, folder: Path) -> Path:
     table = record.tables.get("generation")
     healed = "healing" in record.tables
     values["healed"] = dict(zip(("headings", "rows"), _healing(record), strict=True)) if healed else None
-    values["written"] = None if table is None else {"headings": written.HEADINGS, "rows": written.rows(table)}
+    values["written"] = None if table is None else written.tables(table)
     values |= {"figures": shown, "said": sentences(record), "tiles": list(_tiles(record))}
     values["again"] = plan_command(record, folder / PLAN)
     write_text(page, templates().get_template("prune.html").render(**values))
@@ -167,7 +167,8 @@ def _tiles(record: Record) -> Iterator[tuple[str, str]]:
     if "generation" in record.tables:
         rows = record.tables["generation"].to_dict("records")
         same = next(row["pruned"] for row in rows if row["check"] == "continuations")
-        yield percent(same), f"of {found['generation']['tokens']}-token continuations are the intact network's"
+        after = " after healing" if "healing" in found else ""
+        yield percent(same), f"of {found['generation']['tokens']}-token continuations are the intact network's{after}"
     for name, called in _COSTS.items():
         if (value := found["kept"].get(name)) is not None and not pd.isna(value):
             yield percent(value), f"of the {called} stay{'s' if name == 'latency' else ''}"
