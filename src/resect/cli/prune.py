@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,10 +24,11 @@ from resect.cli._options import (
 )
 from resect.cli._terminal import do
 from resect.cli.export import exported, say
-from resect.errors import InputError
+from resect.errors import ExportError, InputError
 from resect.graph.decisions import Unit
 from resect.jobs.asked_pruning import PruneAsked
-from resect.pruning.settings import OBJECTIVES, SCORES, SEARCHES, HealSettings
+from resect.pruning.settings import FITTED, OBJECTIVES, SCORES, SEARCHES, HealSettings
+from resect.runs.record import Record, finished
 
 _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
 
@@ -45,6 +47,12 @@ _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
 )
 @click.option(
     "--group", "groups", multiple=True, type=Blocks(), metavar="0-2,NAME", help="A unit of your own; repeatable."
+)
+@click.option(
+    "--fits",
+    multiple=True,
+    type=click.Choice(FITTED),
+    help="Remove only what this format can do without, as for --export; repeatable.",
 )
 @click.option("--search", type=click.Choice(SEARCHES), default=PruneAsked.search, show_default=True)
 @click.option("--objective", type=click.Choice(OBJECTIVES), help="What the search keeps low; the first the task has.")
@@ -109,7 +117,7 @@ def prune(
     folder has a plan.yaml, which --plan removes again.
     """
     options["heal_settings"] = parse_arguments(options["heal_settings"], "heal-setting")
-    asked = PruneAsked.from_options(model, data, given(options))
+    asked = PruneAsked.from_options(model, data, {**given(options), **_fits(options, exports, out)})
     if exports and out is None:
         raise InputError("`--export` needs a run folder, from which the model card is made. Add --out RUN.")
     from resect.jobs.export import ExportAsked
@@ -121,6 +129,19 @@ def prune(
     if asked.healing():
         require_weights(exports)
     do(PruneJob(**vars(asked), targets=exports), out, output=output, quiet=quiet)
-    for done in exported(ExportAsked.of(str(out), exports, {}), exports, quiet=quiet) if exports else ():
-        if output != "json":  # which is the run's record
-            say(done)
+    try:
+        for done in exported(ExportAsked.of(str(out), exports, {}), exports, quiet=quiet) if exports else ():
+            if output != "json":  # which is the run's record
+                say(done)
+    except ExportError as error:
+        raise ExportError(f"{error} {out} keeps what was found: `resect export {out} KIND:PATH` writes it.") from error
+
+
+def _fits(options: Mapping[str, Any], exports: tuple[str, ...], out: Path | None) -> dict[str, tuple[str, ...]]:
+    """The formats that a search is kept to: those that are named or exported; of a run that is over, its own."""
+    if out is not None and finished(out):
+        return {"fits": tuple(Record.read(out).asked.get("fits", ()))}
+    searched = any(options[name] is not None for name in ("remove", "params", "flops", "latency"))
+    kinds = [kind for kind in (target.partition(":")[0] for target in exports) if kind in FITTED]
+    fits = tuple(dict.fromkeys((*options["fits"], *(kinds if searched else ()))))
+    return {"fits": fits} if fits else {}

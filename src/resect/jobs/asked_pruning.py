@@ -15,6 +15,7 @@ from resect.measuring.meaning import require_task
 from resect.models.names import Value
 from resect.pruning.options import OF_SEARCHES, OPTIONS_OF
 from resect.pruning.settings import (
+    FITTED,
     SCORES,
     Budget,
     GenerationSettings,
@@ -55,6 +56,7 @@ class PruneAsked(Asked):
         without: blocks that are removed instead, by number or name, without a search.
         plan: a file that an earlier run wrote, whose blocks are removed instead.
         groups: of blocks, each by numbers and names, instead of `unit`.
+        fits: formats of exports that have to hold what is found, of FITTED.
         calibration: a data spec whose samples choose; by default a part of those of the data does.
         unit, search, objective, score, width, generations, offspring, tried, most_sets, calibration_samples, tolerance,
             sweep, timed, timing_batch, timing_length: as in `PruneSettings`.
@@ -78,6 +80,7 @@ class PruneAsked(Asked):
     plan: Path | None = None
     unit: Unit = "block"
     groups: tuple[tuple[int | str, ...], ...] = ()
+    fits: tuple[str, ...] = ()
     search: str = PruneSettings.search
     objective: str | None = None
     score: str = PruneSettings.score
@@ -115,6 +118,8 @@ class PruneAsked(Asked):
         for data in (self.calibration, self.heal_data):
             if data is not None:
                 require_data_spec(data)
+        for kind in self.fits:
+            require_one_of("fits", kind, FITTED)
         if self.budget is None and self.without == ():
             raise InputError("`without` must name at least one block, got none.")
         self.settings(), self.healing()  # which say what is wrong with them

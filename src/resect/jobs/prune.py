@@ -26,8 +26,9 @@ from resect.measuring.tasks import Task
 from resect.models.inputs import ModelInputs
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
+from resect.pruning.export.fitting import fitted
 from resect.pruning.export.formats import require_expressible
-from resect.pruning.groups import groups_of, without
+from resect.pruning.groups import groups_of
 from resect.pruning.prune import prune, remove
 from resect.pruning.result import Pruning
 from resect.pruning.settings import Budget, PruneSettings
@@ -43,8 +44,8 @@ class PruneJob(PruneAsked, Job):
     """A search for units of one network that can go.
 
     Attributes:
-        targets: what is written of the result afterwards; a format that can do without no single unit is refused
-            before the search.
+        targets: what is written of the result afterwards; of what is given to go, a format that cannot hold it is
+            refused before anything is measured.
     """
 
     targets: tuple[str, ...] = ()
@@ -68,16 +69,9 @@ class PruneJob(PruneAsked, Job):
             more["training"] = self._training.digest()
             self._require_own_training()
         subject = replace(subject, more=more)
-        if self.targets:
-            require_expressible(subject.net, self._candidates(subject), self.targets)
+        if self.targets and self.budget is None:
+            require_expressible(subject.net, self._given(subject.net, subject), self.targets)
         return subject
-
-    def _candidates(self, subject: Subject) -> list[Arrangement]:
-        """What goes, or the network without any one unit."""
-        if self.budget is None:
-            return [self._given(subject.net, subject)]
-        groups = groups_of(subject.net, self.settings().unit)
-        return [without(subject.net, groups, [i]) for i in range(len(groups))]
 
     @cached_property
     def _training(self) -> Samples:
@@ -110,23 +104,27 @@ class PruneJob(PruneAsked, Job):
             DataError: the samples do not fit the network, or are too few to be parted.
         """
         net, samples = subject.net, subject.samples
-        settings = self._with_brackets(self.settings(), samples)
+        settings, budget, kept_to = self._with_brackets(self.settings(), samples), self.budget, ""
+        if budget and self.fits:
+            search = fitted(net, settings, budget, self.fits)
+            settings, budget, kept_to = search.settings, search.budget, search.said
         size = self.batch_size or _batch_size(net, len(samples))
         chooses = None if self.calibration is None else self._calibration().batches(size)
-        bar = _Estimated(lab, self._doing, self._samples(net, samples, settings))
+        bar = _Estimated(lab, self._doing, self._samples(net, samples, settings, budget))
         more: dict[str, Any] = {
             "calibration": chooses, "task": self.task, "progress": bar.advance, "engine": lab.engine
         }  # fmt: skip
         if heal := self.healing():
             more |= {"heal": heal, "training": self._training.batches(size), "checkpoints": self._checkpoints(lab)}
         data = samples.batches(size)
-        if self.budget:
-            result = prune(net, data, self.budget, settings, **more)
+        if budget:
+            result = prune(net, data, budget, settings, **more)
         else:
             result = remove(net, data, self._given(net, subject), settings, **more)
         bar.finish()
         answer = self._answer(result)
         found = {**answer.found, **how_read(samples), "batch_size": size, **self._kept(result, lab)}
+        found |= {"kept_to": kept_to} if kept_to else {}
         meaning = result.outcomes.meaning
         warnings = at_chance(
             self.source.model, result.intact, samples, random=subject.random, task=Task.named(meaning.task)
@@ -171,14 +169,14 @@ class PruneJob(PruneAsked, Job):
                 f"the plan {self.plan} must be of this network, of {len(net.blocks)} blocks: {error}"
             ) from error
 
-    def _samples(self, net: Unraveled, samples: SampleSet, settings: PruneSettings) -> float:
+    def _samples(self, net: Unraveled, samples: SampleSet, settings: PruneSettings, budget: Budget | None) -> float:
         """How many samples sets of units will run on, about: what the bar counts."""
-        units, levels = len(groups_of(net, settings.unit)), len(self.budget.levels(self.sweep)) if self.budget else 1
+        units, levels = len(groups_of(net, settings.unit)), len(budget.levels(self.sweep)) if budget else 1
         calibration = min(self.calibration_samples, max(len(samples) // 4, 1))
-        sets = _sets(settings, self.budget, units, levels) if self.budget else 1.0
+        sets = _sets(settings, budget, units, levels) if budget else 1.0
         heal, judging = self.healing(), len(samples) - calibration
         trained = PASSES * heal.epochs * len(self._training) if heal else 0
-        healed = (heal.candidates if heal and self.budget else 1) * (trained + 2 * len(samples)) if heal else 0
+        healed = (heal.candidates if heal and budget else 1) * (trained + 2 * len(samples)) if heal else 0
         return sets * calibration + (levels + 1) * judging + healed
 
     def _missed(self, kept: Mapping[str, float]) -> list[str]:

@@ -10,5 +10,5 @@ OPTIONS_OF = {  # settings that some searches make nothing of
     "tried": ("pairwise",),
     "most_sets": ("exhaustive", "pairwise"),
 }
-OF_SEARCHES = ("search", "objective", "sweep", "candidates", *OPTIONS_OF)
+OF_SEARCHES = ("search", "objective", "sweep", "candidates", "fits", *OPTIONS_OF)
 """Settings that mean nothing where what goes is given."""

@@ -21,7 +21,8 @@ class Problem:
 
     Attributes:
         objective: the harm.
-        prices: (units,) what the removal of each saves; nothing is gained by removing those at 0 or below.
+        prices: (units,) what the removal of each saves; nothing is gained by removing those at 0 or below, and those
+            at minus infinity have to stay.
         levels: what is to be saved, rising; the last is what the user asked for.
     """
 

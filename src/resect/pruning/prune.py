@@ -16,6 +16,7 @@ from resect.engines.work import Engine, Progress
 from resect.errors import InputError, settings_or_default
 from resect.measuring.batches import AnyTask, Batches
 from resect.network.arrangement import Arrangement
+from resect.network.blocks import block_indices
 from resect.network.unraveled import Unraveled
 from resect.pruning import costs
 from resect.pruning.bench import Bench
@@ -174,6 +175,13 @@ class _Search:
         return pd.concat([stays[["params", "flops"]], every], axis=1).assign(predicted=predicted)
 
     def _prices(self) -> np.ndarray:
+        """(units,) what each saves; of those that hold a protected block minus infinity."""
+        bench, net, prices = self.bench, self.bench.net, self._savings()
+        protected = block_indices(bench.settings.protected, len(net.blocks), net.blocks.names)
+        prices[[i for i, group in enumerate(bench.groups) if protected.intersection(group.blocks)]] = -np.inf
+        return prices
+
+    def _savings(self) -> np.ndarray:
         bench, what = self.bench, self.budget.what
         if what == "remove":
             return np.ones(len(bench.groups))

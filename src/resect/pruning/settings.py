@@ -15,6 +15,8 @@ SCORES = (
     *("damage", "loss_change", "shapley", "share", "first_order"),
     *("kl", "block_influence", "angular", "norm_ratio"),
 )
+FITTED = ("hf", "hf-zero", "timm", "torchvision", "resect", "mergekit", "gguf-layers")
+"""The formats of exports that cannot hold every network without some blocks."""
 _RATE = 0.01  # a tenth of what networks are trained with from the start
 _NO_PART = ("epochs", "seed", "schedule", "keep", "survival", "correction")  # of a recipe: all blocks that stay run
 
@@ -52,6 +54,7 @@ class PruneSettings:
 
     Attributes:
         unit: what is removed as one: "block", "layer", or groups of blocks, each a collection of numbers and names.
+        protected: blocks that stay, by number or name; units that hold one are not removed.
         search: one of SEARCHES.
         objective: what the search keeps low on the calibration samples: "kl" (divergence from the intact network's
             outputs), "loss" or "error"; None for the first that the task has.
@@ -70,6 +73,7 @@ class PruneSettings:
     """
 
     unit: str | Sequence[Any] = "block"
+    protected: tuple[int | str, ...] = ()
     search: str = "exchange"
     objective: str | None = None
     score: str = "kl"

@@ -87,6 +87,7 @@ def sentences(record: Record) -> list[str]:
             f"{plural(found['calibration_samples'], 'sample')} ({found['effort']}), judged on {found['samples']:,} "
             "others."
         )
+        said += [found["kept_to"]] if "kept_to" in found else []
     else:
         chosen = "by hand" if asked["plan"] is None else f"by the plan {asked['plan']}"
         said.append(f"Chosen {chosen}, judged on {plural(found['samples'], 'sample')}.")

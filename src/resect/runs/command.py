@@ -14,7 +14,7 @@ _REPEATED = {
     "settings": "setting",
     "scores": "score",
     "groups": "group",
-    "targets": "export",
+    "fits": "fits",
     "heal_settings": "heal-setting",
 }
 _ON = ("untrained", "timed")  # what is done unless it is switched off

@@ -234,19 +234,10 @@ def require_target(target: str, model: str | None = None) -> None:
         raise ExportError(f"{kind} can only write models of {form.models}:, but {model} is none. {ANY_NETWORK}")
 
 
-def require_expressible(net: Unraveled, arrangements: Sequence[Arrangement], targets: Sequence[str]) -> None:
-    """Raise ExportError if a target can hold none of the arrangements, with the reason for the first."""
+def require_expressible(net: Unraveled, arrangement: Arrangement, targets: Sequence[str]) -> None:
+    """Raise ExportError if a target cannot hold an arrangement."""
     for target in targets:
-        form, reasons = FORMATS[parsed(target)[0]], []
-        for arrangement in arrangements:
-            try:
-                form.express(net, arrangement)
-            except ExportError as error:
-                reasons.append(error)
-            else:
-                break
-        if len(reasons) == len(arrangements) > 0:
-            raise reasons[0]
+        FORMATS[parsed(target)[0]].express(net, arrangement)
 
 
 def require_weights(targets: Sequence[str]) -> None:

@@ -73,7 +73,10 @@ def trials(net: Unraveled, arrangement: Arrangement, tokens: int | None = None) 
 
 def token_count(model: Any) -> int | None:
     """How many tokens a model of transformers knows; None for one that takes none."""
-    table = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    try:
+        table = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    except NotImplementedError:  # of families that read images
+        return None
     return getattr(table, "num_embeddings", None)
 
 

@@ -79,7 +79,7 @@ def shortened_lists(net: Unraveled, arrangement: Arrangement, kind: str) -> list
     gone, names = gone_blocks(arrangement, kind), net.blocks.names
     lost: defaultdict[str, set[int]] = defaultdict(set)
     for slot in sorted(gone):
-        entry = next((e for e in _entries(net.model, names[slot]) if _blocks_in(e, names) <= gone), None)
+        entry = next((e for e in entries(net.model, names[slot]) if blocks_in(e, names) <= gone), None)
         if entry is None:
             raise _half(net, arrangement, gone, slot, kind)
         path, _, name = entry.rpartition(".")
@@ -114,7 +114,7 @@ def _children(model: nn.Module, path: str) -> tuple[str, ...]:
     return tuple(name for name, _ in model.get_submodule(path).named_children())
 
 
-def _entries(model: nn.Module, name: str) -> Iterator[str]:
+def entries(model: nn.Module, name: str) -> Iterator[str]:
     """The entries of lists in which a block stands, outermost first."""
     parts = name.partition("#")[0].split(".")
     for depth in range(1, len(parts) + 1):
@@ -123,7 +123,8 @@ def _entries(model: nn.Module, name: str) -> Iterator[str]:
             yield ".".join(parts[:depth])
 
 
-def _blocks_in(entry: str, names: tuple[str, ...]) -> set[int]:
+def blocks_in(entry: str, names: tuple[str, ...]) -> set[int]:
+    """The blocks of an entry of a list."""
     return {i for i, name in enumerate(names) if name == entry or name.startswith((f"{entry}.", f"{entry}#"))}
 
 
