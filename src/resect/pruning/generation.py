@@ -151,7 +151,7 @@ def generated(
     new = min(settings.tokens, window // 2)
     prompt = min(settings.prompt, window - new)
     bench = _Exercise(net, arrangement, first, engine, progress)
-    known = np.unique(tokens.numpy())
+    known = np.unique(tokens.cpu().numpy())
     copied = copying(known, settings.before, len(tokens), window, settings.seed)
     pairs = settings.brackets
     closed = closing(pairs, settings.before, len(tokens), window, settings.seed)
