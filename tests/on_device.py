@@ -165,3 +165,20 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any, int]] = {
 
 def logits(outputs: Any) -> Tensor:
     return outputs if isinstance(outputs, Tensor) else outputs["logits"]
+
+
+@pytest.fixture(scope="module")
+def _resnets() -> Pair:
+    return both(resnet(), images(2))
+
+
+@pytest.fixture
+def nets(_resnets: Pair) -> Pair:
+    """A ResNet-14 of 6 blocks on the device and on the CPU; tests leave them as they are."""
+    return _resnets
+
+
+@pytest.fixture(scope="module")
+def encoders() -> Pair:
+    torch.manual_seed(3)
+    return both(Encoder().eval(), images(2))
