@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,123 +15,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import resect
-from conftest import randomise_norms
-from networks import CUSTOM, Encoder, Frame, Residual
-from on_device import DEVICE, alike, both, close, float32_means_float32, gradients, needs_device, placed
+from networks import Frame, Residual
+from on_device import (
+    DATA,
+    DEVICE,
+    MODELS,
+    Pair,
+    _resnets,
+    alike,
+    both,
+    classes,
+    close,
+    float32_means_float32,
+    gradients,
+    images,
+    logits,
+    needs_device,
+    nets,
+    placed,
+    resnet,
+)
 from resect.measuring import memory, timing
-from resect.models.resnet import CifarResNet
 from resect.sweep.batching import Choices
 
-__all__ = ["float32_means_float32"]  # a fixture of all tests here
+__all__ = ["_resnets", "float32_means_float32", "nets"]  # fixtures
 pytestmark = needs_device
 ON_GPU = torch.device(DEVICE).type == "cuda"
-Pair = tuple[resect.Unraveled, resect.Unraveled]
-
-
-def images(count: int = 6, channels: int = 1, size: int = 8) -> Tensor:
-    return torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(2))
-
-
-def classes(count: int = 6) -> Tensor:
-    return torch.arange(count) % 10
-
-
-DATA = [(images(), classes()), (images(3) + 0.5, classes(3))]
-
-
-class Tables(nn.Module):
-    """Residual maps of positions and masks that forward() makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.head = nn.Embedding(20, 8), nn.Linear(8, 20)
-        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
-        self.register_buffer("scale", torch.tensor(0.5), persistent=False)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        places = torch.arange(ids.shape[1], device=ids.device)
-        x = self.embed(ids) + torch.sin(places * self.scale)[None, :, None]
-        mask = torch.ones(ids.shape[1], ids.shape[1], device=ids.device).tril()
-        for layer in self.layers:
-            x = x + torch.tanh(layer(mask @ x / (places + 1)[:, None]))
-        return self.head(x)
-
-
-def vision_transformer() -> nn.Module:
-    from torchvision.models import VisionTransformer
-
-    torch.manual_seed(4)
-    model = VisionTransformer(16, 8, 2, 2, 16, 32, num_classes=10)
-    nn.init.normal_(model.heads.head.weight, std=0.3)
-    return model.eval()
-
-
-def timm_transformer() -> nn.Module:
-    import timm
-
-    torch.manual_seed(4)
-    made = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=24, depth=2, num_heads=2)
-    return made.eval()
-
-
-def language_model(kind: str) -> nn.Module:
-    import transformers
-
-    if kind == "gpt2":
-        config: Any = transformers.GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=50, n_positions=32)
-        model: Any = transformers.GPT2LMHeadModel
-    else:
-        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
-        config, model = (
-            transformers.LlamaConfig(num_hidden_layers=2, vocab_size=50, **sizes),
-            transformers.LlamaForCausalLM,
-        )
-    torch.manual_seed(4)
-    return model(config).eval()
-
-
-def resnet(depth: int = 14) -> nn.Module:
-    torch.manual_seed(1)
-    return randomise_norms(CifarResNet(depth, width=4, channels=1))
-
-
-def tokens(count: int = 3) -> Tensor:
-    return torch.randint(0, 20, (count, 7), generator=torch.Generator().manual_seed(3))
-
-
-MODELS: dict[str, tuple[Callable[[], nn.Module], Any, int]] = {
-    "resnet": (lambda: resnet(20), images(3), 9),
-    "encoder": (lambda: Encoder().eval(), images(3), 4),
-    "highway": (lambda: CUSTOM["highway"][0]().eval(), images(3), 2),
-    "two streams": (lambda: CUSTOM["two streams"][0]().eval(), images(3), 3),
-    "in-place": (lambda: CUSTOM["in-place"][0]().eval(), images(3), 2),
-    "tables made in forward": (lambda: Tables().eval(), tokens(), 3),
-    "torchvision ViT": (vision_transformer, images(3, 3, 16), 4),
-    "timm ViT": (timm_transformer, images(3, 3, 16), 4),
-    "GPT-2": (lambda: language_model("gpt2"), {"input_ids": tokens()}, 4),
-    "Llama": (lambda: language_model("llama"), {"input_ids": tokens()}, 4),
-}
-
-
-def logits(outputs: Any) -> Tensor:
-    return outputs if isinstance(outputs, Tensor) else outputs["logits"]
-
-
-@pytest.fixture(scope="module")
-def _resnets() -> Pair:
-    return both(resnet(), images(2))
-
-
-@pytest.fixture
-def nets(_resnets: Pair) -> Pair:
-    """A ResNet-14 of 6 blocks on the device and on the CPU; tests leave them as they are."""
-    return _resnets
-
-
-@pytest.fixture(scope="module")
-def encoders() -> Pair:
-    torch.manual_seed(3)
-    return both(Encoder().eval(), images(2))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -214,70 +122,6 @@ def test_batches_may_lie_on_either_device(nets: Pair, at: str) -> None:
 
 
 TIMED = ("latency", "latency_low", "latency_high", "milliseconds", "intact_milliseconds", "processor")
-PATHS: dict[str, Callable[[resect.Unraveled, Any], Any]] = {
-    "spectrum": resect.path_spectrum,
-    "spectrum, up to a length": lambda net, data: resect.path_spectrum(net, data, max_length=1),
-    "spectrum at a parameter": lambda net, data: resect.path_spectrum(
-        net, data, resect.PathSettings(at=next(name for name, p in net.model.named_parameters() if p.ndim > 1))
-    ),
-    "spectrum of the target": lambda net, data: resect.path_spectrum(net, data, resect.PathSettings(of="target", at=1)),
-    "sampled paths": lambda net, data: resect.sample_paths(net, data, draws=4),
-    "random signs": lambda net, data: resect.path_squares(net, data, sweeps=4),
-    "participation": lambda net, data: resect.participation(net, data, pairs=True),
-    "fair shares": resect.fair_shares,
-    "energy": lambda net, data: resect.path_energy(net, data, draws=4),
-    "first order": resect.first_order,
-    "strongest": lambda net, data: resect.strongest_paths(net, data, count=5),
-    "strongest, searched": lambda net, data: resect.strongest_paths(net, data, count=3, limit=12),
-}
-
-
-@pytest.mark.parametrize("name", PATHS)
-def test_paths_through_convolutions(nets: Pair, name: str) -> None:
-    got, wanted = (PATHS[name](net, DATA) for net in nets)
-    alike(got.table, wanted.table)
-    assert getattr(got, "sum_error", 0) < 1e-5
-
-
-@pytest.mark.parametrize("name", ["spectrum", "sampled paths", "participation", "energy", "strongest, searched"])
-def test_paths_through_attention(encoders: Pair, name: str) -> None:
-    got, wanted = (PATHS[name](net, DATA) for net in encoders)
-    alike(got.table, wanted.table)
-
-
-@pytest.mark.parametrize("gates", ["differentiated", "frozen"])
-def test_paths_through_gates(gates: Any) -> None:
-    torch.manual_seed(5)
-    settings = resect.PathSettings(gates=gates)
-    made = [resect.path_spectrum(net, DATA, settings) for net in both(CUSTOM["highway"][0]().eval(), images(2))]
-    alike(made[0].table, made[1].table)
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_a_language_model_is_lesioned_taken_apart_by_length_and_continued(kind: str) -> None:
-    ids = tokens(4)
-    data, nets = [({"input_ids": ids}, ids)], both(language_model(kind), {"input_ids": ids[:2]})
-    for made in (
-        lambda net: resect.lesion(net, data, resect.plans.single(net), task="next-token").table,
-        lambda net: resect.path_spectrum(net, data, task="next-token").table,
-        lambda net: resect.scores(net, data, task="next-token").table,
-    ):
-        alike(*map(made, nets))
-    small = [net.intact.without(1) for net in nets]
-    asked = resect.GenerationSettings(samples=2, tokens=3)
-    made = [
-        resect.generation(net, data * 2, gone, asked, task="next-token") for net, gone in zip(nets, small, strict=True)
-    ]
-    alike(made[0].table, made[1].table)
-
-
-def test_rounding_to_tf32_stays_out_of_paths() -> None:
-    torch.backends.cudnn.allow_tf32 = True  # the default
-    loaded = resect.load_model("resect:resnet110-digits", samples=resect.load_samples("digits", limit=4))
-    data = resect.load_samples("digits", limit=4).batches(4)
-    net = resect.unravel(placed(loaded.module), placed(next(iter(data))[0]))
-    assert resect.path_spectrum(net, data, max_length=4).sum_error < 1e-5
-    assert torch.backends.cudnn.allow_tf32
 
 
 def test_shapley_ensembles_and_scores(nets: Pair) -> None:

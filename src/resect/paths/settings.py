@@ -117,7 +117,7 @@ class PathWork:
 @contextmanager
 def _float32() -> Iterator[None]:
     """Convolutions of cuDNN in float32, which are rounded to TF32 by default: sums over paths would not hold."""
-    cudnn = torch.backends.cudnn
+    cudnn: Any = torch.backends.cudnn
     parts = (cudnn.conv, cudnn.rnn)  # both: PyTorch itself asks for the one setting of old, which must not be mixed
     before = [part.fp32_precision for part in parts]
     for part in parts:
