@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -18,6 +19,10 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+
+from resect.measuring.timing import synchronise
+
+_DEVICE = "RESECT_BENCHMARK_DEVICE"
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,17 @@ class Case:
     sizes: dict[str, Any] = field(default_factory=dict)
 
 
+def device() -> torch.device:
+    """The device of this run, as `--device` names it."""
+    return torch.device(os.environ.get(_DEVICE, "cpu"))
+
+
+def now() -> float:
+    """The time at which the device has done what it was told."""
+    synchronise(device())
+    return time.perf_counter()
+
+
 def measure(case: Case, pairs: int) -> dict[str, Any]:
     """Warm up, then run both sides in turn; the ratio is the median of those of the pairs."""
     for _ in range(case.sweeps_to_warm):
@@ -52,11 +68,11 @@ def measure(case: Case, pairs: int) -> dict[str, Any]:
     case.warm()
     times: list[tuple[float, float]] = []
     for _ in range(pairs):
-        start = time.perf_counter()
+        start = now()
         one = case.baseline()
-        middle = time.perf_counter()
+        middle = now()
         other = case.resect()
-        times.append((middle - start, time.perf_counter() - middle))
+        times.append((middle - start, now() - middle))
     difference = case.difference(one, other)
     ratios = [a / b for a, b in times]
     return {
@@ -69,6 +85,7 @@ def measure(case: Case, pairs: int) -> dict[str, Any]:
         "equal": difference <= case.tolerance,
         "largest_difference": difference,
         **case.sizes,
+        **({} if device().type == "cpu" else {"device": torch.cuda.get_device_name(device())}),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
@@ -91,7 +108,10 @@ def main(
     parser.add_argument("--quick", action="store_true", help="under two minutes: smaller sizes and fewer cases")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     parser.add_argument("--case", choices=cases, help="one case only, as JSON")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     given = parser.parse_args()
+    os.environ[_DEVICE] = given.device  # which the processes of the cases see, too
+    torch.backends.cudnn.allow_tf32 = False  # float32 on both sides
     if given.quick and given.case in not_quick:
         parser.error(f"{given.case} cannot be quick")
     if given.case:

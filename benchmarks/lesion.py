@@ -1,6 +1,6 @@
 """Lesion sweeps against what people write today: a loop that patches the model with hooks, nnsight, and captum.
 
-    python benchmarks/lesion.py [--quick] [--json]
+    python benchmarks/lesion.py [--quick] [--json] [--device cuda]
 
 The baseline of every case is (a), a plain eager loop with forward hooks: it runs every lesion, and the intact network,
 in full, on the same batches, threads and memory format as resect, and scores each sample alike. Where a case is eager,
@@ -10,7 +10,6 @@ the two must agree to the last bit. Further cases set nnsight and captum against
 from __future__ import annotations
 
 import copy
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _harness import Case, main, measure, peak_bytes
+from _harness import Case, device, main, measure, now, peak_bytes
 from torch import Tensor, nn
 
 import resect
@@ -60,7 +59,7 @@ def resnet(depth: int, images: int, batch: int, dtype: torch.dtype = torch.float
             part.momentum = None  # the running statistics become those of the one batch it sees
     data = _images(images, batch, 32)
     with torch.no_grad():
-        model.train()(data[0][0])
+        model.train().to(device())(data[0][0])
     model = model.eval().to(dtype=dtype, memory_format=torch.channels_last)
     batches = [(x.to(dtype), y) for x, y in data]
     return Subject(f"ResNet-{depth}", model, list(model.blocks), lambda block, given, _: block.sc(given[0]), batches)
@@ -71,7 +70,7 @@ def vit(images: int, batch: int) -> Subject:
     import timm
 
     torch.manual_seed(0)
-    model = timm.create_model("vit_small_patch16_224", num_classes=10).eval()
+    model = timm.create_model("vit_small_patch16_224", num_classes=10).eval().to(device())
     nn.init.normal_(model.head.weight, std=0.02)
     blocks = [part for layer in model.blocks for part in (layer.attn, layer.mlp)]
     return Subject("ViT-S", model, blocks, lambda _, __, out: torch.zeros_like(out), _images(images, batch, 224))
@@ -82,7 +81,7 @@ def gpt2(sequences: int, batch: int, length: int = 64) -> Subject:
     import transformers
 
     torch.manual_seed(0)
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(use_cache=False)).eval()
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(use_cache=False)).eval().to(device())
     blocks = [part for layer in model.transformer.h for part in (layer.attn, layer.mlp)]
 
     def removed(_: nn.Module, __: Any, out: Any) -> Any:
@@ -90,7 +89,7 @@ def gpt2(sequences: int, batch: int, length: int = 64) -> Subject:
             return torch.zeros_like(out[0]), *out[1:]
         return torch.zeros_like(out)
 
-    ids = torch.randint(0, 50257, (sequences, length + 1))
+    ids = torch.randint(0, 50257, (sequences, length + 1)).to(device())
     pieces = ids.split(batch)
     batches = [(piece[:, :-1].contiguous(), piece[:, 1:].contiguous()) for piece in pieces]
     return Subject("GPT-2", model, blocks, removed, batches)
@@ -99,7 +98,8 @@ def gpt2(sequences: int, batch: int, length: int = 64) -> Subject:
 def _images(count: int, batch: int, size: int) -> Batches:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(count, 3, size, size, generator=generator).contiguous(memory_format=torch.channels_last)
-    targets = torch.randint(0, 10, (count,), generator=generator)
+    targets = torch.randint(0, 10, (count,), generator=generator).to(device())
+    images = images.to(device())
     return list(zip(images.split(batch), targets.split(batch), strict=True))
 
 
@@ -121,7 +121,7 @@ def hook_loop(subject: Subject, lesions: list[tuple[int, ...]]) -> np.ndarray:
         for gone in [*lesions, ()]:
             with hooked(subject, gone):
                 losses = [cross_entropy(logits_of(subject.model(x)), y) for x, y in subject.batches]
-            rows.append(torch.cat(losses).numpy())
+            rows.append(torch.cat(losses).cpu().numpy())
     return np.stack(rows)
 
 
@@ -179,14 +179,14 @@ def compiled(name: str, baseline: Subject, subject: Subject, wanted: float | Non
     def run() -> np.ndarray:
         parts = []
         for inputs, targets in subject.batches:
-            losses = torch.zeros(tour.arrangements, len(targets))
+            losses = torch.zeros(tour.arrangements, len(targets), device=device())
 
             def visit(group: Any, outputs: Any, losses: Tensor = losses, targets: Tensor = targets) -> None:
                 losses[list(group)] = cross_entropy(logits_of(outputs), targets)
 
             walk(execution, inputs, tour, visit)
             parts.append(losses)
-        return torch.cat(parts, 1).numpy()
+        return torch.cat(parts, 1).cpu().numpy()
 
     sizes = _sizes(subject, len(lesions), next(subject.model.parameters()).dtype)
     return Case(
@@ -234,7 +234,7 @@ def against_nnsight(name: str, subject: Subject) -> Case:
                             part.output = zeroed(part.output)
                         outputs = wrapped.output.save()
                     losses.append(cross_entropy(logits_of(outputs), y))
-                rows.append(torch.cat(losses).numpy())
+                rows.append(torch.cat(losses).cpu().numpy())
         return np.stack(rows)
 
     return _beside(name, subject, loop, lambda: sweep(net, subject.batches, plan, LOSS))
@@ -260,8 +260,8 @@ def against_captum(name: str, subject: Subject) -> Case:
                     # The attribution of one feature is intact minus ablated, in every entry of the layer's output.
                     found = ablation.attribute(x, layer_mask=mask, perturbations_per_eval=1)
                     change.append(found.flatten(1)[:, 0])
-                rows.append((intact - torch.cat(change)).numpy())
-        return np.stack([*rows, intact.numpy()])
+                rows.append((intact - torch.cat(change)).cpu().numpy())
+        return np.stack([*rows, intact.cpu().numpy()])
 
     # captum returns differences to the intact loss, which round once more
     return _beside(name, subject, loop, lambda: sweep(net, subject.batches, plan, LOSS), tolerance=1e-5)
@@ -281,9 +281,9 @@ def growth(images: int, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
         slices = len(Tour.of(net.programs, [*plan.arrangements, net.intact]).stops)
         times = []
         for _ in range(3):
-            start = time.perf_counter()
+            start = now()
             sweep(net, subject.batches, plan, LOSS)
-            times.append(time.perf_counter() - start)
+            times.append(now() - start)
         yield {
             "case": f"growth, {blocks} blocks",
             "network": subject.name,
@@ -305,16 +305,16 @@ def useful_rate(subject: Subject) -> dict[str, Any]:
     useful = counter.get_total_flops() / 2 * subject.samples
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = now()
         sweep(net, subject.batches, plan, LOSS)
-        times.append(time.perf_counter() - start)
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+        times.append(now() - start)
+    a, b = (torch.randn(2048, 2048, device=device()) for _ in range(2))
     a @ b
     products = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = now()
         a @ b
-        products.append(time.perf_counter() - start)
+        products.append(now() - start)
     rate = 2 * 2048**3 / min(products)
     return {
         "case": "useful FLOPs, single",

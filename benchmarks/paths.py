@@ -1,6 +1,6 @@
 """The gradient along paths against the paper's protocol written with hooks, and against plain backward passes.
 
-    python benchmarks/paths.py [--quick] [--json]
+    python benchmarks/paths.py [--quick] [--json] [--device cuda]
 
 `sampled`: the same sampled paths. The baseline runs forward and a full backward pass (weights included, as
 `loss.backward()` does), one path at a time, with forward hooks that detach skips and branches; `sampled, input only`
@@ -14,7 +14,6 @@ are random, with the batch norms' statistics those of the images.
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _harness import Case, main, measure, peak_bytes
+from _harness import Case, device, main, measure, now, peak_bytes
 from torch import Tensor, nn
 
 import resect
@@ -50,11 +49,11 @@ def resnet(depth: int, images: int) -> tuple[CifarResNet, Tensor, Tensor]:
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = None
-    data = torch.randn(max(images, 32), 3, 32, 32, generator=generator)
+    data = torch.randn(max(images, 32), 3, 32, 32, generator=generator).to(device())
     with torch.no_grad():
-        model.train()(data)
+        model.train().to(device())(data)
     x = data[:images].contiguous(memory_format=torch.channels_last)
-    y = torch.randint(0, 10, (images,), generator=generator)
+    y = torch.randint(0, 10, (images,), generator=generator).to(device())
     return model.eval().to(memory_format=torch.channels_last), x, y
 
 
@@ -62,8 +61,9 @@ def digits(images: int) -> tuple[nn.Module, Tensor, Tensor]:
     """The shipped ResNet-110, trained on handwritten digits."""
     samples = load_samples("digits", limit=images)
     model = load_model("resect:resnet110-digits", samples=samples).module
-    x = samples.inputs.contiguous(memory_format=torch.channels_last)
-    return model.eval().to(memory_format=torch.channels_last), x, samples.targets
+    x = samples.inputs.to(device()).contiguous(memory_format=torch.channels_last)
+    model = model.eval().to(device()).to(memory_format=torch.channels_last)
+    return model, x, samples.targets.to(device())
 
 
 def draws(net: resect.Unraveled, repeats: int) -> list[Route]:
@@ -91,7 +91,7 @@ def by_hooks(model: nn.Module, x: Tensor, y: Tensor, drawn: list[Route], *, weig
                 gradient = images.grad
             else:
                 (gradient,) = torch.autograd.grad(loss, images)
-        norms.append(gradient.flatten(1).double().norm(dim=1).numpy())
+        norms.append(gradient.flatten(1).double().norm(dim=1).cpu().numpy())
     model.zero_grad()
     return np.stack(norms)
 
@@ -128,7 +128,7 @@ def exact(name: str, subject: tuple[Any, Tensor, Tensor]) -> Case:
         return gradient
 
     def difference(one: Tensor, other: resect.PathSpectrum) -> float:
-        squares = one.flatten(1).square().sum(1).double().numpy()
+        squares = one.flatten(1).square().sum(1).double().cpu().numpy()
         return max(other.sum_error, float(np.abs(other.squares / squares - 1).max()))
 
     return Case(
@@ -150,9 +150,9 @@ def standard_error(name: str, subject: tuple[Any, Tensor, Tensor], quick: bool) 
     path_squares(net, [(x, y)], sweeps=1)
     seconds, squares, seed = 0.0, np.empty((0, len(net.blocks) + 1)), 0
     while len(squares) < 8 or _relative(squares).max() > PRECISION:
-        start = time.perf_counter()
+        start = now()
         found = path_squares(net, [(x, y)], PathSettings(seed=seed), sweeps=4)
-        seconds += time.perf_counter() - start
+        seconds += now() - start
         squares, seed = np.concatenate([squares, np.square(found.norms).mean(0)]), seed + 1
     by_path = resect.sample_paths(net, [(x, y)], draws=40 if quick else 200)
     of_one = np.square(by_path.norms).mean(0)  # (draws, lengths): what the baseline would average
@@ -160,9 +160,9 @@ def standard_error(name: str, subject: tuple[Any, Tensor, Tensor], quick: bool) 
     needed = np.maximum(1, (deviation / PRECISION) ** 2)
     few = draws(net, 1)[:: max(1, len(net.blocks) // 8)]
     by_hooks(model, x, y, few[:2], weights=True)
-    start = time.perf_counter()
+    start = now()
     by_hooks(model, x, y, few, weights=True)
-    one = (time.perf_counter() - start) / len(few)
+    one = (now() - start) / len(few)
     gap = np.abs(np.sqrt(squares.mean(0)[:3] / every_short_path(net, x, y)) - 1)
     return {
         "case": name,
@@ -201,16 +201,16 @@ def _relative(squares: np.ndarray) -> np.ndarray:
 def deep(depth: int, longest: int) -> dict[str, Any]:
     """ResNet-1202 to length 60 on 8 images."""
     model, x, y = resnet(depth, 8)
-    start = time.perf_counter()
+    start = now()
     net = resect.unravel(model, x[:2])
-    unravelled = time.perf_counter() - start
+    unravelled = now() - start
     found: list[resect.PathSpectrum] = []
-    start = time.perf_counter()
+    start = now()
     _, most = peak_bytes(lambda: found.append(resect.path_spectrum(net, [(x, y)], max_length=longest)))
     return {
         "case": f"resnet{depth} to length {longest}, {len(x)} images",
         "seconds to unravel": unravelled,
-        "seconds": time.perf_counter() - start,
+        "seconds": now() - start,
         "peak GiB": most / 2**30,
         "sum error": found[0].sum_error,
         "share of the rest": found[0].rest_share,

@@ -102,7 +102,7 @@ def budgets(name: str, quick: bool) -> Rows:
     kept = Path(store) if store else None
     subject = NETWORKS[name](quick, kept)
     folder = kept and kept / (name.partition(",")[0] + " quick" * quick)
-    rows = compared(name, subject, folder, 4 if quick else 12)
+    rows = compared(name, subject, folder, quick)
     if not quick:
         raw = json.loads(RAW.read_text(encoding="utf-8")) if RAW.exists() else {}
         write_raw({**raw, name: {"machine": machine(), "rows": rows}})

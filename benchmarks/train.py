@@ -1,6 +1,6 @@
 """Training on some of the blocks against training on all.
 
-    python benchmarks/train.py [--quick] [--json]
+    python benchmarks/train.py [--quick] [--json] [--device cuda]
 
 `keep-23-of-54`: seconds of ten steps of ResNet-110 on images of CIFAR-10's size (forward, backward, SGD with
 momentum), with all blocks by the model itself, and with 23 random ones a step in `net.schedule(FixedCount(23))`.
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from _harness import Case, main, measure
+from _harness import Case, device, main, measure
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,9 +35,9 @@ class Training:
         resect.keep_freed_memory()
         torch.manual_seed(0)
         self.steps = steps
-        self.model = CifarResNet(110).to(memory_format=torch.channels_last)
-        self.images = torch.randn(batch, 3, 32, 32).to(memory_format=torch.channels_last)
-        self.classes = torch.randint(0, 10, (batch,))
+        self.model = CifarResNet(110).to(device()).to(memory_format=torch.channels_last)
+        self.images = torch.randn(batch, 3, 32, 32).to(device()).to(memory_format=torch.channels_last)
+        self.classes = torch.randint(0, 10, (batch,)).to(device())
         self.net = resect.unravel(self.model, self.images[:2])
         self.scheduled = self.net.schedule(SCHEDULES[name])
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
@@ -55,7 +55,7 @@ class Training:
 
     def step(self) -> Tensor:
         """Forward, backward and the optimizer's step; the logits before it."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device().type, torch.bfloat16):
             logits = self.model(self.images)
         self.optimizer.zero_grad()
         F.cross_entropy(logits.float(), self.classes).backward()
@@ -69,7 +69,7 @@ class Training:
             logits = self.step()
         found = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         self.optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device().type, torch.bfloat16):
             x = self.model.stem(self.images)
             for i, block in enumerate(self.model.blocks):
                 x = block(x) if i in self.scheduled.running else block.sc(x)

@@ -63,6 +63,13 @@ CASES = {
         0,
         True,
     ),
+    "batch norm, as on a GPU": (
+        aten.batch_norm.default,
+        [X, tensor(4), tensor(4), tensor(4), tensor(4).abs() + 1, False, 0.1, 1e-5, True],
+        {},
+        0,
+        True,
+    ),
     "linear": (aten.linear.default, [SEQUENCE, tensor(9, 8), tensor(9)], {}, 0, True),
     "linear, weight": (aten.linear.default, [SEQUENCE, tensor(9, 8)], {}, 1, False),
     "addmm": (aten.addmm.default, [tensor(9), tensor(5, 8), tensor(8, 9)], {}, 1, True),

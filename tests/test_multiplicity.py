@@ -71,6 +71,15 @@ def test_contrasts_are_those_of_the_networks_that_are_kept(folder: Path) -> None
     assert list(record.tables["slopes"]["value"].isna()) == [True, True, False]
 
 
+def test_trainings_side_by_side_are_those_one_after_another(folder: Path, tmp_path: Path) -> None:
+    record = resect.multiplicity("digits", *ARMS, out=tmp_path / "run", at_once=2, trainings=2, **OPTIONS)
+    alone = resect.Record.read(folder).tables["trainings"]
+    columns = ["arm", "seed", "error", "training_loss"]
+    pd.testing.assert_frame_equal(record.tables["trainings"][columns], alone[columns].head(2))
+    with pytest.raises(resect.InputError, match="`at_once` must be"):
+        resect.multiplicity("digits", *ARMS, out=tmp_path / "run", at_once=0, **OPTIONS)
+
+
 def test_a_page_and_figures_say_what_was_found(folder: Path) -> None:
     record = resect.Record.read(folder)
     page = faces.draw(record, folder).read_text(encoding="utf-8")
@@ -136,6 +145,7 @@ def test_the_plan_is_there_before_the_first_training(tmp_path: Path) -> None:
         (["resnet8-b2-s1", "resnet8-b2-s3", "--bound", "0"], "`--bound` must be above 0"),
         (["--training-free", "--seeds", "3"], "`--seeds` is of trainings, but the check trains nothing"),
         (["--training-free", "--trainings", "3"], "`--trainings` is of trainings"),
+        (["--training-free", "--at-once", "3"], "`--at-once` is of trainings"),
         (["--repeats", "3"], "`--repeats` is of the check that trains nothing. Give --training-free"),
         (["foo"], "unknown arm 'foo'. Arms are resnetN-bB-sS, such as resnet38-b2-s18: of depth N, with B towers"),
         (["primry"], "unknown arm 'primry'. Close: primary. "),

@@ -184,6 +184,12 @@ def _batch_norm(args: list[Any], kwargs: dict[str, Any], value: Any, place: int 
     return Factor(scale.view(shape).to(x.dtype), x.shape, x.shape, x.dtype)
 
 
+def _any_batch_norm(args: list[Any], kwargs: dict[str, Any], value: Any, place: int | str) -> Map | None:
+    """Batch normalisation that is told whether it trains, and whether by cuDNN."""
+    *tensors, training, momentum, eps, _ = args
+    return None if training else _batch_norm([*tensors, momentum, eps], kwargs, value, place)
+
+
 def _layer_norm(args: list[Any], kwargs: dict[str, Any], value: Tensor, place: int | str) -> Map | None:
     """With x^ the normalised input and u = w v: pull(v) = (u - mean u - x^ mean(x^ u)) / std; push likewise, w last."""
     if place != 0:
@@ -298,6 +304,7 @@ _RULES: Mapping[str, Rule] = {
         ("conv1d conv2d conv3d", _convolution),
         ("convolution", _general_convolution),
         ("_native_batch_norm_legit_no_training", _batch_norm),
+        ("batch_norm", _any_batch_norm),
         ("layer_norm", _layer_norm),
         ("softmax _softmax", _softmax),
         ("linear", _linear),

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 @click.argument("arms", nargs=-1, metavar="[primary|grid|ARM ...]")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder: plan, weights, tables, figures.")
 @click.option("--trainings", type=click.IntRange(min=0), help="At most so many now; 0 compares what is over.")
+@click.option(
+    "--at-once",
+    type=click.IntRange(min=1),
+    help="Trainings side by side, in processes of their own; a GPU has room for several.",
+)
 @whole("--seeds", "Trainings of each arm; --seed is the first.", default=MultiplicityAsked.seeds, least=2)
 @click.option("--recipe", help="digits, cifar10 or a YAML file; that of the data by default.")
 @click.option("--setting", "settings", multiple=True, metavar="K=V", help="Of the recipe, e.g. epochs=6; repeatable.")
@@ -53,7 +58,7 @@ def multiplicity(
 
         do(RobustnessJob.of(data, arms, chosen), out, output=output, quiet=quiet)
         return
-    trainings = chosen.pop("trainings", None)
+    how = {name: chosen.pop(name) for name in ("trainings", "at_once") if name in chosen}
     MultiplicityAsked.of(data, arms, chosen)
     if out is None:
         raise InputError("`--out` must name a run folder: a killed run of hours goes on from there.")
@@ -67,7 +72,7 @@ def multiplicity(
 
     when_interrupted(lambda: kept(out))
     with progress_bars(quiet) as track:
-        record = MultiplicityJob.of(data, arms, chosen).run(out, track, trainings=trainings, seen=seen)
+        record = MultiplicityJob.of(data, arms, chosen).run(out, track, **how, seen=seen)
     place = draw(record, out)
     show(record, output)
     if not quiet:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from resect.cli._also import also_jobs
 from resect.cli._options import (
     SEED,
     Decorated,
@@ -21,7 +22,6 @@ from resect.cli._options import (
 )
 from resect.cli._process import when_interrupted
 from resect.cli._terminal import console
-from resect.cli._together import also_jobs, train_together
 from resect.data.names import require_data_spec
 from resect.models.names import require_model_spec
 from resect.network import schedules
@@ -111,6 +111,7 @@ def train(recipe: str, out: Path | None, also: tuple[str, ...], quiet: bool, **o
     _refuse(recipe, options["model"], options["data"], options["test_data"])
     from rich.progress import Progress
 
+    from resect.jobs.together import train_together
     from resect.jobs.train import TrainJob
 
     jobs = [TrainJob.from_options(recipe, out, options)]

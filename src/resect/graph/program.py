@@ -117,6 +117,10 @@ def own_errors(rows: Callable[[], Sequence[int]]) -> Iterator[None]:
                 "number is not in the vocabulary, or the sequence is longer than the table of positions."
                 f"{f' Its tables have {tables} rows.' if tables else ''}"
             ) from error
+        if re.search(r"on the same device|weight type .* should be the same", said):
+            raise InputError(
+                f"`inputs` must lie on the device of the network. One of its operators says: {said}"
+            ) from error
         if not re.search(r"invalid for input of size|size of tensor|must match|out of bounds", said):
             raise
         raise InputError(

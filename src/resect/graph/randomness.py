@@ -43,6 +43,15 @@ def generator_states(model: nn.Module) -> States:
     }
 
 
+def seed_generators(model: nn.Module, seed: int) -> None:
+    """Seed PyTorch's generators of the CPU and of the model's devices; `torch.manual_seed` seeds those of all."""
+    torch.default_generator.manual_seed(seed)
+    for device in _cuda_devices(model):
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+    if any(parameter.device.type == "mps" for parameter in model.parameters()):
+        torch.mps.manual_seed(seed)
+
+
 def drawn_since(before: States, model: nn.Module) -> list[str]:
     """The generators whose states have changed."""
     return [name for name, state in generator_states(model).items() if state != before[name]]

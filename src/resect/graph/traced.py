@@ -103,8 +103,8 @@ def _ordered(call: Call, order: Callable[..., Tensor]) -> Call:
     def ordered(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        torch.manual_seed(0)
-        return leaf.flatten()[order(leaf.numel()).to(leaf.device)].view(leaf.shape)
+        torch.default_generator.manual_seed(0)  # and no other
+        return leaf.flatten()[order(leaf.numel(), device="cpu").to(leaf.device)].view(leaf.shape)
 
     return pytree.tree_map(ordered, call)  # type: ignore[no-any-return]  # tree_map keeps the structure it is given
 

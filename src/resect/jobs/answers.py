@@ -37,7 +37,7 @@ def answer_ensemble(
     tenth, half = max(1, blocks // 10), max(1, blocks // 2)
     return EnsembleAnswer(
         intact_error=singles.intact_error,
-        chance_error=chance_error(targets.numpy()),
+        chance_error=chance_error(targets.cpu().numpy()),
         median_damage=float(damage.median()),
         largest_damage=float(damage.max()),
         largest_damage_block=str(singles.table["name"][int(damage.argmax())]),

@@ -211,7 +211,7 @@ class RobustnessAsked(Asked):
             SpecError: none is shipped for them.
             InputError: there is no such option.
         """
-        for name in ("trainings", "seeds", "recipe", "settings", "bound"):
+        for name in ("trainings", "at_once", "seeds", "recipe", "settings", "bound"):
             if name in options:
                 raise InputError(f"`{name}` is of trainings, but the check trains nothing. Leave it out.")
         named = tuple(networks) or _shipped(data.partition(":")[0])

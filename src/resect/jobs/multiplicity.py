@@ -1,7 +1,7 @@
 """`resect multiplicity`: arms that differ in their number of paths alone, trained with several seeds, and compared.
 
-The plan lies in the run folder before the first training. Trainings are done one after another; what is over at any
-time can be analysed. Of a training that is over its card and its outcomes count; its weights may be deleted.
+The plan lies in the run folder before the first training, and what is over at any time can be analysed. Of a training
+that is over its card and its outcomes count; its weights may be deleted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from resect.data import load_samples
 from resect.data.samples import SampleSet
 from resect.digest import file_digest
 from resect.engines.local import LOCAL
-from resect.errors import InputError, RunError
+from resect.errors import InputError, RunError, require_whole
 from resect.files import write_text
 from resect.jobs.birth import born
 from resect.jobs.design import START, Arm, MultiplicityAsked
@@ -29,7 +29,8 @@ from resect.jobs.fit import placed, require_fit
 from resect.jobs.job import Advance, Answer, Job, Lab, Track, silent
 from resect.jobs.outcomes import ImageOutcomes, kept_outcomes, outcomes_file, training_digest
 from resect.jobs.plan import plan_of
-from resect.jobs.train import TrainJob, train_shown
+from resect.jobs.together import train_together
+from resect.jobs.train import TrainJob, shown
 from resect.jobs.verdict import Verdict, answer_of, verdicts
 from resect.jobs.warn import at_chance
 from resect.measuring.contrasts import Slope, crossed_contrast, logit_slopes
@@ -54,6 +55,7 @@ class MultiplicityJob(MultiplicityAsked, Job):
         track: Track = silent,
         *,
         trainings: int | None = None,
+        at_once: int = 1,
         seen: Callable[[Record], None] = lambda record: None,
     ) -> Record:
         """Train what is left, and compare what is over.
@@ -62,7 +64,8 @@ class MultiplicityJob(MultiplicityAsked, Job):
             out: the run folder.
             track: opens bars.
             trainings: at most so many now; 0 to compare only.
-            seen: called with the record of all that is over after every training.
+            at_once: so many side by side, each in a process of its own with its share of the threads.
+            seen: called with the record of all that is over after every training, or those that ran side by side.
 
         Raises:
             ResectError: something that was asked for cannot be done, or the folder has another plan.
@@ -71,15 +74,22 @@ class MultiplicityJob(MultiplicityAsked, Job):
             raise InputError("`out` must name a run folder: trainings take hours, and a killed run goes on from there.")
         lab = self.open(out, track)
         assert lab.folder is not None
+        require_whole("at_once", at_once, 1)
         if not (lab.folder.path / PLAN).exists():
             self._require_possible()
         self._keep_plan(lab.folder)
         missing = [pair for pair in self.trainings if not self._card(lab.folder, *pair)][:trainings]
         bar = track("trainings", len(missing)) if missing else silent("", 0)
-        for number, (arm, seed) in enumerate(missing, start=1):
-            train_shown(self._job(lab.folder, arm, seed), track, f"{arm.name}, seed {seed}", bar)
-            if number < len(missing):
+        for first in range(0, len(missing), at_once):
+            if first:
                 seen(super().run(out, silent))
+            group = missing[first : first + at_once]
+            jobs = [self._job(lab.folder, *pair) for pair in group]
+            watches = [shown(track, f"{arm.name}, seed {seed}", bar) for arm, seed in group]
+            if at_once == 1:
+                jobs[0].train(watches[0])
+            else:
+                train_together(jobs, watches, at_once)
         return super().run(out, track)
 
     def prepare(self, lab: Lab) -> _Trained:
@@ -254,7 +264,9 @@ def _trainings(cards: Mapping[tuple[str, int], Record], outcomes: Mapping[tuple[
     return pd.DataFrame(rows, columns=["arm", "seed", "error", "training_loss", "training_error", "seconds"])
 
 
-def multiplicity(data: str, *arms: str, out: Path | str, trainings: int | None = None, **options: Any) -> Record:
+def multiplicity(
+    data: str, *arms: str, out: Path | str, trainings: int | None = None, at_once: int = 1, **options: Any
+) -> Record:
     """Train arms that differ in their number of paths alone, with several seeds, and compare their test errors.
 
     Args:
@@ -262,6 +274,7 @@ def multiplicity(data: str, *arms: str, out: Path | str, trainings: int | None =
         arms: "primary", "grid" or resect: specs such as "resnet38-b2-s18"; the primary design if none is named.
         out: the run folder. The plan is written there before the first training; a killed run goes on.
         trainings: at most so many now; 0 to compare what is over.
+        at_once: so many side by side, each in a process of its own.
         options: seeds, seed, recipe, settings, bound, limit, device, batch_size.
 
     Returns:
@@ -273,4 +286,4 @@ def multiplicity(data: str, *arms: str, out: Path | str, trainings: int | None =
     Example:
         >>> resect.multiplicity("digits", "resnet14-b2-s1", "resnet14-b2-s6", seeds=2, out="runs/m").found["summary"]
     """
-    return MultiplicityJob.of(data, arms, options).run(out, trainings=trainings)
+    return MultiplicityJob.of(data, arms, options).run(out, trainings=trainings, at_once=at_once)

@@ -9,7 +9,7 @@ from resect.data.samples import SampleSet
 from resect.errors import InputError
 from resect.jobs.job import Lab
 from resect.jobs.source import Source
-from resect.jobs.train import TrainJob, train_shown
+from resect.jobs.train import TrainJob, shown
 from resect.models.names import bare_name, is_shipped
 from resect.models.specs import load_card, load_model
 from resect.training.recipe import Recipe
@@ -41,5 +41,5 @@ def trained_into(lab: Lab, spec: str, source: Source, samples: SampleSet) -> Pat
         settings = load_card(name).asked["recipe"] if is_shipped(spec) else known.settings
         recipe = replace(Recipe(**settings), seed=source.seed)
         job = TrainJob(bare, data, file, recipe, device=source.device, recipe_file=known)
-        train_shown(job, lab.track, f"training {bare}")
+        job.train(shown(lab.track, f"training {bare}"))
     return file

@@ -222,7 +222,7 @@ def _batch_size(net: Unraveled, samples: int) -> int:
     """What fits into half of the free memory, so that there are several batches to be parted."""
     if net.batch_size is not None:
         return net.batch_size
-    fits = free_bytes() // 2 // max(1, bytes_per_sample(net, _STATES))
+    fits = free_bytes(net.device) // 2 // max(1, bytes_per_sample(net, _STATES))
     if not fits:
         raise InputError("not even one sample fits into half of the free memory; stop what else uses it.")
     return int(min(_BATCH, fits, max(1, samples // 4)))

@@ -105,7 +105,7 @@ class RobustnessJob(RobustnessAsked, Job):
         coherence = squares.coherence_table(spectrum)["coherence_median"]
         held = spectrum.effective(0.95)
         lengths = coherence[max(held.low, 1) : held.high + 1]
-        chance, error = chance_error(samples.targets_only().numpy()) or 1.0, singles.intact_error
+        chance, error = chance_error(samples.targets_only().cpu().numpy()) or 1.0, singles.intact_error
         without = float(several.table["error"].mean())
         row = {
             "model": name,

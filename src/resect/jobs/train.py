@@ -223,8 +223,8 @@ def train(recipe: str = "digits", *, out: Path | str, **options: Any) -> Record:
     return card
 
 
-def train_shown(job: TrainJob, track: Track, what: str, share: Advance = lambda part: None) -> None:
-    """Train with a bar; `share` is told the parts of the training that are done, 1 in all."""
+def shown(track: Track, what: str, share: Advance = lambda part: None) -> Watch:
+    """Opens a bar when a training begins; `share` is told the parts of it that are done, 1 in all."""
     advance = silent("", 0)
 
     def begin(total: int, seen: int) -> None:
@@ -232,7 +232,7 @@ def train_shown(job: TrainJob, track: Track, what: str, share: Advance = lambda 
         advance = partial(_both, track(what, total), share, total)
         advance(seen)
 
-    job.train(Watch(begin=begin, step=lambda seen, loss: advance(seen)))
+    return Watch(begin=begin, step=lambda seen, loss: advance(seen))
 
 
 def _both(bar: Advance, share: Advance, total: int, amount: float) -> None:

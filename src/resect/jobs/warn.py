@@ -54,7 +54,7 @@ def recorded(net: Unraveled) -> tuple[str, ...]:
 
 def chance_of(samples: SampleSet, task: Task) -> tuple[float | None, np.ndarray]:
     """The error of the best answer that does not look at the inputs, None where there is none; and the targets."""
-    targets = prepared(Item(None, samples.targets_only()), None, task).numpy()
+    targets = prepared(Item(None, samples.targets_only()), None, task).cpu().numpy()
     return task.chance(targets), targets
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+import torch
+
 from resect.graph.program import Program
 from resect.network.unraveled import Unraveled
 
@@ -35,8 +37,11 @@ def _working_set(program: Program, sizes: Mapping[int, int]) -> int:
     return most
 
 
-def free_bytes() -> int:
-    """Bytes of main memory that are free, 2 GiB where the system does not say."""
+def free_bytes(device: torch.device | None = None) -> int:
+    """Bytes that are free, 2 GiB where the system does not say: of a CUDA device's memory, else of main memory."""
+    if device is not None and device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # that PyTorch gives again
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

@@ -16,14 +16,17 @@ def shortest(run: Callable[[], object], device: torch.device, tries: int = 2) ->
 
 def seconds_of(run: Callable[[], object], device: torch.device, times: int = 1) -> float:
     """Seconds of a run, the mean of so many in a row."""
-    _synchronise(device)
+    synchronise(device)
     start = time.perf_counter()
     for _ in range(times):
         run()
-    _synchronise(device)
+    synchronise(device)
     return (time.perf_counter() - start) / times
 
 
-def _synchronise(device: torch.device) -> None:
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).synchronize()
+def synchronise(device: torch.device) -> None:
+    """Wait until a device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -15,7 +15,7 @@ from resect.errors import ExportError
 from resect.graph.calls import Call, as_call, batch_dimensions, labelled, outputs_of
 from resect.graph.differences import alike
 from resect.graph.exporting import cause, without_checkpoints, without_fused_attention
-from resect.graph.randomness import kept_generators
+from resect.graph.randomness import kept_generators, seed_generators
 from resect.graph.untouched import Mode, untouched
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _two_samples(net: Unraveled, example: Any) -> Any:
 def _gradients(model: nn.Module, run: Callable[[Call], Any], call: Call, mode: Mode) -> tuple[Gradients, list[Tensor]]:
     """The gradients of a fixed weighted sum of all outputs by every parameter, in eval mode by every input, too, and
     the outputs."""
-    torch.manual_seed(0)
+    seed_generators(model, 0)
     places = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     leaves, spec = pytree.tree_flatten(call)
     given = [leaf.detach().requires_grad_() if _is_float(leaf) else leaf for leaf in leaves]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, get_args
@@ -109,8 +110,23 @@ class PathWork:
 
     def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
         """Compute it."""
-        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
+        with torch.inference_mode(False), torch.enable_grad(), _float32():  # whatever the caller has switched off
             return self.compute(Traces(net, self.settings, batch.task), batch, progress, **self.own)
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """Convolutions of cuDNN in float32, which are rounded to TF32 by default: sums over paths would not hold."""
+    cudnn: Any = torch.backends.cudnn
+    parts = (cudnn.conv, cudnn.rnn)  # both: PyTorch itself asks for the one setting of old, which must not be mixed
+    before = [part.fp32_precision for part in parts]
+    for part in parts:
+        part.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for part, precision in zip(parts, before, strict=True):
+            part.fp32_precision = precision
 
 
 def passing(net: Unraveled) -> int:
@@ -134,7 +150,7 @@ class Traces:
         self._output = None if named is None else named.output
         self.net, self.settings = net, settings_or_default(settings, PathSettings)
         self.target = resolve_target(net, self.settings.at)
-        self.memory = free_bytes() // 2 if self.settings.memory is None else self.settings.memory
+        self.memory = free_bytes(net.device) // 2 if self.settings.memory is None else self.settings.memory
         # What autograd keeps of the whole network, for the gradient itself; and the linearised slices.
         self._fixed = bytes_per_sample(net, net.slices) + bytes_of_all_values(net)
         self._lane = 2 * (bytes_per_sample(net, 1) - bytes_per_sample(net, 0))

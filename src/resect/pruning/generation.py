@@ -156,7 +156,7 @@ def generated(
     new = min(settings.tokens, window // 2)
     prompt = min(settings.prompt, window - new)
     bench = Exercise(writers, first)
-    known = np.unique(tokens.numpy())
+    known = np.unique(tokens.cpu().numpy())
     copied = copying(known, settings.before, len(tokens), window, settings.seed)
     pairs = settings.brackets
     closed = closing(pairs, settings.before, len(tokens), window, settings.seed)

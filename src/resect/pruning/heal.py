@@ -28,7 +28,7 @@ def heal(bench: Bench, treatment: Treatment, choices: Sequence[Choice]) -> Heali
     best: tuple[float, Standalone] | None = None
     losses: list[float] = []
     rows: list[Arrays] = []
-    weights = np.concatenate([batch.task.weights(batch.targets).numpy() for batch in bench.objective.batches])
+    weights = np.concatenate([batch.task.weights(batch.targets).cpu().numpy() for batch in bench.objective.batches])
     for arrangement in arrangements:
         module = treatment(arrangement)
         own = bench.rerun(module, arrangement, bench.objective.batches)

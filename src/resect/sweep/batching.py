@@ -58,7 +58,7 @@ class Choices:
         """
         size = net.batch_size if size is None else size
         each = bytes_per_sample(net, states)
-        allowed = free_bytes() // 2 if memory is None else memory
+        allowed = free_bytes(net.device) // 2 if memory is None else memory
         wanted = [min(c, samples) for c in _CANDIDATES] if size is None else [size]
         fitting = tuple(dict.fromkeys(c for c in wanted if c * each <= allowed))
         if not fitting:

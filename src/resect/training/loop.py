@@ -18,6 +18,7 @@ from resect.digest import tensors_digest
 from resect.errors import CheckpointError, InputError, RunError
 from resect.graph.outputs import IGNORED
 from resect.measuring.tasks import CLASSIFICATION, Task
+from resect.measuring.timing import synchronise
 from resect.network.entrance import unravel
 from resect.network.scheduled import Scheduled
 from resect.seeds import generator_for, seeded
@@ -197,6 +198,7 @@ class _Training:
                 within = progress.step % len(self.order)
                 if within % _REPORT and within:
                     continue
+                synchronise(self.device)
                 now = time.perf_counter()
                 self._report(meter, now - started, progress)
                 started, over = now, within == 0

@@ -56,7 +56,7 @@ def _onnx(task: dict[str, Any]) -> tuple[Run, Any]:
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        found = session.run(None, {name: value.numpy() for name, value in zip(taken, tensors, strict=True)})
+        found = session.run(None, {name: value.cpu().numpy() for name, value in zip(taken, tensors, strict=True)})
         names = task["outputs"]
         return {name: torch.from_numpy(value) for name, value in zip(names, found, strict=True)}
 
