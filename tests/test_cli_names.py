@@ -32,6 +32,7 @@ def refused(*arguments: str | Path) -> str:
         ([*HEAL, "batch_size=0"], "`--heal-setting`: batch_size must be a whole number of at least 2, got 0."),
         ([*PRUNE, "--export", "foo:a", "--out", "new"], "`--export` must be one of hf:PATH,"),
         (["export", "resect:resnet8", "--without", "1", "foo:a"], "`KIND:PATH` must be one of hf:PATH,"),
+        ([*PRUNE, "--group", "0,1", "--group", "1"], "groups of blocks must share none, but two hold block 1."),
         (["evaluate", "text:book.txt,window=x", "resect:resnet8"], "`window=` of text: must be a whole number"),
         (["evaluate", "text:book.txt,task=x", "resect:resnet8"], "`task=` of text: must be one of next-token,"),
         (["compare", "a", "a", "--out", "new"], "`RUN` must name different folders, got a twice."),

@@ -16,6 +16,7 @@ import resect
 from resect.cli import main
 from resect.jobs.asked_pruning import PruneAsked, ScoresAsked
 from resect.jobs.source import Source
+from resect.models.resnet import CifarResNet
 from resect.pruning.settings import PruneSettings
 from resect.sweep import outcomes
 
@@ -84,6 +85,38 @@ def test_an_export_needs_a_run_folder_and_a_known_kind(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_exports_have_places_of_their_own_that_can_be_written(tmp_path: Path) -> None:
+    out, small = tmp_path / "run", tmp_path / "small.pt2"
+    export = ("prune", "--remove", "1", "--out", out, "--export")
+    assert f"got {small} twice" in refused(*export, f"torch:{small}", "--export", f"torch:{small}")
+    assert "must have another path than the run folder" in refused(*export, f"torch:{out}")
+    (tmp_path / "file").touch()
+    assert f"but {tmp_path / 'file'} is a file. Choose" in refused(*export, f"torch:{tmp_path / 'file' / 'small.pt2'}")
+    assert not out.exists()
+
+
+def test_a_run_that_is_over_is_not_one_that_was_kept_to_a_format(tmp_path: Path) -> None:
+    options = ("prune", "--remove", "1", "--no-timed", "--search", "one-shot", "--out", tmp_path / "run")
+    assert run(*options).exit_code == 0
+    assert "(fits: [] there, ['resect'] here)" in refused(*options, "--fits", "resect")
+    said = refused(*options, "--export", f"resect:{tmp_path / 'a'}")  # a ResNet-8 has one block a stage
+    assert "resect cannot express this network: " in said
+    assert f"{tmp_path / 'run'} keeps what was found" in said
+
+
+def test_the_removal_of_all_blocks_by_hand_is_a_lesion_that_is_warned_of() -> None:
+    result = run("prune", "--without", "0-2", "--no-timed", "--format", "json")
+    assert result.exit_code == 0, result.output
+    assert "No block is left: what remains is what lies around them." in json.loads(result.stdout)["found"]["warnings"]
+    assert "every stage must keep a block, but stage 2 of 3 has none left" in str(_shortened(1))
+
+
+def _shortened(block: int) -> Exception:
+    with pytest.raises(resect.SpecError) as error:
+        CifarResNet((1, 1, 1)).shortened({f"blocks.{block}"})
+    return error.value
+
+
 @pytest.mark.parametrize("way", [("--remove", "1", "--group", "1"), ("--without", "0,1")])
 def test_what_a_format_can_never_hold_is_refused_before_a_search(
     way: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -101,6 +134,7 @@ def test_the_page_says_how_to_remove_the_same_blocks_of_the_same_network(tmp_pat
     assert run("prune", "--remove", "1", "--search", "one-shot", "--no-timed", "--out", out).exit_code == 0
     page = (out / "report.html").read_text()
     effort = resect.Record.read(out).found["effort"]
+    assert "Chosen by one-shot search for the least score (kl) on" in page.replace("\N{NO-BREAK SPACE}", " ")
     assert effort == "scored in 4 passes, 1 set of blocks measured"
     assert effort in page.replace("\N{NO-BREAK SPACE}", " ")
     assert effort in CliRunner().invoke(main, ["show", str(out)]).stdout

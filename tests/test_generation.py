@@ -129,6 +129,12 @@ def test_of_a_healed_network_the_healed_one_writes(writer: resect.Unraveled) -> 
     assert rows[0][2] == f"{table['pruned'][0]:.3g}"
 
 
+def test_what_the_model_does_not_run_at_is_not_timed(writer: resect.Unraveled) -> None:
+    long = resect.PruneSettings(timing_length=64, generation=None)
+    with pytest.raises(resect.InputError, match=r"`timing_length` must be a length that the model runs at, got 64: "):
+        resect.prune(writer, batches(copies(64, 1)), resect.Budget(remove=1), long)
+
+
 def test_continuations_are_those_of_generate_and_part_where_those_of_the_small_network_do(
     model: GPT2LMHeadModel, writer: resect.Unraveled
 ) -> None:

@@ -244,6 +244,9 @@ def test_specs_say_what_trains(net: resect.Unraveled) -> None:
 
 
 def test_what_cannot_be_healed_is_refused(net: resect.Unraveled, encoder: resect.Unraveled) -> None:
+    wide = [(torch.randn(6, 3, 8, 8), torch.zeros(6, dtype=torch.long))]
+    with pytest.raises(resect.DataError, match=r"`training` must be samples that the network takes: .* got .*3, 8, 8"):
+        resect.prune(net, BATCHES, resect.Budget(remove=1), QUICK, heal=HEAL, training=wide)
     with pytest.raises(resect.DataError, match="`training` must be samples to heal on"):
         healed(net, training=None)
     with pytest.raises(resect.InputError, match="`training` is for healing: give `heal`, too"):

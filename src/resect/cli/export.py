@@ -43,11 +43,10 @@ def export(subject: str, exports: tuple[str, ...], output: str, quiet: bool, **o
     pruned network before it is kept; what a format cannot express is refused with the reason.
     """
     from resect.jobs.export import ExportAsked
-    from resect.pruning.export.formats import require_target
+    from resect.pruning.export.formats import require_targets
 
     asked = ExportAsked.of(subject, exports, given(options))
-    for target in exports:
-        require_target(target, asked.source.model)
+    require_targets(exports, asked.source.model)
     for done in exported(asked, exports, quiet=quiet):
         if output == "json":
             click.echo(json.dumps(asdict(done) | {"path": str(done.path)}))

@@ -122,10 +122,9 @@ def prune(
         raise InputError("`--export` needs a run folder, from which the model card is made. Add --out RUN.")
     from resect.jobs.export import ExportAsked
     from resect.jobs.prune import PruneJob
-    from resect.pruning.export.formats import require_target, require_weights
+    from resect.pruning.export.formats import require_targets, require_weights
 
-    for target in exports:
-        require_target(target, model)
+    require_targets(exports, model, out)
     if asked.healing():
         require_weights(exports)
     do(PruneJob(**vars(asked), targets=exports), out, output=output, quiet=quiet)
@@ -139,7 +138,7 @@ def prune(
 
 def _fits(options: Mapping[str, Any], exports: tuple[str, ...], out: Path | None) -> dict[str, tuple[str, ...]]:
     """The formats that a search is kept to: those that are named or exported; of a run that is over, its own."""
-    if out is not None and finished(out):
+    if exports and out is not None and not options["fits"] and finished(out):
         return {"fits": tuple(Record.read(out).asked.get("fits", ()))}
     searched = any(options[name] is not None for name in ("remove", "params", "flops", "latency"))
     kinds = [kind for kind in (target.partition(":")[0] for target in exports) if kind in FITTED]

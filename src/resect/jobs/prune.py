@@ -129,6 +129,8 @@ class PruneJob(PruneAsked, Job):
         warnings = at_chance(
             self.source.model, result.intact, samples, random=subject.random, task=Task.named(meaning.task)
         ) if meaning.error else ()  # fmt: skip
+        if result.arrangement == net.intact.without(range(len(net.blocks))):
+            warnings += ("No block is left: what remains is what lies around them.",)
         if result.healing and lab.folder is None:
             warnings += ("The healed weights are not kept: there is no run folder. Name one with --out RUN.",)
         return Answer(found, answer.tables, (*subject.warnings, *warnings))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from resect.errors import SpecError
-from resect.models.resnet import WIDTH, check_sizes, initialise, stage_depths, stages_text
+from resect.models.resnet import WIDTH, check_sizes, initialise, require_stages, stage_depths, stages_text
 from resect.models.vgg import Layer
 
 
@@ -74,6 +74,7 @@ class CifarHighway(nn.Module):
             for stage in stages
             for part in [dict(self.get_submodule(stage).named_children())]
         )
+        require_stages(depths)
         width = self.stem.conv.out_channels
         new = CifarHighway(depths, width, self.stem.conv.in_channels, self.fc.out_features)
         return f"resect:highway{stages_text(depths, sum(depths))}{f'-w{width}' if width != WIDTH else ''}", new

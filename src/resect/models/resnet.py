@@ -16,6 +16,13 @@ from resect.errors import SpecError, require_whole
 WIDTH = 16  # channels of the first stage, unless said
 
 
+def require_stages(depths: Sequence[int]) -> None:
+    """Raise SpecError if a stage has no block left."""
+    if 0 in depths:
+        where = f"stage {depths.index(0) + 1} of {len(depths)}"
+        raise SpecError(f"every stage must keep a block, but {where} has none left.")
+
+
 class CifarResNet(nn.Module):
     """A residual network of 3 stages of m basic blocks, depth 6m+2, for small images.
 
@@ -121,6 +128,7 @@ class CifarResNet(nn.Module):
         """
         ends = [0, *accumulate(self.depths)]
         depths = tuple(sum(f"blocks.{i}" not in gone for i in range(first, end)) for first, end in pairwise(ends))
+        require_stages(depths)
         first: Any = self.blocks[0]
         branches = len(first.branches) if isinstance(first, MultiResidualBlock) else 1
         width, hidden = self.stem.out_channels, (first.branches[0] if branches > 1 else first).c1.out_channels

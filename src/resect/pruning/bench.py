@@ -63,7 +63,10 @@ class Bench:
         else:
             chooses = list(Read(calibration, net, task))
         metric = settings.objective or next(m for m in OBJECTIVES if m in chooses[0].task.metrics)
-        return cls(net, settings, Objective(net, groups, chooses, metric, engine, progress), judges)
+        bench = cls(net, settings, Objective(net, groups, chooses, metric, engine, progress), judges)
+        if settings.timed:
+            _ = bench.timer  # which says what cannot be timed
+        return bench
 
     def for_search(self) -> Bench:
         """With the calibration samples in the order in which a search is soonest sure."""

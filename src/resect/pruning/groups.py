@@ -44,7 +44,7 @@ def groups_of(net: Unraveled, unit: AnyUnit) -> tuple[Group, ...]:
     taken: set[int] = set()
     for group in groups:
         if shared := taken.intersection(group.blocks):
-            raise InputError(f"`unit` must be groups that share no block, but two hold block {min(shared)}.")
+            raise InputError(f"groups of blocks must share none, but two hold block {min(shared)}.")
         taken.update(group.blocks)
     if not groups:
         raise InputError("`unit` must hold at least one group of blocks, got none.")

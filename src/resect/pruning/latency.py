@@ -19,6 +19,7 @@ from torch import Tensor
 
 from resect.engines.work import Arrays, Engine
 from resect.errors import InputError
+from resect.graph.exporting import cause
 from resect.measuring.batches import to_device
 from resect.measuring.timing import seconds_of
 from resect.network.arrangement import Arrangement
@@ -53,7 +54,10 @@ class Timer:
     @classmethod
     def of(cls, net: Unraveled, inputs: Any, batch: int, length: int | None, engine: Engine, seed: int = 0) -> Timer:
         """A timer of passes of so many samples and positions, made of the samples of `inputs`."""
-        return cls(net, to_device(_sized(net, inputs, batch, length), net.device), engine, seed)
+        sized = to_device(_sized(net, inputs, batch, length), net.device)
+        if length is not None:
+            _require_to_run(net, sized, length)
+        return cls(net, sized, engine, seed)
 
     @property
     def _key(self) -> dict[str, Any]:
@@ -195,3 +199,14 @@ def _sized(net: Unraveled, inputs: Any, batch: int, length: int | None) -> Any:
         return leaf.index_select(at, torch.arange(length, device=leaf.device) % leaf.shape[at]) if sequence else leaf
 
     return pytree.tree_map(resized, inputs)
+
+
+def _require_to_run(net: Unraveled, inputs: Any, length: int) -> None:
+    """Raise InputError if a network does not run at a length."""
+    try:
+        with torch.no_grad():
+            net(inputs)
+    except Exception as error:  # of whatever kind, as of a table of positions that is too short
+        raise InputError(
+            f"`timing_length` must be a length that the model runs at, got {length}: {cause(net.model, error)}."
+        ) from error

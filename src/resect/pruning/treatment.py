@@ -60,10 +60,15 @@ class Lesson:
         """All samples of some data but those that are held for something else.
 
         Raises:
-            DataError: a sample has several inputs, or more than half of them are held.
+            DataError: a sample has several inputs, or ones that the network does not take, or more than half of them
+                are held.
         """
         parts = [(_only(batch), batch.targets) for batch in Read(data, net, task)]
         inputs, targets = (torch.cat(column) for column in zip(*parts, strict=True))
+        try:
+            net(to_device(inputs[:1], net.device))
+        except InputError as error:
+            raise DataError(f"`training` must be samples that the network takes: {error}") from error
         known = {digest for batch in held for digest in _digests(batch.inputs)}
         new = torch.tensor([digest not in known for digest in _digests(inputs)])
         lost = len(new) - int(new.sum())

@@ -83,7 +83,7 @@ def sentences(record: Record) -> list[str]:
     said = [found["summary"], f"Gone: {', '.join(found['removed'])}.", *_timed(record)]
     if _searched(record):
         said.append(
-            f"Chosen by {asked['search']} search for the least {_OBJECTIVES[found['objective']]} on "
+            f"Chosen by {asked['search']} search for the least {_sought(record)} on "
             f"{plural(found['calibration_samples'], 'sample')} ({found['effort']}), judged on {found['samples']:,} "
             "others."
         )
@@ -92,6 +92,12 @@ def sentences(record: Record) -> list[str]:
         chosen = "by hand" if asked["plan"] is None else f"by the plan {asked['plan']}"
         said.append(f"Chosen {chosen}, judged on {plural(found['samples'], 'sample')}.")
     return said
+
+
+def _sought(record: Record) -> str:
+    """What the search kept low."""
+    own = {"one-shot": f"score ({record.asked['score']})", "window": "angle between the states"}
+    return own.get(record.asked["search"], _OBJECTIVES[record.found["objective"]])
 
 
 def _searched(record: Record) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -234,6 +235,23 @@ def require_target(target: str, model: str | None = None) -> None:
         raise ExportError(f"{kind} can only write models of {form.models}:, but {model} is none. {ANY_NETWORK}")
 
 
+def require_targets(targets: Sequence[str], model: str | None = None, out: Path | None = None) -> None:
+    """The same of several targets, each at a place of its own.
+
+    Args:
+        out: a run folder, which is none of them.
+    """
+    places: set[Path] = set()
+    for target in targets:
+        require_target(target, model)
+        path = parsed(target)[1]
+        if path.absolute() in places:
+            raise ExportError(f"`target` must have another path each time, got {path} twice.")
+        if out is not None and path.absolute() == out.absolute():
+            raise ExportError(f"`target` must have another path than the run folder, got {path} for both.")
+        places.add(path.absolute())
+
+
 def require_expressible(net: Unraveled, arrangement: Arrangement, targets: Sequence[str]) -> None:
     """Raise ExportError if a target cannot hold an arrangement."""
     for target in targets:
@@ -269,3 +287,7 @@ def _require_free(kind: str, path: Path) -> None:
         raise ExportError(f"{path} must be new, but is a file already. Choose another path, or remove it.")
     if folder and path.is_dir() and any(path.iterdir()):
         raise ExportError(f"{path} must be new, or an empty folder, but holds files. Choose another path.")
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        why = "cannot be written to" if existing.is_dir() else "is a file"
+        raise ExportError(f"{path} must be a place that can be written to, but {existing} {why}. Choose another path.")
