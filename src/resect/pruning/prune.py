@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from math import ceil
 from pathlib import Path
 
@@ -138,9 +137,7 @@ def _treatment(
         if training is not None:
             raise InputError("`training` is for healing: give `heal`, too, as resect.HealSettings(...).")
         return None
-    objective, held = bench.objective, chain(bench.objective.batches, bench.judges)
-    engine, progress = objective.engine, objective.progress
-    return Treatment.of(bench.net, heal, training, bench.task, held, engine, progress, checkpoints)
+    return Treatment.of(bench, heal, training, checkpoints)
 
 
 @dataclass(frozen=True)

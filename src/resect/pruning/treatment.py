@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from resect.measuring.tasks import Task
 from resect.network.arrangement import Arrangement
 from resect.network.standalone import Standalone
 from resect.network.unraveled import Unraveled
+from resect.pruning.bench import Bench
 from resect.pruning.settings import HealSettings
 from resect.seeds import generator_for, seeded
 from resect.training import loop
@@ -124,14 +126,13 @@ class Treatment:
 
     @classmethod
     def of(
-        cls, net: Unraveled, settings: HealSettings, training: Batches | None, task: Task, held: Iterable[Batch],
-        engine: Engine, progress: Progress | None = None, checkpoints: Path | None = None,
-    ) -> Treatment:  # fmt: skip
+        cls, bench: Bench, settings: HealSettings, training: Batches | None, checkpoints: Path | None = None
+    ) -> Treatment:
         """A treatment, of which all that can be refused is refused.
 
         Args:
+            bench: whose samples, those that choose and judge, are left out.
             training: the samples to train on.
-            held: those that choose and judge, which are left out.
 
         Raises:
             InputError: the network or the task cannot be healed so.
@@ -141,11 +142,12 @@ class Treatment:
         settings = settings_or_default(settings, HealSettings)
         if training is None:
             raise DataError("`training` must be samples to heal on, others than those that choose and judge; got none.")
+        net, task, objective = bench.net, bench.task, bench.objective
         _require_healable(net, settings, task)
-        lesson = Lesson.of(net, again(training), task, held)
+        lesson = Lesson.of(net, again(training), task, chain(objective.batches, bench.judges))
         net.standalone(net.intact).train()  # says why, where it cannot
         recipe = settings.training(images=lesson.images)
-        return cls(net, settings, lesson, task, recipe, engine, progress, checkpoints)
+        return cls(net, settings, lesson, task, recipe, objective.engine, objective.progress, checkpoints)
 
     def __call__(self, arrangement: Arrangement) -> Standalone:
         """The stand-alone network of an arrangement, healed."""
