@@ -69,7 +69,7 @@ class Scheduled:
         draw(schedule, net.blocks, 0, seed)  # says if it does not fit the network
         self._graph = net.train_graph  # exported now, while the model still has its own forward
         self._graph.require_own_gradient()
-        self._graphed = Graphed(self._graph.programs.input_keys, self._graph.updates.values()) if graphs else None
+        self._graphed = _graphed(self._graph) if graphs and self._graph.device.type == "cuda" else None
         self._base: Environment = {}
         self.survival = survival_of(schedule, blocks) if correction else (1.0,) * blocks
         self._correction = Correction(net.sliced, self.survival)
@@ -216,6 +216,13 @@ class Scheduled:
             return torch.func.functional_call(holder, scaled, args, kwargs)
         finally:
             self._inside = False
+
+
+def _graphed(net: Unraveled) -> Graphed:
+    """What runs the slices of a network as CUDA graphs; what one without a slot updates depends on what others run."""
+    programs, slots_of = net.programs, net.sliced.slots_of
+    own = {new for new in net.updates if slots_of[programs.slice_of[new]]}
+    return Graphed(programs.input_keys, net.updates, own)
 
 
 class _Holder(nn.Module):

@@ -152,6 +152,9 @@ class _Training:
             weight_decay=recipe.weight_decay,
             fused=self.device.type == "cuda" or None,
         )
+        if optimizer.defaults["fused"] and recipe.momentum:  # which does not make some of them later than others
+            for parameter in module.parameters():
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.decay = decay_of(optimizer, recipe, self.steps)
         self.scheduled = self._scheduled(inputs)
         self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
@@ -164,7 +167,8 @@ class _Training:
         return torch.channels_last if self.recipe.channels_last else torch.preserve_format
 
     def _scheduled(self, inputs: Tensor) -> Scheduled | None:
-        graphs, full = self.recipe.compile and self.device.type == "cuda", self.recipe.schedule == "full"
+        full, alone = self.recipe.schedule == "full", self.accelerator.num_processes == 1
+        graphs = self.recipe.compile and self.device.type == "cuda" and alone
         if full and not graphs:
             return None
         with suppress(ExportError) if full else nullcontext():  # which needs no graph of its own
