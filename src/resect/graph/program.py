@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from resect.errors import InputError
+from resect.graph.kernels import kernel_of
 
 Environment = dict[int, Any]
 
@@ -77,7 +78,7 @@ class Program:
         reads = {key for step in self.steps for key in step.reads} | {source for _, source in self.results}
         lines = [f"{_local(k)} = state[{k}] if {k} in state else base[{k}]" for k in sorted(reads - made)]
         for i, (step, dead) in enumerate(zip(self.steps, self.dead_after, strict=True)):
-            held[f"f{i}"] = step.target
+            held[f"f{i}"] = kernel_of(step.target)
             words = [_source(value, held) for value in step.args]
             words += [f"{name}={_source(value, held)}" for name, value in step.kwargs.items()]
             lines.append(f"{_local(step.key)} = f{i}({', '.join(words)})")

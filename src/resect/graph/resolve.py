@@ -87,16 +87,24 @@ class Programs:
             sizes[key] = sum(prod(hints(tensor)) * tensor.element_size() for tensor in tensors)
         return sizes | dict.fromkeys(self.parameter_keys, 0)
 
-    def fold(self, arrangement: Sequence[Decision], also: Collection[int] = ()) -> list[Program]:
+    def fold(
+        self, arrangement: Sequence[Decision], also: Collection[int] = (), *, shared: bool = False
+    ) -> list[Program]:
         """The programs of all slices under one arrangement, each computing only what the next ones need.
 
         Buffer updates (train mode) are results of the slice that computes them and of no other, and so are the keys
         that are `also` wanted.
+
+        Args:
+            shared: slices without a slot compute the updates of modules that do not run, too, and so have one program
+                for all arrangements, of which a training runs thousands.
         """
         live, wanted = self._outputs, self.live_at_end(arrangement).union(also)
         programs = []
         for i in reversed(range(len(self.sliced.slices))):
             own = {key for key in wanted if self.slice_of.get(key) == i}
+            if shared and not self.sliced.slots_of[i]:
+                own.update(key for key in self._owners if self.slice_of.get(key) == i)
             program = self.build(i, self.decisions(i, arrangement), live | own)
             programs.append(program)
             live = program.live_before

@@ -15,6 +15,7 @@ from resect.errors import ExportError, InputError, require_whole, suggesting
 from resect.graph.calls import as_call, outputs_of
 from resect.graph.differences import alike, largest_difference
 from resect.graph.exporting import How, without_fused_attention
+from resect.graph.kernels import in_float32
 from resect.graph.lengths import Lengths, Trial, lengths_of, three_times
 from resect.graph.trial import require_dense
 from resect.graph.untouched import untouched
@@ -77,10 +78,10 @@ def unravel(
     require_whole("batch_dim", batch_dim, 0)
     started = perf_counter()
     try:
-        with torch.inference_mode(False):  # so that gradients can be taken with it
+        with torch.inference_mode(False), in_float32():  # so that gradients can be taken with it
             require_dense(as_call(example))
             example = pytree.tree_map(_own, example)
-        net = _captured(model, example, plain, batch_dim)
+            net = _captured(model, example, plain, batch_dim)
     except ExportError as error:
         offered = "" if batch_dim else offer(model, example)
         raise ExportError(f"{error}{offered}") from error

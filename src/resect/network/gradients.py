@@ -15,6 +15,7 @@ from resect.errors import ExportError
 from resect.graph.calls import Call, as_call, batch_dimensions, labelled, outputs_of
 from resect.graph.differences import alike
 from resect.graph.exporting import cause, without_checkpoints, without_fused_attention
+from resect.graph.kernels import in_float32
 from resect.graph.randomness import kept_generators, seed_generators
 from resect.graph.untouched import Mode, untouched
 
@@ -42,6 +43,7 @@ def require_own_gradient(net: Unraveled, example: Any) -> bool:
         without_fused_attention(),
         without_checkpoints(),
         _all_require_gradients(model),
+        in_float32(),
     ):
         for inputs in (_two_samples(net, on_device), on_device):
             try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, get_args
@@ -21,6 +20,7 @@ from resect.errors import (
     suggesting_settings,
 )
 from resect.graph.decisions import Gates
+from resect.graph.kernels import in_float32
 from resect.graph.ops import free_shape
 from resect.graph.routes import Routes
 from resect.measuring.batches import AnyTask, Batch
@@ -110,23 +110,8 @@ class PathWork:
 
     def run(self, net: Unraveled, batch: Batch, progress: Progress) -> Arrays:
         """Compute it."""
-        with torch.inference_mode(False), torch.enable_grad(), _float32():  # whatever the caller has switched off
+        with torch.inference_mode(False), torch.enable_grad(), in_float32():  # whatever the caller has switched off
             return self.compute(Traces(net, self.settings, batch.task), batch, progress, **self.own)
-
-
-@contextmanager
-def _float32() -> Iterator[None]:
-    """Convolutions of cuDNN in float32, which are rounded to TF32 by default: sums over paths would not hold."""
-    cudnn: Any = torch.backends.cudnn
-    parts = (cudnn.conv, cudnn.rnn)  # both: PyTorch itself asks for the one setting of old, which must not be mixed
-    before = [part.fp32_precision for part in parts]
-    for part in parts:
-        part.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for part, precision in zip(parts, before, strict=True):
-            part.fp32_precision = precision
 
 
 def passing(net: Unraveled) -> int:

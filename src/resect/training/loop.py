@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resect.digest import tensors_digest
-from resect.errors import CheckpointError, InputError, RunError
+from resect.errors import CheckpointError, ExportError, InputError, RunError
 from resect.graph.outputs import IGNORED
 from resect.measuring.tasks import CLASSIFICATION, Task
 from resect.measuring.timing import synchronise
 from resect.network.entrance import unravel
 from resect.network.scheduled import Scheduled
+from resect.network.schedules import FixedCount
 from resect.seeds import generator_for, seeded
 from resect.training.augment import Augmentation
 from resect.training.checkpoint import Checkpoint, Kept, Progress
@@ -149,7 +150,11 @@ class _Training:
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
+            fused=self.device.type == "cuda" or None,
         )
+        if optimizer.defaults["fused"] and recipe.momentum:  # which does not make some of them later than others
+            for parameter in module.parameters():
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.decay = decay_of(optimizer, recipe, self.steps)
         self.scheduled = self._scheduled(inputs)
         self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
@@ -162,11 +167,16 @@ class _Training:
         return torch.channels_last if self.recipe.channels_last else torch.preserve_format
 
     def _scheduled(self, inputs: Tensor) -> Scheduled | None:
-        if self.recipe.schedule == "full":
+        full, alone = self.recipe.schedule == "full", self.accelerator.num_processes == 1
+        graphs = self.recipe.compile and self.device.type == "cuda" and alone
+        if full and not graphs:
             return None
-        net = unravel(self.module, inputs[:2].to(self.device, memory_format=self._format))
-        schedule = self.recipe.blocks_schedule(self.steps)
-        return net.schedule(schedule, seed=self.recipe.seed, correction=self.recipe.correction)
+        with suppress(ExportError) if full else nullcontext():  # which needs no graph of its own
+            net = unravel(self.module, inputs[:2].to(self.device, memory_format=self._format))
+            schedule = FixedCount(len(net.blocks)) if full else self.recipe.blocks_schedule(self.steps)
+            if net.blocks or not full:
+                return net.schedule(schedule, seed=self.recipe.seed, correction=self.recipe.correction, graphs=graphs)
+        return None
 
     def _fused(self) -> Callable[..., Any] | None:
         if self.scheduled or not self.recipe.compile:
