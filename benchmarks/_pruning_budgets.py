@@ -134,13 +134,11 @@ def found_by(subject: Subject, method: str, quick: bool) -> Found:
     if method == RANDOM:
         draw, blocks = Random(0), range(len(subject.net.blocks))
         return Found({k: [sorted(draw.sample(blocks, k)) for _ in range(_DRAWS)] for k in subject.budgets}, 0.0)
-    own, net, divergence = {**OTHERS, **OWN}[method], subject.net, subject.objectives[0]
-    score = own.get("score", "kl" if divergence == "kl" else "loss_change")
-    evolution = {"generations": 4, "offspring": 16} if quick else {}
-    settings = resect.PruneSettings(**{**own, "score": score, **evolution})
+    own, net = {**OTHERS, **OWN}[method], subject.net
+    settings = resect.PruneSettings(**own, **({"generations": 4, "offspring": 16} if quick else {}))
     start = time.process_time()
     chooses = hardest_first(net, subject.chooses, LOCAL) if method in OWN else subject.chooses
-    objective = Objective(net, groups_of(net, "block"), chooses, settings.objective or divergence, LOCAL)
+    objective = Objective(net, groups_of(net, "block"), chooses, settings.objective or "kl", LOCAL)
 
     def searched(levels: Sequence[int]) -> dict[int, list[list[int]]]:
         problem = Problem(objective, np.ones(len(net.blocks)), tuple(map(float, levels)), settings)

@@ -28,7 +28,6 @@ class Subject:
         chooses, judges: batches; no sample is in both.
         budgets: numbers of blocks that go.
         metric: by which methods are compared, on the samples that judge.
-        objectives: of the searches that minimise the divergence, and of those that minimise the loss.
     """
 
     net: resect.Unraveled
@@ -36,7 +35,6 @@ class Subject:
     judges: list[Batch]
     budgets: tuple[int, ...]
     metric: str = "error"
-    objectives: tuple[str, str] = ("kl", "loss")
 
 
 def shipped(name: str, data: str, device: str = "cpu") -> tuple[resect.Unraveled, resect.Samples]:
@@ -109,7 +107,7 @@ def sentences(quick: bool, kept: Path | None) -> Subject:
         return {name: tokens[rows] for name, tokens in inputs.items()}, wanted
 
     chooses, judges = (list(batches_of([pairs(*part)], net, "contrastive")) for part in ((0, 60), (60, minilm.PAIRS)))
-    return Subject(net, chooses, judges, (2, 4, 6), "error", ("loss", "loss"))
+    return Subject(net, chooses, judges, (2, 4, 6))
 
 
 def _parted(

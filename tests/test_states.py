@@ -89,5 +89,7 @@ def test_scores_say_what_they_mean_and_what_a_task_lacks(net, batch):
     pd.testing.assert_series_equal(result.table["kl"], deletions["kl"])
     values = torch.randn(6, 10)
     assert {"damage", "block_influence"} <= set(resect.scores(net, [(batch[0], values)]).values)
-    with pytest.raises(resect.InputError, match="no distribution over classes, which the task has not, got 'kl'"):
+    with pytest.raises(
+        resect.InputError, match="no distribution over classes or candidates, which the task has not, got 'kl'"
+    ):
         resect.scores(net, [(batch[0], values)], "kl")

@@ -265,6 +265,10 @@ def test_info_nce_of_pairs_is_cross_entropy_of_cosines(rows: int, width: int, se
     scores = (unit @ unit.T / temperature).fill_diagonal_(-torch.inf)
     partner = torch.cat([place + rows, place])
     torch.testing.assert_close(task_of_groups, F.cross_entropy(scores, partner, reduction="none"), rtol=1e-4, atol=1e-5)
+    both, same = torch.cat([a, b]), torch.cat([place, place])
+    assert task.divergence(both, both, same).tolist() == [0.0] * 2 * rows
+    assert float(task.divergence(both, 3 * both, same).max()) < 1e-5  # cosines do not know of lengths
+    assert bool((task.divergence(both, both.flip(0), same) >= 0).all())
 
 
 def test_anchors_find_their_positives(net: resect.Unraveled) -> None:
@@ -276,6 +280,12 @@ def test_anchors_find_their_positives(net: resect.Unraveled) -> None:
     loss = F.cross_entropy(a @ b.T / 0.05, torch.arange(20))
     assert result.table["loss"][1] == pytest.approx(loss.item(), rel=1e-4)
     assert "p_value" in result.table and "% of queries" in result.summary()
+    before, after = ((F.normalize(x[:20], dim=1) @ F.normalize(x[20:], dim=1).T / 0.05).log_softmax(1)
+                     for x in (net.model(X).detach(), deleted(net, 1)))  # fmt: skip
+    apart = F.kl_div(after, before, reduction="batchmean", log_target=True)
+    data, plan = [(X[:20], X[20:])], resect.plans.single(net)
+    divergences = resect.lesion(net, data, plan, resect.LesionSettings("kl"), task="contrastive").table["kl"]
+    assert divergences[1] == pytest.approx(apart.item(), rel=1e-3)
     whole = resect.path_spectrum(net, [(X[:20], X[20:])], PathSettings(memory=10**6), task="contrastive")
     assert len(whole.squares) == 40 and whole.sum_error < 1e-5  # never cut, however little memory there is
     with pytest.raises(resect.InputError, match="`by_class` needs one target a sample, but the task is contrastive"):

@@ -53,6 +53,16 @@ def loss(embeddings: Embeddings, targets: Tensor, temperature: float) -> Tensor:
     return values.new_zeros(len(targets)).index_put((rows,), values)
 
 
+def divergence(embeddings: Embeddings, intact: Embeddings, targets: Tensor, temperature: float) -> Tensor:
+    """How far the candidates that a row finds are from those that it finds intact, (B,) float32, in nats; 0 of
+    candidates: the Kullback-Leibler divergence of the softmax over candidates from that of the intact network."""
+    rows, scores, _ = _scores(embeddings, targets)
+    found, before = (F.log_softmax(s.float() / temperature, 1) for s in (scores, _scores(intact, targets)[1]))
+    apart = (before - found).masked_fill(before == -torch.inf, 0)  # a row does not find itself
+    values = (before.exp() * apart).sum(1).clamp_min(0)
+    return values.new_zeros(len(targets)).index_put((rows,), values)
+
+
 def error(embeddings: Embeddings, targets: Tensor) -> Tensor:
     """1 where the nearest candidate is none that is wanted, (B,)."""
     rows, scores, wanted = _scores(embeddings, targets)

@@ -18,7 +18,7 @@ from resect.errors import DataError, InputError
 from resect.graph.outputs import logits_of, outputs_in_words
 from resect.measuring import elementwise, embeddings
 from resect.measuring.meaning import Meaning, require_task
-from resect.measuring.metrics import chance_error, check_targets, class_error, cross_entropy, positions
+from resect.measuring.metrics import chance_error, check_targets, class_error, cross_entropy, divergence, positions
 
 PerSample = Callable[[Any, Tensor], Tensor]
 
@@ -32,6 +32,7 @@ class Kind:
         outcome: what is right or wrong, in the singular; of classes of positions it is a token.
         scored: (outputs, which of them) -> what the functions are given.
         predict: (scored, targets) -> what the network names, integers as the targets; None for nothing.
+        divergence: (scored, scored of the intact network, targets) -> (B,), how far the two answers are apart, in nats.
         chance: targets -> the error of the best answer that does not look at the inputs; None where there is no such.
         whole: the loss of a sample depends on the others of its batch, which then cannot be cut.
     """
@@ -41,6 +42,7 @@ class Kind:
     outcome: str = "sample"
     scored: Callable[[Any, str | None], Any] = logits_of
     predict: PerSample | None = None
+    divergence: Callable[[Any, Any, Tensor], Tensor] | None = None
     chance: Callable[[np.ndarray], float | None] | None = None
     whole: bool = False
 
@@ -106,7 +108,8 @@ class Task:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that the task has."""
-        has = {"error": self.error, "loss": True, "agreement": self.kind and self.kind.predict, "kl": self.classes}
+        kind = self.kind or Kind()
+        has = {"error": self.error, "loss": True, "agreement": kind.predict, "kl": kind.divergence}
         return tuple(name for name, there in has.items() if there)
 
     def meaning(self, targets: Tensor) -> Meaning:
@@ -177,6 +180,11 @@ class Task:
         assert self.kind and self.kind.predict, "metrics that the task lacks are refused"
         return self.kind.predict(self.scored(outputs), targets)
 
+    def divergence(self, outputs: Any, intact: Any, targets: Tensor) -> Tensor:
+        """How far outputs are from those of the intact network, (B,) in nats; of tasks that have the metric "kl"."""
+        assert self.kind and self.kind.divergence, "metrics that the task lacks are refused"
+        return self.kind.divergence(self.scored(outputs), self.scored(intact), targets)
+
     def weights(self, targets: Tensor) -> Tensor:
         """How many outcomes each sample has, (B,) float32."""
         return positions(targets) if self.rate and self.kind else targets.new_ones(len(targets)).float()
@@ -210,10 +218,11 @@ def _contrastive(temperature: float) -> Task:
     if not isinstance(temperature, (int, float)) or not temperature > 0:
         raise InputError(f"`temperature` must be above 0, got {temperature!r}.")
     loss = partial(embeddings.loss, temperature=float(temperature))
-    return Task("contrastive", loss, embeddings.error, rate=True, kind=_EMBEDDINGS)
+    kind = replace(_EMBEDDINGS, divergence=partial(embeddings.divergence, temperature=float(temperature)))
+    return Task("contrastive", loss, embeddings.error, rate=True, kind=kind)
 
 
-_CLASSES = Kind(predict=_class, chance=chance_error)
+_CLASSES = Kind(predict=_class, divergence=divergence, chance=chance_error)
 _EMBEDDINGS = Kind(
     loss="InfoNCE, nats",
     outcome="query",

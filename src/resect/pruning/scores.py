@@ -226,7 +226,7 @@ def scores(net: Unraveled, data: Batches, *names: str, task: AnyTask = None, eng
     engine, batches = engine if engine.keeps else Local(Memory()), Read(again(data), net, task)
     known = scores_of(next(iter(batches)).task)
     if unknown := [name for name in names if name not in known]:
-        what = {"error": "error", "kl": "distribution over classes"}[_NEEDED[unknown[0]]]
+        what = {"error": "error", "kl": "distribution over classes or candidates"}[_NEEDED[unknown[0]]]
         raise InputError(f"`names` must be of scores that need no {what}, which the task has not, got {unknown[0]!r}.")
     chosen = {name: SCORES[name](net, batches, engine) for name in names or known}
     return Scores(tuple(block.name for block in net.blocks), chosen)

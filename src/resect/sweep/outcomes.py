@@ -13,7 +13,7 @@ from resect.digest import tensors_digest
 from resect.engines.work import Arrays, Progress
 from resect.graph.decisions import Removal
 from resect.measuring.batches import Batch
-from resect.measuring.metrics import agreement, divergence
+from resect.measuring.metrics import agreement
 from resect.measuring.tasks import one_each
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
@@ -103,7 +103,7 @@ def measure(
     targets, total = batch.targets.to(net.device), tour.arrangements
     values = {name: torch.zeros(total, len(targets), dtype=torch.float32, device=net.device) for name in names}
     predictions: dict[int, Tensor] = {}
-    intact: list[Tensor] = []
+    intact: list[Any] = []
 
     def visit(group: Sequence[int], outputs: Any) -> None:
         error, loss = task.outcomes(outputs, targets)
@@ -112,7 +112,7 @@ def measure(
             if callable(metric):
                 values[name][rows] = one_each(f"the metric {name}", metric(outputs, targets), targets).detach()
             elif metric == "kl":
-                values[name][rows] = divergence(task.scored(outputs), intact[0], targets)
+                values[name][rows] = task.divergence(outputs, intact[0], targets)
             elif metric == "agreement":
                 predictions.update(dict.fromkeys(rows, task.predictions(outputs, targets)))
             elif metric == "loss":
@@ -123,7 +123,7 @@ def measure(
 
     if "kl" in metrics:
         alone = Tour.of(execution.programs, [net.intact])
-        walk(execution, batch.inputs, alone, lambda _, outputs: intact.append(task.scored(outputs)))
+        walk(execution, batch.inputs, alone, lambda _, outputs: intact.append(outputs))
     walk(execution, batch.inputs, tour, visit)
     for row, predicted in predictions.items():
         values["agreement"][row] = agreement(predicted, predictions[total - 1], targets)
