@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resect.digest import tensors_digest
-from resect.errors import CheckpointError, ExportError, InputError, RunError
+from resect.errors import CheckpointError, InputError, RunError
 from resect.graph.outputs import IGNORED
 from resect.measuring.tasks import CLASSIFICATION, Task
 from resect.measuring.timing import synchronise
 from resect.network.entrance import unravel
 from resect.network.scheduled import Scheduled
-from resect.network.schedules import FixedCount
 from resect.seeds import generator_for, seeded
 from resect.training.augment import Augmentation
 from resect.training.checkpoint import Checkpoint, Kept, Progress
@@ -167,16 +166,12 @@ class _Training:
         return torch.channels_last if self.recipe.channels_last else torch.preserve_format
 
     def _scheduled(self, inputs: Tensor) -> Scheduled | None:
-        full, alone = self.recipe.schedule == "full", self.accelerator.num_processes == 1
-        graphs = self.recipe.compile and self.device.type == "cuda" and alone
-        if full and not graphs:
+        if self.recipe.schedule == "full":
             return None
-        with suppress(ExportError) if full else nullcontext():  # which needs no graph of its own
-            net = unravel(self.module, inputs[:2].to(self.device, memory_format=self._format))
-            schedule = FixedCount(len(net.blocks)) if full else self.recipe.blocks_schedule(self.steps)
-            if net.blocks or not full:
-                return net.schedule(schedule, seed=self.recipe.seed, correction=self.recipe.correction, graphs=graphs)
-        return None
+        net = unravel(self.module, inputs[:2].to(self.device, memory_format=self._format))
+        schedule = self.recipe.blocks_schedule(self.steps)
+        graphs = self.recipe.compile and self.accelerator.num_processes == 1
+        return net.schedule(schedule, seed=self.recipe.seed, correction=self.recipe.correction, graphs=graphs)
 
     def _fused(self) -> Callable[..., Any] | None:
         if self.scheduled or not self.recipe.compile:

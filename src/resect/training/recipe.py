@@ -40,8 +40,8 @@ class Recipe:
         correction: scale the branches at the end by the part of the steps in which they ran.
         precision: of the operators under autocast; weights are float32.
         channels_last: the memory format of images and weights.
-        compile: on a GPU, run the slices of the network as CUDA graphs; elsewhere, and where it has no blocks, fuse it
-            by torch.compile, which changes the last bits and is without effect on a schedule.
+        compile: fuse a network whose blocks all run by torch.compile, on a GPU into CUDA graphs; changes the last bits.
+            On a schedule, where every step runs other blocks: each slice as CUDA graphs on a GPU, nothing elsewhere.
         seed: of the weights, the order of the samples, shifts, flips, dropout and the schedule.
 
     Raises:
