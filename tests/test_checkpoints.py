@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from resect.models.resnet import CifarResNet
-from resect.weights import load_checkpoint
+from resect.weights import CARD, load_checkpoint, read_tensors, save_weights
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
@@ -37,3 +37,13 @@ def test_a_child_named_module_and_averaged_weights(tmp_path: Path) -> None:
     averaged = CifarResNet(8, width=4)
     load_checkpoint(averaged, path)
     assert torch.equal(averaged.stem.weight, source.module.stem.weight)
+
+
+def test_safetensors_are_known_whatever_the_length_of_their_header(tmp_path: Path) -> None:
+    layer, seen = nn.Linear(2, 2), set()
+    for length in range(0, 256, 8):  # a card of another length for every first byte that there is
+        path = tmp_path / f"{length}.safetensors.tmp"  # as files are called until they are whole
+        save_weights(layer, path, metadata={CARD: "x" * length})
+        seen.add(path.read_bytes()[0])
+        assert torch.equal(read_tensors(path)["weight"], layer.weight)
+    assert 0x80 in seen  # with which a pickle begins

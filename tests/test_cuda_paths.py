@@ -71,6 +71,7 @@ def test_paths_through_gates(gates: Any) -> None:
 def test_a_language_model_is_lesioned_taken_apart_by_length_and_continued(kind: str) -> None:
     ids = tokens(4)
     data, nets = [({"input_ids": ids}, ids)], both(language_model(kind), {"input_ids": ids[:2]})
+    assert [net.inputs[0].shape for net in nets] == [(None, None)] * 2, "batch and length must be free on both devices"
     for made in (
         lambda net: resect.lesion(net, data, resect.plans.single(net), task="next-token").table,
         lambda net: resect.path_spectrum(net, data, task="next-token").table,

@@ -146,8 +146,10 @@ def save_weights(
 
 def _is_torch_file(path: Path) -> bool:
     with path.open("rb") as file:
-        start = file.read(2)
-    return zipfile.is_zipfile(path) or start[:1] == b"\x80" or start == b"PK"
+        start = file.read(9)
+    if start[8:] == b"{":  # after the length of a header of safetensors, which may have the bytes of any other kind
+        return False
+    return zipfile.is_zipfile(path) or start[:1] == b"\x80" or start[:2] == b"PK"
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:

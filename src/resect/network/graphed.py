@@ -87,7 +87,8 @@ class _Part:
         there = len(self.program.steps) > _FEW and torch.is_grad_enabled()
         if not (there and all(isinstance(value, Tensor) and value.is_cuda for value in values)):
             return False
-        form = [(value.shape, value.stride(), value.dtype, value.requires_grad) for value in values]
+        form: list[Any] = [(value.shape, value.stride(), value.dtype, value.requires_grad) for value in values]
+        form.append(_autocast())
         first, self._form = self._form is None, self._form or form
         return not first and form == self._form
 
@@ -108,7 +109,11 @@ class _Recording:
         now = {key: state[key] if key in state else base[key] for key in part.reads}
         now |= {key: now[key].detach().clone().requires_grad_(now[key].requires_grad) for key in moving}
         self.inputs = [now[key] for key in moving]
-        fixed = [now[key] for key in part.reads if key not in moving and now[key].requires_grad]
+        learned = {id(now[key]): now[key] for key in part.reads if key not in moving and now[key].requires_grad}
+        # leaves of their own: the nodes of those of the model belong to another stream while an earlier loss is alive
+        leaves = {place: value.detach().requires_grad_() for place, value in learned.items()}
+        now |= {key: leaves[id(now[key])] for key in part.reads if id(now[key]) in leaves}
+        fixed = [*leaves.values()]
         needed = [value for value in self.inputs if value.requires_grad]
 
         def forward() -> Values:
@@ -120,7 +125,8 @@ class _Recording:
 
         def backward(outputs: Values, given: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
             own = [output for output in outputs if output.requires_grad]
-            return torch.autograd.grad(own, [*needed, *fixed], given, allow_unused=True) if own else ()
+            found = torch.autograd.grad(own, [*needed, *fixed], given, allow_unused=True) if own else ()
+            return (*found[: len(needed)], *_own_gradients(fixed, found[len(needed) :], given))
 
         pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         with _with_own_casts(), _kept([base[buffer] for _, buffer in part.updated]):
@@ -139,7 +145,7 @@ class _Recording:
                 found = backward(self.outputs, [given for given in self.given if given is not None])
         gradients = iter(found[: len(needed)])
         self.gradients = [next(gradients, None) if value.requires_grad else None for value in self.inputs]
-        pairs = zip(fixed, found[len(needed) :], strict=True) if found else ()
+        pairs = zip(learned.values(), found[len(needed) :], strict=True) if found else ()
         self.runs = 0
         self.of_parameters = [(parameter, gradient) for parameter, gradient in pairs if gradient is not None]
 
@@ -182,9 +188,29 @@ class _Replay(torch.autograd.Function):
 @contextmanager
 def _with_own_casts() -> Iterator[None]:
     """Under the autocast of the caller, without what it has cast before: that belongs to no graph."""
-    enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    enabled, dtype = _autocast()
     with torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False):
         yield
+
+
+def _autocast() -> tuple[bool, torch.dtype]:
+    return torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+
+
+def _own_gradients(
+    parameters: Sequence[Tensor], found: Sequence[Tensor | None], given: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Gradients as a backward pass leaves them: in the layout of the parameters, and in memory of their own."""
+    taken = {value.untyped_storage().data_ptr() for value in given}
+    own: list[Tensor | None] = []
+    for parameter, gradient in zip(parameters, found, strict=bool(found)):
+        if gradient is not None:
+            shared = gradient.untyped_storage().data_ptr() in taken
+            if shared or gradient.stride() != parameter.stride():
+                gradient = torch.empty_like(parameter).copy_(gradient)
+            taken.add(gradient.untyped_storage().data_ptr())
+        own.append(gradient)
+    return own
 
 
 @contextmanager

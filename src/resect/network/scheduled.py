@@ -10,6 +10,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import InputError, require_whole
@@ -116,6 +117,8 @@ class Scheduled:
             calls = Calls(model, self._net._example)
             model.forward = MethodType(self._replacement(calls), model)
         self._parts, self._base = [*model.modules()], {}
+        if self._graphed:  # the model may have been elsewhere since
+            self._graphed = _graphed(self._graph)
         self._guards = [owner.register_forward_pre_hook(self._guard) for owner in self._owners()]
         self._open = True
         return self
@@ -204,7 +207,9 @@ class Scheduled:
         # what it reads stays where it is, and is not looked up again
         self._base = self._base or self._graph.bind(inputs)
         base = {**self._base, **self._graph.bound_inputs(inputs)}
-        return self._graph.outputs(base, self._graph.run_by(partial(self._graphed.run, base), base, arrangement))
+        outputs = self._graph.outputs(base, self._graph.run_by(partial(self._graphed.run, base), base, arrangement))
+        # the next call overwrites what graphs hold
+        return pytree.tree_map_only(Tensor, torch.clone, outputs)
 
     def _eval(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The whole network, its branches scaled."""
