@@ -183,7 +183,8 @@ class Unraveled:
             schedule: of `resect.schedules`: `FixedCount(23)`, `StochasticDepth(0.5)`, `Progressive(8, steps)`.
             seed: of the draws; with the number of the step it decides them alone.
             correction: scale every branch in eval mode by the part of the steps in which it runs (Huang et al. 2016).
-            graphs: on a GPU, run the slices of the network as CUDA graphs, for batches of one size.
+            graphs: on a GPU, run the slices of the network as CUDA graphs, for batches of one size, in one process (not
+                under `DistributedDataParallel`, which would not see the gradients) and without hooks on parameters.
 
         Raises:
             InputError: `correction` is asked for and a branch ends in no weights of its own.
