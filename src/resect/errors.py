@@ -80,10 +80,15 @@ class AccuracyError(InputError):
 
 @contextmanager
 def said_of(name: str) -> Iterator[None]:
-    """Have an InputError be about the argument that holds what is wrong: "`recipe`: batch_size must be ..."."""
+    """Have an InputError be about the argument that holds what is wrong: "`recipe`: batch_size must be ...".
+
+    Raises:
+        InputError: of the same kind, with the name before it.
+    """
     try:
         yield
     except InputError as error:
+        # names between backticks are parameters of what was called, and those within `name` are none
         raise type(error)(f"`{name}`: {str(error).replace('`', '')}") from error
 
 

@@ -143,9 +143,8 @@ def _batch_norm(node: Node, now: Now, graph: Graph) -> Node:
     if training or node.kwargs:
         raise _LeftToTorchError
     value = node.meta["val"]
-    if (
-        value.device.type == "cuda"
-    ):  # where the model runs cuDNN's kernel, which has other last bits; an export hides it
+    if value.device.type == "cuda":
+        # the model runs cuDNN's kernel, which has other last bits; an export hides it
         return _in_place_of(node, graph, _ATEN.batch_norm.default, (*tensors, False, momentum, eps, True), {})
     norm = _in_place_of(node, graph, _ATEN._native_batch_norm_legit_no_training.default, (*tensors, momentum, eps), {})
     norm.meta["val"] = (value, value.new_empty(0), value.new_empty(0))

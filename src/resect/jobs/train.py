@@ -69,7 +69,7 @@ class TrainJob:
         file = load_recipe_file(recipe)
         given = {name: value for name, value in options.items() if value is not None}
         settings = {name: given.pop(name) for name in list(given) if name in Recipe.names()}
-        with nullcontext() if settings else said_of(recipe):
+        with nullcontext() if settings else said_of(recipe):  # without settings, all that is wrong is the file's
             chosen = Recipe(**file.settings_with(settings.get("schedule")) | settings)
         model, data = given.pop("model", file.model), given.pop("data", file.data)
         if model is None or data is None:
@@ -224,7 +224,11 @@ def train(recipe: str = "digits", *, out: Path | str, **options: Any) -> Record:
 
 
 def shown(track: Track, what: str, share: Advance = lambda part: None) -> Watch:
-    """Opens a bar when a training begins; `share` is told the parts of it that are done, 1 in all."""
+    """A watch that opens a bar when the training begins.
+
+    Args:
+        share: told the parts of the training that are done, 1 in all.
+    """
     advance = silent("", 0)
 
     def begin(total: int, seen: int) -> None:

@@ -75,11 +75,6 @@ class Bench:
         return replace(self, objective=replace(objective, batches=batches))
 
     @property
-    def unit(self) -> str:
-        """What one of the units is called."""
-        return self.settings.unit if isinstance(self.settings.unit, str) else "group"
-
-    @property
     def groups(self) -> tuple[Group, ...]:
         """The units."""
         return self.objective.groups
@@ -133,7 +128,7 @@ class Bench:
         objective = self.objective
         outcomes = self.run([self.arrangement(choice) for choice in choices], self.judges)
         return Pruning(
-            self.unit,
+            self.settings.called,
             self.groups,
             tuple(choices),
             outcomes,

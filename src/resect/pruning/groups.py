@@ -51,9 +51,17 @@ def groups_of(net: Unraveled, unit: AnyUnit) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def _group(net: Unraveled, blocks: Iterable[Any]) -> Group:
-    several = [blocks] if isinstance(blocks, (str, int)) else blocks
-    chosen = tuple(sorted(block_indices([several], len(net.blocks), net.blocks.names)))
+def indices(net: Unraveled, blocks: Any) -> set[int]:
+    """The indices of a block or several, by number or name.
+
+    Raises:
+        ArrangementError: there is no such block.
+    """
+    return block_indices([blocks], len(net.blocks), net.blocks.names)
+
+
+def _group(net: Unraveled, blocks: Any) -> Group:
+    chosen = tuple(sorted(indices(net, blocks)))
     if not chosen:
         raise InputError("`unit` must be groups of at least one block each, got an empty one.")
     return Group("+".join(net.blocks[i].name for i in chosen), chosen)

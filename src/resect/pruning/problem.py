@@ -38,7 +38,7 @@ class Problem:
 
     @property
     def largest(self) -> list[int]:
-        """Those of them that save most and leave the network a block: not the cheapest, if all blocks are in them."""
+        """As many of them as can go, the cheapest first: all, or where these hold all blocks, all but the cheapest."""
         some = sorted(self.candidates, key=lambda i: self.prices[i])
         return some[1:] if self.empties(some) else some
 

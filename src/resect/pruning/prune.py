@@ -15,13 +15,13 @@ from resect.engines.work import Engine, Progress
 from resect.errors import InputError, settings_or_default
 from resect.measuring.batches import AnyTask, Batches
 from resect.network.arrangement import Arrangement
-from resect.network.blocks import block_indices
 from resect.network.unraveled import Unraveled
 from resect.pruning import costs
 from resect.pruning.bench import Bench
 from resect.pruning.candidates import candidates
 from resect.pruning.evolution import evolution
 from resect.pruning.exchange import exchange
+from resect.pruning.groups import indices
 from resect.pruning.heal import heal as healed
 from resect.pruning.pairwise import pairwise
 from resect.pruning.problem import Choice, Problem
@@ -122,7 +122,7 @@ def remove(
         raise InputError(f"the plan must delete some blocks and leave all others in their place, got {arrangement}.")
     removed = frozenset(i for i, group in enumerate(bench.groups) if gone.issuperset(group.blocks))
     if {block for i in removed for block in bench.groups[i].blocks} != gone:
-        raise InputError(f"the plan must delete whole units of {settings.unit}, got {arrangement}.")
+        raise InputError(f"the plan must delete whole {settings.called}s, got {arrangement}.")
     treatment = _treatment(bench, heal, training, checkpoints)
     choice = Choice(removed, float(bench.objective([removed])[0]))
     healing = healed(bench, treatment, [choice]) if treatment else None
@@ -173,12 +173,14 @@ class _Search:
 
     def _prices(self) -> np.ndarray:
         """(units,) what each saves; of those that hold a protected block minus infinity."""
-        bench, net, prices = self.bench, self.bench.net, self._savings()
-        protected = block_indices(bench.settings.protected, len(net.blocks), net.blocks.names)
-        prices[[i for i, group in enumerate(bench.groups) if protected.intersection(group.blocks)]] = -np.inf
+        protected = indices(self.bench.net, self.bench.settings.protected)
+        stay = [i for i, group in enumerate(self.bench.groups) if protected.intersection(group.blocks)]
+        prices = self._savings()
+        prices[stay] = -np.inf
         return prices
 
     def _savings(self) -> np.ndarray:
+        """(units,) what each saves, whether it may go or not."""
         bench, what = self.bench, self.budget.what
         if what == "remove":
             return np.ones(len(bench.groups))
@@ -190,7 +192,7 @@ class _Search:
         """Raise InputError unless units that save so much can go and leave a block."""
         if problem.meets(problem.largest, self.budget.need):
             return
-        most, unit = len(problem.largest), self.bench.unit
+        most, unit = len(problem.largest), self.bench.settings.called
         if not most:
             raise InputError(f"nothing can go: no {unit} saves anything and leaves the network a block.")
         if self.budget.what == "remove":

@@ -16,7 +16,7 @@ SCORES = (
     *("kl", "block_influence", "angular", "norm_ratio"),
 )
 FITTED = ("hf", "hf-zero", "timm", "torchvision", "resect", "mergekit", "gguf-layers")
-"""The formats of exports that cannot hold every network without some blocks."""
+"""The formats of exports that cannot hold every network without some blocks; known here without torch."""
 _RATE = 0.01  # a tenth of what networks are trained with from the start
 _NO_PART = ("epochs", "seed", "schedule", "keep", "survival", "correction")  # of a recipe: all blocks that stay run
 
@@ -101,6 +101,11 @@ class PruneSettings:
             require_whole(name, getattr(self, name))
         if not isinstance(self.tolerance, (int, float)) or not 0 <= self.tolerance <= 100:
             raise InputError(f"`tolerance` must lie between 0 and 100, got {self.tolerance!r}.")
+
+    @property
+    def called(self) -> str:
+        """What one unit is called: "block", "layer" or "group"."""
+        return self.unit if isinstance(self.unit, str) else "group"
 
 
 @suggesting_settings

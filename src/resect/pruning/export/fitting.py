@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from resect.errors import ExportError, InputError
-from resect.network.blocks import block_indices
 from resect.network.unraveled import Unraveled
 from resect.pruning.export.formats import FORMATS
 from resect.pruning.export.removed import blocks_in, entries
-from resect.pruning.groups import Group, groups_of
+from resect.pruning.groups import Group, groups_of, indices
 from resect.pruning.settings import Budget, PruneSettings
 from resect.words import plural, span
 
@@ -43,29 +42,29 @@ def fitted(net: Unraveled, settings: PruneSettings, budget: Budget, kinds: Seque
     """
     groups = groups_of(net, settings.unit)
     parts = _parts(net, groups, kinds, widened=isinstance(settings.unit, str))
-    if len(parts) == len(groups) and {group.blocks for group in groups} == set(parts):
+    units = {group.blocks for group in groups}
+    if units == set(parts):
         return Fitted(settings, budget)
-    others = set(range(len(net.blocks))).difference(*parts)
-    others |= block_indices(settings.protected, len(net.blocks), net.blocks.names)
-    settings, unit = replace(settings, protected=tuple(sorted(others))), _unit(settings)
-    names, kept = " and ".join(kinds), f"The search was kept to what {' and '.join(kinds)} can do without, each alone"
-    if {group.blocks for group in groups}.issuperset(parts):
-        return Fitted(settings, budget, f"{kept}: {len(parts)} of {plural(len(groups), unit)}.")
+    names, unit = " and ".join(kinds), settings.called
+    said = f"The search was kept to what {names} can do without, each alone"
+    stay = set(range(len(net.blocks))).difference(*parts) | indices(net, settings.protected)
+    kept = replace(settings, protected=tuple(sorted(stay)))
+    if units.issuperset(parts):
+        return Fitted(kept, budget, f"{said}: {len(parts)} of {plural(len(groups), unit)}.")
     layers = {group.blocks for group in groups_of(net, "layer")}
-    settings = replace(settings, unit="layer" if layers.issuperset(parts) else parts)
+    kept = replace(kept, unit="layer" if layers.issuperset(parts) else parts)
     sizes = sorted({sum(set(group.blocks).issubset(part) for group in groups) for part in parts})
     each = f"{span(sizes[0], sizes[-1], unit)} each"
-    said = f"{kept}: {plural(len(parts), _unit(settings))} of {each}."
-    why = f"{names} can only do without {_unit(settings)}s of {each}"
-    return Fitted(settings, _counted(budget, sizes, why, unit), said)
-
-
-def _unit(settings: PruneSettings) -> str:
-    return settings.unit if isinstance(settings.unit, str) else "group"
+    why = f"{names} can only do without {kept.called}s of {each}"
+    return Fitted(kept, _counted(budget, sizes, why, unit), f"{said}: {plural(len(parts), kept.called)} of {each}.")
 
 
 def _counted(budget: Budget, sizes: Sequence[int], why: str, unit: str) -> Budget:
-    """A number of units as one of entries that hold several."""
+    """A budget in units as one in entries of so many units, `sizes`, rising; other budgets as they are.
+
+    Raises:
+        InputError: entries differ in size, or the number is no multiple of it, which `why` explains.
+    """
     if budget.remove is None:
         return budget
     if len(sizes) > 1:
@@ -78,7 +77,14 @@ def _counted(budget: Budget, sizes: Sequence[int], why: str, unit: str) -> Budge
 
 
 def _parts(net: Unraveled, groups: Sequence[Group], kinds: Sequence[str], *, widened: bool) -> list[tuple[int, ...]]:
-    """The blocks of everything that the formats can do without, in order."""
+    """The blocks of everything that the formats can do without, in order.
+
+    Args:
+        widened: where they cannot do without a unit, try the entries of the model's lists around it.
+
+    Raises:
+        ExportError: there is nothing.
+    """
     parts: list[tuple[int, ...]] = []
     reasons: list[ExportError] = []
     for group in groups:
@@ -107,7 +113,7 @@ def _around(net: Unraveled, groups: Sequence[Group], group: Group) -> Iterator[t
 
 
 def _refused(net: Unraveled, blocks: Sequence[int], kinds: Sequence[str]) -> ExportError | None:
-    """Why a format cannot do without some blocks; None if all can."""
+    """Why one of the formats cannot do without some blocks; None if all can."""
     for kind in kinds:
         try:
             FORMATS[kind].express(net, net.intact.without(blocks))
