@@ -29,8 +29,8 @@ A line a budget: of every method the error (of GPT-2 the loss) on samples that c
 that is than of `exchange` with its paired 95 % interval, the part of the latency that stays, and the seconds of the
 processor of the search for all budgets of the network. Raw rows, with blocks and intervals: `pruning.json`. The best of
 the others at a budget is the one with the least error on the samples that judge, so that luck is on its side; where it
-is equal, the two mostly remove the same blocks. The first batch
-of evolution is not that of the hardest samples, as it is in `resect prune`.
+is equal, the two mostly remove the same blocks. The first batch of evolution is not that of the hardest samples, as it
+is in `resect prune`.
 
 """,
 }

@@ -114,7 +114,18 @@ def test_paths(words: tuple[str, ...], tmp_path: Path) -> None:
 
 def test_paths_compared(tmp_path: Path) -> None:
     both(tmp_path, "paths", *SMALL, "--batch-size", "20", "--draws", "3")
-    said = run("compare", tmp_path / "here", tmp_path / "there", "--label", "here", "--label", "there", device=None)
+    said = run(
+        "compare",
+        tmp_path / "here",
+        tmp_path / "there",
+        "--label",
+        "here",
+        "--label",
+        "there",
+        "--out",
+        tmp_path / "compared",
+        device=None,
+    )
     assert "here" in said and "there" in said
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--at-once",
     type=click.IntRange(min=1),
-    help="Trainings side by side, in processes of their own; a GPU has room for several.",
+    help="Trainings side by side, each in a process of its own, 1 by default; a GPU has room for several.",
 )
 @whole("--seeds", "Trainings of each arm; --seed is the first.", default=MultiplicityAsked.seeds, least=2)
 @click.option("--recipe", help="digits, cifar10 or a YAML file; that of the data by default.")

@@ -52,7 +52,7 @@ _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
     "--fits",
     multiple=True,
     type=click.Choice(FITTED),
-    help="Remove only what this format can do without, as for --export; repeatable.",
+    help="Remove only what this format can do without, as --export has it in a search; repeatable.",
 )
 @click.option("--search", type=click.Choice(SEARCHES), default=PruneAsked.search, show_default=True)
 @click.option("--objective", type=click.Choice(OBJECTIVES), help="What the search keeps low; the first the task has.")
@@ -80,7 +80,7 @@ _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
     "exports",
     multiple=True,
     metavar="KIND:PATH",
-    help="Write the result, as resect export does; with --out.",
+    help="Write the result, as resect export does; with --out; repeatable.",
 )
 @whole("--timing-batch", "Samples of a timed pass.", default=PruneAsked.timing_batch)
 @whole("--timing-length", "Positions of a timed sequence; those of DATA by default.")

@@ -72,9 +72,9 @@ class MultiplicityJob(MultiplicityAsked, Job):
         """
         if out is None:
             raise InputError("`out` must name a run folder: trainings take hours, and a killed run goes on from there.")
+        require_whole("at_once", at_once, 1)
         lab = self.open(out, track)
         assert lab.folder is not None
-        require_whole("at_once", at_once, 1)
         if not (lab.folder.path / PLAN).exists():
             self._require_possible()
         self._keep_plan(lab.folder)

@@ -26,7 +26,7 @@ from resect.graph.decisions import Decision, Variant
 from resect.graph.differences import largest_difference
 from resect.graph.exporting import How, without_fused_attention
 from resect.graph.outputs import by_sample
-from resect.graph.program import Environment, Program
+from resect.graph.program import Environment, Run
 from resect.graph.resolve import Programs
 from resect.graph.routes import Routes, Start
 from resect.graph.slices import Sliced, cut
@@ -42,9 +42,6 @@ from resect.network.scheduled import Scheduled
 from resect.network.schedules import Schedule
 from resect.network.standalone import Standalone, bound
 from resect.words import plural
-
-Run = Callable[[Program, Environment], Environment]
-"""Executes a program on a state; returns the new one."""
 
 
 class Unraveled:
@@ -227,12 +224,8 @@ class Unraveled:
         return self.outputs(base, self.run_by(lambda program, state: program.run(own, state), base, chosen))
 
     def run_by(self, run: Run, base: Environment, arrangement: Arrangement) -> Environment:
-        """The state after the last slice of those whose programs `run` executes.
-
-        In train mode, what `base` holds of the buffers of modules that run is overwritten at the end.
-        """
-        state: Environment = {}
-        updated: Environment = {}
+        """The state after the last slice, when `run` executes the programs; updates buffers in `base` in train mode."""
+        state, updated = Environment(), Environment()
         for program in self.programs.fold(arrangement, shared=True):
             state = run(program, state)
             updated |= {key: state[key] for key in state.keys() & self.updates.keys()}
