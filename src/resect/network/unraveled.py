@@ -230,8 +230,7 @@ class Unraveled:
             state = run(program, state)
             updated |= {key: state[key] for key in state.keys() & self.updates.keys()}
         if updated:
-            running = self.programs.live_at_end(arrangement)
-            written = [key for key in updated if key in running]
+            written = sorted(updated.keys() & self.programs.live_at_end(arrangement))
             with torch.no_grad():
                 torch._foreach_copy_([base[self.updates[key]] for key in written], [updated[key] for key in written])
         return state
