@@ -76,7 +76,7 @@ def test_drops_of_a_file_are_those_of_the_recipe(tmp_path: Path) -> None:
     recipe = Recipe(**load_recipe_file(str(file)).settings)
     assert recipe == Recipe(decay="step", drops=(0.25,), learning_rate=1)
     assert rates(replace(recipe, warmup=0), 8) == pytest.approx([1] * 2 + [0.1] * 6)
-    assert "`drops` must be parts" in refused(file, *NETWORK[1:], "--data", "digits", "--drops", "2")
+    assert "`--drops` must be parts" in refused(file, *NETWORK[1:], "--data", "digits", "--drops", "2")
 
 
 def test_what_older_cards_do_not_have_is_left_out_at_its_default() -> None:
@@ -137,7 +137,7 @@ def test_a_compiled_training_is_the_same_but_for_the_last_bits(tmp_path: Path) -
         (["keep"], "`--also` must be settings of a recipe, as in schedule=fixed-count,keep=23, got 'keep'"),
         (["out=x"], "`--also` must be settings of a recipe"),
         (["seed=1", "seed=1"], "`--also` must name another network each time, got seed=1 and seed=1"),
-        (["schedule=fixed-count"], "`keep` must say how many blocks run"),
+        (["schedule=fixed-count"], "`--keep` must say how many blocks run"),
         (["learning_rate=0"], "Invalid value for '--learning-rate'"),
     ],
 )
