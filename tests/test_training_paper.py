@@ -170,7 +170,7 @@ def test_networks_that_train_side_by_side_are_those_that_train_alone(tmp_path: P
         torch.set_num_threads(threads)
     assert run(*PAPER, *also, "--out", tmp_path / "x.safetensors").stderr.count("nothing was done again") == 3
     failed = refused(*PAPER, "--also", "schedule=fixed-count,keep=9", "--out", tmp_path / "y.safetensors")
-    assert "y-fixed-count-9.safetensors is not trained: `keep` must be at most the number of blocks, 3" in failed
+    assert "y-fixed-count-9.safetensors is not trained: `--keep` must be at most the number of blocks, 3" in failed
     assert (tmp_path / "y.safetensors").exists()
 
 
