@@ -372,6 +372,13 @@ def test_two_processes_of_ones_own_loop_run_the_same_blocks(tmp_path: Path) -> N
                 assert others == [None, None]
 
 
+def test_what_all_sets_of_blocks_share_is_kept_once(net) -> None:
+    arrangements = [net.intact.without(set(range(9)) - chosen) for chosen in draws(FixedCount(4), 9, range(60))]
+    programs = net.train_graph.programs
+    kept = {id(program) for arrangement in arrangements for program in programs.fold(arrangement, shared=True)}
+    assert len(kept) <= 2 * net.slices  # each with its branch and without
+
+
 class Chosen(Schedule):
     """Just these blocks in every step."""
 

@@ -58,9 +58,7 @@ def recipe_options(function: Decorated) -> Decorated:
         click.option("--flip/--no-flip", default=None, help="Mirror half of the images."),
         click.option("--precision", type=click.Choice(get_args(Precision))),
         click.option("--channels-last/--no-channels-last", default=None),
-        click.option(
-            "--compile/--no-compile", default=None, help="Fuse the network; on a GPU, run a schedule as CUDA graphs."
-        ),
+        click.option("--compile/--no-compile", default=None, help="Fuse the network; on a GPU, into CUDA graphs."),
         click.option("--seed", type=SEED),
     ]
     for option in reversed(options):

@@ -149,11 +149,7 @@ class _Training:
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
-            fused=self.device.type == "cuda" or None,
         )
-        if optimizer.defaults["fused"] and recipe.momentum:  # which does not make some of them later than others
-            for parameter in module.parameters():
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.decay = decay_of(optimizer, recipe, self.steps)
         self.scheduled = self._scheduled(inputs)
         self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
@@ -170,8 +166,7 @@ class _Training:
             return None
         net = unravel(self.module, inputs[:2].to(self.device, memory_format=self._format))
         schedule = self.recipe.blocks_schedule(self.steps)
-        graphs = self.recipe.compile and self.accelerator.num_processes == 1
-        return net.schedule(schedule, seed=self.recipe.seed, correction=self.recipe.correction, graphs=graphs)
+        return net.schedule(schedule, seed=self.recipe.seed, correction=self.recipe.correction)
 
     def _fused(self) -> Callable[..., Any] | None:
         if self.scheduled or not self.recipe.compile:

@@ -41,7 +41,7 @@ class Recipe:
         precision: of the operators under autocast; weights are float32.
         channels_last: the memory format of images and weights.
         compile: fuse a network whose blocks all run by torch.compile, on a GPU into CUDA graphs; changes the last bits.
-            On a schedule, where every step runs other blocks: each slice as CUDA graphs on a GPU, nothing elsewhere.
+            Without effect on a schedule, where every step runs another graph.
         seed: of the weights, the order of the samples, shifts, flips, dropout and the schedule.
 
     Raises:
