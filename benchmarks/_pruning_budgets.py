@@ -22,6 +22,7 @@ from resect.engines.local import LOCAL, Local
 from resect.engines.work import Engine
 from resect.errors import InputError
 from resect.measuring.statistics import bootstrap_interval, paired_error_interval
+from resect.measuring.timing import synchronise
 from resect.pruning.groups import groups_of, without
 from resect.pruning.hardest import hardest_first
 from resect.pruning.latency import ratio_of_quartiles
@@ -125,7 +126,7 @@ def _now(net: resect.Unraveled) -> float:
     """Seconds of the processor, or of the clock where a GPU, which nobody else works on, has done what it was told."""
     if net.device.type != "cuda":
         return time.process_time()
-    torch.cuda.synchronize()
+    synchronise(net.device)
     return time.perf_counter()
 
 

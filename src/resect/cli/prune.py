@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -117,7 +117,8 @@ def prune(
     folder has a plan.yaml, which --plan removes again.
     """
     options["heal_settings"] = parse_arguments(options["heal_settings"], "heal-setting")
-    asked = PruneAsked.from_options(model, data, {**given(options), **_fits(options, exports, out)})
+    asked = PruneAsked.from_options(model, data, given(options))
+    asked = replace(asked, fits=_fits(asked, exports, out))
     if exports and out is None:
         raise InputError("`--export` needs a run folder, from which the model card is made. Add --out RUN.")
     from resect.jobs.export import ExportAsked
@@ -136,11 +137,9 @@ def prune(
         raise ExportError(f"{error} {out} keeps what was found: `resect export {out} KIND:PATH` writes it.") from error
 
 
-def _fits(options: Mapping[str, Any], exports: tuple[str, ...], out: Path | None) -> dict[str, tuple[str, ...]]:
+def _fits(asked: PruneAsked, exports: tuple[str, ...], out: Path | None) -> tuple[str, ...]:
     """The formats that a search is kept to: those that are named or exported; of a run that is over, its own."""
-    if exports and out is not None and not options["fits"] and finished(out):
-        return {"fits": tuple(Record.read(out).asked.get("fits", ()))}
-    searched = any(options[name] is not None for name in ("remove", "params", "flops", "latency"))
-    kinds = [kind for kind in (target.partition(":")[0] for target in exports) if kind in FITTED]
-    fits = tuple(dict.fromkeys((*options["fits"], *(kinds if searched else ()))))
-    return {"fits": fits} if fits else {}
+    if exports and out is not None and not asked.fits and finished(out):  # so that another export searches nothing
+        return tuple(Record.read(out).asked.get("fits", ()))
+    kinds = [target.partition(":")[0] for target in exports if asked.budget]
+    return tuple(dict.fromkeys((*asked.fits, *(kind for kind in kinds if kind in FITTED))))
