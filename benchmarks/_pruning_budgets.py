@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -19,7 +19,7 @@ from _pruning_networks import Subject
 
 import resect
 from resect.engines.local import LOCAL, Local
-from resect.engines.work import Engine
+from resect.engines.work import Arrays, Engine
 from resect.errors import InputError
 from resect.measuring.statistics import bootstrap_interval, paired_error_interval
 from resect.measuring.timing import synchronise
@@ -29,11 +29,13 @@ from resect.pruning.latency import ratio_of_quartiles
 from resect.pruning.objective import Objective
 from resect.pruning.problem import Problem
 from resect.pruning.prune import SEARCHES
+from resect.pruning.refit import Refit, refit
+from resect.pruning.rerun import Rerun
 from resect.runs.folder import RunFolder
 from resect.sweep.lesion import LesionResult, lesion
 
 Row = dict[str, Any]
-RANDOM, OURS = "random", "exchange"
+RANDOM, OURS, REFITTED = "random", "exchange", ", refitted"
 OTHERS: dict[str, dict[str, Any]] = {
     "Block Influence (ShortGPT)": {"search": "one-shot", "score": "block_influence"},
     "angular window (Gromov)": {"search": "window"},
@@ -54,11 +56,12 @@ class Found:
 
 
 def compared(name: str, subject: Subject, kept: Path | None, quick: bool) -> list[Row]:
-    """A row a method and budget.
+    """A row a method and budget, and a row of the same network refitted on the samples that choose.
 
-    `error` and `loss`: on the samples that judge, of random sets the mean; `beside_intact`, `beside_ours`: how much
-    larger the subject's metric is than that of the intact network and than ours, with paired 95 % intervals; `latency`:
-    what stays of it, with its interval, of random sets of the first; `search_s`: of all budgets together.
+    `error` and `loss`: on the samples that judge, of random sets the mean; `beside_intact`, `beside_ours`,
+    `beside_refitted`: how much larger the subject's metric is than that of the intact network, than ours and than ours
+    refitted, with paired 95 % intervals; `latency`: what stays of it, with its interval, of random sets of the first;
+    `search_s`: of all budgets together; `strength`, `refit_s`: of the fit.
     """
     net, groups, metric = subject.net, groups_of(subject.net, "block"), subject.metric
     found = {
@@ -72,29 +75,60 @@ def compared(name: str, subject: Subject, kept: Path | None, quick: bool) -> lis
     places = {
         (m, k): [every.index(tuple(s)) for s in sets] for m, one in found.items() for k, sets in one.removed.items()
     }
-    for budget, method in product(subject.budgets, found):
+    fits: dict[tuple[str, int], Fitted] = {}
+    values = {which: [judged.values[which]] for which in ("error", "loss")}
+    for method, budget in [key for key in places if key[0] in (OURS, *OTHERS)]:
+        own = fitted_by(subject, plan.arrangements[places[method, budget][0]], engine)
+        fits[method + REFITTED, budget] = own
+        places[method + REFITTED, budget] = [len(every) + len(fits) - 1]
+        for which, parts in values.items():
+            parts.append(own.outcomes[which][None])
+    judged = replace(judged, values={which: np.concatenate(parts) for which, parts in values.items()})
+    for budget, method in product(subject.budgets, [*found, *(f"{m}{REFITTED}" for m in (*OTHERS, OURS))]):
         if (method, budget) not in places:
             continue
-        which, ours = places[method, budget], places[OURS, budget]
+        which, ours, fit = places[method, budget], places[OURS, budget], fits.get((method, budget))
+        cut = method.removesuffix(REFITTED)
         rows.append(
             {
                 "network": name,
                 "blocks": len(groups),
                 "budget": budget,
                 "method": method,
-                "removed": found[method].removed[budget],
+                "removed": found[cut].removed[budget],
                 "metric": metric,
                 "intact": judged.intact_mean(metric),
                 **{other: float(judged.means(other)[which].mean()) for other in ("error", "loss")},
                 "beside_intact": _change(judged, metric, which, None),
                 "beside_ours": _change(judged, metric, which, ours),
-                "latency": _latency(subject, plan.arrangements[which[0]], engine),
-                "search_s": found[method].seconds,
+                "beside_refitted": _change(judged, metric, which, places[OURS + REFITTED, budget]),
+                "latency": _latency(subject, plan.arrangements[places[cut, budget][0]], engine),
+                "search_s": found[cut].seconds,
+                **({"strength": fit.strength, "refit_s": fit.seconds} if fit else {}),
                 "calibration": sum(map(len, subject.chooses)),
                 "samples": judged.samples,
             }
         )
     return rows
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A network that was refitted: its outcomes on the samples that judge, the ridge, and the seconds of the fit."""
+
+    outcomes: Arrays
+    strength: float | None
+    seconds: float
+
+
+def fitted_by(subject: Subject, arrangement: resect.Arrangement, engine: Engine) -> Fitted:
+    """Refit on the samples that choose, and measure on those that judge; of a single batch nothing can be held back, so
+    that nothing is fitted."""
+    net, start = subject.net, time.process_time()
+    fit = refit(net, arrangement, subject.chooses) if len(subject.chooses) > 1 else Refit.none()
+    seconds = time.process_time() - start
+    rerun = Rerun(fit.into(net.standalone(arrangement)), f"{arrangement}, refitted")
+    return Fitted(rerun.outcomes(net, subject.judges, engine), fit.strength, seconds)
 
 
 def _latency(subject: Subject, arrangement: Any, engine: Engine) -> list[float]:
@@ -186,44 +220,59 @@ def _change(judged: LesionResult, metric: str, which: list[int], ours: list[int]
 
 
 def told(rows: Iterable[Row]) -> list[Row]:
-    """A line a budget of a network: the value of every method, its difference from ours, latency, seconds of search."""
-    lines: dict[tuple[str, int], Row] = {}
+    """Two lines a budget of a network: the value of every method, its difference from ours, latency, seconds of search;
+    and of the same networks refitted, their difference from ours refitted, and seconds of the fit."""
+    lines: dict[tuple[str, int, bool], Row] = {}
     for row in rows:
+        fit = row["method"].endswith(REFITTED)
         scale, what, digits = (100, "error, %", 2) if row["metric"] == "error" else (1, "loss, nats", 4)
-        case = f"{row['network']}, {row['budget']} of {row['blocks']} blocks, {what}"
+        case = f"{row['network']}, {row['budget']} of {row['blocks']} blocks{REFITTED * fit}, {what}"
         start = {"case": case, "intact": f"{row['intact'] * scale:.{digits}f}"}
-        change, low, high = (f"{value * scale:+.{digits}f}" for value in row["beside_ours"])
-        beside = "" if row["method"] == OURS else f" ({change} [{low}, {high}])"
-        costs = f"latency {row['latency'][0]:.2f}, {row['search_s']:.0f} s"
-        line = lines.setdefault((row["network"], row["budget"]), start)
-        line[row["method"]] = f"{row[row['metric']] * scale:.{digits}f}{beside}, {costs}"
+        change, low, high = (
+            f"{value * scale:+.{digits}f}" for value in row["beside_refitted" if fit else "beside_ours"]
+        )
+        method = row["method"].removesuffix(REFITTED)
+        beside = "" if method == OURS else f" ({change} [{low}, {high}])"
+        costs = f"{row['refit_s']:.1f} s" if fit else f"latency {row['latency'][0]:.2f}, {row['search_s']:.0f} s"
+        line = lines.setdefault((row["network"], row["budget"], fit), start)
+        line[method] = f"{row[row['metric']] * scale:.{digits}f}{beside}, {costs}"
     return list(lines.values())
 
 
 def judgement(rows: Sequence[Row]) -> list[Row]:
-    """Ours beside each of the others, and beside the best of them at every budget, which is chosen when all is known.
+    """Ours beside each of the others, and beside the best of them at every budget, which is chosen when all is known:
+    as they were cut, ours refitted beside them, and all of them refitted.
 
     The criterion: never significantly worse than the best, and better than it at half of the budgets.
     """
-    points: dict[tuple[str, int], list[Row]] = {}
-    for row in rows:
-        if row["method"] in (RANDOM, *OTHERS):
-            points.setdefault((row["network"], row["budget"]), []).append(row)
     each = [
-        _counted(
-            f"ours beside {method}", [row for others in points.values() for row in others if row["method"] == method]
-        )
+        _counted(f"ours beside {method}", [row for row in rows if row["method"] == method], "beside_ours")
         for method in (RANDOM, *OTHERS)
     ]
+    cut, fit = (RANDOM, *OTHERS), tuple(method + REFITTED for method in OTHERS)
+    return [
+        *each,
+        _beside_best("ours beside the best of the others", rows, cut, "beside_ours"),
+        _beside_best("ours, refitted, beside the best of the others, refitted", rows, fit, "beside_refitted"),
+        _beside_best("ours, refitted, beside the best of the others", rows, cut, "beside_refitted"),
+    ]
+
+
+def _beside_best(case: str, rows: Sequence[Row], methods: Sequence[str], beside: str) -> Row:
+    """Ours beside the best of some methods at every budget."""
+    points: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        if row["method"] in methods:
+            points.setdefault((row["network"], row["budget"]), []).append(row)
     best = [min(others, key=lambda row: float(row[row["metric"]])) for others in points.values()]
-    last = _counted("ours beside the best of the others", best)
+    last = _counted(case, best, beside)
     met = not last["significantly worse"] and 2 * last["better"] >= last["budgets"]
-    return [*each, {**last, "criterion": "met" if met else "not met"}]
+    return {**last, "criterion": "met" if met else "not met"}
 
 
-def _counted(case: str, rows: Sequence[Row]) -> Row:
+def _counted(case: str, rows: Sequence[Row], beside: str) -> Row:
     """At how many budgets ours is better or worse than these."""
-    changes = [row["beside_ours"] for row in rows]
+    changes = [row[beside] for row in rows]
     return {
         "case": case,
         "budgets": len(rows),

@@ -107,7 +107,7 @@ def budgets(name: str, quick: bool) -> Rows:
         raw = json.loads(RAW.read_text(encoding="utf-8")) if RAW.exists() else {}
         write_raw({**raw, name: {"machine": machine(), "rows": rows}})
     yield from told(rows)
-    yield {**judgement(rows)[-1], "network": name}
+    yield from ({**row, "network": name} for row in judgement(rows) if "criterion" in row)
 
 
 def write_raw(raw: dict[str, Any]) -> None:

@@ -115,8 +115,8 @@ class Seconds:
         self.took[report.nodeid] += report.duration
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        cache = self.config.cache
-        cache.set(_CACHE, cache.get(_CACHE, {}) | self.took)
+        if cache := getattr(self.config, "cache", None):  # -p no:cacheprovider leaves none
+            cache.set(_CACHE, cache.get(_CACHE, {}) | self.took)
         if self.config.getoption("affected") and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
             session.exitstatus = pytest.ExitCode.OK
 

@@ -185,6 +185,18 @@ def test_without_a_run_folder_the_weights_are_said_to_be_lost() -> None:
     assert "weights" not in record["found"]["healing"]
 
 
+def test_a_refit_needs_no_training_and_its_network_is_exported(tmp_path: Path) -> None:
+    result = run(
+        "--without", "1", "--no-timed", "--refit", "--out", tmp_path / "run", "--export", f"torch:{tmp_path}/s.pt2"
+    )
+    assert result.exit_code == 0, result.output
+    found = resect.Record.read(tmp_path / "run").found["healing"]
+    assert (found["refit"], found["epochs"], found["recipe"], found["recalibrate"]) == (True, 0, None, False)
+    said = "left out" if found["strength"] is None else f"ridge {found['strength']:g}"
+    assert said in found["summary"]
+    assert (tmp_path / "s.pt2").exists()
+
+
 def test_what_means_nothing_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "own.npz"
     some = resect.load_samples("digits", limit=40)
@@ -215,6 +227,7 @@ def test_defaults_are_those_of_the_library() -> None:
     assert PruneAsked(source, remove=1, heal=HealSettings.epochs).healing() == HealSettings()
     only = PruneAsked(source, remove=1, recalibrate=True).healing()
     assert only == HealSettings(epochs=0, recalibrate=True)
+    assert PruneAsked(source, remove=1, refit=True).healing() == HealSettings(epochs=0, refit=True)
     words = HealSettings().training(images=False)
     assert words is not None
     assert (words.shift, words.learning_rate) == (0, 0.01)

@@ -254,7 +254,7 @@ def test_what_cannot_be_healed_is_refused(net: resect.Unraveled, encoder: resect
     with pytest.raises(resect.InputError, match="`recalibrate` measures the statistics of batch norms, but the net"):
         healed(encoder, resect.HealSettings(recalibrate=True))
     for wrong, said in (
-        ({"epochs": 0}, "`epochs` must be at least 1 unless `recalibrate`"),
+        ({"epochs": 0}, "`epochs` must be at least 1 unless `refit` or `recalibrate`"),
         ({"distill": 2}, "`distill` must be a weight between 0 and 1, got 2"),
         ({"temperature": 0}, "`temperature` must be above 0"),
         ({"candidates": 0}, "`candidates` must be a whole number of at least 1"),

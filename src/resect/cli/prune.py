@@ -98,6 +98,7 @@ _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
     type=click.FloatRange(0, min_open=True),
     help=f"Of --distill; {HealSettings.temperature:g} by default.",
 )
+@click.option("--refit", is_flag=True, help="Fit what is left to the intact network, by least squares; before --heal.")
 @click.option("--recalibrate", is_flag=True, help="Measure batch norms again on training samples; after --heal.")
 @whole("--prompts", "Of text: samples that are continued; 0 for none.", least=0, default=PruneAsked.prompts)
 @whole("--new-tokens", "Of text: tokens by which each is continued.", default=PruneAsked.new_tokens)

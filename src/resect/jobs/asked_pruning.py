@@ -64,7 +64,7 @@ class PruneAsked(Asked):
         heal_data: a data spec whose training samples heal; None for those of the data.
         heal_settings: of the recipe of that training, by the names of the options of `resect train`.
         candidates: how many are healed, at the most; None for 3, or 1 where there is no search.
-        distill, temperature, recalibrate: as in `HealSettings`; `recalibrate` alone measures batch norms only.
+        distill, temperature, refit, recalibrate: as in `HealSettings`; `refit` and `recalibrate` need no training.
         prompts: how many samples of a text are continued; 0 to look at no writing.
         new_tokens: how many tokens each is continued by.
         batch_size: None for what fits into memory, at most 64.
@@ -102,6 +102,7 @@ class PruneAsked(Asked):
     candidates: int | None = None
     distill: float = HealSettings.distill
     temperature: float | None = None
+    refit: bool = False
     recalibrate: bool = False
     prompts: int = GenerationSettings.samples
     new_tokens: int = GenerationSettings.tokens
@@ -143,12 +144,12 @@ class PruneAsked(Asked):
             idle["new_tokens"] = "of continuing prompts, but `prompts` is 0"
         if self.heal is None:
             idle |= dict.fromkeys(("heal_settings", "distill"), "of a training, but `heal` is not given")
-        if self.heal is None and not self.recalibrate:
+        if self.healing() is None:
             idle |= dict.fromkeys(("heal_data", "candidates"), "of healing, which is not asked for")
         if not self.distill:
             idle["temperature"] = "of distillation, but `distill` is 0"
         if self.source.module is not None or self.source.batch_dim:
-            whole = ("calibration", "heal", "recalibrate")
+            whole = ("calibration", "heal", "refit", "recalibrate")
             idle |= dict.fromkeys(whole, "for whole models whose inputs have the samples first")
         if not self.timed:
             idle |= dict.fromkeys(("timing_batch", "timing_length"), "of timing, but `timed` is off")
@@ -173,13 +174,14 @@ class PruneAsked(Asked):
 
     def healing(self) -> HealSettings | None:
         """How candidates are healed; None if they are not."""
-        if self.heal is None and not self.recalibrate:
+        if self.heal is None and not self.refit and not self.recalibrate:
             return None
         return HealSettings(
             epochs=0 if self.heal is None else self.heal,
             candidates=HealSettings.candidates if self.candidates is None else self.candidates,
             distill=self.distill,
             temperature=HealSettings.temperature if self.temperature is None else self.temperature,
+            refit=self.refit,
             recalibrate=self.recalibrate,
             recipe=self.heal_settings,
             seed=self.source.seed,

@@ -26,13 +26,14 @@ from resect.measuring.tasks import Task
 from resect.models.inputs import ModelInputs
 from resect.network.arrangement import Arrangement
 from resect.network.unraveled import Unraveled
+from resect.pruning import refit
 from resect.pruning.export.fitting import fitted
 from resect.pruning.export.formats import require_expressible
 from resect.pruning.groups import groups_of
 from resect.pruning.prune import prune, remove
 from resect.pruning.result import Pruning
 from resect.pruning.settings import Budget, PruneSettings
-from resect.pruning.treatment import PASSES
+from resect.pruning.treatment import MEASURED, PASSES
 from resect.words import percent
 
 _STATES = 6  # that a sweep keeps at one time, about
@@ -178,6 +179,7 @@ class PruneJob(PruneAsked, Job):
         sets = _sets(settings, budget, units, levels) if budget else 1.0
         heal, judging = self.healing(), len(samples) - calibration
         trained = PASSES * heal.epochs * len(self._training) if heal else 0
+        trained += refit.PASSES * min(len(self._training), MEASURED) if heal and heal.refit else 0
         healed = (heal.candidates if heal and budget else 1) * (trained + 2 * len(samples)) if heal else 0
         return sets * calibration + (levels + 1) * judging + healed
 

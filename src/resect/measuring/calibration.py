@@ -37,7 +37,7 @@ def calibrate(model: nn.Module, data: Batches) -> int:
         raise InputError(
             f"`model` must be a torch.nn.Module, got {type(model).__name__}. Of a network, give net.model."
         )
-    norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    norms = norms_of(model)
     if not norms:
         return 0
     modes = {part: part.training for part in model.modules()}
@@ -72,6 +72,11 @@ def calibrate(model: nn.Module, data: Batches) -> int:
         for norm, momentum in momenta.items():
             norm.momentum = momentum
     return len(norms)
+
+
+def norms_of(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norms that have statistics."""
+    return [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
 
 
 def has_untouched_norms(model: nn.Module) -> bool:

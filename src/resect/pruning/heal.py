@@ -8,11 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from resect.engines.work import Arrays
-from resect.network.standalone import Standalone
 from resect.pruning.bench import Bench
 from resect.pruning.healed import Candidate, Healing
 from resect.pruning.problem import Choice
-from resect.pruning.treatment import Treatment
+from resect.pruning.treatment import Treated, Treatment
 from resect.sweep.settings import LesionSettings
 
 
@@ -25,17 +24,17 @@ def heal(bench: Bench, treatment: Treatment, choices: Sequence[Choice]) -> Heali
     arrangements = [bench.arrangement(choice) for choice in choices]
     metrics = LesionSettings(tuple(name for name in ("error", "loss") if name in bench.task.metrics))
     before, cut = (bench.run(arrangements, batches, metrics) for batches in (bench.objective.batches, bench.judges))
-    best: tuple[float, Standalone] | None = None
+    best: tuple[float, Treated] | None = None
     losses: list[float] = []
     rows: list[Arrays] = []
     weights = np.concatenate([batch.task.weights(batch.targets).cpu().numpy() for batch in bench.objective.batches])
     for arrangement in arrangements:
-        module = treatment(arrangement)
-        own = bench.rerun(module, arrangement, bench.objective.batches)
+        treated = treatment(arrangement)
+        own = bench.rerun(treated.network, arrangement, bench.objective.batches)
         losses.append(float(np.average(own["loss"][weights > 0], weights=weights[weights > 0])))
-        rows.append(bench.rerun(module, arrangement, bench.judges))
+        rows.append(bench.rerun(treated.network, arrangement, bench.judges))
         if best is None or losses[-1] < best[0]:
-            best = losses[-1], module
+            best = losses[-1], treated
     assert best is not None, "there is at least one choice"
     values = {name: np.stack([row[name] for row in rows]) for name in cut.values}
     candidates = [
@@ -46,6 +45,6 @@ def heal(bench: Bench, treatment: Treatment, choices: Sequence[Choice]) -> Heali
     ]
     lesson = treatment.lesson
     return Healing(
-        best[1], tuple(candidates), losses.index(best[0]), cut, replace(cut, values=values), treatment.settings,
-        treatment.recipe, len(lesson), lesson.left_out,
+        best[1].network, tuple(candidates), losses.index(best[0]), cut, replace(cut, values=values), treatment.settings,
+        treatment.recipe, len(lesson), lesson.left_out, best[1].strength,
     )  # fmt: skip

@@ -54,6 +54,7 @@ class Healing(Shown):
         settings: how they were healed.
         recipe: of the training; None for none.
         samples: that it trained on, of `left_out` fewer than were given, as these choose or judge.
+        strength: of the ridge of the chosen one's fit; None where nothing was fitted, or a fit does no good.
     """
 
     network: Standalone
@@ -65,6 +66,7 @@ class Healing(Shown):
     recipe: Recipe | None
     samples: int
     left_out: int
+    strength: float | None = None
 
     @property
     def choice(self) -> Choice:
@@ -133,6 +135,8 @@ class Healing(Shown):
             "recipe": None if self.recipe is None else self.recipe.as_dict(every=True),
             "distill": own.distill,
             "temperature": own.temperature if own.distill else None,
+            "refit": own.refit,
+            "strength": self.strength,
             "recalibrate": own.recalibrate,
             "training_samples": self.samples,
             "left_out": self.left_out,

@@ -55,6 +55,10 @@ def sentence(found: Mapping[str, Any], meaning: Meaning) -> str:
 def _how(found: Mapping[str, Any]) -> str:
     """What was done."""
     parts = []
+    if found["refit"] and found["strength"] is None:
+        parts.append("a fit to the intact network did no good and was left out")
+    elif found["refit"]:
+        parts.append(f"fitted to the intact network by least squares, ridge {found['strength']:g}")
     if found["epochs"]:
         taught = f", with {decimal(found['distill'] * 100, 0)} % of the loss from the intact network's outputs"
         parts.append(

@@ -111,7 +111,8 @@ class PruneSettings:
 @suggesting_settings
 @dataclass(frozen=True)
 class HealSettings:
-    """How what is left of a network is healed: a short training, its batch norms measured again, or both.
+    """How what is left of a network is healed: by a fit to the intact one, a short training, or batch norms that are
+    measured again; if by several, in this order.
 
     Attributes:
         epochs: how often every training sample is seen; 0 for no training.
@@ -119,6 +120,8 @@ class HealSettings:
         distill: weight of the divergence from the intact network's outputs in the loss, 0 to 1; that of the targets has
             the rest (Hinton et al. 2015).
         temperature: by which logits are divided for it.
+        refit: fit linear layers and batch norms of what is left to what the intact network does on training samples, by
+            least squares, unless that does no good on a quarter of them (`resect.pruning.refit`).
         recalibrate: measure the statistics of batch norms again on training samples, at the end.
         recipe: what else the training is told, by the names of the options of `resect train`, before its own: a peak of
             0.01 of the learning rate, and no shifts of inputs that are no images.
@@ -129,6 +132,7 @@ class HealSettings:
     candidates: int = 3
     distill: float = 0.0
     temperature: float = 2.0
+    refit: bool = False
     recalibrate: bool = False
     recipe: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -140,9 +144,9 @@ class HealSettings:
             raise InputError(f"`distill` must be a weight between 0 and 1, got {self.distill!r}.")
         if not isinstance(self.temperature, (int, float)) or not 0 < self.temperature < float("inf"):
             raise InputError(f"`temperature` must be above 0, got {self.temperature!r}.")
-        if not self.epochs and not self.recalibrate:
+        if not self.epochs and not self.refit and not self.recalibrate:
             raise InputError(
-                "`epochs` must be at least 1 unless `recalibrate` is asked for, got 0: nothing would heal."
+                "`epochs` must be at least 1 unless `refit` or `recalibrate` is asked for, got 0: nothing would heal."
             )
         known = [name for name in Recipe.names() if name not in _NO_PART]
         for name in self.recipe:

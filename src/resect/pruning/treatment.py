@@ -1,29 +1,30 @@
-"""How a candidate is healed: the stand-alone network of its arrangement, trained a little, its norms measured again."""
+"""How a candidate is healed: its stand-alone network is fitted, trained a little, and its norms are measured again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from resect.digest import key_digest, tensors_digest
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import DataError, InputError, said_of, settings_or_default
-from resect.measuring.batches import Batch, Batches, Read, again, to_device
-from resect.measuring.calibration import calibrate
+from resect.measuring.batches import Batch, Batches, Read, again, batches_of, to_device
+from resect.measuring.calibration import calibrate, norms_of
 from resect.measuring.tasks import Task
 from resect.network.arrangement import Arrangement
 from resect.network.standalone import Standalone
 from resect.network.unraveled import Unraveled
 from resect.pruning.bench import Bench
+from resect.pruning.refit import Refit, positions, refit, require_fittable
 from resect.pruning.settings import HealSettings
 from resect.seeds import generator_for, seeded
 from resect.training import loop
@@ -34,7 +35,10 @@ from resect.training.order import batches
 from resect.training.recipe import Recipe
 
 PASSES = 3  # a step costs about as much as so many forward passes
-_MEASURED = 2048  # training samples that statistics are measured on, at the most
+MEASURED = 2048  # training samples that statistics are measured on, at the most
+_ROWS, _FITTED_ON = 2**15, 64  # positions of them that layers are fitted to, about, and samples, at the least
+_PARTS = 8  # batches that a fit looks at, at the least
+_STRENGTH = "strength of the fit"  # where a store keeps it, beside parameters
 _HALF = (torch.bfloat16, torch.float16)
 
 
@@ -107,6 +111,18 @@ def _digests(inputs: Any) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
+class Treated:
+    """A network that was healed.
+
+    Attributes:
+        strength: of the ridge of its fit; None where it was not fitted.
+    """
+
+    network: Standalone
+    strength: float | None
+
+
+@dataclass(frozen=True)
 class Treatment:
     """Heals candidates of one network, all alike, and keeps what it made in the engine's store.
 
@@ -145,24 +161,26 @@ class Treatment:
         net, task, objective = bench.net, bench.task, bench.objective
         _require_healable(net, settings, task)
         lesson = Lesson.of(net, again(training), task, chain(objective.batches, bench.judges))
-        net.standalone(net.intact).train()  # says why, where it cannot
+        if settings.epochs or settings.recalibrate or norms_of(net.model):
+            net.standalone(net.intact).train()  # says why, where it cannot
         recipe = settings.training(images=lesson.images)
         return cls(net, settings, lesson, task, recipe, objective.engine, objective.progress, checkpoints)
 
-    def __call__(self, arrangement: Arrangement) -> Standalone:
+    def __call__(self, arrangement: Arrangement) -> Treated:
         """The stand-alone network of an arrangement, healed."""
         key = self._key(arrangement)
         path = self.checkpoints and self.checkpoints / f"healed-{key_digest(key)}.checkpoint"
         kept = Kept(path, network=key_digest({**key, "of": self.net.fingerprint()}))
         if self.task.key is None:  # which no store can tell from others
-            module = self._healed(arrangement, kept)
+            treated = self._healed(arrangement, kept)
         else:
-            state = self.engine.once(self.net, key, lambda: _arrays(self._healed(arrangement, kept)))
-            module = self.net.standalone(arrangement)
-            module.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+            arrays = dict(self.engine.once(self.net, key, lambda: _arrays(self._healed(arrangement, kept))))
+            strength, network = float(arrays.pop(_STRENGTH)), self.net.standalone(arrangement)
+            network.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
+            treated = Treated(network, strength or None)
         if path:
             path.unlink(missing_ok=True)
-        return module
+        return treated
 
     def _key(self, arrangement: Arrangement) -> Mapping[str, Any]:
         own, recipe = self.settings, self.recipe
@@ -171,20 +189,24 @@ class Treatment:
             "arrangement": str(arrangement),
             "recipe": recipe and recipe.as_dict(every=True),
             "distilled": [own.distill, own.temperature] if own.distill else None,
+            "refit": own.refit,
             "recalibrate": own.recalibrate,
             "seed": own.seed,
             "training": self.lesson.digest,
             "task": self.task.key,
         }
 
-    def _healed(self, arrangement: Arrangement, kept: Kept) -> Standalone:
-        module = self.net.standalone(arrangement)
+    def _healed(self, arrangement: Arrangement, kept: Kept) -> Treated:
+        module, fit = self.net.standalone(arrangement), Refit.none()
+        if self.settings.refit:
+            fit = refit(self.net, arrangement, self._fitted_to, progress=self.progress)
+            fit.into(module)
         if self.recipe:
             self._train(module, self.recipe, kept)
         if self.settings.recalibrate:
             with seeded(self.settings.seed):
-                calibrate(module, self._some())
-        return module
+                calibrate(module, self._some(MEASURED, (self.recipe or Recipe()).batch_size))
+        return Treated(module, fit.strength)
 
     def _train(self, module: nn.Module, recipe: Recipe, kept: Kept) -> None:
         """Fine-tune a stand-alone network in place."""
@@ -205,16 +227,29 @@ class Treatment:
         """What the intact network returns."""
         return self.net(to_device(inputs, self.net.device))
 
-    def _some(self) -> list[tuple[Tensor, Tensor]]:
-        """Training samples, drawn at random, in batches."""
+    @cached_property
+    def _fitted_to(self) -> Sequence[Batch]:
+        """The training samples that layers are fitted to."""
+        most = min(max(_ROWS // positions(self.net), _FITTED_ON), len(self.lesson), MEASURED)
+        size = min((self.recipe or Recipe()).batch_size, max(most // _PARTS, 2))
+        return list(batches_of(self._some(most, size), self.net, self.task))
+
+    def _some(self, most: int, size: int) -> list[tuple[Tensor, Tensor]]:
+        """Training samples, drawn at random, `most` at the most, in batches of a size."""
         lesson, draws = self.lesson, generator_for(self.settings.seed, "recalibration", 0)
-        chosen = torch.randperm(len(lesson), generator=draws)[:_MEASURED]
-        size = (self.recipe or Recipe()).batch_size
+        chosen = torch.randperm(len(lesson), generator=draws)[:most]
         return [(lesson.inputs[some], lesson.targets[some]) for some in batches(chosen, size, 2)]
 
 
-def _arrays(module: nn.Module) -> Arrays:
-    return {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
+def _arrays(treated: Treated) -> Arrays:
+    state = {name: _array(value.detach().cpu()) for name, value in treated.network.state_dict().items()}
+    return {**state, _STRENGTH: np.array(treated.strength or 0.0)}
+
+
+def _array(value: Tensor) -> np.ndarray:
+    """A tensor as numpy, which has no bfloat16, holds it."""
+    array: np.ndarray = (value.float() if value.dtype in _HALF else value).numpy()
+    return array
 
 
 def _require_healable(net: Unraveled, settings: HealSettings, task: Task) -> None:
@@ -229,13 +264,15 @@ def _require_healable(net: Unraveled, settings: HealSettings, task: Task) -> Non
     parameters = list(net.model.parameters())
     if settings.epochs and not any(parameter.requires_grad for parameter in parameters):
         raise InputError("`heal` needs parameters to train, but all of them are frozen (requires_grad=False).")
-    if half := next((p.dtype for p in parameters if p.dtype in _HALF), None):
+    trains = settings.epochs or settings.recalibrate
+    if trains and (half := next((p.dtype for p in parameters if p.dtype in _HALF), None)):
         raise InputError(
             f"`heal` trains weights in float32 or float64, got {half}. Load it in float32; to compute in less, "
             "give precision=bfloat16 to its recipe."
         )
-    norms = [m for m in net.model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    if settings.recalibrate and not norms:
+    if settings.refit:
+        require_fittable(net)
+    if settings.recalibrate and not norms_of(net.model):
         raise InputError("`recalibrate` measures the statistics of batch norms, but the network has none.")
     if settings.distill and not task.classes:
         raise InputError(f"`distill` needs outputs that are logits of classes, which those of {task.name} are not.")

@@ -1,0 +1,307 @@
+"""What is left of a network, fitted to what the intact one does: least squares, no gradients, the same shapes.
+
+The last linear layer of a kept branch adds to the state; here its weights are chosen so that the state behind it, and
+behind the blocks that are gone behind it, is what the intact network has there. ReplaceMe (Shopkhoev et al. 2025,
+arXiv 2505.02819) fits one linear map in the place of a run of layers; here every kept branch behind the first gap makes
+up for what is missing, one after the other, and what a fit leaves over is the next one's to mend. The statistics of
+batch norms are measured again, and mixed with what they are (Schneider et al. 2020, arXiv 2006.16971).
+
+Letters: N positions of all samples, I and O numbers that a layer takes and gives.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from resect.engines.local import LOCAL
+from resect.engines.work import Progress
+from resect.errors import DataError, InputError
+from resect.graph.endings import Ending, ending
+from resect.graph.ops import hint_shape, op_name
+from resect.graph.slots import Slot
+from resect.measuring.batches import Batch, to_device, widest_float
+from resect.measuring.calibration import calibrate, norms_of
+from resect.network.arrangement import Arrangement
+from resect.network.standalone import Standalone
+from resect.network.unraveled import Unraveled
+from resect.pruning.rerun import Rerun
+
+STRENGTHS = (1.0, 0.1, 0.01)
+PASSES = 2 * (len(STRENGTHS) + 1)
+_HELD = 4  # a part of the batches says which strength is best
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What was fitted.
+
+    Attributes:
+        tensors: the new weights and biases, by their names in the model; none where the old ones are better.
+        strength: of the ridge, as a part of the mean square of a layer's inputs; None where nothing was fitted.
+        losses: on the samples held back, by the strength that was tried; of None without a fit.
+    """
+
+    tensors: dict[str, Tensor]
+    strength: float | None
+    losses: dict[float | None, float]
+
+    @classmethod
+    def none(cls) -> Refit:
+        """Nothing is fitted."""
+        return cls({}, None, {})
+
+    def into(self, module: Standalone) -> Standalone:
+        """Put them into a stand-alone network of the arrangement."""
+        module.load_state_dict(self.tensors, strict=False)
+        return module
+
+
+def refit(
+    net: Unraveled,
+    arrangement: Arrangement,
+    batches: Sequence[Batch],
+    strengths: Sequence[float] = STRENGTHS,
+    progress: Progress | None = None,
+) -> Refit:
+    """Fit the last layers of what is left to the states of the intact network, and measure batch norms again.
+
+    A ridge keeps weights and statistics near what they are. Its strength, and whether anything is fitted at all, is
+    what gives the least loss on a quarter of the batches, after a fit to the others; then all are fitted to.
+
+    Args:
+        arrangement: the network without some blocks.
+        batches: at least two.
+        strengths: that are tried.
+        progress: called with the number of samples since the last call; of each there are PASSES in all, about.
+
+    Raises:
+        InputError: no branch ends in a linear layer of its own.
+        DataError: there are fewer than two batches.
+    """
+    require_fittable(net)
+    if len(batches) < 2:
+        raise DataError(
+            f"`batches` must be at least 2, of which the last chooses how strong a fit is, got {len(batches)}."
+        )
+    held = -max(1, len(batches) // _HELD)
+    losses: dict[float | None, float] = {None: _loss(net, arrangement, {}, batches[held:])}
+    for strength in strengths:
+        tensors = fitted(net, arrangement, batches[:held], strength, progress)
+        losses[strength] = _loss(net, arrangement, tensors, batches[held:])
+    best = min(losses, key=lambda strength: losses[strength])
+    return Refit({} if best is None else fitted(net, arrangement, batches, best, progress), best, losses)
+
+
+def require_fittable(net: Unraveled) -> None:
+    """Raise InputError unless a branch ends in a linear layer of its own, or there are batch norms."""
+    if not norms_of(net.model) and not any(_ending(net, slot) for slot in net.sliced.slots):
+        raise InputError(
+            "`refit` fits linear layers that branches end in, as those of transformers do, and the statistics of batch "
+            "norms, but the network has neither."
+        )
+
+
+def positions(net: Unraveled) -> int:
+    """Of a sample of the example, at the most: the rows that a fit has of it."""
+    layers = [found.layer for slot in net.sliced.slots if (found := _ending(net, slot))]
+    rows = [prod(shape[:-1]) for layer in layers if (shape := hint_shape(layer))]
+    return max(1, max(rows, default=1) // net.programs.example_batch)
+
+
+def fitted(
+    net: Unraveled,
+    arrangement: Arrangement,
+    batches: Sequence[Batch],
+    strength: float,
+    progress: Progress | None = None,
+) -> dict[str, Tensor]:
+    """The new values of all that is fitted, by name: of weights and biases, then of the statistics of batch norms.
+
+    Args:
+        strength: of the ridge, as a part of the mean square of a layer's inputs; statistics have the weight 1, old ones
+            that of the strength.
+        progress: called with the number of samples since the last call, two passes of each.
+    """
+    tensors = _layers(net, arrangement, batches, strength, progress)
+    if not norms_of(net.model):
+        return tensors
+    module = Refit(tensors, strength, {}).into(net.standalone(arrangement))
+    before = {name: value.clone() for name, value in module.named_buffers() if value.is_floating_point()}
+    calibrate(module, [(batch.inputs, batch.targets) for batch in batches])
+    for name, value in module.named_buffers():
+        if name in before and not torch.equal(value, before[name]):
+            tensors[name] = (value + strength * before[name]) / (1 + strength)
+    return tensors
+
+
+@torch.no_grad()
+def _layers(
+    net: Unraveled, arrangement: Arrangement, batches: Sequence[Batch], strength: float, progress: Progress | None
+) -> dict[str, Tensor]:
+    """Weights and biases, one layer after the other, each on what those before give."""
+    key_of, slice_of = net.programs.keys.of, net.programs.slice_of
+    pieces, made = _pieces(net, arrangement), dict[str, Tensor]()
+    if not pieces:
+        return made
+    intact = _Walk(net, net.intact, batches, [key_of(piece.behind) for piece in pieces], progress)
+    wanted = [key_of(node) for piece in pieces for node in (piece.ending.inputs, piece.slot.join.node)]
+    cut, names = _Walk(net, arrangement, batches, wanted, progress), net.sliced.captured.parameters
+    for piece in pieces:
+        intact.through(slice_of[key_of(piece.behind)])
+        cut.through(slice_of[key_of(piece.slot.join.node)] - 1)
+        for node, tensor in _solved(piece, intact, cut, key_of, strength).items():
+            cut.put(key_of(node), tensor)
+            made[names[node]] = tensor
+    return made
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A kept block whose last layer is fitted.
+
+    Attributes:
+        behind: the join of the intact network whose value it is to hand on: its own, or that of the last block that is
+            gone behind it.
+    """
+
+    slot: Slot
+    ending: Ending
+    behind: Node
+
+
+def _ending(net: Unraveled, slot: Slot) -> Ending | None:
+    """The ending of a block whose branch is added as it is, computed where its addition is."""
+    join, parameters = slot.join, net.sliced.captured.parameters
+    sums = (join.consumer, join.node)  # in parallel blocks branches are added to each other first
+    plain = all(op_name(node) == "add" and not node.kwargs for node in sums)
+    if slot.place.parent is not None or join.kind != "identity" or not plain:
+        return None
+    if join.consumer is not join.node and set(join.consumer.users) != {join.node}:
+        return None
+
+    def own(node: Node) -> bool:
+        return node in parameters and len(node.users) == 1 and net.parameter_nodes(parameters[node]) == (node,)
+
+    found = ending(join.branch, own)
+    here = found and net.programs.slice_of[net.programs.keys.of(found.layer)] == slot.place.slice
+    return found if here else None
+
+
+def _pieces(net: Unraveled, arrangement: Arrangement) -> list[_Piece]:
+    """All that is fitted, in order: kept blocks behind, or right before, the first that is gone."""
+    joins: dict[Node, list[Slot]] = {}  # of parallel blocks one
+    for slot in net.sliced.slots:
+        if slot.place.parent is None:
+            joins.setdefault(slot.join.node, []).append(slot)
+
+    following = defaultdict[Node, list[Node]](list)
+    for node, slots in joins.items():
+        following[slots[0].join.bypass].append(node)
+
+    def gone(node: Node) -> bool:
+        return all(arrangement[slot.index] is None for slot in joins[node])
+
+    def behind(node: Node) -> Node:
+        """The last join of those that only hand on what this one gives."""
+        while len(following[node]) == 1 and gone(following[node][0]):
+            node = following[node][0]
+        return node
+
+    pieces, first = [], min((i for i, decision in enumerate(arrangement) if decision is None), default=len(arrangement))
+    for node, slots in joins.items():
+        last = behind(node)
+        for slot in slots:
+            found = _ending(net, slot) if arrangement[slot.index] is not None else None
+            if found and first <= joins[last][-1].index:
+                pieces.append(_Piece(slot, found, last))
+    return pieces
+
+
+class _Walk:
+    """A network under an arrangement, run slice by slice on all batches at once.
+
+    Args:
+        wanted: keys of values that are looked at behind their slices.
+        progress: called with samples, a part of a pass of them a slice.
+    """
+
+    def __init__(
+        self,
+        net: Unraveled,
+        arrangement: Arrangement,
+        batches: Sequence[Batch],
+        wanted: Sequence[int],
+        progress: Progress | None,
+    ) -> None:
+        self.programs = net.programs.fold(arrangement, also=wanted)
+        self.bases = [net.bind(to_device(batch.inputs, net.device)) for batch in batches]
+        self.states: list[dict[int, Any]] = [{} for _ in batches]
+        self.done, self.progress = 0, progress
+        self.share = sum(map(len, batches)) / len(self.programs)
+
+    def through(self, last: int) -> None:
+        """Run all slices up to and with one."""
+        while self.done <= last:
+            self.states = [self._next(i) for i in range(len(self.bases))]
+            self.done += 1
+            if self.progress:
+                self.progress(self.share)
+
+    def peek(self, batch: int, keys: Sequence[int]) -> list[Tensor]:
+        """Values behind the next slice, which is not left behind by that."""
+        values = ChainMap(self._next(batch), self.states[batch], self.bases[batch])
+        return [values[key] for key in keys]
+
+    def put(self, key: int, value: Tensor) -> None:
+        """Take another value for a parameter from now on."""
+        for base in self.bases:
+            base[key] = value
+
+    def _next(self, batch: int) -> dict[int, Any]:
+        return self.programs[self.done].run(self.bases[batch], self.states[batch])
+
+
+def _solved(piece: _Piece, intact: _Walk, cut: _Walk, key_of: Any, strength: float) -> dict[Node, Tensor]:
+    """The parameters of a layer that bring the state nearest to the intact network's; none where that is not finite."""
+    own, base = piece.ending, cut.bases[0]
+    weight = base[key_of(own.weight)]
+    inputs, outputs = weight.shape if own.transposed else weight.shape[::-1]
+    wide = widest_float(weight.device)
+    sums = torch.zeros(inputs + 1, inputs + 1 + outputs, dtype=wide, device=weight.device)  # of [H, 1]' [H, 1, R]
+    for number, state in enumerate(intact.states):
+        taken, value = cut.peek(number, [key_of(own.inputs), key_of(piece.slot.join.node)])
+        missing = state[key_of(piece.behind)].to(wide) - value.to(wide)
+        missing = own.back(missing, (*taken.shape[:-1], outputs), lambda node: base[key_of(node)])
+        rows = torch.cat([taken.to(wide).reshape(-1, inputs), torch.ones(taken.numel() // inputs, 1).to(missing)], 1)
+        sums += rows.T @ torch.cat([rows, missing.reshape(-1, outputs)], 1)
+    if not bool(sums.isfinite().all()):
+        return {}
+    squares, products = sums[:inputs, :inputs], sums[:inputs, inputs + 1 :]
+    if own.bias is not None:  # which takes up the means
+        means = sums[inputs] / sums[inputs, inputs]
+        squares = squares - torch.outer(sums[:inputs, inputs], means[:inputs])
+        products = products - torch.outer(sums[:inputs, inputs], means[inputs + 1 :])
+    ridge = strength * squares.diagonal().mean().clamp_min(torch.finfo(wide).tiny)
+    change = torch.linalg.solve(squares + ridge * torch.eye(inputs).to(squares), products)
+    new = {own.weight: (weight.to(wide) + (change if own.transposed else change.T)).to(weight)}
+    if own.bias is not None:
+        bias = base[key_of(own.bias)]
+        new[own.bias] = (bias.to(wide) + means[inputs + 1 :] - means[:inputs] @ change).to(bias)
+    return new
+
+
+def _loss(net: Unraveled, arrangement: Arrangement, tensors: dict[str, Tensor], batches: Sequence[Batch]) -> float:
+    """The mean loss of the stand-alone network with some tensors."""
+    module = Refit(tensors, None, {}).into(net.standalone(arrangement))
+    losses = Rerun(module, "refit").outcomes(net, batches, LOCAL)["loss"]
+    weights = np.concatenate([batch.task.weights(batch.targets).cpu().numpy() for batch in batches])
+    return float(np.average(losses[weights > 0], weights=weights[weights > 0]))

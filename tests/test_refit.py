@@ -1,0 +1,319 @@
+"""Fitting what is left to the intact network: what is solved, what can be fitted, and what healing makes of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import resect
+from resect.engines.local import Local, Memory
+from resect.measuring.batches import Batch, batches_of
+from resect.measuring.calibration import calibrate
+from resect.pruning.prune import remove
+from resect.pruning.refit import Refit, fitted, positions, refit
+
+SEEDED = torch.Generator().manual_seed(3)
+WIDE, HIDDEN = 5, 7
+
+
+def drawn(count: int, size: int, *shape: int) -> list[tuple[Tensor, Tensor]]:
+    return [
+        (torch.randn(size, *shape, generator=SEEDED), torch.randint(0, 3, (size,), generator=SEEDED))
+        for _ in range(count)
+    ]
+
+
+class Block(nn.Module):
+    """x + layers(x)."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+def mlp(*, bias: bool = True) -> Block:
+    return Block(nn.LayerNorm(WIDE), nn.Linear(WIDE, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, WIDE, bias=bias))
+
+
+def network(*blocks: nn.Module, shape: tuple[int, ...] = (4, WIDE), pool: bool = True) -> resect.Unraveled:
+    class Pooled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean(1)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(*blocks, *([Pooled()] if pool else []), nn.Linear(shape[-1], 3)).eval()
+    return resect.unravel(model, torch.randn(2, *shape))
+
+
+def on(net: resect.Unraveled, count: int = 4, size: int = 6, shape: tuple[int, ...] = (4, WIDE)) -> list[Batch]:
+    return list(batches_of(drawn(count, size, *shape), net))
+
+
+def states(net: resect.Unraveled, until: int, batches: list[Batch]) -> Tensor:
+    """(positions, WIDE) behind some blocks of the intact network."""
+    with torch.no_grad():
+        return torch.cat([net.model[:until](batch.inputs) for batch in batches]).flatten(0, -2).double()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("strength", [0.01, 1.0])
+def test_a_fit_is_the_ridge_regression_of_what_is_missing(bias: bool, strength: float) -> None:
+    net = network(mlp(), mlp(bias=bias), mlp(), mlp())
+    batches = on(net)
+    tensors = fitted(net, net.intact.without(2, 3), batches, strength)
+    names = {"1.branch.3.weight", "1.branch.3.bias"} if bias else {"1.branch.3.weight"}
+    assert set(tensors) == names
+    layer = net.model[1].branch[3]
+    with torch.no_grad():
+        hidden = net.model[1].branch[:3](states(net, 1, batches).float()).double()
+    missing = states(net, 4, batches) - states(net, 2, batches)
+    if bias:
+        centred, aim = hidden - hidden.mean(0), missing - missing.mean(0)
+    else:
+        centred, aim = hidden, missing
+    ridge = strength * centred.square().sum(0).mean()
+    rows = torch.cat([centred, ridge.sqrt() * torch.eye(HIDDEN).double()])  # least squares of the same, otherwise
+    change = torch.linalg.lstsq(rows, torch.cat([aim, torch.zeros(HIDDEN, WIDE).double()])).solution
+    torch.testing.assert_close(tensors["1.branch.3.weight"], (layer.weight.double() + change.T).float())
+    if bias:
+        shift = missing.mean(0) - hidden.mean(0) @ change
+        torch.testing.assert_close(tensors["1.branch.3.bias"], (layer.bias.double() + shift).float())
+
+
+def test_a_block_that_adds_a_constant_leaves_nothing_to_be_missed() -> None:
+    net = network(mlp(), mlp(), mlp())
+    with torch.no_grad():
+        net.model[1].branch[3].weight.zero_()
+    batches, arrangement = on(net), net.intact.without(1)
+    small = Refit(fitted(net, arrangement, batches, 0.1), 0.1, {}).into(net.standalone(arrangement))
+    for batch in batches:
+        torch.testing.assert_close(small(batch.inputs), net(batch.inputs))
+
+
+def test_later_blocks_mend_what_is_left_and_those_before_the_gap_stay() -> None:
+    net = network(mlp(), mlp(), mlp(), mlp(), mlp())
+    batches, arrangement = on(net, 4, 40), net.intact.without(2)
+    tensors = fitted(net, arrangement, batches, 1e-3)
+    assert {name.partition(".")[0] for name in tensors} == {"1", "3", "4"}
+    aim = states(net, 5, batches)
+
+    def off(own: dict[str, Tensor]) -> float:
+        small = copy.deepcopy(net.model)
+        small.load_state_dict(own, strict=False)
+        with torch.no_grad():
+            got = torch.cat([small[3:5](small[:2](batch.inputs)) for batch in batches]).flatten(0, -2)
+        return float((got - aim).square().mean())
+
+    first = {name: value for name, value in tensors.items() if name.startswith("1.")}
+    assert off(tensors) < off(first) < off({})
+
+
+def test_the_network_stays_as_it_is_and_the_strength_is_that_of_the_least_loss() -> None:
+    net = network(mlp(), mlp(), mlp())
+    before = copy.deepcopy(net.model.state_dict())
+    fit = refit(net, net.intact.without(1), on(net, 8), (10.0, 0.1))
+    assert all(torch.equal(value, before[name]) for name, value in net.model.state_dict().items())
+    assert set(fit.losses) == {None, 10.0, 0.1}
+    assert fit.losses[fit.strength] == min(fit.losses.values())
+    assert bool(fit.tensors) == (fit.strength is not None)
+
+
+def test_a_fit_that_does_no_good_is_left_out() -> None:
+    net = network(mlp(), mlp(), mlp())
+    arrangement, inputs = net.intact.without(1), torch.randn(32, 4, WIDE, generator=SEEDED)
+    named = net(inputs, arrangement).argmax(1)  # what the network without the block says is right
+    with torch.no_grad():
+        net.model[-1].weight.mul_(100)
+    fit = refit(
+        net, arrangement, list(batches_of([(inputs[i : i + 4], named[i : i + 4]) for i in range(0, 32, 4)], net))
+    )
+    assert (fit.strength, fit.tensors) == (None, {})
+
+
+class Scaled(nn.Module):
+    """A layer scale behind a branch (CaiT, ConvNeXt)."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.linspace(0.5, 2, WIDE).view(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+class Moved(nn.Module):
+    def __init__(self, *order: int) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.order)
+
+
+class Flat(nn.Module):
+    """A linear layer as transformers' Conv1D has it, on rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(WIDE, WIDE) / 3), nn.Parameter(torch.zeros(WIDE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.reshape(-1, WIDE), self.weight).view(x.shape)
+
+
+@pytest.mark.parametrize(
+    ("block", "shape"),
+    [
+        (lambda: Block(nn.Linear(WIDE, WIDE), Scaled(WIDE)), (4, WIDE)),
+        (lambda: Block(nn.Tanh(), Flat()), (4, WIDE)),
+        (
+            lambda: Block(Moved(0, 2, 3, 1), nn.Linear(WIDE, WIDE), Moved(0, 3, 1, 2), Scaled(WIDE, 1, 1)),
+            (WIDE, 3, 2),
+        ),
+    ],
+    ids=["layer scale", "rows of Conv1D", "channels first"],
+)
+def test_what_lies_between_a_layer_and_its_sum_is_taken_back(
+    block: Callable[[], Block], shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(1)
+    blocks = [block(), block(), block()]
+    head = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 3))
+    net = resect.unravel(nn.Sequential(*blocks, head).eval(), torch.randn(2, *shape))
+    batches, arrangement = on(net, 4, 30, shape), net.intact.without(1)
+    tensors = fitted(net, arrangement, batches, 1e-6)
+    small = copy.deepcopy(net.model)
+    small.load_state_dict({name: value for name, value in tensors.items() if name.startswith("0.")}, strict=False)
+    inputs = torch.cat([batch.inputs for batch in batches])
+    with torch.no_grad():
+        missing = blocks[1](blocks[0](inputs)) - small[0](inputs)
+        before = blocks[1](blocks[0](inputs)) - blocks[0](inputs)
+        rows = next(m for m in blocks[0].branch if not isinstance(m, Moved))
+        taken = (inputs.tanh() if isinstance(rows, nn.Tanh) else inputs).double()
+    if len(shape) == 3:
+        taken, missing, before = (value.permute(0, 2, 3, 1) for value in (taken, missing, before))
+    taken = torch.cat([taken.flatten(0, -2), torch.ones(taken.numel() // WIDE, 1).double()], 1)
+    left = torch.linalg.lstsq(taken, missing.double().flatten(0, -2)).solution
+    assert left.abs().max() < 1e-4 < torch.linalg.lstsq(taken, before.double().flatten(0, -2)).solution.abs().max()
+
+
+class Tied(nn.Module):
+    """Two blocks that end in one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.end = nn.Linear(WIDE, WIDE), nn.Linear(WIDE, WIDE), nn.Linear(WIDE, WIDE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.end(self.one(x).relu())
+        return x + self.end(self.two(x).relu())
+
+
+class Seen(nn.Module):
+    """A block whose branch is returned, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDE, WIDE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.layer(x.relu())
+        return (x + branch) * branch.mean().sigmoid()
+
+
+@pytest.mark.parametrize("blocks", [[Tied()], [Seen(), Seen()], [Block(nn.Linear(WIDE, WIDE), nn.Tanh())]])
+def test_layers_that_other_values_depend_on_are_not_fitted(blocks: list[nn.Module]) -> None:
+    net = network(*blocks)
+    with pytest.raises(resect.InputError, match=r"`refit` fits linear layers that branches end in, .* has neither"):
+        refit(net, net.intact.without(0), on(net))
+
+
+class Parallel(nn.Module):
+    """x + a(x) + b(x), the branches added to each other first, as GPT-NeoX does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = mlp().branch, mlp().branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) + self.b(x) + x
+
+
+def test_parallel_blocks_are_fitted_and_go_together() -> None:
+    torch.manual_seed(2)
+    net = network(Parallel(), Parallel(), Parallel())
+    assert len(net.blocks) == 6
+    batches = on(net, 4, 30)
+    of = {name.rpartition(".")[0] for name in fitted(net, net.intact.without(2, 3), batches, 0.1)}
+    assert of == {"0.a.3", "0.b.3", "2.a.3", "2.b.3"}
+    half = fitted(net, net.intact.without(2), batches, 0.1)
+    assert {name.rpartition(".")[0] for name in half} == {"1.b.3", "2.a.3", "2.b.3"}
+
+
+def test_statistics_of_batch_norms_are_mixed_by_the_strength(net: resect.Unraveled) -> None:
+    batches = on(net, 4, 6, (1, 8, 8))
+    arrangement = net.intact.without(1)
+    measured = net.standalone(arrangement)
+    old = {name: value.clone() for name, value in measured.named_buffers() if value.is_floating_point()}
+    calibrate(measured, [(batch.inputs, batch.targets) for batch in batches])
+    new = dict(measured.named_buffers())
+    tensors = fitted(net, arrangement, batches, 0.25)
+    assert tensors.keys() == {name for name, value in old.items() if not torch.equal(value, new[name])}
+    assert tensors
+    for name, value in tensors.items():
+        torch.testing.assert_close(value, (new[name] + 0.25 * old[name]) / 1.25)
+
+
+def test_one_batch_is_refused() -> None:
+    net = network(mlp(), mlp())
+    with pytest.raises(resect.DataError, match="`batches` must be at least 2"):
+        refit(net, net.intact.without(1), on(net, 1))
+
+
+def test_positions_are_counted() -> None:
+    assert positions(network(mlp(), mlp())) == 4
+
+
+def test_half_precision_is_fitted_where_training_is_refused() -> None:
+    net = network(mlp(), mlp(), mlp())
+    half = resect.unravel(copy.deepcopy(net.model).bfloat16(), torch.randn(2, 4, WIDE).bfloat16())
+    batches = [(inputs.bfloat16(), targets) for inputs, targets in drawn(8, 6, 4, WIDE)]
+    training = [(inputs.bfloat16(), targets) for inputs, targets in drawn(16, 6, 4, WIDE)]
+    settings, heal = resect.PruneSettings(timed=False), resect.HealSettings(epochs=0, refit=True)
+    healing = remove(half, batches, half.intact.without(1), settings, heal=heal, training=training).healing
+    assert healing is not None
+    assert {value.dtype for value in healing.network.state_dict().values()} == {torch.bfloat16}
+    with pytest.raises(resect.InputError, match="`heal` trains weights in float32"):
+        remove(half, batches, half.intact.without(1), settings, heal=resect.HealSettings(refit=True), training=training)
+
+
+def test_healing_fits_candidates_and_a_store_keeps_them() -> None:
+    net = network(mlp(), mlp(), mlp(), mlp(), mlp())
+    batches = [(inputs, net(inputs).argmax(1)) for inputs, _ in drawn(8, 12, 4, WIDE)]
+    training = [(inputs, net(inputs).argmax(1)) for inputs, _ in drawn(20, 12, 4, WIDE)]
+    store, settings = Memory(), resect.PruneSettings(timed=False)
+    heal = resect.HealSettings(epochs=0, refit=True)
+
+    def found() -> resect.Healing:
+        result = resect.prune(
+            net, batches, resect.Budget(remove=2), settings, heal=heal, training=training, engine=Local(store)
+        )
+        assert result.healing is not None
+        return result.healing
+
+    one, other = found(), found()
+    assert one.as_dict() == other.as_dict()
+    assert all(torch.equal(value, other.network.state_dict()[n]) for n, value in one.network.state_dict().items())
+    row = one.table.iloc[one.chosen]
+    assert one.strength is not None
+    assert row["loss_after"] < row["loss_before"]
+    assert f"Healed (fitted to the intact network by least squares, ridge {one.strength:g})" in one.summary()
+    assert (one.as_dict()["refit"], one.as_dict()["epochs"], one.recipe) == (True, 0, None)
