@@ -7,8 +7,10 @@ eager model and runs it whole for every candidate. `budgets`: four networks (`_p
 language model the loss, by what is removed. Others' methods are random sets (the mean of five), the one-shot score of
 ShortGPT, the window of Gromov et al. and short-transformers, greedy by loss (as SLEB) and evolution by divergence (as
 EvoPress); all else is resect's own, and `OURS` what it is judged by. All choose on the same samples; what a method does
-worse than ours, with its paired 95 % interval, is measured on others. Seconds are of the processor, one thread, of the
-search for all budgets of a network; the latency is a part of the intact network's, one sample, timed in turn.
+worse than ours, with its paired 95 % interval, is measured on others. What others' methods and ours leave is also
+refitted on the samples that choose (`resect prune --refit`), and judged again: ours beside all of them refitted, and
+beside theirs as they are defined. Seconds are of the processor, one thread, of the search for all budgets of a network;
+the latency is a part of the intact network's, one sample, timed in turn.
 
 With RESECT_PRUNE_STORE=DIR finished pieces are kept there, and a killed benchmark goes on. In full, `budgets` writes
 `pruning.json` beside this file, from which all tables can be made again.
