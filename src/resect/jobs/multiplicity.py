@@ -27,6 +27,7 @@ from resect.jobs.design import START, Arm, MultiplicityAsked
 from resect.jobs.evaluate import outcomes_of
 from resect.jobs.fit import placed, require_fit
 from resect.jobs.job import Advance, Answer, Job, Lab, Track, silent
+from resect.jobs.mediators import MEASURES, TrainedPaths, mediation, paths_file, rows_of
 from resect.jobs.outcomes import ImageOutcomes, kept_outcomes, outcomes_file, training_digest
 from resect.jobs.plan import plan_of
 from resect.jobs.together import train_together
@@ -35,6 +36,8 @@ from resect.jobs.verdict import Verdict, answer_of, verdicts
 from resect.jobs.warn import at_chance
 from resect.measuring.contrasts import Slope, crossed_contrast, logit_slopes
 from resect.models.specs import card_beside, load_model
+from resect.network.entrance import unravel
+from resect.network.unraveled import Unraveled
 from resect.runs.folder import RunFolder
 from resect.runs.record import Record, plain
 
@@ -113,7 +116,33 @@ class MultiplicityJob(MultiplicityAsked, Job):
             (arm.name, seed): known or self._tested(self._job(lab.folder, arm, seed), samples, advance)
             for (arm, seed), known in kept.items()
         }
-        return _Trained(samples, {(arm.name, seed): card for (arm, seed), card in cards.items()}, outcomes)
+        paths = self._paths(lab.folder, {pair: outcomes[pair[0].name, pair[1]] for pair in kept}, samples, lab)
+        return _Trained(samples, {(arm.name, seed): card for (arm, seed), card in cards.items()}, outcomes, paths)
+
+    def _paths(
+        self, folder: RunFolder, outcomes: Mapping[tuple[Arm, int], ImageOutcomes], samples: SampleSet, lab: Lab
+    ) -> dict[tuple[str, int], TrainedPaths]:
+        """What the paths of trained networks are like, as far as it is known or their weights are there."""
+        known, missing = {}, []
+        for (arm, seed), own in outcomes.items():
+            file = self._file(folder, arm, seed)
+            key = {"weights": own.weights, "samples": own.samples}
+            if paths := TrainedPaths.read(paths_file(file), key):
+                known[arm.name, seed] = paths
+            elif file.is_file():
+                missing.append((arm, seed, key))
+        advance = lab.track("paths", len(missing)) if missing else silent("", 0)
+        nets: dict[Arm, Unraveled] = {}  # an arm is captured once
+        for arm, seed, key in missing:
+            job = self._job(folder, arm, seed)
+            module = placed(load_model(job.spec, checkpoint=job.out, samples=samples).module, self.source.device)
+            if arm not in nets:
+                nets[arm] = unravel(module, samples.first(2)[0])
+            nets[arm].model.load_state_dict(module.state_dict())
+            known[arm.name, seed] = TrainedPaths.of(nets[arm], samples, self.source.seed)
+            known[arm.name, seed].write(paths_file(job.out), key)
+            advance(1)
+        return known
 
     def before(self, lab: Lab, subject: _Trained) -> Record | None:
         """The record, if it is of all trainings that are over."""
@@ -137,7 +166,7 @@ class MultiplicityJob(MultiplicityAsked, Job):
             "seeds": seeds,
             "summary": answer_of(judged[0] if judged else None, len(seeds), self.seeds, self.bound),
         }
-        trained = _trainings(subject.cards, outcomes)
+        trained = _trainings(subject.cards, outcomes, subject.paths)
         engine = lab.engine if outcomes else None  # the paths at birth take a capture: once a training is over
         design = pd.DataFrame([born(arm, subject.samples, self.source.seed, engine) for arm in self.design])
         losses = trained.groupby("arm")["training_loss"].mean()
@@ -145,6 +174,8 @@ class MultiplicityJob(MultiplicityAsked, Job):
         design[["error", "error_low", "error_high"]] = [_interval(own) for own in wrong] if seeds else nan
         tables = {"design": design, "trainings": trained}
         tables |= {"contrasts": pd.DataFrame(map(asdict, judged)), "slopes": pd.DataFrame(map(asdict, slopes))}
+        pairs = [(few.name, many.name) for many, few in self.contrasts]
+        tables["mediation"] = mediation(trained, pairs, seeds) if seeds else pd.DataFrame()
         return Answer(found, tables, self._doubts(trained, subject.samples))
 
     def _doubts(self, trained: pd.DataFrame, samples: SampleSet) -> tuple[str, ...]:
@@ -239,12 +270,14 @@ class _Trained:
     samples: SampleSet
     cards: dict[tuple[str, int], Record]
     outcomes: dict[tuple[str, int], ImageOutcomes]
+    paths: dict[tuple[str, int], TrainedPaths]
     capture_seconds: None = None
 
     @property
     def made_of(self) -> dict[str, Any]:
-        """Digests of samples and weights."""
-        return {"samples": self.samples.digest(), "networks": [own.weights for own in self.outcomes.values()]}
+        """Digests of samples and weights, and whose paths are known."""
+        networks = [own.weights for own in self.outcomes.values()]
+        return {"samples": self.samples.digest(), "networks": networks, "paths": sorted(map(str, self.paths))}
 
 
 def _interval(values: np.ndarray) -> tuple[float, float, float]:
@@ -254,14 +287,19 @@ def _interval(values: np.ndarray) -> tuple[float, float, float]:
     return contrast.mean, float(low), float(high)
 
 
-def _trainings(cards: Mapping[tuple[str, int], Record], outcomes: Mapping[tuple[str, int], np.ndarray]) -> pd.DataFrame:
+def _trainings(
+    cards: Mapping[tuple[str, int], Record],
+    outcomes: Mapping[tuple[str, int], np.ndarray],
+    paths: Mapping[tuple[str, int], TrainedPaths],
+) -> pd.DataFrame:
     """One row a training."""
     rows = []
     for (arm, seed), card in cards.items():
         last, error = card.found["curve"][-1], float(outcomes[arm, seed].mean())
         seconds = card.environment["seconds"]
-        rows.append((arm, seed, error, last["loss"], last["error"], seconds))
-    return pd.DataFrame(rows, columns=["arm", "seed", "error", "training_loss", "training_error", "seconds"])
+        rows.append((arm, seed, error, last["loss"], last["error"], seconds, *rows_of(paths.get((arm, seed))).values()))
+    columns = ["arm", "seed", "error", "training_loss", "training_error", "seconds", *MEASURES]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def multiplicity(
@@ -278,7 +316,7 @@ def multiplicity(
         options: seeds, seed, recipe, settings, bound, limit, device, batch_size.
 
     Returns:
-        A record with the tables `design`, `trainings`, `contrasts` and `slopes`.
+        A record with the tables `design`, `trainings`, `contrasts`, `slopes` and `mediation`.
 
     Raises:
         ResectError: something that was asked for cannot be done.

@@ -23,6 +23,12 @@ _ABOUT = {
     "differences": "The error of the arm with fewer paths minus that of the arm with more, paired by seed and image.",
 }
 _TITLES = {"errors": "Test errors by arm", "differences": "What fewer paths do"}
+_MEASURES = {
+    "effective_depth": "mean length by share",
+    "log2_effective_paths": "log₂ effective paths, by share",
+    "energy_depth": "mean length by energy",
+    "log2_energy_paths": "log₂ effective paths, by energy",
+}
 _NAMES = {"log2 blocks": "log₂ blocks", "log2 width": "log₂ (towers × hidden)", "bits per block": "log₂ paths / blocks"}
 
 
@@ -80,12 +86,18 @@ def tables(record: Record) -> list[tuple[str, Row, list[Row]]]:
         "verdict",
     )
     slopes = ("of logit(error)", "slope", "95 %")
+    mediation = ("fewer paths − more", "measure", "fewer", "more", "difference", "points a unit", "points it carries")
     found = [
         ("Design: what the arms share, and the number of paths in bits", designs, _rows(every["design"], _design)),
         ("At birth: mean length of the paths by energy, in blocks", births, _rows(every["design"], _birth)),
         ("Errors", errors, _rows(every["design"], _error)),
         ("Contrasts, the primary one first", contrasts, _rows(every["contrasts"], _contrast)),
         ("Slopes over the arms", slopes, _rows(every["slopes"], _slope)),
+        (
+            "Exploratory: what the trained networks' paths are like, and whether errors go with it",
+            mediation,
+            _rows(every["mediation"].query("seeds > 2") if len(every["mediation"]) else every["mediation"], _mediation),
+        ),
     ]
     return [(title, headings, rows) for title, headings, rows in found if rows]
 
@@ -120,6 +132,14 @@ def _slope(row: dict[str, Any]) -> Row:
     value = "not identified" if pd.isna(row["value"]) else decimal(row["value"], 3)
     known = pd.notna(row["low"])
     return _NAMES[row["name"]], value, f"{decimal(row['low'], 3)} to {decimal(row['high'], 3)}" if known else ""
+
+
+def _mediation(row: dict[str, Any]) -> Row:
+    known = pd.notna(row["slope"])
+    difference = f"{decimal(row['difference'])} [{decimal(row['difference_low'])}, {decimal(row['difference_high'])}]"
+    errors = [f"{_points(row[n])} [{_ends(row[f'{n}_low'], row[f'{n}_high'])}]" for n in ("slope", "carried") if known]
+    means = decimal(row["mean_fewer"]), decimal(row["mean_more"])
+    return pair(row["fewer"], row["more"]), _MEASURES[row["measure"]], *means, difference, *(errors or ["", ""])
 
 
 def _points(value: float) -> str:
