@@ -24,10 +24,10 @@ _ABOUT = {
 }
 _TITLES = {"errors": "Test errors by arm", "differences": "What fewer paths do"}
 _MEASURES = {
-    "effective_depth": "mean length by share",
-    "log2_effective_paths": "log₂ effective paths, by share",
-    "energy_depth": "mean length by energy",
-    "log2_energy_paths": "log₂ effective paths, by energy",
+    "effective_depth": "length by share",
+    "log2_effective_paths": "bits by share",
+    "energy_depth": "length by energy",
+    "log2_energy_paths": "bits by energy",
 }
 _NAMES = {"log2 blocks": "log₂ blocks", "log2 width": "log₂ (towers × hidden)", "bits per block": "log₂ paths / blocks"}
 
@@ -86,7 +86,7 @@ def tables(record: Record) -> list[tuple[str, Row, list[Row]]]:
         "verdict",
     )
     slopes = ("of logit(error)", "slope", "95 %")
-    mediation = ("fewer paths − more", "measure", "fewer", "more", "difference", "points a unit", "points it carries")
+    mediation = ("fewer paths − more", "of the gradient", "fewer", "more", "difference", "95 %", "carries", "95 %")
     found = [
         ("Design: what the arms share, and the number of paths in bits", designs, _rows(every["design"], _design)),
         ("At birth: mean length of the paths by energy, in blocks", births, _rows(every["design"], _birth)),
@@ -94,7 +94,7 @@ def tables(record: Record) -> list[tuple[str, Row, list[Row]]]:
         ("Contrasts, the primary one first", contrasts, _rows(every["contrasts"], _contrast)),
         ("Slopes over the arms", slopes, _rows(every["slopes"], _slope)),
         (
-            "Exploratory: what the trained networks' paths are like, and whether errors go with it",
+            "Exploratory: the trained networks' paths, and the points of error that go with them",
             mediation,
             _rows(every["mediation"].query("seeds > 2") if len(every["mediation"]) else every["mediation"], _mediation),
         ),
@@ -135,11 +135,18 @@ def _slope(row: dict[str, Any]) -> Row:
 
 
 def _mediation(row: dict[str, Any]) -> Row:
-    known = pd.notna(row["slope"])
-    difference = f"{decimal(row['difference'])} [{decimal(row['difference_low'])}, {decimal(row['difference_high'])}]"
-    errors = [f"{_points(row[n])} [{_ends(row[f'{n}_low'], row[f'{n}_high'])}]" for n in ("slope", "carried") if known]
     means = decimal(row["mean_fewer"]), decimal(row["mean_more"])
-    return pair(row["fewer"], row["more"]), _MEASURES[row["measure"]], *means, difference, *(errors or ["", ""])
+    ends = f"{decimal(row['difference_low'])} to {decimal(row['difference_high'])}"
+    known = pd.notna(row["carried"])
+    carried = (_points(row["carried"]), _ends(row["carried_low"], row["carried_high"])) if known else ("", "")
+    return (
+        pair(row["fewer"], row["more"]),
+        _MEASURES[row["measure"]],
+        *means,
+        decimal(row["difference"]),
+        ends,
+        *carried,
+    )
 
 
 def _points(value: float) -> str:
