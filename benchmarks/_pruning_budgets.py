@@ -18,6 +18,7 @@ import torch
 from _pruning_networks import Subject
 
 import resect
+from resect.digest import fingerprint
 from resect.engines.local import LOCAL, Local
 from resect.engines.work import Arrays, Engine
 from resect.errors import InputError
@@ -29,7 +30,7 @@ from resect.pruning.latency import ratio_of_quartiles
 from resect.pruning.objective import Objective
 from resect.pruning.problem import Problem
 from resect.pruning.prune import SEARCHES
-from resect.pruning.refit import Refit, refit
+from resect.pruning.refit import Refit, refit, with_tensors
 from resect.pruning.rerun import Rerun
 from resect.runs.folder import RunFolder
 from resect.sweep.lesion import LesionResult, lesion
@@ -125,9 +126,10 @@ def fitted_by(subject: Subject, arrangement: resect.Arrangement, engine: Engine)
     """Refit on the samples that choose, and measure on those that judge; of a single batch nothing can be held back, so
     that nothing is fitted."""
     net, start = subject.net, time.process_time()
-    fit = refit(net, arrangement, subject.chooses) if len(subject.chooses) > 1 else Refit.none()
+    fit = refit(net, arrangement, subject.chooses) if len(subject.chooses) > 1 else Refit({}, None, {})
     seconds = time.process_time() - start
-    rerun = Rerun(fit.into(net.standalone(arrangement)), f"{arrangement}, refitted")
+    module = with_tensors(net.standalone(arrangement), fit.tensors)
+    rerun = Rerun(module, f"{arrangement} {fingerprint(module)}")
     return Fitted(rerun.outcomes(net, subject.judges, engine), fit.strength, seconds)
 
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from scipy import stats
 
 import resect
+from resect.errors import ResectWarning
 from resect.jobs.mediators import MEASURES, TrainedPaths, mediation, paths_file
+from resect.jobs.outcomes import outcomes_file
 from resect.models.specs import load_model
 from resect.paths.settings import PathSettings
 from resect.paths.spectrum import path_spectrum
+from resect.report.multiplicity import tables
 
 ARMS = ("resnet8-w2-b2-s1", "resnet8-w2-b2-s3")
 OPTIONS = {"seeds": 3, "settings": {"epochs": 1, "batch_size": 256}, "limit": 40}
@@ -73,6 +80,35 @@ def test_few_seeds_and_what_was_not_measured_say_nothing() -> None:
     none = mediation(trainings, [("few", "many")], []).iloc[0]
     assert none["seeds"] == 0
     assert np.isnan(none["mean_fewer"])
+
+
+def test_a_training_that_diverged_does_not_stop_the_comparison(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    resect.multiplicity("digits", *ARMS, out=out, **{**OPTIONS, "seeds": 2})
+    file = out / "networks" / f"{ARMS[0]}-seed1.safetensors"
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    state = {
+        name: torch.full_like(value, float("nan")) if value.is_floating_point() else value
+        for name, value in load_file(file).items()
+    }
+    save_file(state, file, metadata)
+    for made in (paths_file(file), outcomes_file(file)):
+        made.unlink()
+    before = paths_file(out / "networks" / f"{ARMS[0]}-seed0.safetensors").read_text()
+    with pytest.warns(ResectWarning, match="seed 1: its paths are left out"):
+        record = resect.multiplicity("digits", *ARMS, out=out, trainings=0, **{**OPTIONS, "seeds": 2})
+    assert record.tables["trainings"]["effective_depth"].isna().sum() == 1
+    assert paths_file(out / "networks" / f"{ARMS[0]}-seed0.safetensors").read_text() == before
+
+
+def test_a_record_of_before_is_shown(tmp_path: Path) -> None:
+    record = resect.multiplicity("digits", *ARMS, out=tmp_path / "run", **{**OPTIONS, "seeds": 2, "limit": 30})
+    old = replace(record, tables={name: table for name, table in record.tables.items() if name != "mediation"})
+    titles = [title for title, *_ in tables(old)]
+    assert titles
+    assert not any(title.startswith("Exploratory") for title in titles)
+    assert tables(record)[-1][0].startswith("Exploratory")
 
 
 def test_numbers_are_read_back_for_their_network_alone(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from resect.engines.local import Local, Memory
 from resect.measuring.batches import Batch, batches_of
 from resect.measuring.calibration import calibrate
 from resect.pruning.prune import remove
-from resect.pruning.refit import Refit, fitted, positions, refit
+from resect.pruning.refit import fitted, positions, refit, with_tensors
 
 SEEDED = torch.Generator().manual_seed(3)
 WIDE, HIDDEN = 5, 7
@@ -93,7 +93,7 @@ def test_a_block_that_adds_a_constant_leaves_nothing_to_be_missed() -> None:
     with torch.no_grad():
         net.model[1].branch[3].weight.zero_()
     batches, arrangement = on(net), net.intact.without(1)
-    small = Refit(fitted(net, arrangement, batches, 0.1), 0.1, {}).into(net.standalone(arrangement))
+    small = with_tensors(net.standalone(arrangement), fitted(net, arrangement, batches, 0.1))
     for batch in batches:
         torch.testing.assert_close(small(batch.inputs), net(batch.inputs))
 
@@ -229,7 +229,56 @@ class Seen(nn.Module):
         return (x + branch) * branch.mean().sigmoid()
 
 
-@pytest.mark.parametrize("blocks", [[Tied()], [Seen(), Seen()], [Block(nn.Linear(WIDE, WIDE), nn.Tanh())]])
+class Buffered(nn.Module):
+    """A layer whose bias is no parameter."""
+
+    bias: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(WIDE, WIDE) / 3)
+        self.register_buffer("bias", torch.zeros(WIDE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + nn.functional.linear(x.tanh(), self.weight, self.bias)
+
+
+class Crossed(nn.Module):
+    """Cross layers of DCN-v2, whose branches are multiplied by the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDE, WIDE) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x
+        for layer in self.layers:
+            x = x + first * layer(x)
+        return x
+
+
+class OnePerPosition(nn.Module):
+    """A layer scale that varies over positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.scale = nn.Linear(WIDE, WIDE), nn.Parameter(torch.rand(4, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layer(x.tanh()) * self.scale
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        [Tied()],
+        [Seen(), Seen()],
+        [Block(nn.Linear(WIDE, WIDE), nn.Tanh())],
+        [Buffered(), Buffered()],
+        [Crossed()],
+        [OnePerPosition(), OnePerPosition()],
+    ],
+)
 def test_layers_that_other_values_depend_on_are_not_fitted(blocks: list[nn.Module]) -> None:
     net = network(*blocks)
     with pytest.raises(resect.InputError, match=r"`refit` fits linear layers that branches end in, .* has neither"):
@@ -256,6 +305,63 @@ def test_parallel_blocks_are_fitted_and_go_together() -> None:
     assert of == {"0.a.3", "0.b.3", "2.a.3", "2.b.3"}
     half = fitted(net, net.intact.without(2), batches, 0.1)
     assert {name.rpartition(".")[0] for name in half} == {"1.b.3", "2.a.3", "2.b.3"}
+
+
+class Beside(nn.Module):
+    """(x + a(x)) + b(x): b reads the state before the gap that a leaves (Cohere)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = mlp().branch, mlp().branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.a(x) + self.b(x)
+
+
+def test_a_state_that_a_kept_branch_reads_is_fitted_to_itself() -> None:
+    net = network(mlp(), Beside(), mlp())
+    assert len(net.blocks) == 4
+    (gone,) = [i for i, block in enumerate(net.blocks) if block.name.startswith("1.a")]
+    tensors = fitted(net, net.intact.without(gone), on(net, 4, 30), 0.1)
+    assert not any(name.startswith("0.") for name in tensors)  # as it is, it is what the intact network has
+    assert {name.rpartition(".")[0] for name in tensors} == {"1.b.3", "2.branch.3"}
+
+
+class Dropped(nn.Module):
+    """A convolution with batch norm and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv1d(4, 4, 1), nn.BatchNorm1d(4), nn.Dropout(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+def test_a_fit_does_not_depend_on_other_random_numbers() -> None:
+    net = network(Dropped(), Dropped(), Dropped())
+    batches, training = drawn(8, 6, 4, WIDE), drawn(16, 6, 4, WIDE)
+    heal, settings = resect.HealSettings(epochs=0, refit=True), resect.PruneSettings(timed=False)
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        healing = remove(net, batches, net.intact.without(1), settings, heal=heal, training=training).healing
+        assert healing is not None
+        found.append(healing.network.state_dict())
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+def test_training_samples_that_say_too_little_are_refused_before_the_search() -> None:
+    net = network(mlp(), mlp(), mlp())
+    heal, settings = resect.HealSettings(epochs=0, refit=True), resect.PruneSettings(timed=False)
+    with pytest.raises(resect.DataError, match="`training` must be at least 4 samples for a fit, got 3"):
+        resect.prune(
+            net, drawn(8, 6, 4, WIDE), resect.Budget(remove=1), settings, heal=heal, training=drawn(1, 3, 4, WIDE)
+        )
+    *some, (inputs, targets) = drawn(4, 6, 4, WIDE)
+    held = [*some, (inputs, torch.full_like(targets, -100))]
+    with pytest.raises(resect.DataError, match="targets that count, but all of theirs are ignored"):
+        refit(net, net.intact.without(1), list(batches_of(held, net)))
 
 
 def test_statistics_of_batch_norms_are_mixed_by_the_strength(net: resect.Unraveled) -> None:

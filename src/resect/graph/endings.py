@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from math import prod
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
-from resect.graph.ops import is_check, op_name
+from resect.graph.ops import hint_shape, is_check, op_name
+from resect.graph.slices import Sliced
+from resect.graph.slots import Slot
 
 _LAYERS = frozenset({"linear", "addmm"})
 _ALIKE = frozenset({"clone", "contiguous", "alias", "detach", "dropout", "_to_copy", "to", "lift_fresh"})
@@ -31,6 +34,7 @@ class Ending:
         weight, bias: the nodes of its parameters; no bias for None.
         transposed: whether the weight is (I, O), as in transformers' Conv1D, not (O, I).
         moves: what lies between, from the branch operand back to the layer; the first is the operand.
+        scales: the parameter by which each of them that is a product multiplies.
     """
 
     layer: Node
@@ -39,96 +43,117 @@ class Ending:
     bias: Node | None
     transposed: bool
     moves: tuple[Node, ...]
+    scales: Mapping[Node, Node]
 
     def back(self, change: Tensor, shape: tuple[int, ...], value: Value) -> Tensor:
-        """How the layer's value has to change so that the branch operand changes by `change`.
-
-        Args:
-            shape: of the layer's value.
-        """
+        """How the layer's value has to change, of `shape`, so that the branch operand changes by `change`."""
         for move in self.moves:
             if op_name(move) in _ORDERS:
                 change = change.permute(_inverse(move, change.ndim))
-            elif op_name(move) == "mul":
-                factor = _factor(move, value).to(change)
+            elif move in self.scales:
+                factor = _viewed(self.scales[move], value).to(change)
                 change = torch.where(factor == 0, 0, change / torch.where(factor == 0, 1, factor))
         return change.reshape(shape)
 
 
-def ending(branch: Node, own: Callable[[Node], bool]) -> Ending | None:
-    """The ending of a branch operand; None where it ends in something else, or other values are made of it, too.
+def endings(sliced: Sliced) -> dict[int, Ending]:
+    """Of each block that ends in a linear layer of its own, and is added as it is, by the number of its slot.
 
-    Args:
-        own: whether a node is a parameter that nothing else in the network reads.
+    Left out are blocks inside others, layers whose weights or values something else reads, too, and sums in which the
+    branch is repeated over positions.
     """
-    moves, node, reshaped = list[Node](), branch, False
+    parameters = dict(sliced.captured.model.named_parameters(remove_duplicate=False))
+    homes = Counter(id(parameter) for parameter in parameters.values())
+    named = {node: parameters[name] for node, name in sliced.captured.parameters.items() if name in parameters}
+    found = {}
+    for slot in sliced.slots:
+        own = _ending(slot.join.branch, named) if _added(slot) else None
+        held = [] if own is None else [part for part in (own.weight, own.bias) if part is not None]
+        alone = all(part in named and len(part.users) == homes[id(named[part])] == 1 for part in held)
+        if own and alone and own.layer in sliced.slices[slot.place.slice]:
+            found[slot.index] = own
+    return found
+
+
+def _added(slot: Slot) -> bool:
+    """Whether a join's value is its skip plus the branch and nothing but other branches."""
+    join = slot.join
+    sums = (join.consumer, join.node)  # branches of parallel blocks are added to each other first
+    plain = all(op_name(node) == "add" and not node.kwargs for node in sums)
+    inner = join.consumer is not join.node
+    alone = not inner or set(join.consumer.users) == {join.node}
+    whole = hint_shape(join.branch) == hint_shape(join.node)
+    return plain and alone and whole and join.kind == "identity" and slot.place.parent is None
+
+
+def _ending(branch: Node, parameters: Mapping[Node, Tensor]) -> Ending | None:
+    """The ending of a branch operand; None where it ends in something else, or other values are made of it, too."""
+    moves, scales, node, reshaped = list[Node](), dict[Node, Node](), branch, False
     while node.op == "call_function" and op_name(node) not in _LAYERS:
-        name = op_name(node)
+        name, source = op_name(node), node.args[0]
         if name in _RESHAPES:
             reshaped = True
-        elif name not in _ALIKE and (reshaped or not (name in _ORDERS or (name == "mul" and _scale_of(node)))):
+        elif name == "mul" and not reshaped and (parted := _parted(node, parameters)):
+            source, scales[node] = parted
+        elif name not in _ALIKE and (reshaped or name not in _ORDERS):
             return None
-        source = _signal(node)
         if not isinstance(source, Node):
             return None
         moves.append(node)
         node = source
     if node.op != "call_function" or any(_read_elsewhere(part) for part in (*moves, node)):
         return None
-    layer = _layer(node, tuple(moves))
-    parameters = [] if layer is None else [part for part in (layer.weight, layer.bias) if part is not None]
-    return layer if parameters and all(own(part) for part in parameters) else None
+    found = _layer(node, tuple(moves), scales)
+    if found is None:
+        return None
+    outputs = (hint_shape(node) or (0,))[-1]
+    sizes = [prod(hint_shape(scale) or ()) for scale in scales.values()]
+    return found if all(size in (1, outputs) for size in sizes) else None  # what varies along O alone can be taken back
 
 
-def _layer(node: Node, moves: tuple[Node, ...]) -> Ending | None:
+def _layer(node: Node, moves: tuple[Node, ...], scales: Mapping[Node, Node]) -> Ending | None:
     if node.kwargs or not 2 <= len(node.args) <= 3 or not all(isinstance(part, Node) for part in node.args):
         return None  # of a sum with factors, too
     parts = [part for part in node.args if isinstance(part, Node)]
     if op_name(node) == "linear":
         inputs, weight = parts[:2]
-        return Ending(node, inputs, weight, parts[2] if len(parts) == 3 else None, False, moves)
+        return Ending(node, inputs, weight, parts[2] if len(parts) == 3 else None, False, moves, scales)
     bias, inputs, weight = parts
-    return Ending(node, inputs, weight, bias, True, moves)
+    return Ending(node, inputs, weight, bias, True, moves, scales)
 
 
 def _read_elsewhere(node: Node) -> bool:
     return len([user for user in node.users if not is_check(user)]) > 1
 
 
-def _signal(move: Node) -> Any:
-    """The operand that is moved on: of a product the one that is no parameter."""
-    return move.args[0] if op_name(move) != "mul" else next(a for a in move.args if a is not _scale_of(move))
-
-
-def _scale_of(product: Node) -> Node | None:
-    """The operand of a product that is a parameter, or one of another shape; None if there is not just one."""
-    scales = [part for part in product.args if isinstance(part, Node) and _parameter_of(part) is not None]
-    return scales[0] if len(scales) == 1 and len(product.args) == 2 else None
+def _parted(product: Node, parameters: Mapping[Node, Tensor]) -> tuple[Node, Node] | None:
+    """The operand that is moved on, and that which is a parameter or a view of one; None unless there is one each."""
+    operands = [part for part in product.args if isinstance(part, Node)]
+    scales = [part for part in operands if _parameter_of(part) in parameters]
+    if len(product.args) != 2 or len(operands) != 2 or len(scales) != 1:
+        return None
+    return next(part for part in operands if part is not scales[0]), scales[0]
 
 
 def _parameter_of(node: Node) -> Node | None:
-    """The parameter that a node is, or is a view of."""
+    """What a node is a view of, if it is viewed in shapes that are known."""
+    while node.op == "call_function":
+        plain = all(isinstance(part, (int, list, tuple)) for part in node.args[1:]) and not node.kwargs
+        source = node.args[0] if op_name(node) in _RESHAPES and plain else None
+        if not isinstance(source, Node):
+            return None
+        node = source
+    return node
+
+
+def _viewed(node: Node, value: Value) -> Tensor:
+    """The value of a view of a parameter."""
     if node.op != "call_function":
-        return node if node.op in ("placeholder", "get_attr") else None
-    plain = all(isinstance(part, (int, list, tuple)) for part in node.args[1:]) and not node.kwargs
-    source = node.args[0] if op_name(node) in _RESHAPES and plain else None
-    return _parameter_of(source) if isinstance(source, Node) else None
-
-
-def _factor(product: Node, value: Value) -> Tensor:
-    """What a product multiplies by."""
-
-    def of(node: Node) -> Tensor:
-        if node.op != "call_function":
-            return value(node)
-        source, *shape = node.args
-        assert isinstance(source, Node) and callable(node.target)
-        result: Tensor = node.target(of(source), *shape)
-        return result
-
-    scale = _scale_of(product)
-    assert scale is not None, "products without a scale are no moves"
-    return of(scale)
+        return value(node)
+    source, *shape = node.args
+    assert isinstance(source, Node) and callable(node.target)
+    result: Tensor = node.target(_viewed(source, value), *shape)
+    return result
 
 
 def _inverse(move: Node, dimensions: int) -> list[int]:

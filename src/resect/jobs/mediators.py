@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import nan, sqrt
 from pathlib import Path
 from typing import Any, Self
@@ -71,7 +71,7 @@ class TrainedPaths:
         return cls(**own) if whole and all(content.get(name) == value for name, value in key.items()) else None
 
 
-MEASURES = tuple(TrainedPaths.__dataclass_fields__)
+MEASURES = tuple(own.name for own in fields(TrainedPaths))
 
 
 def mediation(trainings: pd.DataFrame, pairs: Iterable[tuple[str, str]], seeds: Sequence[int]) -> pd.DataFrame:
@@ -131,6 +131,6 @@ def paths_file(weights: Path) -> Path:
     return weights.with_suffix(SUFFIX)
 
 
-def rows_of(paths: TrainedPaths | None) -> dict[str, Any]:
-    """The columns of a training."""
+def columns_of(paths: TrainedPaths | None) -> dict[str, Any]:
+    """The columns of one training."""
     return dict.fromkeys(MEASURES, nan) if paths is None else asdict(paths)

@@ -6,6 +6,7 @@ that is over its card and its outcomes count; its weights may be deleted.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import nan
@@ -20,14 +21,14 @@ from resect.data import load_samples
 from resect.data.samples import SampleSet
 from resect.digest import file_digest
 from resect.engines.local import LOCAL
-from resect.errors import InputError, RunError, require_whole
+from resect.errors import InputError, ResectError, ResectWarning, RunError, require_whole
 from resect.files import write_text
 from resect.jobs.birth import born
 from resect.jobs.design import START, Arm, MultiplicityAsked
 from resect.jobs.evaluate import outcomes_of
 from resect.jobs.fit import placed, require_fit
 from resect.jobs.job import Advance, Answer, Job, Lab, Track, silent
-from resect.jobs.mediators import MEASURES, TrainedPaths, mediation, paths_file, rows_of
+from resect.jobs.mediators import MEASURES, TrainedPaths, columns_of, mediation, paths_file
 from resect.jobs.outcomes import ImageOutcomes, kept_outcomes, outcomes_file, training_digest
 from resect.jobs.plan import plan_of
 from resect.jobs.together import train_together
@@ -42,6 +43,7 @@ from resect.runs.folder import RunFolder
 from resect.runs.record import Record, plain
 
 PLAN = "plan.yaml"
+_TRAINING = ("arm", "seed", "error", "training_loss", "training_error", "seconds")
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,9 @@ class MultiplicityJob(MultiplicityAsked, Job):
                 known[arm.name, seed] = paths
             elif file.is_file():
                 missing.append((arm, seed, key))
+            elif paths_file(file).exists():
+                said = f"{paths_file(file)} is damaged or of something else, and {file.name} is not there: left out."
+                warnings.warn(said, ResectWarning, stacklevel=2)
         advance = lab.track("paths", len(missing)) if missing else silent("", 0)
         nets: dict[Arm, Unraveled] = {}  # an arm is captured once
         for arm, seed, key in missing:
@@ -139,8 +144,11 @@ class MultiplicityJob(MultiplicityAsked, Job):
             if arm not in nets:
                 nets[arm] = unravel(module, samples.first(2)[0])
             nets[arm].model.load_state_dict(module.state_dict())
-            known[arm.name, seed] = TrainedPaths.of(nets[arm], samples, self.source.seed)
-            known[arm.name, seed].write(paths_file(job.out), key)
+            try:
+                known[arm.name, seed] = TrainedPaths.of(nets[arm], samples, self.source.seed)
+                known[arm.name, seed].write(paths_file(job.out), key)
+            except ResectError as error:  # of a training that diverged; the planned test does not depend on it
+                warnings.warn(f"{arm.name}, seed {seed}: its paths are left out: {error}", ResectWarning, stacklevel=2)
             advance(1)
         return known
 
@@ -297,9 +305,18 @@ def _trainings(
     for (arm, seed), card in cards.items():
         last, error = card.found["curve"][-1], float(outcomes[arm, seed].mean())
         seconds = card.environment["seconds"]
-        rows.append((arm, seed, error, last["loss"], last["error"], seconds, *rows_of(paths.get((arm, seed))).values()))
-    columns = ["arm", "seed", "error", "training_loss", "training_error", "seconds", *MEASURES]
-    return pd.DataFrame(rows, columns=columns)
+        rows.append(
+            {
+                "arm": arm,
+                "seed": seed,
+                "error": error,
+                "training_loss": last["loss"],
+                "training_error": last["error"],
+                "seconds": seconds,
+                **columns_of(paths.get((arm, seed))),
+            }
+        )
+    return pd.DataFrame(rows, columns=[*_TRAINING, *MEASURES])
 
 
 def multiplicity(

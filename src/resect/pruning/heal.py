@@ -11,6 +11,7 @@ from resect.engines.work import Arrays
 from resect.pruning.bench import Bench
 from resect.pruning.healed import Candidate, Healing
 from resect.pruning.problem import Choice
+from resect.pruning.rerun import mean_loss
 from resect.pruning.treatment import Treated, Treatment
 from resect.sweep.settings import LesionSettings
 
@@ -27,11 +28,10 @@ def heal(bench: Bench, treatment: Treatment, choices: Sequence[Choice]) -> Heali
     best: tuple[float, Treated] | None = None
     losses: list[float] = []
     rows: list[Arrays] = []
-    weights = np.concatenate([batch.task.weights(batch.targets).cpu().numpy() for batch in bench.objective.batches])
     for arrangement in arrangements:
         treated = treatment(arrangement)
         own = bench.rerun(treated.network, arrangement, bench.objective.batches)
-        losses.append(float(np.average(own["loss"][weights > 0], weights=weights[weights > 0])))
+        losses.append(mean_loss(own, bench.objective.batches))
         rows.append(bench.rerun(treated.network, arrangement, bench.judges))
         if best is None or losses[-1] < best[0]:
             best = losses[-1], treated

@@ -12,12 +12,11 @@ Letters: N positions of all samples, I and O numbers that a layer takes and give
 from __future__ import annotations
 
 from collections import ChainMap, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Node
@@ -25,15 +24,15 @@ from torch.fx import Node
 from resect.engines.local import LOCAL
 from resect.engines.work import Progress
 from resect.errors import DataError, InputError
-from resect.graph.endings import Ending, ending
-from resect.graph.ops import hint_shape, op_name
+from resect.graph.endings import Ending, endings
+from resect.graph.ops import hint_shape
 from resect.graph.slots import Slot
 from resect.measuring.batches import Batch, to_device, widest_float
 from resect.measuring.calibration import calibrate, norms_of
 from resect.network.arrangement import Arrangement
 from resect.network.standalone import Standalone
 from resect.network.unraveled import Unraveled
-from resect.pruning.rerun import Rerun
+from resect.pruning.rerun import Rerun, mean_loss
 
 STRENGTHS = (1.0, 0.1, 0.01)
 PASSES = 2 * (len(STRENGTHS) + 1)
@@ -53,16 +52,6 @@ class Refit:
     tensors: dict[str, Tensor]
     strength: float | None
     losses: dict[float | None, float]
-
-    @classmethod
-    def none(cls) -> Refit:
-        """Nothing is fitted."""
-        return cls({}, None, {})
-
-    def into(self, module: Standalone) -> Standalone:
-        """Put them into a stand-alone network of the arrangement."""
-        module.load_state_dict(self.tensors, strict=False)
-        return module
 
 
 def refit(
@@ -103,17 +92,23 @@ def refit(
 
 def require_fittable(net: Unraveled) -> None:
     """Raise InputError unless a branch ends in a linear layer of its own, or there are batch norms."""
-    if not norms_of(net.model) and not any(_ending(net, slot) for slot in net.sliced.slots):
+    if not norms_of(net.model) and not endings(net.sliced):
         raise InputError(
             "`refit` fits linear layers that branches end in, as those of transformers do, and the statistics of batch "
             "norms, but the network has neither."
         )
 
 
+def with_tensors(module: Standalone, tensors: Mapping[str, Tensor]) -> Standalone:
+    """A stand-alone network, into which some tensors are put."""
+    module.load_state_dict(tensors, strict=False)
+    return module
+
+
 def positions(net: Unraveled) -> int:
     """Of a sample of the example, at the most: the rows that a fit has of it."""
-    layers = [found.layer for slot in net.sliced.slots if (found := _ending(net, slot))]
-    rows = [prod(shape[:-1]) for layer in layers if (shape := hint_shape(layer))]
+    shapes = [hint_shape(own.layer) for own in endings(net.sliced).values()]
+    rows = [prod(shape[:-1]) for shape in shapes if shape]
     return max(1, max(rows, default=1) // net.programs.example_batch)
 
 
@@ -134,9 +129,11 @@ def fitted(
     tensors = _layers(net, arrangement, batches, strength, progress)
     if not norms_of(net.model):
         return tensors
-    module = Refit(tensors, strength, {}).into(net.standalone(arrangement))
+    module = with_tensors(net.standalone(arrangement), tensors)
     before = {name: value.clone() for name, value in module.named_buffers() if value.is_floating_point()}
     calibrate(module, [(batch.inputs, batch.targets) for batch in batches])
+    if progress:
+        progress(sum(map(len, batches)))
     for name, value in module.named_buffers():
         if name in before and not torch.equal(value, before[name]):
             tensors[name] = (value + strength * before[name]) / (1 + strength)
@@ -156,9 +153,11 @@ def _layers(
     wanted = [key_of(node) for piece in pieces for node in (piece.ending.inputs, piece.slot.join.node)]
     cut, names = _Walk(net, arrangement, batches, wanted, progress), net.sliced.captured.parameters
     for piece in pieces:
-        intact.through(slice_of[key_of(piece.behind)])
-        cut.through(slice_of[key_of(piece.slot.join.node)] - 1)
-        for node, tensor in _solved(piece, intact, cut, key_of, strength).items():
+        behind, join = key_of(piece.behind), key_of(piece.slot.join.node)
+        intact.through(slice_of[behind])
+        cut.through(slice_of[join] - 1)
+        aims = intact.kept[behind]
+        for node, tensor in _solved(piece, aims, cut, key_of, strength).items():
             cut.put(key_of(node), tensor)
             made[names[node]] = tensor
     return made
@@ -178,52 +177,34 @@ class _Piece:
     behind: Node
 
 
-def _ending(net: Unraveled, slot: Slot) -> Ending | None:
-    """The ending of a block whose branch is added as it is, computed where its addition is."""
-    join, parameters = slot.join, net.sliced.captured.parameters
-    sums = (join.consumer, join.node)  # in parallel blocks branches are added to each other first
-    plain = all(op_name(node) == "add" and not node.kwargs for node in sums)
-    if slot.place.parent is not None or join.kind != "identity" or not plain:
-        return None
-    if join.consumer is not join.node and set(join.consumer.users) != {join.node}:
-        return None
-
-    def own(node: Node) -> bool:
-        return node in parameters and len(node.users) == 1 and net.parameter_nodes(parameters[node]) == (node,)
-
-    found = ending(join.branch, own)
-    here = found and net.programs.slice_of[net.programs.keys.of(found.layer)] == slot.place.slice
-    return found if here else None
-
-
 def _pieces(net: Unraveled, arrangement: Arrangement) -> list[_Piece]:
     """All that is fitted, in order: kept blocks behind, or right before, the first that is gone."""
     joins: dict[Node, list[Slot]] = {}  # of parallel blocks one
     for slot in net.sliced.slots:
         if slot.place.parent is None:
             joins.setdefault(slot.join.node, []).append(slot)
-
     following = defaultdict[Node, list[Node]](list)
     for node, slots in joins.items():
         following[slots[0].join.bypass].append(node)
-
-    def gone(node: Node) -> bool:
-        return all(arrangement[slot.index] is None for slot in joins[node])
+    gone = {node: all(arrangement[slot.index] is None for slot in slots) for node, slots in joins.items()}
+    kept = [slot for slots in joins.values() for slot in slots if arrangement[slot.index] is not None]
+    read = {entry for slot in kept for entry in slot.join.entries}
 
     def behind(node: Node) -> Node:
-        """The last join of those that only hand on what this one gives."""
-        while len(following[node]) == 1 and gone(following[node][0]):
+        """The last join of those that only hand on what this one gives; a kept branch beside them needs that itself."""
+        while len(following[node]) == 1 and gone[following[node][0]] and node not in read:
             node = following[node][0]
         return node
 
-    pieces, first = [], min((i for i, decision in enumerate(arrangement) if decision is None), default=len(arrangement))
-    for node, slots in joins.items():
-        last = behind(node)
-        for slot in slots:
-            found = _ending(net, slot) if arrangement[slot.index] is not None else None
-            if found and first <= joins[last][-1].index:
-                pieces.append(_Piece(slot, found, last))
-    return pieces
+    first = min((i for i, decision in enumerate(arrangement) if decision is None), default=len(arrangement))
+    found = {i: own for i, own in endings(net.sliced).items() if arrangement[i] is not None}
+    return [
+        _Piece(slot, found[slot.index], last)
+        for node, slots in joins.items()
+        for last in (behind(node),)
+        for slot in slots
+        if slot.index in found and first <= joins[last][-1].index
+    ]
 
 
 class _Walk:
@@ -245,6 +226,7 @@ class _Walk:
         self.programs = net.programs.fold(arrangement, also=wanted)
         self.bases = [net.bind(to_device(batch.inputs, net.device)) for batch in batches]
         self.states: list[dict[int, Any]] = [{} for _ in batches]
+        self.wanted, self.kept = wanted, dict[int, list[Tensor]]()  # of every batch
         self.done, self.progress = 0, progress
         self.share = sum(map(len, batches)) / len(self.programs)
 
@@ -253,6 +235,9 @@ class _Walk:
         while self.done <= last:
             self.states = [self._next(i) for i in range(len(self.bases))]
             self.done += 1
+            for key in self.wanted:
+                if key not in self.kept and key in self.states[0]:
+                    self.kept[key] = [state[key] for state in self.states]
             if self.progress:
                 self.progress(self.share)
 
@@ -270,16 +255,18 @@ class _Walk:
         return self.programs[self.done].run(self.bases[batch], self.states[batch])
 
 
-def _solved(piece: _Piece, intact: _Walk, cut: _Walk, key_of: Any, strength: float) -> dict[Node, Tensor]:
-    """The parameters of a layer that bring the state nearest to the intact network's; none where that is not finite."""
+def _solved(
+    piece: _Piece, aims: Sequence[Tensor], cut: _Walk, key_of: Callable[[Node], int], strength: float
+) -> dict[Node, Tensor]:
+    """The parameters of a layer that bring the state nearest to the aim of every batch; none where it is not finite."""
     own, base = piece.ending, cut.bases[0]
     weight = base[key_of(own.weight)]
     inputs, outputs = weight.shape if own.transposed else weight.shape[::-1]
     wide = widest_float(weight.device)
     sums = torch.zeros(inputs + 1, inputs + 1 + outputs, dtype=wide, device=weight.device)  # of [H, 1]' [H, 1, R]
-    for number, state in enumerate(intact.states):
+    for number, aim in enumerate(aims):
         taken, value = cut.peek(number, [key_of(own.inputs), key_of(piece.slot.join.node)])
-        missing = state[key_of(piece.behind)].to(wide) - value.to(wide)
+        missing = aim.to(wide) - value.to(wide)
         missing = own.back(missing, (*taken.shape[:-1], outputs), lambda node: base[key_of(node)])
         rows = torch.cat([taken.to(wide).reshape(-1, inputs), torch.ones(taken.numel() // inputs, 1).to(missing)], 1)
         sums += rows.T @ torch.cat([rows, missing.reshape(-1, outputs)], 1)
@@ -299,9 +286,7 @@ def _solved(piece: _Piece, intact: _Walk, cut: _Walk, key_of: Any, strength: flo
     return new
 
 
-def _loss(net: Unraveled, arrangement: Arrangement, tensors: dict[str, Tensor], batches: Sequence[Batch]) -> float:
+def _loss(net: Unraveled, arrangement: Arrangement, tensors: Mapping[str, Tensor], batches: Sequence[Batch]) -> float:
     """The mean loss of the stand-alone network with some tensors."""
-    module = Refit(tensors, None, {}).into(net.standalone(arrangement))
-    losses = Rerun(module, "refit").outcomes(net, batches, LOCAL)["loss"]
-    weights = np.concatenate([batch.task.weights(batch.targets).cpu().numpy() for batch in batches])
-    return float(np.average(losses[weights > 0], weights=weights[weights > 0]))
+    module = with_tensors(net.standalone(arrangement), tensors)
+    return mean_loss(Rerun(module, "refit").outcomes(net, batches, LOCAL), batches)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from resect.engines.work import Arrays, Engine, Progress
+from resect.errors import DataError
 from resect.graph.calls import as_call
 from resect.measuring.batches import Batch, to_device
 from resect.network.unraveled import Unraveled
@@ -53,6 +54,18 @@ class Rerun:
         """`loss` and, if the task has one, `error` of every sample, (N,) float32 each."""
         parts = list(engine.run(net, ((self, batch) for batch in batches), progress))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def mean_loss(outcomes: Arrays, batches: Sequence[Batch]) -> float:
+    """The mean loss over what counts, of the outcomes of every sample.
+
+    Raises:
+        DataError: nothing counts.
+    """
+    weights = np.concatenate([batch.task.weights(batch.targets).cpu().numpy() for batch in batches])
+    if not weights.any():
+        raise DataError("the samples must have targets that count, but all of theirs are ignored. Give others.")
+    return float(np.average(outcomes["loss"][weights > 0], weights=weights[weights > 0]))
 
 
 def beside(cut: LesionResult, place: int, healed: Arrays) -> LesionResult:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from resect.digest import key_digest, tensors_digest
 from resect.engines.work import Arrays, Engine, Progress
 from resect.errors import DataError, InputError, said_of, settings_or_default
+from resect.graph.outputs import IGNORED
 from resect.measuring.batches import Batch, Batches, Read, again, batches_of, to_device
 from resect.measuring.calibration import calibrate, norms_of
 from resect.measuring.tasks import Task
@@ -24,7 +25,7 @@ from resect.network.arrangement import Arrangement
 from resect.network.standalone import Standalone
 from resect.network.unraveled import Unraveled
 from resect.pruning.bench import Bench
-from resect.pruning.refit import Refit, positions, refit, require_fittable
+from resect.pruning.refit import positions, refit, require_fittable, with_tensors
 from resect.pruning.settings import HealSettings
 from resect.seeds import generator_for, seeded
 from resect.training import loop
@@ -37,7 +38,7 @@ from resect.training.recipe import Recipe
 PASSES = 3  # a step costs about as much as so many forward passes
 MEASURED = 2048  # training samples that statistics are measured on, at the most
 _ROWS, _FITTED_ON = 2**15, 64  # positions of them that layers are fitted to, about, and samples, at the least
-_PARTS = 8  # batches that a fit looks at, at the least
+_PARTS, _LEAST = 8, 4  # batches that a fit looks at, and samples, at the least
 _STRENGTH = "strength of the fit"  # where a store keeps it, beside parameters
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -161,6 +162,13 @@ class Treatment:
         net, task, objective = bench.net, bench.task, bench.objective
         _require_healable(net, settings, task)
         lesson = Lesson.of(net, again(training), task, chain(objective.batches, bench.judges))
+        if settings.refit and len(lesson) < _LEAST:
+            raise DataError(f"`training` must be at least {_LEAST} samples for a fit, got {len(lesson)} of their own.")
+        if task.whole and bool((lesson.targets == IGNORED).any()):
+            raise DataError(
+                f"`training` must be samples in any order to heal, but targets of {task.name} with {IGNORED} among "
+                "them are places in their batch. Give groups as targets, or train net.standalone(...) yourself."
+            )
         if settings.epochs or settings.recalibrate or norms_of(net.model):
             net.standalone(net.intact).train()  # says why, where it cannot
         recipe = settings.training(images=lesson.images)
@@ -197,16 +205,17 @@ class Treatment:
         }
 
     def _healed(self, arrangement: Arrangement, kept: Kept) -> Treated:
-        module, fit = self.net.standalone(arrangement), Refit.none()
+        module, strength = self.net.standalone(arrangement), None
         if self.settings.refit:
-            fit = refit(self.net, arrangement, self._fitted_to, progress=self.progress)
-            fit.into(module)
+            with seeded(self.settings.seed):  # batch norms are measured in train mode, beside dropout
+                fit = refit(self.net, arrangement, self._fitted_to, progress=self.progress)
+            module, strength = with_tensors(module, fit.tensors), fit.strength
         if self.recipe:
             self._train(module, self.recipe, kept)
         if self.settings.recalibrate:
             with seeded(self.settings.seed):
-                calibrate(module, self._some(MEASURED, (self.recipe or Recipe()).batch_size))
-        return Treated(module, fit.strength)
+                calibrate(module, self._some(MEASURED, self._batch_size))
+        return Treated(module, strength)
 
     def _train(self, module: nn.Module, recipe: Recipe, kept: Kept) -> None:
         """Fine-tune a stand-alone network in place."""
@@ -227,11 +236,18 @@ class Treatment:
         """What the intact network returns."""
         return self.net(to_device(inputs, self.net.device))
 
+    @property
+    def _batch_size(self) -> int:
+        return (self.recipe or Recipe()).batch_size
+
     @cached_property
     def _fitted_to(self) -> Sequence[Batch]:
         """The training samples that layers are fitted to."""
-        most = min(max(_ROWS // positions(self.net), _FITTED_ON), len(self.lesson), MEASURED)
-        size = min((self.recipe or Recipe()).batch_size, max(most // _PARTS, 2))
+        example = self.net.part_of(self.net.example, slice(1))
+        numbers = max(1, sum(leaf.numel() for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)))
+        rows = max(1, positions(self.net) * self.lesson.inputs[0].numel() // numbers)  # of longer samples more
+        most = min(max(_ROWS // rows, _FITTED_ON), len(self.lesson), MEASURED)
+        size = min(self._batch_size, max(most // _PARTS, 2))
         return list(batches_of(self._some(most, size), self.net, self.task))
 
     def _some(self, most: int, size: int) -> list[tuple[Tensor, Tensor]]:
@@ -264,7 +280,7 @@ def _require_healable(net: Unraveled, settings: HealSettings, task: Task) -> Non
     parameters = list(net.model.parameters())
     if settings.epochs and not any(parameter.requires_grad for parameter in parameters):
         raise InputError("`heal` needs parameters to train, but all of them are frozen (requires_grad=False).")
-    trains = settings.epochs or settings.recalibrate
+    trains = settings.epochs or settings.recalibrate or (settings.refit and norms_of(net.model))
     if trains and (half := next((p.dtype for p in parameters if p.dtype in _HALF), None)):
         raise InputError(
             f"`heal` trains weights in float32 or float64, got {half}. Load it in float32; to compute in less, "

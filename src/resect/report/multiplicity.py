@@ -96,7 +96,7 @@ def tables(record: Record) -> list[tuple[str, Row, list[Row]]]:
         (
             "Exploratory: the trained networks' paths, and the points of error that go with them",
             mediation,
-            _rows(every["mediation"].query("seeds > 2") if len(every["mediation"]) else every["mediation"], _mediation),
+            _rows(every.get("mediation", pd.DataFrame()), _mediation),
         ),
     ]
     return [(title, headings, rows) for title, headings, rows in found if rows]
