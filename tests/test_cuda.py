@@ -110,7 +110,7 @@ def test_batches_may_lie_on_either_device(nets: Pair, at: str, own_accelerate: N
         resect.lesion(cpu, DATA, resect.plans.single(cpu)).table,
     )
     close(resect.path_spectrum(net, data).share, resect.path_spectrum(cpu, DATA).share)
-    healing = resect.HealSettings(epochs=1, recalibrate=True, candidates=1)
+    healing = resect.HealSettings(epochs=1, refit=True, recalibrate=True, candidates=1)
     learned = [(images(24) * 0.5, classes(24))]
     found = []
     for each, batches in ((net, data), (cpu, DATA)):
