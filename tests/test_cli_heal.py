@@ -121,6 +121,43 @@ def test_an_archive_has_the_healed_weights(healed: tuple[Path, Result], tmp_path
 
 
 @pytest.mark.slow
+def test_a_refitted_llama_in_half_precision_is_loaded_by_transformers(tmp_path: Path) -> None:
+    import transformers
+
+    for number, name in enumerate(("judged", "trained")):
+        letters = torch.randint(65, 91, (2000,), generator=torch.Generator().manual_seed(number))
+        (tmp_path / f"{name}.txt").write_text("".join(map(chr, letters.tolist())))
+    with quiet():
+        FAMILIES["llama"].make().bfloat16().save_pretrained(tmp_path / "llama")
+    judged, trained = (f"text:{tmp_path / name}.txt,tokenizer=bytes,window=16" for name in ("judged", "trained"))
+    out, small = tmp_path / "run", tmp_path / "small"
+    words = [f"hf:{tmp_path / 'llama'}", judged, "--remove", "1", "--unit", "layer", "--no-timed", "--prompts", "0"]
+    more = [
+        "--refit",
+        "--heal-data",
+        trained,
+        "--dtype",
+        "bfloat16",
+        "--candidates",
+        "1",
+        "--out",
+        str(out),
+        "--export",
+        f"hf:{small}",
+    ]
+    result = CliRunner().invoke(main, ["prune", *words, *more, "--quiet"])
+    assert result.exit_code == 0, result.output
+    weights, there = load_file(out / "healed.safetensors"), load_file(small / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.bfloat16}
+    kept = sorted({int(name.split(".")[2]) for name in weights if name.startswith("model.layers.")})
+    name = "mlp.down_proj.weight"
+    for new, old in enumerate(kept):
+        assert torch.equal(there[f"model.layers.{new}.{name}"], weights[f"model.layers.{old}.{name}"])
+    with quiet():
+        assert len(transformers.AutoModelForCausalLM.from_pretrained(small).model.layers) == 3
+
+
+@pytest.mark.slow
 def test_from_pretrained_loads_the_healed_weights(tmp_path: Path) -> None:
     """A GPT-2 without a layer: transformers' own layers, renumbered, with the weights that were trained."""
     import transformers

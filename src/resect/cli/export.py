@@ -14,6 +14,7 @@ from resect.cli._options import SEED, Blocks, given, model_options, output_optio
 from resect.cli._process import when_interrupted
 from resect.cli._terminal import console, progress_bars, wrote
 from resect.errors import ExportError
+from resect.jobs.source import DTYPES
 
 if TYPE_CHECKING:
     from resect.jobs.export import ExportAsked
@@ -33,6 +34,9 @@ llama-quantize --prune-layers)."""
 @click.option("--arrangement", metavar="0..2,-,4..9", help="What runs in every slot, instead.")
 @click.option("--plan", type=click.Path(path_type=Path), metavar="FILE", help="What a run of prune removed, instead.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights.")
+@click.option(
+    "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of weights; a run has its own."
+)
 @output_options
 @model_options
 @part_options

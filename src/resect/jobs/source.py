@@ -130,8 +130,13 @@ class Source:
         """
         from resect.models.specs import load_model
 
+        own = {"dtype": self.dtype} if self._reads_dtype else {}
         loaded = load_model(
-            self.model, checkpoint=self.checkpoint, model_args=self.model_args, samples=samples, seed=self.seed
+            self.model,
+            checkpoint=self.checkpoint,
+            model_args={**self.model_args, **own},
+            samples=samples,
+            seed=self.seed,
         )
         if loaded.example is None:
             raise DataError(
@@ -223,8 +228,13 @@ class Source:
 
         from resect.jobs.fit import placed
 
-        placed(loaded.module, self.device, self._dtype)
+        placed(loaded.module, self.device, None if self._reads_dtype else self._dtype)
         return replace(loaded, example=pytree.tree_map(self._place, loaded.example))
+
+    @property
+    def _reads_dtype(self) -> bool:
+        """Whether weights are read in the dtype: of transformers, which leaves tables of positions in float32."""
+        return self.model.startswith("hf:") and not {"dtype", "torch_dtype"} & set(self.model_args)
 
     @property
     def _dtype(self) -> torch.dtype:
