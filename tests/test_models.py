@@ -9,18 +9,22 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import resect
 from conftest import randomise_norms
+from hf_families import FAMILIES
 from resect.data import Samples, load_samples
 from resect.jobs.evaluate import mean_error_and_loss
+from resect.jobs.source import Source
 from resect.models.highway import CifarHighway
 from resect.models.names import SHIPPED, bare_name, control_for
 from resect.models.resnet import CifarResNet
 from resect.models.specs import load_card, load_model
 from resect.models.vgg import Vgg15
+from resect.pruning.export.hugging_face import quiet
 from resect.weights import check_finite, load_checkpoint, save_weights
 
 
@@ -374,3 +378,18 @@ def test_cards_are_records_of_trainings() -> None:
 def test_torchvision_does_not_download_a_backbone_that_nobody_asked_for() -> None:
     loaded = load_model("torchvision:lraspp_mobilenet_v3_large")
     assert len(loaded.random) == sum(1 for _ in loaded.module.parameters())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_hugging_face_weights_are_read_in_a_dtype_and_tables_of_positions_stay(tmp_path: Path, dtype: str) -> None:
+    folder = tmp_path / "llama"
+    with quiet():
+        FAMILIES["llama"].make().bfloat16().save_pretrained(folder)
+        wanted = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=dtype)
+        module = Source(f"hf:{folder}", dtype=dtype).load().module
+        cast = Source(f"hf:{folder}", dtype=dtype, model_args={"dtype": "float16"}).load().module
+    assert {parameter.dtype for parameter in module.parameters()} == {getattr(torch, dtype)}
+    tables, there = dict(wanted.named_buffers()), dict(module.named_buffers())
+    assert tables
+    assert all(torch.equal(table, there[name]) and table.dtype == there[name].dtype for name, table in tables.items())
+    assert {parameter.dtype for parameter in cast.parameters()} == {getattr(torch, dtype)}
