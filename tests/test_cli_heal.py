@@ -31,6 +31,16 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["prune", *COMMON, *map(str, arguments)])
 
 
+def texts(folder: Path) -> tuple[str, str]:
+    """Data specs of two files of random letters, written there."""
+    specs = []
+    for number, name in enumerate(("judged", "trained")):
+        letters = torch.randint(65, 91, (2000,), generator=torch.Generator().manual_seed(number))
+        (folder / f"{name}.txt").write_text("".join(map(chr, letters.tolist())))
+        specs.append(f"text:{folder / name}.txt,tokenizer=bytes,window=16")
+    return specs[0], specs[1]
+
+
 def refused(verb: str, *arguments: str | Path) -> str:
     result = CliRunner().invoke(main, [verb, *map(str, arguments)])
     assert result.exit_code == 2, result.output
@@ -124,12 +134,9 @@ def test_an_archive_has_the_healed_weights(healed: tuple[Path, Result], tmp_path
 def test_a_refitted_llama_in_half_precision_is_loaded_by_transformers(tmp_path: Path) -> None:
     import transformers
 
-    for number, name in enumerate(("judged", "trained")):
-        letters = torch.randint(65, 91, (2000,), generator=torch.Generator().manual_seed(number))
-        (tmp_path / f"{name}.txt").write_text("".join(map(chr, letters.tolist())))
     with quiet():
         FAMILIES["llama"].make().bfloat16().save_pretrained(tmp_path / "llama")
-    judged, trained = (f"text:{tmp_path / name}.txt,tokenizer=bytes,window=16" for name in ("judged", "trained"))
+    judged, trained = texts(tmp_path)
     out, small = tmp_path / "run", tmp_path / "small"
     words = [f"hf:{tmp_path / 'llama'}", judged, "--remove", "1", "--unit", "layer", "--no-timed", "--prompts", "0"]
     more = [
@@ -162,12 +169,9 @@ def test_from_pretrained_loads_the_healed_weights(tmp_path: Path) -> None:
     """A GPT-2 without a layer: transformers' own layers, renumbered, with the weights that were trained."""
     import transformers
 
-    for number, name in enumerate(("judged", "trained")):
-        letters = torch.randint(65, 91, (2000,), generator=torch.Generator().manual_seed(number))
-        (tmp_path / f"{name}.txt").write_text("".join(map(chr, letters.tolist())))
     with quiet():
         FAMILIES["gpt2"].make().save_pretrained(tmp_path / "gpt2")
-    judged, trained = (f"text:{tmp_path / name}.txt,tokenizer=bytes,window=16" for name in ("judged", "trained"))
+    judged, trained = texts(tmp_path)
     words = [f"hf:{tmp_path / 'gpt2'}", judged, "--remove", "1", "--unit", "layer", "--no-timed", "--prompts", "0"]
     heal = ["--heal", "1", "--heal-data", trained, "--heal-setting", "learning_rate=0.1", "--distill", "0.5"]
     out, small = tmp_path / "run", tmp_path / "small"
