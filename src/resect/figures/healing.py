@@ -37,6 +37,6 @@ def healing(
     reference_line(ax, intact * scale, f"intact {percent(intact) if rate else f'{intact:.3g}'}")
     ax.set(xlabel="candidate, by the search", ylabel=f"{name} (%)" if rate else name, xlim=(-0.5, len(rows) - 0.5))
     if rate:
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, max(ax.get_ylim()[1], 1.08 * intact * scale))  # the label of its line stands above it
     head(ax, "", [("● cut", ORANGE), ("● healed", BLUE), ("| 95 % interval of the change from intact", GREY)])
     return ax
