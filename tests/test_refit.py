@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,51 +14,7 @@ from resect.measuring.batches import Batch, batches_of
 from resect.measuring.calibration import calibrate
 from resect.pruning.prune import remove
 from resect.pruning.refit import fitted, positions, refit, with_tensors
-
-SEEDED = torch.Generator().manual_seed(3)
-WIDE, HIDDEN = 5, 7
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    """The data of a test do not depend on which ran before."""
-    SEEDED.manual_seed(3)
-
-
-def drawn(count: int, size: int, *shape: int) -> list[tuple[Tensor, Tensor]]:
-    return [
-        (torch.randn(size, *shape, generator=SEEDED), torch.randint(0, 3, (size,), generator=SEEDED))
-        for _ in range(count)
-    ]
-
-
-class Block(nn.Module):
-    """x + layers(x)."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(x)
-
-
-def mlp(*, bias: bool = True) -> Block:
-    return Block(nn.LayerNorm(WIDE), nn.Linear(WIDE, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, WIDE, bias=bias))
-
-
-def network(*blocks: nn.Module, shape: tuple[int, ...] = (4, WIDE), pool: bool = True) -> resect.Unraveled:
-    class Pooled(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x.mean(1)
-
-    torch.manual_seed(0)
-    model = nn.Sequential(*blocks, *([Pooled()] if pool else []), nn.Linear(shape[-1], 3)).eval()
-    return resect.unravel(model, torch.randn(2, *shape))
-
-
-def on(net: resect.Unraveled, count: int = 4, size: int = 6, shape: tuple[int, ...] = (4, WIDE)) -> list[Batch]:
-    return list(batches_of(drawn(count, size, *shape), net))
+from residual_mlps import HIDDEN, SHAPE, WIDE, drawn, mlp, network, on
 
 
 def states(net: resect.Unraveled, until: int, batches: list[Batch]) -> Tensor:
@@ -134,163 +88,16 @@ def test_the_network_stays_as_it_is_and_the_strength_is_that_of_the_least_loss()
 
 def test_a_fit_that_does_no_good_is_left_out() -> None:
     net = network(mlp(), mlp(), mlp())
-    arrangement, drawn_ones = net.intact.without(1), torch.randn(128, 4, WIDE, generator=SEEDED)
+    arrangement, ((some, _),) = net.intact.without(1), drawn(1, 128, *SHAPE)
     with torch.no_grad():
-        two = net(drawn_ones, arrangement).topk(2).values
-    inputs = drawn_ones[(two[:, 0] - two[:, 1]).topk(32).indices]  # of which the cut network is surest
+        two = net(some, arrangement).topk(2).values
+    inputs = some[(two[:, 0] - two[:, 1]).topk(32).indices]  # of which the cut network is surest
     named = net(inputs, arrangement).argmax(1)  # and right, by what is taken to be right
     with torch.no_grad():
         net.model[-1].weight.mul_(100)
     data = [(inputs[i : i + 4], named[i : i + 4]) for i in range(0, 32, 4)]
     fit = refit(net, arrangement, list(batches_of(data, net)))
     assert (fit.strength, fit.tensors) == (None, {})
-
-
-class Scaled(nn.Module):
-    """A layer scale behind a branch (CaiT, ConvNeXt)."""
-
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.linspace(0.5, 2, WIDE).view(shape))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale
-
-
-class Moved(nn.Module):
-    def __init__(self, *order: int) -> None:
-        super().__init__()
-        self.order = order
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.permute(self.order)
-
-
-class Flat(nn.Module):
-    """A linear layer as transformers' Conv1D has it, on rows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.randn(WIDE, WIDE) / 3), nn.Parameter(torch.zeros(WIDE))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.bias, x.reshape(-1, WIDE), self.weight).view(x.shape)
-
-
-@pytest.mark.parametrize(
-    ("block", "shape"),
-    [
-        (lambda: Block(nn.Linear(WIDE, WIDE), Scaled(WIDE)), (4, WIDE)),
-        (lambda: Block(nn.Tanh(), Flat()), (4, WIDE)),
-        (
-            lambda: Block(Moved(0, 2, 3, 1), nn.Linear(WIDE, WIDE), Moved(0, 3, 1, 2), Scaled(WIDE, 1, 1)),
-            (WIDE, 3, 2),
-        ),
-    ],
-    ids=["layer scale", "rows of Conv1D", "channels first"],
-)
-def test_what_lies_between_a_layer_and_its_sum_is_taken_back(
-    block: Callable[[], Block], shape: tuple[int, ...]
-) -> None:
-    torch.manual_seed(1)
-    blocks = [block(), block(), block()]
-    head = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 3))
-    net = resect.unravel(nn.Sequential(*blocks, head).eval(), torch.randn(2, *shape))
-    batches, arrangement = on(net, 4, 30, shape), net.intact.without(1)
-    tensors = fitted(net, arrangement, batches, 1e-6)
-    small = copy.deepcopy(net.model)
-    small.load_state_dict({name: value for name, value in tensors.items() if name.startswith("0.")}, strict=False)
-    inputs = torch.cat([batch.inputs for batch in batches])
-    with torch.no_grad():
-        missing = blocks[1](blocks[0](inputs)) - small[0](inputs)
-        before = blocks[1](blocks[0](inputs)) - blocks[0](inputs)
-        rows = next(m for m in blocks[0].branch if not isinstance(m, Moved))
-        taken = (inputs.tanh() if isinstance(rows, nn.Tanh) else inputs).double()
-    if len(shape) == 3:
-        taken, missing, before = (value.permute(0, 2, 3, 1) for value in (taken, missing, before))
-    taken = torch.cat([taken.flatten(0, -2), torch.ones(taken.numel() // WIDE, 1).double()], 1)
-    left = torch.linalg.lstsq(taken, missing.double().flatten(0, -2)).solution
-    assert left.abs().max() < 1e-4 < torch.linalg.lstsq(taken, before.double().flatten(0, -2)).solution.abs().max()
-
-
-class Tied(nn.Module):
-    """Two blocks that end in one layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.two, self.end = nn.Linear(WIDE, WIDE), nn.Linear(WIDE, WIDE), nn.Linear(WIDE, WIDE)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.end(self.one(x).relu())
-        return x + self.end(self.two(x).relu())
-
-
-class Seen(nn.Module):
-    """A block whose branch is returned, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(WIDE, WIDE)
-
-    def forward(self, x: Tensor) -> Tensor:
-        branch = self.layer(x.relu())
-        return (x + branch) * branch.mean().sigmoid()
-
-
-class Buffered(nn.Module):
-    """A layer whose bias is no parameter."""
-
-    bias: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(WIDE, WIDE) / 3)
-        self.register_buffer("bias", torch.zeros(WIDE))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + nn.functional.linear(x.tanh(), self.weight, self.bias)
-
-
-class Crossed(nn.Module):
-    """Cross layers of DCN-v2, whose branches are multiplied by the input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(WIDE, WIDE) for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        first = x
-        for layer in self.layers:
-            x = x + first * layer(x)
-        return x
-
-
-class OnePerPosition(nn.Module):
-    """A layer scale that varies over positions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer, self.scale = nn.Linear(WIDE, WIDE), nn.Parameter(torch.rand(4, 1) + 0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.layer(x.tanh()) * self.scale
-
-
-@pytest.mark.parametrize(
-    "blocks",
-    [
-        [Tied()],
-        [Seen(), Seen()],
-        [Block(nn.Linear(WIDE, WIDE), nn.Tanh())],
-        [Buffered(), Buffered()],
-        [Crossed()],
-        [OnePerPosition(), OnePerPosition()],
-    ],
-)
-def test_layers_that_other_values_depend_on_are_not_fitted(blocks: list[nn.Module]) -> None:
-    net = network(*blocks)
-    with pytest.raises(resect.InputError, match=r"`refit` fits linear layers that branches end in, .* has neither"):
-        refit(net, net.intact.without(0), on(net))
 
 
 class Parallel(nn.Module):
@@ -348,7 +155,7 @@ class Dropped(nn.Module):
 
 def test_a_fit_does_not_depend_on_other_random_numbers() -> None:
     net = network(Dropped(), Dropped(), Dropped())
-    batches, training = drawn(8, 6, 4, WIDE), drawn(16, 6, 4, WIDE)
+    batches, training = drawn(8, 6, *SHAPE), drawn(16, 6, *SHAPE, seed=4)
     heal, settings = resect.HealSettings(epochs=0, refit=True), resect.PruneSettings(timed=False)
     found = []
     for seed in (0, 1):
@@ -364,9 +171,9 @@ def test_training_samples_that_say_too_little_are_refused_before_the_search() ->
     heal, settings = resect.HealSettings(epochs=0, refit=True), resect.PruneSettings(timed=False)
     with pytest.raises(resect.DataError, match="`training` must be at least 4 samples for a fit, got 3"):
         resect.prune(
-            net, drawn(8, 6, 4, WIDE), resect.Budget(remove=1), settings, heal=heal, training=drawn(1, 3, 4, WIDE)
+            net, drawn(8, 6, *SHAPE), resect.Budget(remove=1), settings, heal=heal, training=drawn(1, 3, *SHAPE, seed=4)
         )
-    *some, (inputs, targets) = drawn(4, 6, 4, WIDE)
+    *some, (inputs, targets) = drawn(4, 6, *SHAPE)
     held = [*some, (inputs, torch.full_like(targets, -100))]
     with pytest.raises(resect.DataError, match="targets that count, but all of theirs are ignored"):
         refit(net, net.intact.without(1), list(batches_of(held, net)))
@@ -399,8 +206,8 @@ def test_positions_are_counted() -> None:
 def test_half_precision_is_fitted_where_training_is_refused() -> None:
     net = network(mlp(), mlp(), mlp())
     half = resect.unravel(copy.deepcopy(net.model).bfloat16(), torch.randn(2, 4, WIDE).bfloat16())
-    batches = [(inputs.bfloat16(), targets) for inputs, targets in drawn(8, 6, 4, WIDE)]
-    training = [(inputs.bfloat16(), targets) for inputs, targets in drawn(16, 6, 4, WIDE)]
+    batches = [(inputs.bfloat16(), targets) for inputs, targets in drawn(8, 6, *SHAPE)]
+    training = [(inputs.bfloat16(), targets) for inputs, targets in drawn(16, 6, *SHAPE, seed=4)]
     settings, heal = resect.PruneSettings(timed=False), resect.HealSettings(epochs=0, refit=True)
     healing = remove(half, batches, half.intact.without(1), settings, heal=heal, training=training).healing
     assert healing is not None
@@ -411,8 +218,8 @@ def test_half_precision_is_fitted_where_training_is_refused() -> None:
 
 def test_healing_fits_candidates_and_a_store_keeps_them() -> None:
     net = network(mlp(), mlp(), mlp(), mlp(), mlp())
-    batches = [(inputs, net(inputs).argmax(1)) for inputs, _ in drawn(8, 12, 4, WIDE)]
-    training = [(inputs, net(inputs).argmax(1)) for inputs, _ in drawn(20, 12, 4, WIDE)]
+    batches = [(inputs, net(inputs).argmax(1)) for inputs, _ in drawn(8, 12, *SHAPE)]
+    training = [(inputs, net(inputs).argmax(1)) for inputs, _ in drawn(20, 12, *SHAPE, seed=4)]
     store, settings = Memory(), resect.PruneSettings(timed=False)
     heal = resect.HealSettings(epochs=0, refit=True)
 

@@ -158,10 +158,10 @@ def _viewed(node: Node, value: Value) -> Tensor:
 
 def _inverse(move: Node, dimensions: int) -> list[int]:
     """The order that takes a permutation back."""
-    order = list(range(dimensions))
+    given = move.args[1] if op_name(move) == "permute" else move.args[1:3]
+    assert isinstance(given, (list, tuple)), "both operators name dimensions by numbers"
+    numbers = [part % dimensions for part in given if isinstance(part, int)]
     if op_name(move) == "permute":
-        order = [int(i) % dimensions for i in move.args[1]]  # type: ignore[union-attr, arg-type]
-    else:
-        one, other = (int(i) % dimensions for i in move.args[1:3])  # type: ignore[arg-type]
-        order[one], order[other] = other, one
-    return [order.index(i) for i in range(dimensions)]
+        return [numbers.index(i) for i in range(dimensions)]
+    one, other = numbers
+    return [other if i == one else one if i == other else i for i in range(dimensions)]
