@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from resect.graph.ops import hint_shape, is_check, op_name
+from resect.graph.owned import parameters_of, read_once
 from resect.graph.slices import Sliced
 from resect.graph.slots import Slot
 
@@ -62,15 +62,11 @@ def endings(sliced: Sliced) -> dict[int, Ending]:
     Left out are blocks inside others, layers whose weights or values something else reads, too, and sums in which the
     branch is repeated over positions.
     """
-    parameters = dict(sliced.captured.model.named_parameters(remove_duplicate=False))
-    homes = Counter(id(parameter) for parameter in parameters.values())
-    named = {node: parameters[name] for node, name in sliced.captured.parameters.items() if name in parameters}
-    found = {}
+    parameters, alone, found = parameters_of(sliced), read_once(sliced), {}
     for slot in sliced.slots:
-        own = _ending(slot.join.branch, named) if _added(slot) else None
-        held = [] if own is None else [part for part in (own.weight, own.bias) if part is not None]
-        alone = all(part in named and len(part.users) == homes[id(named[part])] == 1 for part in held)
-        if own and alone and own.layer in sliced.slices[slot.place.slice]:
+        own = _ending(slot.join.branch, parameters) if _added(slot) else None
+        held = {own.weight, own.bias} - {None} if own else set()
+        if own and held <= alone and own.layer in sliced.slices[slot.place.slice]:
             found[slot.index] = own
     return found
 
@@ -86,7 +82,7 @@ def _added(slot: Slot) -> bool:
     return plain and alone and whole and join.kind == "identity" and slot.place.parent is None
 
 
-def _ending(branch: Node, parameters: Mapping[Node, Tensor]) -> Ending | None:
+def _ending(branch: Node, parameters: Collection[Node]) -> Ending | None:
     """The ending of a branch operand; None where it ends in something else, or other values are made of it, too."""
     moves, scales, node, reshaped = list[Node](), dict[Node, Node](), branch, False
     while node.op == "call_function" and op_name(node) not in _LAYERS:
@@ -126,7 +122,7 @@ def _read_elsewhere(node: Node) -> bool:
     return len([user for user in node.users if not is_check(user)]) > 1
 
 
-def _parted(product: Node, parameters: Mapping[Node, Tensor]) -> tuple[Node, Node] | None:
+def _parted(product: Node, parameters: Collection[Node]) -> tuple[Node, Node] | None:
     """The operand that is moved on, and that which is a parameter or a view of one; None unless there is one each."""
     operands = [part for part in product.args if isinstance(part, Node)]
     scales = [part for part in operands if _parameter_of(part) in parameters]
