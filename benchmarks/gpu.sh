@@ -28,7 +28,7 @@ told() { # NAME COMMAND...: run it, its words in a log, and say how it ended
 trained() { # NAME OPTIONS...
     local name=$1
     shift
-    told "$name" python3 -m resect train cifar10-paper --data "$DATA" --model "$MODEL" --device "$DEVICE" --compile \
+    told "$name" python3 -m resect train cifar10-paper --data "$DATA" --model "$MODEL" --device "$DEVICE" \
         --epochs "$EPOCHS" --quiet --out "$OUT/$name.safetensors" "$@"
 }
 

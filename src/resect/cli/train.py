@@ -59,6 +59,7 @@ def recipe_options(function: Decorated) -> Decorated:
         click.option("--precision", type=click.Choice(get_args(Precision))),
         click.option("--channels-last/--no-channels-last", default=None),
         click.option("--compile/--no-compile", default=None, help="Fuse the network; on a GPU, into CUDA graphs."),
+        click.option("--graphs/--no-graphs", default=None, help="On a GPU, CUDA graphs of what is not fused."),
         click.option("--seed", type=SEED),
     ]
     for option in reversed(options):

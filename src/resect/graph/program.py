@@ -100,6 +100,10 @@ class Program:
         return tuple(reversed(dead))
 
 
+Run = Callable[[Program, Environment], Environment]
+"""Executes a program on a state; returns the new one."""
+
+
 @contextmanager
 def own_errors(rows: Callable[[], Sequence[int]]) -> Iterator[None]:
     """Say in a sentence that an operator cannot take the shapes, or the indices, that it gets.

@@ -100,12 +100,14 @@ class Programs:
                 for all arrangements, of which a training runs thousands.
         """
         live, wanted = self._outputs, self.live_at_end(arrangement).union(also)
+        if shared:
+            wanted = wanted.union(key for key in self._owners if not self.sliced.slots_of[self.slice_of[key]])
+        made_in: dict[int | None, set[int]] = {}
+        for key in wanted:
+            made_in.setdefault(self.slice_of.get(key), set()).add(key)
         programs = []
         for i in reversed(range(len(self.sliced.slices))):
-            own = {key for key in wanted if self.slice_of.get(key) == i}
-            if shared and not self.sliced.slots_of[i]:
-                own.update(key for key in self._owners if self.slice_of.get(key) == i)
-            program = self.build(i, self.decisions(i, arrangement), live | own)
+            program = self.build(i, self.decisions(i, arrangement), live.union(made_in.get(i, ())))
             programs.append(program)
             live = program.live_before
         return programs[::-1]

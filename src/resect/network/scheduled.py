@@ -5,16 +5,21 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import InputError, require_whole
+from resect.graph.program import Environment
+from resect.network.arrangement import Arrangement
 from resect.network.calls import Calls
 from resect.network.correction import Correction
 from resect.network.drawn import draw, survival_of
+from resect.network.graphed import Graphed
 from resect.network.recomputed import Replays, Running
 from resect.network.schedules import Schedule
 
@@ -42,7 +47,9 @@ class Scheduled:
         survival: by which each branch is scaled in eval mode.
     """
 
-    def __init__(self, net: Unraveled, schedule: Schedule, *, seed: int, correction: bool) -> None:
+    def __init__(
+        self, net: Unraveled, schedule: Schedule, *, seed: int, correction: bool, graphs: bool = False
+    ) -> None:
         self._model = model = net.model
         if model._forward_hooks or model._forward_pre_hooks:
             raise InputError(
@@ -63,12 +70,15 @@ class Scheduled:
         draw(schedule, net.blocks, 0, seed)  # says if it does not fit the network
         self._graph = net.train_graph  # exported now, while the model still has its own forward
         self._graph.require_own_gradient()
+        self._graphed = _graphed(self._graph) if graphs and self._graph.device.type == "cuda" else None
+        self._base: Environment = {}
         self.survival = survival_of(schedule, blocks) if correction else (1.0,) * blocks
         self._correction = Correction(net.sliced, self.survival)
         self._replays = Replays()
         self._open = self._inside = False
         self._before: Any = None
         self._guards: list[Any] = []
+        self._parts: list[nn.Module] = []
 
     def fold(self, model: nn.Module | None = None) -> nn.Module:
         """Multiply the weights at the branches' ends by `survival`, for good, after the training: the model alone then
@@ -106,6 +116,9 @@ class Scheduled:
             self._before = model.__dict__.get("forward")
             calls = Calls(model, self._net._example)
             model.forward = MethodType(self._replacement(calls), model)
+        self._parts, self._base = [*model.modules()], {}
+        if self._graphed:  # the model may have been elsewhere since
+            self._graphed = _graphed(self._graph)
         self._guards = [owner.register_forward_pre_hook(self._guard) for owner in self._owners()]
         self._open = True
         return self
@@ -171,8 +184,8 @@ class Scheduled:
     def _run(self, calls: Calls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self._model.training:
             return self._eval(args, kwargs)
-        frozen = next((name for name, part in self._model.named_modules() if not part.training), None)
-        if frozen is not None:
+        if not all(part.training for part in self._parts):
+            frozen = next(name for name, part in self._model.named_modules() if not part.training)
             raise InputError(
                 f"`model` must be in train mode as a whole to run on a schedule, but `{frozen}` is in eval mode. Call "
                 "model.train(), or give that part no batch norm and no dropout."
@@ -181,12 +194,22 @@ class Scheduled:
         again = self._replays.again()
         blocks = self._net.blocks
         running = draw(self._schedule, blocks, self.step, self._seed) if again is None else again
-        outputs = self._graph(inputs, self._net.intact.without(set(range(len(blocks))) - set(running)))
+        outputs = self._outputs(inputs, self._net.intact.without(set(range(len(blocks))) - set(running)))
         if again is None:
             self._replays.keep(running)
             self.running = running
             self.step += 1
         return outputs
+
+    def _outputs(self, inputs: Any, arrangement: Arrangement) -> Any:
+        if self._graphed is None:
+            return self._graph(inputs, arrangement)
+        # what it reads stays where it is, and is not looked up again
+        self._base = self._base or self._graph.bind(inputs)
+        base = {**self._base, **self._graph.bound_inputs(inputs)}
+        outputs = self._graph.outputs(base, self._graph.run_by(partial(self._graphed.run, base), base, arrangement))
+        # the next call overwrites what graphs hold
+        return pytree.tree_map_only(Tensor, torch.clone, outputs)
 
     def _eval(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The whole network, its branches scaled."""
@@ -198,6 +221,13 @@ class Scheduled:
             return torch.func.functional_call(holder, scaled, args, kwargs)
         finally:
             self._inside = False
+
+
+def _graphed(net: Unraveled) -> Graphed:
+    """What runs the slices of a network as CUDA graphs; what one without a slot updates depends on what others run."""
+    programs, slots_of = net.programs, net.sliced.slots_of
+    own = {new for new in net.updates if slots_of[programs.slice_of[new]]}
+    return Graphed(programs.input_keys, net.updates, own)
 
 
 class _Holder(nn.Module):

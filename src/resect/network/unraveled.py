@@ -26,6 +26,7 @@ from resect.graph.decisions import Decision, Variant
 from resect.graph.differences import largest_difference
 from resect.graph.exporting import How, without_fused_attention
 from resect.graph.outputs import by_sample
+from resect.graph.program import Environment, Run
 from resect.graph.resolve import Programs
 from resect.graph.routes import Routes, Start
 from resect.graph.slices import Sliced, cut
@@ -167,7 +168,9 @@ class Unraveled:
         pairs = self.sliced.captured.parameters.items()
         return tuple(node for node, other in pairs if tensors.get(other) is tensors[name])
 
-    def schedule(self, schedule: Schedule, *, seed: int = 0, correction: bool = True) -> Scheduled:
+    def schedule(
+        self, schedule: Schedule, *, seed: int = 0, correction: bool = True, graphs: bool = False
+    ) -> Scheduled:
         """A context in which the model, called as ever, trains on the blocks that `schedule` draws.
 
         The model itself, or what wraps it (`DistributedDataParallel` with `find_unused_parameters=True`), stays in
@@ -177,6 +180,8 @@ class Unraveled:
             schedule: of `resect.schedules`: `FixedCount(23)`, `StochasticDepth(0.5)`, `Progressive(8, steps)`.
             seed: of the draws; with the number of the step it decides them alone.
             correction: scale every branch in eval mode by the part of the steps in which it runs (Huang et al. 2016).
+            graphs: on a GPU, run the slices of the network as CUDA graphs, for batches of one size, in one process (not
+                under `DistributedDataParallel`, which would not see the gradients) and without hooks on parameters.
 
         Raises:
             InputError: `correction` is asked for and a branch ends in no weights of its own.
@@ -187,7 +192,7 @@ class Unraveled:
             ...     for images, classes in loader:
             ...         loss = cross_entropy(model(images), classes)
         """
-        return Scheduled(self, schedule, seed=seed, correction=correction)
+        return Scheduled(self, schedule, seed=seed, correction=correction, graphs=graphs)
 
     def __call__(self, inputs: Any = None, arrangement: Sequence[Decision] | str | None = None, /, **named: Any) -> Any:
         """Run the network under an arrangement; intact, bit-identical to `model(inputs)` in the captured mode.
@@ -215,16 +220,20 @@ class Unraveled:
         if "inputs" in named and "inputs" not in self._form.names:
             inputs = named.pop("inputs")
         base = self.bind(self._form.joined(inputs, named) if named else inputs)
-        state: dict[int, Any] = {}
-        updates: dict[str, Tensor] = {}
-        updated = self._buffers_of.keys() & self.programs.live_at_end(chosen)
-        for program in self.programs.fold(chosen, shared=True):
-            state = program.run(base, state)
-            updates |= {self._buffers_of[key]: state[key] for key in state.keys() & updated}
-        with torch.no_grad():
-            for name, value in updates.items():
-                self.model.get_buffer(name).copy_(value)
-        return self.outputs(base, state)
+        own = {**base, **{key: base[key].clone() for key in self.updates.values()}}  # autograd keeps the old values
+        return self.outputs(base, self.run_by(lambda program, state: program.run(own, state), base, chosen))
+
+    def run_by(self, run: Run, base: Environment, arrangement: Arrangement) -> Environment:
+        """The state after the last slice, when `run` executes the programs; updates buffers in `base` in train mode."""
+        state, updated = Environment(), Environment()
+        for program in self.programs.fold(arrangement, shared=True):
+            state = run(program, state)
+            updated |= {key: state[key] for key in state.keys() & self.updates.keys()}
+        if updated:
+            written = sorted(updated.keys() & self.programs.live_at_end(arrangement))
+            with torch.no_grad():
+                torch._foreach_copy_([base[self.updates[key]] for key in written], [updated[key] for key in written])
+        return state
 
     def bind(self, inputs: Any) -> dict[int, Any]:
         """The values that every slice may read: parameters, constants and the given inputs, by key."""
@@ -232,8 +241,6 @@ class Unraveled:
         captured, key_of = self.sliced.captured, self.programs.keys.of
         tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
         tensors.update(self.model.named_buffers(remove_duplicate=False))
-        for _, name in captured.mutations:  # autograd keeps the old values, which are overwritten after the run
-            tensors[name] = tensors[name].clone()
         gone = [name for name in captured.parameters.values() if name not in tensors]
         if gone:
             raise InputError(
@@ -242,8 +249,12 @@ class Unraveled:
             )
         base: dict[int, Any] = {key_of(node): tensors[name] for node, name in captured.parameters.items()}
         base |= {key_of(node): value for node, value in captured.constants.items()}
-        leaves = self._leaves(inputs)
-        return base | {key_of(entry.node): leaves[entry.leaf] for entry in captured.inputs if entry}
+        return base | self.bound_inputs(inputs)
+
+    def bound_inputs(self, inputs: Any) -> Environment:
+        """The part of `bind` that is the given inputs."""
+        leaves, key_of = self._leaves(inputs), self.programs.keys.of
+        return {key_of(entry.node): leaves[entry.leaf] for entry in self.sliced.captured.inputs if entry}
 
     def _require_values(self) -> None:
         if self.device.type == "meta":
@@ -295,9 +306,10 @@ class Unraveled:
         return [values[key_of(output)] if isinstance(output, Node) else output for output in outputs]
 
     @cached_property
-    def _buffers_of(self) -> dict[int, str]:
-        """The buffers that the graph updates (batch statistics in train mode), by the keys of their new values."""
-        return {self.programs.keys.of(value): name for value, name in self.sliced.captured.mutations}
+    def updates(self) -> dict[int, int]:
+        """The keys of the buffers that the graph updates (batch statistics, in train mode), by those of new values."""
+        places = {name: key for key, name in self.programs.parameter_keys.items()}
+        return {self.programs.keys.of(value): places[name] for value, name in self.sliced.captured.mutations}
 
     def check(self, batch: Any, sizes: Sequence[int] = (1, 2, 3)) -> Check:
         """Run the model and the intact network on the first samples of `batch` and compare every output bit.

@@ -20,6 +20,7 @@ from resect.graph.outputs import IGNORED
 from resect.measuring.tasks import CLASSIFICATION, Task
 from resect.measuring.timing import synchronise
 from resect.network.entrance import unravel
+from resect.network.graphed import as_graphs
 from resect.network.scheduled import Scheduled
 from resect.seeds import generator_for, seeded
 from resect.training.augment import Augmentation
@@ -149,12 +150,16 @@ class _Training:
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
+            fused=self.device.type == "cuda" or None,
         )
+        if optimizer.defaults["fused"] and recipe.momentum:  # which does not make some of them later than others
+            for parameter in module.parameters():
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.decay = decay_of(optimizer, recipe, self.steps)
         self.scheduled = self._scheduled(inputs)
         self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
-        self.fused = self._fused()
         self.inputs = near(inputs, self.device)
+        self.fused = self._fused()
         self.parts: dict[str, Any] = {"module": module, "optimizer": optimizer, "decay": self.decay}
 
     @property
@@ -166,13 +171,28 @@ class _Training:
             return None
         net = unravel(self.module, inputs[:2].to(self.device, memory_format=self._format))
         schedule = self.recipe.blocks_schedule(self.steps)
-        return net.schedule(schedule, seed=self.recipe.seed, correction=self.recipe.correction)
+        correction = self.recipe.correction
+        return net.schedule(schedule, seed=self.recipe.seed, correction=correction, graphs=self._graphs)
+
+    @property
+    def _graphs(self) -> bool:
+        return self.recipe.graphs and self.device.type == "cuda" and self.accelerator.num_processes == 1
 
     def _fused(self) -> Callable[..., Any] | None:
-        if self.scheduled or not self.recipe.compile:
+        """What runs whole batches in the place of the model."""
+        if self.scheduled:
             return None
-        mode = "reduce-overhead" if self.device.type == "cuda" else None  # CUDA graphs
-        return torch.compile(self.model, dynamic=False, mode=mode)
+        if self.recipe.compile:
+            mode = "reduce-overhead" if self.device.type == "cuda" else None  # CUDA graphs
+            return torch.compile(self.model, dynamic=False, mode=mode)
+        if self._graphs:
+            example = self.inputs[: self.recipe.batch_size].to(self.device, memory_format=self._format)
+            with self._autocast():
+                return as_graphs(self.module, example)
+        return None
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
 
     def run(self, kept: Kept) -> Trained:
         """All steps that are left."""
@@ -252,7 +272,7 @@ class _Training:
         wanted = self.targets[chosen][share].to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)  # before CUDA graphs write anew where the gradients are
         torch.manual_seed(generator_for(self.recipe.seed, f"dropout {rank}", step).initial_seed())
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+        with self._autocast():
             outputs = self._model_for(chosen)(images)
         answers = int(self.task.weights(self.targets[chosen]).sum())  # of the whole batch
         own = int(self.task.weights(self.targets[chosen][share]).sum())

@@ -11,7 +11,7 @@ from resect.network import schedules
 Decay = Literal["one-cycle", "step"]
 Border = Literal["lowest", "reflect", "zero"]
 Precision = Literal["float32", "bfloat16"]
-_LATER = ("drops", "compile")  # settings that older cards and checkpoints do not have
+_LATER = ("drops", "compile", "graphs")  # settings that older cards and checkpoints do not have
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Recipe:
         channels_last: the memory format of images and weights.
         compile: fuse a network whose blocks all run by torch.compile, on a GPU into CUDA graphs; changes the last bits.
             Without effect on a schedule, where every step runs another graph.
+        graphs: on one GPU, without `compile`, launch whole batches as CUDA graphs: one of each pass, on a schedule one
+            of each pass of every slice of the network. Batches of another size run as ever.
         seed: of the weights, the order of the samples, shifts, flips, dropout and the schedule.
 
     Raises:
@@ -67,6 +69,7 @@ class Recipe:
     precision: Precision = "float32"
     channels_last: bool = False
     compile: bool = False
+    graphs: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
