@@ -1,7 +1,9 @@
 """How often a model is exported, and what shares one capture."""
 
 import gc
+import inspect
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +51,33 @@ def test_a_model_is_exported_as_often_as_it_takes(
     assert exports == [False] * count  # with free sizes, without, and as a recording
     assert gc.isenabled()
     assert net.capture_seconds > 0 and deepcopy(net).capture_seconds == net.capture_seconds
+
+
+class Named(nn.Module):
+    """Takes its inputs by names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = frame()
+
+    def forward(self, *, images: Tensor, **more: Tensor) -> Tensor:
+        return self.body(images + more["shift"])
+
+
+def test_keyword_arguments_are_exported_under_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, export = [], torch.export.export
+
+    def noted(whole: nn.Module, args: Any, kwargs: Any, **settings: Any) -> Any:
+        taken.append(dict(inspect.signature(whole.forward).bind(*args, **kwargs).arguments))
+        return export(whole, args, kwargs, **settings)
+
+    monkeypatch.setattr(torch.export, "export", noted)
+    model, call = Named().eval(), {"shift": torch.randn(2, 1, 8, 8), "images": torch.randn(2, 1, 8, 8)}
+    net = resect.unravel(model, call)
+    assert [list(arguments) for arguments in taken] == [["shift", "images"]]  # torch 2.9 to 2.11 frees none of `**`
+    assert not net.recorded and [entry.shape for entry in net.inputs] == [(None, 1, None, None)] * 2
+    larger = {"images": torch.randn(3, 1, 6, 6), "shift": torch.randn(3, 1, 6, 6)}
+    assert torch.equal(net(larger), model(**larger))
 
 
 def test_layers_and_blocks_share_a_capture(exports: list[bool]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import io
 import logging
 import traceback
@@ -76,13 +77,14 @@ def export(whole: TensorsOnly | Recorded, call: Call, mode: Mode, how: How) -> E
     with warnings.catch_warnings(), quiet_export(), _uncollected(), without_checkpoints():
         warnings.simplefilter("ignore")
         try:
-            exported = torch.export.export(
-                whole,
-                *call,
-                dynamic_shapes=None if isinstance(whole, Recorded) else dynamic,
-                strict=False,
-                prefer_deferred_runtime_asserts_over_guards=True,
-            )
+            with _named(whole, call):
+                exported = torch.export.export(
+                    whole,
+                    *call,
+                    dynamic_shapes=None if isinstance(whole, Recorded) else dynamic,
+                    strict=False,
+                    prefer_deferred_runtime_asserts_over_guards=True,
+                )
             keep_stopped_gradients(exported.graph_module)
             return functional(exported) if mode == "eval" else exported.run_decompositions({})
         except Exception as error:  # torch.export raises dozens of kinds, and lets the model's own through
@@ -110,6 +112,24 @@ def _first_argument(frame: FrameType) -> Any:
     """The value of the first argument of the function that a frame runs: of a method its owner, however it is named."""
     code = frame.f_code
     return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+
+
+@contextmanager
+def _named(whole: nn.Module, call: Call) -> Iterator[None]:
+    """Let the signature of forward() name the keyword arguments: older torch frees no size of what `**` takes."""
+    own, (args, kwargs) = whole.forward, call
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return own(*args, **kwargs)
+
+    parameters = [inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)] * bool(args)
+    parameters += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs]
+    forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # inspect reads it
+    whole.forward = forward  # of this module, over that of its class
+    try:
+        yield
+    finally:
+        del whole.forward
 
 
 @contextmanager
