@@ -106,6 +106,7 @@ HERE = {
     "contiguous": lambda y, x: y.t().contiguous().t() + y.contiguous(),
     "types": lambda y, x: y.to(torch.float64).sum(-1).float() + y.float()[:, 0],
     "in place of any kind": lambda y, x: F.silu(F.hardtanh(y, inplace=True), inplace=True).clamp_(0.1).mul_(x),
+    "sizes that Python computes": lambda y, x: y * (x.shape[0] // 2) + max(x.shape[0], 3),
     "chunk": lambda y, x: sum(part.relu() for part in y.chunk(2, 1)),
 }
 BY_TORCH = {
@@ -116,6 +117,7 @@ BY_TORCH = {
     "movedim": lambda y, x: y.movedim(0, 1) @ x,
     "a mask that stays of floats": lambda y, x: y * (1 - y.clone().gt_(0)),
     "a list that is written": written_list,
+    "a mapped function": lambda y, x: torch.vmap(lambda row, other: row * other.sum())(y, x),
     "a type that only writing keeps": lambda y, x: y.mul_(x.double()),
 }
 

@@ -55,6 +55,28 @@ def test_a_sequence_of_any_length_has_the_bits_of_the_model(net, length: int) ->
     assert net.check(ids(3, length)).identical
 
 
+class Mapped(nn.Module):
+    """Makes its mask by a function of two places, as language models do that were made for older torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in "ab")
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[1])
+        seen = torch.vmap(torch.vmap(lambda here, there: there <= here, (None, 0)), (0, None))(places, places)
+        for layer in self.layers:
+            x = x + seen.to(x.dtype) @ layer(x).relu()
+        return x
+
+
+def test_a_mask_that_is_mapped_over_places_has_any_length() -> None:
+    net = resect.unravel(Mapped().eval(), torch.randn(2, 6, 8))
+    assert len(net.blocks) == 2 and not net.recorded
+    for size in ((3, 9, 8), (1, 4, 8)):
+        assert net.check(torch.randn(size)).identical
+
+
 def test_what_the_model_cannot_run_is_a_sentence(net) -> None:
     too_long = r"longer than the table of positions\. Its tables have \d+ and 24 rows"
     with pytest.raises(resect.InputError, match=too_long):

@@ -24,6 +24,7 @@ from resect.graph.ops import free_shape, op_name
 _ATEN = torch.ops.aten
 _VIEWS = frozenset("reshape flatten unflatten chunk".split())  # composite ones that discovery knows
 _READ_VALUES = frozenset({"item", "_local_scalar_dense"})  # as Python numbers, which torch refuses or follows
+_SIZES = (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)
 Now = dict[Node, Any]  # what stands for the value of a node of the old graph: a node of the new one
 
 
@@ -87,6 +88,8 @@ def _one(node: Node, now: Now, aliases: Aliases, graph: Graph) -> Any:
             return _without_writing(node, now, aliases, graph)
         if name in _READ_VALUES or (is_composite(target) and hands_on(target) and name not in _VIEWS):
             raise _LeftToTorchError
+    elif target is not operator.getitem and not isinstance(node.meta.get("val"), _SIZES):  # a state of torch.vmap
+        raise _LeftToTorchError
     return graph.node_copy(node, now.__getitem__)
 
 
