@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,6 @@ from on_device import (
 )
 from resect.measuring import memory, timing
 from resect.sweep.batching import Choices
-from resect.training import loop
-from resect.training.recipe import Recipe
 
 __all__ = ["_resnets", "float32_means_float32", "nets"]  # fixtures
 pytestmark = needs_device
@@ -204,67 +201,6 @@ def test_a_schedule_has_the_gradients_of_the_cpu(name: str) -> None:
         whole = max(float(value.norm()) for value in found[1].values())
         for key, value in found[1].items():
             assert float((found[0][key] - value).norm()) < 1e-3 * max(whole * 1e-2, float(value.norm())), key
-
-
-SCHEDULES = [resect.schedules.FixedCount(4), resect.schedules.StochasticDepth(0.5)]
-
-
-def ten_steps(schedule: resect.schedules.Schedule, graphs: bool, set_to_none: bool) -> tuple[list[float], nn.Module]:
-    """The losses of ten steps, of which the seventh has a smaller batch and the fourth adds to earlier gradients."""
-    model = placed(resnet(20)).train()
-    net = resect.unravel(model, placed(images(2)))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    losses = []
-    with net.schedule(schedule, seed=3, graphs=graphs):
-        for step in range(10):
-            count = 5 if step == 6 else 8
-            inputs, targets = placed(images(16)[step % 4 :][:count]), placed(classes(16)[step % 4 :][:count])
-            if step != 3:
-                optimizer.zero_grad(set_to_none=set_to_none)
-            loss = F.cross_entropy(model(inputs), targets)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-    return losses, model
-
-
-@pytest.mark.parametrize("set_to_none", [True, False])
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=["fixed count", "stochastic depth"])
-def test_graphs_train_as_steps_launched_one_by_one_do(schedule: resect.schedules.Schedule, set_to_none: bool) -> None:
-    (got, here), (wanted, there) = (ten_steps(schedule, graphs, set_to_none) for graphs in (True, False))
-    close(got, wanted)
-    for name, value in there.state_dict().items():
-        close(here.state_dict()[name], value, what=name)
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("schedule", ["full", "fixed-count", "stochastic-depth"])
-def test_a_training_with_graphs_is_one_without(schedule: str, precision: Any, own_accelerate: None) -> None:
-    drawn = {"schedule": schedule, "keep": 4 if schedule == "fixed-count" else None, "precision": precision}
-    recipe = Recipe(epochs=3, batch_size=8, learning_rate=0.02, flip=True, channels_last=True, **drawn)
-    trained = []
-    for graphs in (True, False):
-        model = placed(resnet(20))
-        done = loop.train(model, images(21), classes(21), replace(recipe, graphs=graphs))  # batches of 8, 8 and 5
-        trained.append((model, [epoch["loss"] for epoch in done.progress.curve]))
-    (here, got), (there, wanted) = trained
-    close(got, wanted, 1e-4 if precision == "float32" else 1e-2)
-    for name, value in there.state_dict().items() if precision == "float32" else ():
-        close(here.state_dict()[name], value, 1e-3, what=name)
-
-
-def test_graphs_hold_one_forward_pass() -> None:
-    model = placed(resnet(20)).train()
-    net = resect.unravel(model, placed(images(2)))
-    with net.schedule(resect.schedules.FixedCount(9), graphs=True):
-        for _ in range(3):  # of which the first two record
-            model(placed(images())).sum().backward()
-        one, other = model(placed(images())), model(placed(images(6) + 1))
-        assert not torch.equal(one, other)  # the second call leaves what the first returned
-        if ON_GPU:
-            other.sum().backward()
-            with pytest.raises(resect.InputError, match="`graphs` must be off to go forward several times"):
-                one.sum().backward()
 
 
 def test_a_schedule_on_what_accelerate_prepared(own_accelerate: None) -> None:
