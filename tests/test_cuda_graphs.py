@@ -50,19 +50,52 @@ def test_graphs_train_as_steps_launched_one_by_one_do(schedule: resect.schedules
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("schedule", ["full", "fixed-count", "stochastic-depth"])
-def test_a_training_with_graphs_is_one_without(schedule: str, precision: Any, own_accelerate: None) -> None:
+def test_a_training_with_graphs_is_one_without(
+    schedule: str, channels_last: bool, precision: Any, own_accelerate: None
+) -> None:
     drawn = {"schedule": schedule, "keep": 4 if schedule == "fixed-count" else None, "precision": precision}
-    recipe = Recipe(epochs=3, batch_size=8, learning_rate=0.02, flip=True, channels_last=True, **drawn)
+    recipe = Recipe(epochs=3, batch_size=8, learning_rate=0.02, flip=True, channels_last=channels_last, **drawn)
     trained = []
     for graphs in (True, False):
-        model = placed(resnet(20))
-        done = loop.train(model, images(21), classes(21), replace(recipe, graphs=graphs))  # batches of 8, 8 and 5
+        model, data = placed(resnet(20)), placed(images(21))
+        done = loop.train(model, data, classes(21), replace(recipe, graphs=graphs))  # batches of 8, 8 and 5
+        assert torch.equal(data.cpu(), images(21))
         trained.append((model, [epoch["loss"] for epoch in done.progress.curve]))
     (here, got), (there, wanted) = trained
     close(got, wanted, 1e-4 if precision == "float32" else 1e-2)
     for name, value in there.state_dict().items() if precision == "float32" else ():
         close(here.state_dict()[name], value, 1e-3, what=name)
+
+
+def test_graphs_follow_parameters_that_are_frozen_or_replaced() -> None:
+    model = placed(resnet(20)).train()
+    net = resect.unravel(model, placed(images(2)))
+    first = model.blocks[0].c1
+    with net.schedule(resect.schedules.FixedCount(9), graphs=True):
+        for step in range(9):
+            if step == 3:
+                first.weight.requires_grad_(False)
+            if step == 6:
+                first.weight.requires_grad_(True)
+                first.weight.data = torch.zeros_like(first.weight)
+            model.zero_grad()
+            model(placed(images())).square().sum().backward()
+            assert (first.weight.grad is None) == (3 <= step < 6)
+    before = model.blocks[0].bn2.running_mean.clone()
+    model(placed(images(4)))
+    assert not torch.equal(model.blocks[0].bn2.running_mean, before)
+
+
+def test_graphs_see_no_hooks_of_parameters() -> None:
+    model = placed(resnet(20)).train()
+    net = resect.unravel(model, placed(images(2)))
+    model.fc.weight.register_hook(lambda gradient: None)
+    with net.schedule(resect.schedules.FixedCount(9), graphs=True):
+        if ON_GPU:
+            with pytest.raises(resect.InputError, match="where parameters have hooks"):
+                model(placed(images()))
 
 
 def test_graphs_hold_one_forward_pass() -> None:
@@ -77,3 +110,7 @@ def test_graphs_hold_one_forward_pass() -> None:
             other.sum().backward()
             with pytest.raises(resect.InputError, match="`graphs` must be off to go forward several times"):
                 one.sum().backward()
+            again = model(placed(images())).sum()
+            again.backward(retain_graph=True)
+            with pytest.raises(resect.InputError, match="or backward several times"):
+                again.backward()

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from keyword import iskeyword
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -118,6 +119,9 @@ def _first_argument(frame: FrameType) -> Any:
 def _named(whole: nn.Module, call: Call) -> Iterator[None]:
     """Let the signature of forward() name the keyword arguments: older torch frees no size of what `**` takes."""
     own, (args, kwargs) = whole.forward, call
+    if not all(name.isidentifier() and not iskeyword(name) and name != "args" for name in kwargs):
+        yield  # a signature cannot name them
+        return
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         return own(*args, **kwargs)

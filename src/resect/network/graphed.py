@@ -1,4 +1,4 @@
-"""Networks in training as CUDA graphs: one launch a pass, or a slice and pass, in the place of one an operator.
+"""Slices of a network in training as CUDA graphs: one launch a slice and pass in the place of one an operator.
 
 To launch the kernels of a narrow network takes the processor longer than to run them takes the GPU. A graph of the
 whole network would have to be made anew for every set of blocks that a schedule draws; slices are few.
@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from resect.errors import InputError
 from resect.graph.program import Environment, Program
@@ -22,45 +23,12 @@ _WARM = 2  # passes before one is recorded, in which libraries choose their kern
 Values = tuple[Tensor, ...]
 
 
-def as_graphs(module: nn.Module, example: Tensor) -> nn.Module:
-    """Both passes of a module in train mode, for inputs of the shape of the example, as one graph each.
-
-    The next call overwrites outputs and gradients. Parameters and buffers must stay where they are in memory; as
-    buffers are, they are when this returns.
-
-    Raises:
-        InputError: there is no graph of it, as it waits for the GPU or takes what is no tensor.
-    """
-    whole = _Whole(module).train()
-    with _with_own_casts(), _kept([*module.buffers()]):
-        try:
-            graphed = torch.cuda.make_graphed_callables(whole, (example,), allow_unused_input=True)
-        except (AssertionError, RuntimeError) as error:
-            raise InputError(
-                f"`graphs` must be off for a {type(module).__name__}, of which PyTorch can make no CUDA graph: "
-                f"{str(error).partition(chr(10))[0]}"
-            ) from error
-    assert isinstance(graphed, nn.Module), "as one module was given"
-    return graphed
-
-
-class _Whole(nn.Module):
-    """A module with a forward of its own to be replaced."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, inputs: Tensor) -> Any:
-        return self.module(inputs)
-
-
 class Graphed:
     """Runs programs as `program.run` does, each from its second run on as CUDA graphs of its two passes.
 
-    A program on values of other sizes than in its first run is launched step by step, as are those of few steps.
-    Parameters and buffers must stay where and what they are, as those of a model in training do, and have no hooks: a
-    graph writes their updates and gradients itself.
+    A program on values of other sizes than in the run before is launched step by step, as are those of few steps.
+    Parameters and buffers must stay where and what they are, and parameters have no hooks: a graph writes updates and
+    gradients itself. Dropout draws other numbers than without graphs.
 
     Args:
         inputs: the keys of what `base` holds at another place in memory in every run.
@@ -96,6 +64,7 @@ class _Part:
     Attributes:
         reads: the keys that its steps need from before.
         moving: those of them whose values are at another place in memory in every run.
+        entering: for each of them whether it is an input of the network.
         overwritten: those of buffers that are updated.
         made: the keys that it computes, without those of `updated`.
         updated: of new values of buffers: (their key, that of the buffer).
@@ -110,6 +79,7 @@ class _Part:
         computed = {step.key for step in program.steps}
         self.reads = sorted({key for step in program.steps for key in step.reads} - computed)
         self.moving = [key for key in self.reads if key in program.live_before or key in inputs]
+        self.entering = [key in inputs for key in self.moving]
         self.overwritten = sorted({*self.reads} & {*updates.values()})
         results = tuple((key, source) for key, source in program.results if source in computed)
         self.made = [key for key, _ in results if key not in own]
@@ -120,15 +90,17 @@ class _Part:
         self._form: list[Any] | None = None
 
     def can_be_recorded(self, values: Sequence[Any]) -> bool:
-        """Whether this is not the first run, and the moving values are as they were in the first."""
+        """Whether the moving values are as they were in the run before, or as in the recording."""
         if len(self.program.steps) <= _FEW or not torch.is_grad_enabled():
             return False
-        if not all(isinstance(value, Tensor) and value.is_cuda for value in values):
+        if not values or not all(isinstance(value, Tensor) and value.is_cuda for value in values):
             return False
         form: list[Any] = [(value.shape, value.stride(), value.dtype, value.requires_grad) for value in values]
         form.append(_autocast())
-        first, self._form = self._form is None, self._form or form
-        return not first and form == self._form
+        same = form == self._form
+        if self.recording is None:
+            self._form = form
+        return same
 
 
 class _Recording:
@@ -137,11 +109,13 @@ class _Recording:
     Attributes:
         inputs, outputs: what the forward pass reads and writes.
         given, gradients: what the backward pass reads, for each output that has a gradient, and writes, for each input.
+        entering: for each input whether it is one of the network, whose gradient somebody may keep.
         of_parameters: parameters with the gradients that the backward pass writes.
-        runs: forward passes so far.
+        runs: passes so far.
     """
 
     def __init__(self, part: _Part, values: Sequence[Tensor], base: Environment) -> None:
+        self.entering = part.entering
         self.inputs = [value.detach().clone().requires_grad_(value.requires_grad) for value in values]
         now = {key: base[key] for key in part.reads if key not in part.moving}
         learned = {id(value): value for value in now.values() if isinstance(value, Tensor) and value.requires_grad}
@@ -153,7 +127,8 @@ class _Recording:
         needed = [value for value in self.inputs if value.requires_grad]
 
         def forward() -> Values:
-            made = part.steps.run({}, now)
+            before = {key: now[key].clone() for key in part.overwritten}  # autograd keeps them
+            made = part.steps.run(now | before, {})
             with torch.no_grad():
                 for key, buffer in part.updated:
                     base[buffer].copy_(made[key])
@@ -161,13 +136,15 @@ class _Recording:
 
         def backward(outputs: Values, given: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
             own = [output for output in outputs if output.requires_grad]
-            found = torch.autograd.grad(own, [*needed, *fixed], given, allow_unused=True) if own else ()
+            with torch.autocast("cuda", enabled=False):
+                found = torch.autograd.grad(own, [*needed, *fixed], given, allow_unused=True) if own else ()
             return (*found[: len(needed)], *_own_gradients(fixed, found[len(needed) :], given))
 
-        pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        with _with_own_casts(), _kept([base[buffer] for _, buffer in part.updated]):
+        device, buffers = values[0].device, [base[buffer] for _, buffer in part.updated]
+        with torch.cuda.device(device), with_own_casts(), kept(buffers), recorded("network with one of these slices"):
+            pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
+            with torch.cuda.stream(stream), torch.random.fork_rng([device]):
                 for _ in range(_WARM):
                     outputs = forward()
                     backward(outputs, [torch.empty_like(output) for output in outputs if output.requires_grad])
@@ -206,26 +183,43 @@ class _Replay(torch.autograd.Function):
         return outputs
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *found: Tensor | None) -> tuple[Tensor | None, ...]:
         """The gradients of the inputs; parameters get theirs here."""
         recording: _Recording = ctx.recording
         if ctx.run != recording.runs:
             raise InputError(
-                "`graphs` must be off to go forward several times before the gradients are taken: CUDA graphs hold one "
-                "forward pass. Call backward() after each, or schedule without graphs."
+                "`graphs` must be off to go forward several times before the gradients are taken, or backward several "
+                "times: CUDA graphs hold one pass of each. Call backward() once after each, or schedule without graphs."
             )
-        earlier = [own.grad.clone() if own.grad is new else own.grad for own, new in recording.of_parameters]
+        recording.runs += 1
+        earlier = [parameter.grad for parameter, _ in recording.of_parameters]
         for own, gradient in zip(recording.given, found, strict=True):
             if own is not None:
                 own.zero_() if gradient is None else own.copy_(gradient)
         recording.backward.replay()
         for (parameter, gradient), before in zip(recording.of_parameters, earlier, strict=True):
             parameter.grad = gradient if before is None else before + gradient
-        return None, None, *(None if own is None else own.detach() for own in recording.gradients)
+        handed = zip(recording.gradients, recording.entering, strict=True)
+        return None, None, *(own if own is None else own.clone() if enters else own.detach() for own, enters in handed)
 
 
 @contextmanager
-def _with_own_casts() -> Iterator[None]:
+def recorded(what: str) -> Iterator[None]:
+    """Say in a sentence that there is no CUDA graph of something."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"`graphs` must be off for a {what}, of which PyTorch can make no CUDA graph: "
+            f"{str(error).partition(chr(10))[0]}"
+        ) from error
+
+
+@contextmanager
+def with_own_casts() -> Iterator[None]:
     """Under the autocast of the caller, without what it has cast before: that belongs to no graph."""
     enabled, dtype = _autocast()
     with torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False):
@@ -253,7 +247,7 @@ def _own_gradients(
 
 
 @contextmanager
-def _kept(buffers: Sequence[Tensor]) -> Iterator[None]:
+def kept(buffers: Sequence[Tensor]) -> Iterator[None]:
     """Give buffers back the values that they had."""
     before = [buffer.clone() for buffer in buffers]
     try:

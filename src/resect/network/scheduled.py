@@ -5,21 +5,18 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from resect.errors import InputError, require_whole
-from resect.graph.program import Environment
 from resect.network.arrangement import Arrangement
 from resect.network.calls import Calls
 from resect.network.correction import Correction
 from resect.network.drawn import draw, survival_of
-from resect.network.graphed import Graphed
+from resect.network.launching import SlicesAsGraphs
 from resect.network.recomputed import Replays, Running
 from resect.network.schedules import Schedule
 
@@ -70,8 +67,8 @@ class Scheduled:
         draw(schedule, net.blocks, 0, seed)  # says if it does not fit the network
         self._graph = net.train_graph  # exported now, while the model still has its own forward
         self._graph.require_own_gradient()
-        self._graphed = _graphed(self._graph) if graphs and self._graph.device.type == "cuda" else None
-        self._base: Environment = {}
+        self._graphs = graphs and self._graph.device.type == "cuda"
+        self._run_graph: Callable[[Any, Arrangement], Any] = self._graph
         self.survival = survival_of(schedule, blocks) if correction else (1.0,) * blocks
         self._correction = Correction(net.sliced, self.survival)
         self._replays = Replays()
@@ -116,15 +113,15 @@ class Scheduled:
             self._before = model.__dict__.get("forward")
             calls = Calls(model, self._net._example)
             model.forward = MethodType(self._replacement(calls), model)
-        self._parts, self._base = [*model.modules()], {}
-        if self._graphed:  # the model may have been elsewhere since
-            self._graphed = _graphed(self._graph)
+        self._parts = [*model.modules()]
+        if self._graphs:
+            self._run_graph = SlicesAsGraphs(self._graph)
         self._guards = [owner.register_forward_pre_hook(self._guard) for owner in self._owners()]
         self._open = True
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._open = False
+        self._open, self._run_graph = False, self._graph
         while self._guards:
             self._guards.pop().remove()
         function = getattr(self._model.forward, "__func__", None)
@@ -194,22 +191,12 @@ class Scheduled:
         again = self._replays.again()
         blocks = self._net.blocks
         running = draw(self._schedule, blocks, self.step, self._seed) if again is None else again
-        outputs = self._outputs(inputs, self._net.intact.without(set(range(len(blocks))) - set(running)))
+        outputs = self._run_graph(inputs, self._net.intact.without(set(range(len(blocks))) - set(running)))
         if again is None:
             self._replays.keep(running)
             self.running = running
             self.step += 1
         return outputs
-
-    def _outputs(self, inputs: Any, arrangement: Arrangement) -> Any:
-        if self._graphed is None:
-            return self._graph(inputs, arrangement)
-        # what it reads stays where it is, and is not looked up again
-        self._base = self._base or self._graph.bind(inputs)
-        base = {**self._base, **self._graph.bound_inputs(inputs)}
-        outputs = self._graph.outputs(base, self._graph.run_by(partial(self._graphed.run, base), base, arrangement))
-        # the next call overwrites what graphs hold
-        return pytree.tree_map_only(Tensor, torch.clone, outputs)
 
     def _eval(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The whole network, its branches scaled."""
@@ -221,13 +208,6 @@ class Scheduled:
             return torch.func.functional_call(holder, scaled, args, kwargs)
         finally:
             self._inside = False
-
-
-def _graphed(net: Unraveled) -> Graphed:
-    """What runs the slices of a network as CUDA graphs; what one without a slot updates depends on what others run."""
-    programs, slots_of = net.programs, net.sliced.slots_of
-    own = {new for new in net.updates if slots_of[programs.slice_of[new]]}
-    return Graphed(programs.input_keys, net.updates, own)
 
 
 class _Holder(nn.Module):

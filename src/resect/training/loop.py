@@ -20,7 +20,7 @@ from resect.graph.outputs import IGNORED
 from resect.measuring.tasks import CLASSIFICATION, Task
 from resect.measuring.timing import synchronise
 from resect.network.entrance import unravel
-from resect.network.graphed import as_graphs
+from resect.network.launching import as_graphs
 from resect.network.scheduled import Scheduled
 from resect.seeds import generator_for, seeded
 from resect.training.augment import Augmentation
@@ -153,13 +153,13 @@ class _Training:
             fused=self.device.type == "cuda" or None,
         )
         if optimizer.defaults["fused"] and recipe.momentum:  # which does not make some of them later than others
-            for parameter in module.parameters():
+            for parameter in filter(lambda parameter: parameter.requires_grad, module.parameters()):
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.decay = decay_of(optimizer, recipe, self.steps)
         self.scheduled = self._scheduled(inputs)
         self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
         self.inputs = near(inputs, self.device)
-        self.fused = self._fused()
+        self.for_whole = self._for_whole()
         self.parts: dict[str, Any] = {"module": module, "optimizer": optimizer, "decay": self.decay}
 
     @property
@@ -178,7 +178,7 @@ class _Training:
     def _graphs(self) -> bool:
         return self.recipe.graphs and self.device.type == "cuda" and self.accelerator.num_processes == 1
 
-    def _fused(self) -> Callable[..., Any] | None:
+    def _for_whole(self) -> Callable[..., Any] | None:
         """What runs whole batches in the place of the model."""
         if self.scheduled:
             return None
@@ -286,9 +286,9 @@ class _Training:
         return torch.stack([loss.detach() * own, wrong, torch.full_like(wrong, own)])
 
     def _model_for(self, chosen: Tensor) -> Callable[..., Any]:
-        """The model, fused for whole batches only: one of another size would be compiled anew."""
+        """The model, or for whole batches what runs them: it is made for that size."""
         whole = len(chosen) == min(self.recipe.batch_size, len(self.inputs))
-        return self.model if self.fused is None or not whole else self.fused
+        return self.model if self.for_whole is None or not whole else self.for_whole
 
     def _loss_and_wrong(self, outputs: Any, wanted: Tensor, own: int) -> tuple[Tensor, Tensor]:
         """The mean loss over the answers of a batch, and its summed error."""

@@ -42,8 +42,8 @@ class Recipe:
         channels_last: the memory format of images and weights.
         compile: fuse a network whose blocks all run by torch.compile, on a GPU into CUDA graphs; changes the last bits.
             Without effect on a schedule, where every step runs another graph.
-        graphs: on one GPU, without `compile`, launch whole batches as CUDA graphs: one of each pass, on a schedule one
-            of each pass of every slice of the network. Batches of another size run as ever.
+        graphs: on one GPU, launch whole batches as CUDA graphs: one of each pass of what `compile` has not fused, on a
+            schedule one of each pass of every slice of the network. Batches of another size run as ever.
         seed: of the weights, the order of the samples, shifts, flips, dropout and the schedule.
 
     Raises:
