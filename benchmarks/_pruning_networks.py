@@ -48,7 +48,7 @@ def resnet(quick: bool, kept: Path | None) -> Subject:
     """The shipped ResNet-110, on test images of CIFAR-10; on a GPU, where there is one, on more of them."""
     fast = torch.cuda.is_available()
     net, samples = shipped("resnet110-cifar10", "cifar10", "cuda" if fast else "cpu")
-    chooses, judges = (512, 9488) if fast else (64, 1000)
+    chooses, judges = (512, 9488) if fast else (256, 1000)
     inputs, targets = samples.first(chooses + judges)
     return Subject(net, *_parted(net, inputs, targets, chooses), (9, 18, 27))
 
