@@ -62,8 +62,7 @@ class TensorsOnly(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The outputs of the model."""
-        # older torch compiles compiled parts in an export, newer torch runs them as they are
-        with torch.compiler.set_stance("force_eager"), _unaware_of_export() if self.as_run else nullcontext():
+        with _unaware_of_export() if self.as_run else nullcontext():
             return outputs_of(self.model, (args, kwargs))
 
 
@@ -172,7 +171,8 @@ def _unaware_of_export() -> Iterator[None]:
     before = torch.compiler._is_exporting_flag
     torch.compiler._is_exporting_flag = False
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):  # compiled parts, which know an export by that, too
+            yield
     finally:
         torch.compiler._is_exporting_flag = before
 
