@@ -153,8 +153,9 @@ class _Training:
             fused=self.device.type == "cuda" or None,
         )
         if optimizer.defaults["fused"] and recipe.momentum:  # which does not make some of them later than others
-            for parameter in filter(lambda parameter: parameter.requires_grad, module.parameters()):
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            for parameter in module.parameters():
+                if parameter.requires_grad:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.decay = decay_of(optimizer, recipe, self.steps)
         self.scheduled = self._scheduled(inputs)
         self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
