@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def as_graphs(module: nn.Module, example: Tensor) -> nn.Module:
     """Both passes of a module in train mode, for inputs of the shape of the example, as one CUDA graph each.
 
+    For networks whose blocks all run; slices would only take further launches.
     The next call overwrites outputs and gradients. Parameters and buffers must stay where they are in memory; when this
     returns, buffers are as they were.
 

@@ -184,7 +184,8 @@ class Unraveled:
                 under `DistributedDataParallel`, which would not see the gradients) and without hooks on parameters.
 
         Raises:
-            InputError: `correction` is asked for and a branch ends in no weights of its own.
+            InputError: `correction` is asked for and a branch ends in no weights of its own. When it is opened or
+                called: `graphs` is on where several processes train, parameters have hooks, or a slice has no graph.
             ExportError: in train mode, `torch.export` cannot capture the model, or the graph has another gradient.
 
         Example:
