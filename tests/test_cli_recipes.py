@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from resect.cli import main
 from resect.data import load_samples
 from resect.jobs.train import TrainJob
+from resect.jobs.training import splits
 from resect.models.names import SHIPPED
 from resect.runs.record import Record
 from resect.training.recipe import Recipe
@@ -83,6 +84,31 @@ def test_files_of_ones_own_are_trained_and_tested_on(tmp_path: Path) -> None:
     assert (card.found["train_samples"], card.found["test_samples"]) == (64, 32)
     assert card.asked["test_data"] == data[3]
     assert " ".join(data) in card.command
+
+
+def test_held_out_samples_are_tested_on_and_no_test_sample(tmp_path: Path) -> None:
+    samples, out = load_samples("digits", split="train", limit=64), tmp_path / "x.safetensors"
+    np.savez(tmp_path / "train.npz", inputs=samples.inputs.numpy(), targets=samples.targets.numpy())
+    data = ["--data", f"npz:{tmp_path}/train.npz", "--held-out", "20"]  # which has no test samples
+    assert run(*SMALL, *data, "--out", out).exit_code == 0
+    card = Record.read(out.with_suffix(".json"))
+    assert (card.found["train_samples"], card.found["test_samples"], card.asked["held_out"]) == (44, 20, 20)
+    assert "--held-out 20" in card.command
+    for seed in ("0", "1"):
+        job = TrainJob.from_options(
+            SMALL[0], out, {"data": data[1], "held_out": 20, "model": "resnet8", "seed": int(seed)}
+        )
+        trained_on, left = splits(job)
+        assert (left.digest(), trained_on.digest()) == tuple(reversed(card.made_of["samples"]))
+    rows = torch.cat([trained_on.inputs, left.inputs]).flatten(1)
+    assert sorted(rows.tolist()) == sorted(samples.inputs.flatten(1).tolist())
+    again = run(*SMALL, "--data", data[1], "--out", out)
+    assert "must be a new file" in again.stderr
+    assert "must leave samples to train on, but" in refused(
+        *SMALL, *data[:2], "--held-out", "64", "--out", tmp_path / "y.safetensors"
+    )
+    both = refused(*SMALL, *data, "--test-data", data[1], "--out", tmp_path / "y.safetensors")
+    assert "`--held-out` and `--test-data` both say what to test on" in both
 
 
 def test_an_option_for_the_schedule_replaces_the_recipes(tmp_path: Path) -> None:

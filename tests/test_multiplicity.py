@@ -147,6 +147,13 @@ def test_the_plan_is_there_before_the_first_training(tmp_path: Path) -> None:
         (["--training-free", "--trainings", "3"], "`--trainings` is of trainings"),
         (["--training-free", "--at-once", "3"], "`--at-once` is of trainings"),
         (["--repeats", "3"], "`--repeats` is of the check that trains nothing. Give --training-free"),
+        (["--learning-rates", "0.1"], "`--learning-rates` must be two or more that differ, got 0.1. One for all arms"),
+        (["--learning-rates", "0.1,0.1"], "`--learning-rates` must be two or more that differ, got 0.1, 0.1"),
+        (["--learning-rates", "0.1,-1"], "`--learning-rates` must be above 0, got 0.1, -1"),
+        (["--learning-rates", "0.1,0.2", "--setting", "learning_rate=1"], "must leave the learning rate out"),
+        (["--learning-rates", "0.1,0.2", "--pilots", "0"], "Invalid value for '--pilots'"),
+        (["--held-out", "9"], "`--held-out` is an option of learning rates that are tried. Leave it out."),
+        (["--training-free", "--pilots", "2"], "`--pilots` is of trainings, but the check trains nothing"),
         (["foo"], "unknown arm 'foo'. Arms are resnetN-bB-sS, such as resnet38-b2-s18: of depth N, with B towers"),
         (["primry"], "unknown arm 'primry'. Close: primary. "),
         (["resnet20-digits"], "Designs are primary, grid; by default the arms are those of primary, resnet38-w8-b2-s1"),
@@ -196,3 +203,31 @@ def test_other_arguments_make_the_same_command(tmp_path: Path) -> None:
     assert " ".join(words[5:]) == (
         "--limit 60 --seeds 2 --recipe digits --setting epochs=1 --setting batch_size=256 --bound 0.5"
     )
+
+
+def test_an_arm_is_trained_with_the_rate_that_is_best_on_held_out_images(tmp_path: Path) -> None:
+    out, options = tmp_path / "run", {**OPTIONS, "learning_rates": (0.3, 0.001), "held_out": 1000, "pilots": 1}
+    begun = resect.multiplicity("digits", *ARMS, out=out, trainings=3, **options)
+    assert (begun.found["trained"], begun.found["learning_rates"], len(begun.tables["pilot"])) == (0, None, 3)
+    assert begun.found["summary"].startswith("3 of 4 trainings that choose the learning rates are over. Nothing can")
+    record = resect.multiplicity("digits", *ARMS, out=out, trainings=2, **options)
+    assert record.found["trained"] == 1
+    record = resect.multiplicity("digits", *ARMS, out=out, at_once=2, **options)
+    plan, pilot = record.found["plan"], record.tables["pilot"]
+    assert (plan["learning_rates"], plan["held_out"], plan["pilot_seeds"]) == ([0.001, 0.3], 1000, [2])
+    assert "least loss on training images that were held out" in plan["words"]["order"]
+    best = pilot.loc[pilot.groupby("arm")["loss"].idxmin()].set_index("arm")["learning_rate"].to_dict()
+    assert record.found["learning_rates"] == best
+    for file in out.glob("networks/*-seed?.json"):
+        card = resect.Record.read(file)
+        assert card.asked["recipe"]["learning_rate"] == best[card.asked["model"].removeprefix("resect:")]
+    page = faces.draw(record, out).read_text(encoding="utf-8")
+    assert page.count("<td>chosen</td>") == 2
+    for file in out.glob("pilot/*.safetensors"):  # which only chose
+        file.unlink()
+    again = resect.multiplicity("digits", *ARMS, out=out, **options)
+    pd.testing.assert_frame_equal(again.tables["trainings"], record.tables["trainings"])
+    card = next(out.glob("pilot/*.json"))
+    card.write_text(card.read_text(encoding="utf-8").replace('"seed": 2', '"seed": 5'), encoding="utf-8")
+    with pytest.raises(resect.RunError, match="must be the card of this training, but is that of another"):
+        resect.multiplicity("digits", *ARMS, out=out, **options)

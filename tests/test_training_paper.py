@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -195,3 +196,20 @@ def test_an_interruption_ends_all_and_says_what_is_kept(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert said.count("is kept: the same command goes on from there") == 2
     assert {file.suffix for file in tmp_path.iterdir()} <= {".checkpoint", ".lock", ".py"}
+
+
+@pytest.mark.slow
+def test_trainings_side_by_side_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    words = [*PAPER, "--epochs", "1000", "--also", "seed=1", "--out", tmp_path / "x.safetensors", "--quiet"]
+    process = subprocess.Popen([sys.executable, "-m", "resect", "train", *map(str, words)])
+    try:
+        while len(list(tmp_path.glob("*.checkpoint"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.1)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 2
+    finally:
+        process.kill()
+        process.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resect.cli._options import batch_option, given, output_options, parse_arguments, run_options, whole
+from resect.cli._options import Parts, batch_option, given, output_options, parse_arguments, run_options, whole
 from resect.cli._process import when_interrupted
 from resect.cli._terminal import console, do, kept, progress_bars, show, wrote
 from resect.errors import InputError
@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 @click.option("--recipe", help="digits, cifar10 or a YAML file; that of the data by default.")
 @click.option("--setting", "settings", multiple=True, metavar="K=V", help="Of the recipe, e.g. epochs=6; repeatable.")
 @click.option("--bound", default=MultiplicityAsked.bound, show_default=True, help="Points that count as no effect.")
+@click.option(
+    "--learning-rates",
+    type=Parts(),
+    metavar="A,B,...",
+    help="Try these on every arm beforehand; the best on held-out training images is its own.",
+)
+@whole("--held-out", "Training images that are held out for that.", default=MultiplicityAsked.held_out)
+@whole("--pilots", "Seeds with which each is tried.", default=MultiplicityAsked.pilots)
 @click.option(
     "--training-free",
     is_flag=True,

@@ -73,6 +73,7 @@ def recipe_options(function: Decorated) -> Decorated:
 @arguments_option("E.g. width=32; repeatable.")
 @click.option("--data", metavar="SPEC", help="What to train on, e.g. folder:DIR; the recipe's by default.")
 @click.option("--test-data", metavar="SPEC", help="What to test on, where the data have no test split of their own.")
+@whole("--held-out", "Training samples to test on in the place of test samples, for the choice of a recipe.")
 @task_option
 @normalize_option("none or imagenet. auto: the data's own.")
 @click.option("--out", type=click.Path(path_type=Path), help="Weights to write; MODEL-DATA.safetensors by default.")

@@ -199,6 +199,10 @@ class Samples:
         require_limit(count)
         return replace(self, inputs=self.inputs[:count], targets=self.targets[:count])
 
+    def chosen(self, rows: Tensor) -> Samples:
+        """Those of (M,) int64 rows, in that order."""
+        return replace(self, inputs=self.inputs[rows], targets=self.targets[rows])
+
     def batches(self, size: int) -> Batched:
         """(inputs, targets) in order, `size` at a time; can be gone through again."""
         return Batched(len(self), size, lambda start, stop: (self.inputs[start:stop], self.targets[start:stop]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from math import log2
+from math import inf, log2
 from typing import Any, ClassVar, Self
 
 from resect.errors import InputError, SpecError, closest, require_whole, said_of
@@ -103,6 +103,10 @@ class MultiplicityAsked(Asked):
         recipe: a recipe or its file; None for that of the data.
         settings: of the recipe, before its own, e.g. {"epochs": 6}.
         bound: percentage points within which a difference counts as none.
+        learning_rates: that are tried on every arm beforehand: it is trained with that of the least mean loss on
+            training images that were held out. Without them all arms have the recipe's.
+        held_out: so many of the training images, which those trainings leave out.
+        pilots: seeds of those trainings, the first that are not planned for the experiment.
     """
 
     verb: ClassVar[str] = "multiplicity"
@@ -111,10 +115,14 @@ class MultiplicityAsked(Asked):
     recipe: str | None = None
     settings: Mapping[str, Value] = field(default_factory=dict)
     bound: float = 0.25
+    learning_rates: tuple[float, ...] = ()
+    held_out: int = 5000
+    pilots: int = 2
     batch_size: int = 500
 
     def __post_init__(self) -> None:
         require_whole("seeds", self.seeds, 2)
+        self._require_rates()
         if not self.bound > 0:
             raise InputError(f"`bound` must be above 0, in points, got {self.bound!r}.")
         if "seed" in self.settings:
@@ -131,6 +139,27 @@ class MultiplicityAsked(Asked):
         with said_of("settings"):
             self.recipe_of(0)  # says what is wrong with it
         super().__post_init__()
+
+    def _require_rates(self) -> None:
+        require_whole("held_out", self.held_out)
+        require_whole("pilots", self.pilots)
+        if not all(0 < rate < inf for rate in self.learning_rates):
+            raise InputError(f"`learning_rates` must be above 0, got {self._said_rates}.")
+        if len({*self.learning_rates}) != len(self.learning_rates) or len(self.learning_rates) == 1:
+            raise InputError(
+                f"`learning_rates` must be two or more that differ, got {self._said_rates}. One for all arms is a "
+                "setting, learning_rate."
+            )
+        if self.learning_rates and "learning_rate" in self.settings:
+            raise InputError("`settings` must leave the learning rate out where `learning_rates` are tried.")
+
+    @property
+    def _said_rates(self) -> str:
+        return ", ".join(f"{rate:g}" for rate in self.learning_rates)
+
+    def idle(self) -> dict[str, str]:
+        """The options that mean nothing beside the others, and what they are options of."""
+        return {} if self.learning_rates else dict.fromkeys(("held_out", "pilots"), "of learning rates that are tried")
 
     @cached_property
     def design(self) -> tuple[Arm, ...]:
@@ -151,15 +180,25 @@ class MultiplicityAsked(Asked):
         kind = (self.source.data or "").partition(":")[0]
         return load_recipe_file(self.recipe or (kind if kind == "digits" else "cifar10"))
 
-    def recipe_of(self, seed: int) -> Recipe:
-        """How an arm is trained."""
-        return Recipe(**{**self.recipe_file.settings, **self.settings, "seed": seed})
+    def recipe_of(self, seed: int, learning_rate: float | None = None) -> Recipe:
+        """How an arm is trained, with a learning rate in the place of the recipe's."""
+        rate = {} if learning_rate is None else {"learning_rate": learning_rate}
+        return Recipe(**{**self.recipe_file.settings, **self.settings, **rate, "seed": seed})
 
     @cached_property
     def trainings(self) -> tuple[tuple[Arm, int], ...]:
         """All trainings in their order: arm by arm within a seed, so that those that are over are balanced."""
         first = self.source.seed
         return tuple((arm, seed) for seed in range(first, first + self.seeds) for arm in self.design)
+
+    @cached_property
+    def pilot_trainings(self) -> tuple[tuple[Arm, int, float], ...]:
+        """Arm, seed and learning rate of all trainings that choose among the rates."""
+        after = self.source.seed + self.seeds
+        rates = sorted(self.learning_rates)
+        return tuple(
+            (arm, seed, rate) for seed in range(after, after + self.pilots) for rate in rates for arm in self.design
+        )
 
     @classmethod
     def of(cls, data: str, arms: Sequence[str], options: Mapping[str, Any]) -> Self:
@@ -211,7 +250,17 @@ class RobustnessAsked(Asked):
             SpecError: none is shipped for them.
             InputError: there is no such option.
         """
-        for name in ("trainings", "at_once", "seeds", "recipe", "settings", "bound"):
+        for name in (
+            "trainings",
+            "at_once",
+            "seeds",
+            "recipe",
+            "settings",
+            "bound",
+            "learning_rates",
+            "held_out",
+            "pilots",
+        ):
             if name in options:
                 raise InputError(f"`{name}` is of trainings, but the check trains nothing. Leave it out.")
         named = tuple(networks) or _shipped(data.partition(":")[0])

@@ -7,7 +7,7 @@ that is over its card and its outcomes count; its weights may be deleted.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import nan
 from pathlib import Path
@@ -30,6 +30,7 @@ from resect.jobs.fit import placed, require_fit
 from resect.jobs.job import Advance, Answer, Job, Lab, Track, silent
 from resect.jobs.mediators import MEASURES, TrainedPaths, columns_of, mediation, paths_file
 from resect.jobs.outcomes import ImageOutcomes, kept_outcomes, outcomes_file, training_digest
+from resect.jobs.pilot import Pilot
 from resect.jobs.plan import plan_of
 from resect.jobs.together import train_together
 from resect.jobs.train import TrainJob, shown
@@ -41,6 +42,7 @@ from resect.network.entrance import unravel
 from resect.network.unraveled import Unraveled
 from resect.runs.folder import RunFolder
 from resect.runs.record import Record, plain
+from resect.training.recipe import Recipe
 
 PLAN = "plan.yaml"
 _TRAINING = ("arm", "seed", "error", "training_loss", "training_error", "seconds")
@@ -83,19 +85,28 @@ class MultiplicityJob(MultiplicityAsked, Job):
         if not (lab.folder.path / PLAN).exists():
             self._require_possible()
         self._keep_plan(lab.folder)
-        missing = [pair for pair in self.trainings if not self._card(lab.folder, *pair)][:trainings]
-        bar = track("trainings", len(missing)) if missing else silent("", 0)
-        for first in range(0, len(missing), at_once):
+        compare = super().run  # what is over
+        pilots = self._pilot(lab.folder).missing()[:trainings]
+        self._train(pilots, at_once, track, lambda: seen(compare(out, silent)))
+        left = None if trainings is None else trainings - len(pilots)
+        missing = [] if self._rates(lab.folder) is None else self._missing(lab.folder)[:left]
+        if pilots and missing:
+            seen(compare(out, silent))
+        self._train(missing, at_once, track, lambda: seen(compare(out, silent)))
+        return compare(out, track)
+
+    def _train(self, jobs: Sequence[TrainJob], at_once: int, track: Track, between: Callable[[], None]) -> None:
+        """Train in groups of so many, and do something between two groups."""
+        bar = track("trainings", len(jobs)) if jobs else silent("", 0)
+        for first in range(0, len(jobs), at_once):
             if first:
-                seen(super().run(out, silent))
-            group = missing[first : first + at_once]
-            jobs = [self._job(lab.folder, *pair) for pair in group]
-            watches = [shown(track, f"{arm.name}, seed {seed}", bar) for arm, seed in group]
+                between()
+            group = jobs[first : first + at_once]
+            watches = [shown(track, job.out.stem, bar) for job in group]
             if at_once == 1:
-                jobs[0].train(watches[0])
+                group[0].train(watches[0])
             else:
-                train_together(jobs, watches, at_once)
-        return super().run(out, track)
+                train_together(group, watches, at_once)
 
     def prepare(self, lab: Lab) -> _Trained:
         """Load the test images, and what the networks that are trained answered; those that were not asked are now.
@@ -119,7 +130,8 @@ class MultiplicityJob(MultiplicityAsked, Job):
             for (arm, seed), known in kept.items()
         }
         paths = self._paths(lab.folder, {pair: outcomes[pair[0].name, pair[1]] for pair in kept}, samples, lab)
-        return _Trained(samples, {(arm.name, seed): card for (arm, seed), card in cards.items()}, outcomes, paths)
+        known = {(arm.name, seed): card for (arm, seed), card in cards.items()}
+        return _Trained(samples, known, outcomes, paths, self._pilot(lab.folder).table())
 
     def _paths(
         self, folder: RunFolder, outcomes: Mapping[tuple[Arm, int], ImageOutcomes], samples: SampleSet, lab: Lab
@@ -174,6 +186,12 @@ class MultiplicityJob(MultiplicityAsked, Job):
             "seeds": seeds,
             "summary": answer_of(judged[0] if judged else None, len(seeds), self.seeds, self.bound),
         }
+        if self.learning_rates:
+            found["learning_rates"] = rates = self._rates(lab.folder)
+            if rates is None:
+                all_pilots = len(self.pilot_trainings)
+                said = f"{len(subject.pilot)} of {all_pilots} trainings that choose the learning rates are over."
+                found["summary"] = f"{said} {found['summary']}"
         trained = _trainings(subject.cards, outcomes, subject.paths)
         engine = lab.engine if outcomes else None  # the paths at birth take a capture: once a training is over
         design = pd.DataFrame([born(arm, subject.samples, self.source.seed, engine) for arm in self.design])
@@ -184,6 +202,8 @@ class MultiplicityJob(MultiplicityAsked, Job):
         tables |= {"contrasts": pd.DataFrame(map(asdict, judged)), "slopes": pd.DataFrame(map(asdict, slopes))}
         pairs = [(few.name, many.name) for many, few in self.contrasts]
         tables["mediation"] = mediation(trained, pairs, seeds) if seeds else pd.DataFrame()
+        if self.learning_rates:
+            tables["pilot"] = subject.pilot
         return Answer(found, tables, self._doubts(trained, subject.samples))
 
     def _doubts(self, trained: pd.DataFrame, samples: SampleSet) -> tuple[str, ...]:
@@ -246,12 +266,36 @@ class MultiplicityJob(MultiplicityAsked, Job):
     def _file(self, folder: RunFolder, arm: Arm, seed: int) -> Path:
         return folder.path / "networks" / f"{arm.name}-seed{seed}.safetensors"
 
+    def _pilot(self, folder: RunFolder) -> Pilot:
+        """The trainings that choose the learning rates."""
+        return Pilot(
+            {
+                (arm, seed, rate): self._trained_by(
+                    folder.path / "pilot" / f"{arm.name}-rate{rate:g}-seed{seed}.safetensors",
+                    arm,
+                    self.recipe_of(seed, rate),
+                    held_out=self.held_out,
+                )
+                for arm, seed, rate in self.pilot_trainings
+            }
+        )
+
+    def _rates(self, folder: RunFolder) -> dict[str, float] | None:
+        """The learning rates of the arms that do not have the recipe's; None until that is known."""
+        return self._pilot(folder).chosen()
+
+    def _missing(self, folder: RunFolder) -> list[TrainJob]:
+        """The trainings of the experiment that are not over."""
+        return [self._job(folder, *pair) for pair in self.trainings if not self._card(folder, *pair)]
+
     def _card(self, folder: RunFolder, arm: Arm, seed: int) -> Record | None:
         """The card of a training that is over: its weights are there, or what they answered.
 
         Raises:
             InputError: there are weights or outcomes, but of something else.
         """
+        if self._rates(folder) is None:
+            return None
         job = self._job(folder, arm, seed)
         if (card := job.finished()) or not outcomes_file(job.out).is_file():
             return card
@@ -265,27 +309,35 @@ class MultiplicityJob(MultiplicityAsked, Job):
         return card
 
     def _job(self, folder: RunFolder, arm: Arm, seed: int) -> TrainJob:
+        rates = self._rates(folder)
+        assert rates is not None, "_card refuses to do before"
+        recipe = self.recipe_of(seed, rates.get(arm.name))
+        return self._trained_by(self._file(folder, arm, seed), arm, recipe)
+
+    def _trained_by(self, out: Path, arm: Arm, recipe: Recipe, *, held_out: int = 0) -> TrainJob:
         return TrainJob(
-            arm.name, str(self.source.data), self._file(folder, arm, seed), self.recipe_of(seed), dict(START),
-            device=self.source.device, recipe_file=self.recipe_file,
+            arm.name, str(self.source.data), out, recipe, dict(START),
+            device=self.source.device, recipe_file=self.recipe_file, held_out=held_out,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Trained:
-    """The test images, and cards and outcomes by arm and seed."""
+    """The test images, cards, outcomes and paths by arm and seed, and the table of the pilot."""
 
     samples: SampleSet
     cards: dict[tuple[str, int], Record]
     outcomes: dict[tuple[str, int], ImageOutcomes]
     paths: dict[tuple[str, int], TrainedPaths]
+    pilot: pd.DataFrame
     capture_seconds: None = None
 
     @property
     def made_of(self) -> dict[str, Any]:
-        """Digests of samples and weights, and whose paths are known."""
+        """Digests of samples and weights, whose paths are known, and how many trainings of the pilot are over."""
         networks = [own.weights for own in self.outcomes.values()]
-        return {"samples": self.samples.digest(), "networks": networks, "paths": sorted(map(str, self.paths))}
+        pilot = {"pilot": len(self.pilot)} if len(self.pilot) else {}
+        return {"samples": self.samples.digest(), "networks": networks, "paths": sorted(map(str, self.paths)), **pilot}
 
 
 def _interval(values: np.ndarray) -> tuple[float, float, float]:
@@ -330,10 +382,11 @@ def multiplicity(
         out: the run folder. The plan is written there before the first training; a killed run goes on.
         trainings: at most so many now; 0 to compare what is over.
         at_once: so many side by side, each in a process of its own.
-        options: seeds, seed, recipe, settings, bound, limit, device, batch_size.
+        options: seeds, seed, recipe, settings, bound, learning_rates, held_out, pilots, limit, device, batch_size.
 
     Returns:
-        A record with the tables `design`, `trainings`, `contrasts`, `slopes` and `mediation`.
+        A record with the tables `design`, `trainings`, `contrasts`, `slopes`, `mediation` and, with `learning_rates`,
+        `pilot`.
 
     Raises:
         ResectError: something that was asked for cannot be done.

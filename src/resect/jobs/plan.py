@@ -14,19 +14,27 @@ _DEVIATIONS = (0.2, 0.3, 0.45, 0.6)  # of the difference within a seed, points, 
 def plan_of(asked: MultiplicityAsked) -> dict[str, Any]:
     """The plan of an experiment, which is written down before its first training: plain values and sentences."""
     primary, bound = asked.contrasts[0], asked.bound
+    tried = _tried(asked) if asked.learning_rates else {}
     return {
         "question": "At equal depth, width, parameters and norms, does the number of paths change the test error?",
         "data": asked.source.data,
         "arms": [arm.row() for arm in asked.design],
         "start": START,
         "recipe": {name: value for name, value in asked.recipe_of(0).as_dict().items() if name != "seed"},
+        **tried,
         "seeds": [seed for arm, seed in asked.trainings if arm == asked.design[0]],
         "primary": f"error of {primary[1].name} minus error of {primary[0].name}",
         "contrasts": [[first.name, other.name] for first, other in asked.contrasts],
         "bound": bound,
         "words": {
             "order": "Arm by arm within a seed. A seed decides weights, order of the images and augmentation, alike in "
-            "all arms of a size. No test image is looked at before all is decided here; one learning rate serves all.",
+            "all arms of a size. No test image is looked at before all is decided here; "
+            + (
+                "the learning rate of an arm is, of those tried, the one with the least loss on training images that "
+                "were held out, in the mean of the pilot seeds."
+                if tried
+                else "one learning rate serves all."
+            ),
             "test": "Mean difference of the test errors, paired by seed and by image, with Student's t. The standard "
             "error counts seeds and test images, both as drawn from many (two-way random effects). Holm's correction "
             "over the contrasts.",
@@ -50,4 +58,13 @@ def plan_of(asked: MultiplicityAsked) -> dict[str, Any]:
             {"deviation": p.deviation, "shown": round(p.shown, 2), "excluded": round(p.excluded, 2)}
             for p in (power(deviation, asked.seeds) for deviation in _DEVIATIONS)
         ],
+    }
+
+
+def _tried(asked: MultiplicityAsked) -> dict[str, Any]:
+    """The learning rates that are tried, and how."""
+    return {
+        "learning_rates": sorted(asked.learning_rates),
+        "held_out": asked.held_out,
+        "pilot_seeds": sorted({seed for _, seed, _ in asked.pilot_trainings}),
     }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
@@ -78,6 +80,7 @@ def _train(job: TrainJob, number: int, threads: int, told: Any) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and lets it leave no half of a file
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     torch.set_num_threads(threads)
     watch = Watch(
@@ -88,3 +91,11 @@ def _train(job: TrainJob, number: int, threads: int, told: Any) -> None:
         job.train(watch)
     except ResectError as error:
         told.put((number, "failed", (str(error),)))
+
+
+def _end_with_parent() -> None:
+    """End when the process that started this one is killed, before it could end it; trainings would go on unseen."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "another process started this one"
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

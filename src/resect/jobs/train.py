@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resect.errors import InputError, SpecError, said_of
+from resect.errors import InputError, SpecError, require_whole, said_of
 from resect.jobs.job import Advance, Track, silent
 from resect.jobs.source import slug
 from resect.jobs.training import trained
@@ -36,6 +36,8 @@ class TrainJob:
         recipe_file: the file that `recipe` comes from, for the card's command.
         normalize: how pixels become inputs, as in `load_samples`; None for the data spec's own. The card keeps it.
         test_data: the data spec of other samples to test on.
+        held_out: training samples that are not trained on but tested on, in the place of test samples, of which none is
+            looked at: for the choice of a recipe. Drawn at random, alike for every seed.
         history: a folder for the weights before training and after every epoch, epoch-0.safetensors and so on.
         logs: a folder for TensorBoard.
         task: what the targets mean, by name; None to have it guessed.
@@ -50,6 +52,7 @@ class TrainJob:
     recipe_file: RecipeFile = field(default_factory=RecipeFile)
     normalize: str | None = None
     test_data: str | None = None
+    held_out: int = 0
     history: Path | None = None
     logs: Path | None = None
     save_every: float = Kept.every
@@ -57,6 +60,9 @@ class TrainJob:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", require_task(self.task))
+        require_whole("held_out", self.held_out, 0)
+        if self.held_out and self.test_data:
+            raise InputError("`held_out` and `test_data` both say what to test on. Leave one out.")
 
     @classmethod
     def from_options(cls, recipe: str, out: Path | None, options: Mapping[str, Any]) -> TrainJob:
@@ -120,7 +126,8 @@ class TrainJob:
 
     def made(self, card: Record) -> bool:
         """Whether a card is that of this very training."""
-        return all(card.asked.get(name) == value for name, value in plain(self.asked).items())
+        asked = plain(self.asked)
+        return all(card.asked.get(name) == asked.get(name) for name in {*asked, "held_out", "task"})
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -132,6 +139,7 @@ class TrainJob:
             "test_data": self.test_data or self.data,
             "normalize": self.normalize,
             "recipe": self.recipe.as_dict(),
+            **({"held_out": self.held_out} if self.held_out else {}),
             **({} if self.task is None else {"task": self.task}),
         }
 
@@ -156,6 +164,7 @@ class TrainJob:
         words = [*start, "resect", "train", file.name]
         words += ["--data", self.data] if self.data != file.data else []
         words += ["--test-data", self.test_data] if self.test_data else []
+        words += ["--held-out", str(self.held_out)] if self.held_out else []
         words += ["--normalize", self.normalize] if self.normalize else []
         words += ["--model", self.spec.removeprefix("resect:")] if self.model != file.model else []
         for name, value in self.model_args.items():
@@ -206,8 +215,8 @@ def train(recipe: str = "digits", *, out: Path | str, **options: Any) -> Record:
     Args:
         recipe: "digits", "cifar10", "cifar10-paper" or a YAML file.
         out: the safetensors file; an interrupted training goes on from the checkpoint beside it.
-        options: `model`, `model_args`, `task`, `data`, `normalize`, `test_data`, `history`, `logs`, `save_every`,
-            `device`, and any setting of a recipe, e.g. epochs=2; they go before the recipe's.
+        options: `model`, `model_args`, `task`, `data`, `normalize`, `test_data`, `held_out`, `history`, `logs`,
+            `save_every`, `device`, and any setting of a recipe, e.g. epochs=2; they go before the recipe's.
 
     Returns:
         The card, as a record.

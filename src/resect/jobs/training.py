@@ -29,6 +29,7 @@ from resect.models.inputs import ModelInputs
 from resect.models.specs import load_model
 from resect.runs import lock
 from resect.runs.record import Record, plain
+from resect.seeds import generator_for
 from resect.training import loop
 from resect.training.checkpoint import Kept
 from resect.training.loop import Trained, Watch
@@ -45,7 +46,7 @@ def trained(job: TrainJob, watch: Watch | None) -> Record | None:
 
 
 def _trained(job: TrainJob, watch: Watch | None) -> Record | None:
-    samples, test = _splits(job)
+    samples, test = splits(job)
     module = _module(job, samples)
     task = require_fit(module, samples, job.task)
     require_fit(module, test, task)
@@ -72,10 +73,12 @@ def _trained(job: TrainJob, watch: Watch | None) -> Record | None:
     return card
 
 
-def _splits(job: TrainJob) -> tuple[Samples, SampleSet]:
-    """The training and the test samples, which must differ."""
+def splits(job: TrainJob) -> tuple[Samples, SampleSet]:
+    """The training samples and those to test on, which must differ."""
     model = ModelInputs(job.spec, None, job.model_args)
     read = partial(load_samples, normalize=job.normalize, model=model)
+    if job.held_out:
+        return _held_out(in_memory(read(job.data, split="train")), job.held_out)
     samples, test = read(job.data, split="train"), read(job.test_data or job.data, split="test")
     if samples.digest() == test.digest():
         raise DataError(
@@ -83,6 +86,16 @@ def _splits(job: TrainJob) -> tuple[Samples, SampleSet]:
             "what was trained on says nothing. Name others with --test-data, or train on digits or cifar10:DIR."
         )
     return in_memory(samples), test
+
+
+def _held_out(samples: Samples, count: int) -> tuple[Samples, Samples]:
+    """The samples without some that are drawn, alike for every seed, and those."""
+    if count >= len(samples):
+        raise InputError(
+            f"`held_out` must leave samples to train on, but {samples.name} has {len(samples)}, got {count}."
+        )
+    drawn = torch.randperm(len(samples), generator=generator_for(0, "held out", count))
+    return samples.chosen(drawn[count:].sort().values), samples.chosen(drawn[:count].sort().values)
 
 
 def _module(job: TrainJob, samples: Samples) -> nn.Module:

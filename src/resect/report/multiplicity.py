@@ -75,6 +75,7 @@ def tables(record: Record) -> list[tuple[str, Row, list[Row]]]:
     bound, every = record.found["plan"]["bound"], record.tables
     designs = ("arm", "blocks", "towers", "merge", "hidden", "bits", "parameters", "norms", "operations")
     births = ("arm", "path length at birth", "without zeroed branches")
+    pilot = ("arm", "learning rate", "held-out loss", "held-out error", "training loss", "")
     errors = ("arm", "test error", "95 %", "training loss")
     contrasts = (
         "fewer paths − more",
@@ -90,6 +91,7 @@ def tables(record: Record) -> list[tuple[str, Row, list[Row]]]:
     found = [
         ("Design: what the arms share, and the number of paths in bits", designs, _rows(every["design"], _design)),
         ("At birth: mean length of the paths by energy, in blocks", births, _rows(every["design"], _birth)),
+        ("Learning rates, by the loss on held-out training images", pilot, _pilot(every.get("pilot", pd.DataFrame()))),
         ("Errors", errors, _rows(every["design"], _error)),
         ("Contrasts, the primary one first", contrasts, _rows(every["contrasts"], _contrast)),
         ("Slopes over the arms", slopes, _rows(every["slopes"], _slope)),
@@ -114,6 +116,25 @@ def _design(row: dict[str, Any]) -> Row:
 
 def _birth(row: dict[str, Any]) -> Row:
     return row["arm"], decimal(row["length_at_birth"]), decimal(row["length_without_start"])
+
+
+def _pilot(table: pd.DataFrame) -> list[Row]:
+    """The means over seeds of every arm and rate, and which is the arm's."""
+    if not len(table):
+        return []
+    means = table.groupby(["arm", "learning_rate"], sort=False).mean().reset_index()
+    best = means.sort_values("learning_rate").groupby("arm")["loss"].idxmin()
+    return [
+        (
+            row["arm"],
+            f"{row['learning_rate']:g}",
+            decimal(row["loss"], 3),
+            part(row["error"], 2),
+            decimal(row["training_loss"], 3),
+            "chosen" if i in set(best) else "",
+        )
+        for i, row in means.sort_values(["arm", "learning_rate"]).iterrows()
+    ]
 
 
 def _error(row: dict[str, Any]) -> Row:
