@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from resect.errors import RunError
@@ -44,10 +45,10 @@ class Pilot:
         table = self.table()
         if len(table) < len(self.jobs):
             return None
-        rates = {}
+        rates, tried = {}, sorted({rate for _, _, rate in self.jobs})
         for arm, own in table.groupby("arm"):
-            losses = own.groupby("learning_rate")["loss"].mean()  # by rising rate
-            rates[str(arm)] = float(losses.index[losses.argmin()])
+            losses = [own.loc[own["learning_rate"] == rate, "loss"].mean() for rate in tried]
+            rates[str(arm)] = tried[int(np.argmin(losses))]
         return rates
 
 
