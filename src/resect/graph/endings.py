@@ -1,38 +1,61 @@
-"""The linear layer that a branch ends in, and the way from there to the addition."""
+"""The layer that a branch ends in, linear or a convolution, and the way from there to the addition."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.nn import functional as F
 
 from resect.graph.ops import hint_shape, is_check, op_name
 from resect.graph.owned import parameters_of, read_once
 from resect.graph.slices import Sliced
 from resect.graph.slots import Slot
 
-_LAYERS = frozenset({"linear", "addmm"})
+_CONVOLUTIONS = {"conv1d": 1, "conv2d": 2}  # and over how many dimensions
+_LAYERS = frozenset({"linear", "addmm", *_CONVOLUTIONS})
+_NORM = "_native_batch_norm_legit_no_training"
 _ALIKE = frozenset({"clone", "contiguous", "alias", "detach", "dropout", "_to_copy", "to", "lift_fresh"})
 _RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze"})
 _ORDERS = frozenset({"permute", "transpose"})
 
 Value = Callable[[Node], Tensor]
-"""The value of a parameter's node."""
+"""The value of a parameter's or a buffer's node."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution slides over its inputs, of one or two dimensions: a number for each."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    def columns(self, inputs: Tensor) -> Tensor:
+        """What the kernel sees at each place: (B, L, C x kernel) of (B, C, ...)."""
+        if len(self.kernel) == 1:
+            flat = Window((1, *self.kernel), (1, *self.stride), (0, *self.padding), (1, *self.dilation))
+            return flat.columns(inputs.unsqueeze(2))
+        return F.unfold(inputs, self.kernel, self.dilation, self.padding, self.stride).mT
 
 
 @dataclass(frozen=True)
 class Ending:
-    """A linear layer that a branch ends in: what changes there changes the join's value by as much, moved about.
+    """A layer that a branch ends in: what changes there changes the join's value by as much, moved about and scaled.
 
     Attributes:
-        layer: the node, whose value is (..., O).
-        inputs: what it takes, (..., I).
-        weight, bias: the nodes of its parameters; no bias for None.
+        layer: the node, whose value is (..., O), of a convolution (B, O, ...).
+        inputs: what it takes, (..., I), or (B, C, ...).
+        weight: the node of its parameter.
+        bias: the node of the parameter that is added to all positions: its own, or that of a batch norm behind it.
         transposed: whether the weight is (I, O), as in transformers' Conv1D, not (O, I).
+        window: of a convolution, whose weight is (O, C, kernel).
         moves: what lies between, from the branch operand back to the layer; the first is the operand.
         scales: the parameter by which each of them that is a product multiplies.
     """
@@ -41,23 +64,51 @@ class Ending:
     inputs: Node
     weight: Node
     bias: Node | None
-    transposed: bool
-    moves: tuple[Node, ...]
-    scales: Mapping[Node, Node]
+    transposed: bool = False
+    window: Window | None = None
+    moves: tuple[Node, ...] = ()
+    scales: Mapping[Node, Node] = field(default_factory=dict)
 
-    def back(self, change: Tensor, shape: tuple[int, ...], value: Value) -> Tensor:
-        """How the layer's value has to change, of `shape`, so that the branch operand changes by `change`."""
+    def rows(self, inputs: Tensor) -> Tensor:
+        """(N, I) of every position."""
+        columns = inputs if self.window is None else self.window.columns(inputs)
+        return columns.reshape(-1, columns.shape[-1])
+
+    def back(self, change: Tensor, inputs: Tensor, outputs: int, value: Value) -> Tensor:
+        """(N, O): how the layer's value has to change, so that the branch operand changes by `change`."""
         for move in self.moves:
             if op_name(move) in _ORDERS:
                 change = change.permute(_inverse(move, change.ndim))
-            elif move in self.scales:
-                factor = _viewed(self.scales[move], value).to(change)
+            elif move in self.scales or op_name(move) == _NORM:
+                factor = self._factor(move, change.ndim, value).to(change)
                 change = torch.where(factor == 0, 0, change / torch.where(factor == 0, 1, factor))
-        return change.reshape(shape)
+        if self.window is None:
+            return change.reshape(-1, outputs)
+        return change.reshape(len(inputs), outputs, -1).mT.reshape(-1, outputs)
+
+    def lift(self, change: Tensor, value: Value) -> Tensor:
+        """(O,): what the bias has to change by, so that the layer's value changes by so much at all positions."""
+        if self.moves and self.bias in self.moves[-1].args and op_name(self.moves[-1]) == _NORM:
+            return change * self._factor(self.moves[-1], 1, value).to(change)
+        return change
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """(I, O) of a weight as it is kept."""
+        return weight if self.transposed else weight.flatten(1).T
+
+    def _factor(self, move: Node, dimensions: int, value: Value) -> Tensor:
+        """What a product or a batch norm multiplies by, to be broadcast to values of so many dimensions."""
+        if move in self.scales:
+            return _viewed(self.scales[move], value)
+        _, weight, _, _, variance, _, epsilon = move.args
+        assert isinstance(variance, Node) and isinstance(epsilon, float)
+        factor = (value(variance).double() + epsilon).rsqrt()
+        factor = factor * value(weight) if isinstance(weight, Node) else factor
+        return factor.view(-1, *[1] * (dimensions - 2))
 
 
 def endings(sliced: Sliced) -> dict[int, Ending]:
-    """Of each block that ends in a linear layer of its own, and is added as it is, by the number of its slot.
+    """Of each block that ends in a layer of its own, and is added as it is, by the number of its slot.
 
     Left out are blocks inside others, layers whose weights or values something else reads, too, and sums in which the
     branch is repeated over positions.
@@ -91,7 +142,9 @@ def _ending(branch: Node, parameters: Collection[Node]) -> Ending | None:
             reshaped = True
         elif name == "mul" and not reshaped and (parted := _parted(node, parameters)):
             source, scales[node] = parted
-        elif name not in _ALIKE and (reshaped or name not in _ORDERS):
+        elif name == "getitem" and isinstance(source, Node) and op_name(source) == _NORM and not reshaped:
+            pass
+        elif name not in _ALIKE and (reshaped or name not in {*_ORDERS, _NORM}):
             return None
         if not isinstance(source, Node):
             return None
@@ -99,23 +152,51 @@ def _ending(branch: Node, parameters: Collection[Node]) -> Ending | None:
         node = source
     if node.op != "call_function" or any(_read_elsewhere(part) for part in (*moves, node)):
         return None
-    found = _layer(node, tuple(moves), scales)
+    found = _layer(node, tuple(moves), scales, parameters)
     if found is None:
         return None
-    outputs = (hint_shape(node) or (0,))[-1]
-    sizes = [prod(hint_shape(scale) or ()) for scale in scales.values()]
-    return found if all(size in (1, outputs) for size in sizes) else None  # what varies along O alone can be taken back
+    # what varies along O alone can be taken back
+    return found if all(_along(scale, found) for scale in scales.values()) else None
 
 
-def _layer(node: Node, moves: tuple[Node, ...], scales: Mapping[Node, Node]) -> Ending | None:
-    if node.kwargs or not 2 <= len(node.args) <= 3 or not all(isinstance(part, Node) for part in node.args):
+def _along(scale: Node, ending: Ending) -> bool:
+    """Whether a factor is one number, or one for each output of the layer."""
+    shape, whole = hint_shape(scale) or (), hint_shape(ending.layer) or ()
+    if prod(shape) == 1 or ending.window is None:
+        return prod(shape) in (1, whole[-1])
+    return shape[-len(whole) + 1 :] == (whole[1], *[1] * (len(whole) - 2)) and prod(shape) == whole[1]
+
+
+def _layer(
+    node: Node, moves: tuple[Node, ...], scales: Mapping[Node, Node], parameters: Collection[Node]
+) -> Ending | None:
+    """The ending with a layer; None for one that is not fitted."""
+    name, args = op_name(node), (*node.args, None)
+    if node.kwargs or len(node.args) < 2:
         return None  # of a sum with factors, too
-    parts = [part for part in node.args if isinstance(part, Node)]
-    if op_name(node) == "linear":
-        inputs, weight = parts[:2]
-        return Ending(node, inputs, weight, parts[2] if len(parts) == 3 else None, False, moves, scales)
-    bias, inputs, weight = parts
-    return Ending(node, inputs, weight, bias, True, moves, scales)
+    inputs, weight, bias = args[1:3] + args[:1] if name == "addmm" else args[:3]
+    if not (isinstance(inputs, Node) and isinstance(weight, Node) and (bias is None or isinstance(bias, Node))):
+        return None
+    window = _window(node) if name in _CONVOLUTIONS else None
+    if name in _CONVOLUTIONS and window is None:
+        return None
+    if bias is None and moves and op_name(moves[-1]) == _NORM:
+        behind = moves[-1].args[2]
+        bias = behind if isinstance(behind, Node) and behind in parameters else None
+    return Ending(node, inputs, weight, bias, name == "addmm", window, moves, scales)
+
+
+def _window(node: Node) -> Window | None:
+    """Of a convolution; None of one in groups, or whose padding has a name."""
+    weight, options = node.args[1], node.args[3:]
+    assert isinstance(weight, Node)
+    dimensions = _CONVOLUTIONS[op_name(node)]
+    given: list[Any] = [*options, *[1, 0, 1, 1][len(options) :]]
+    numbers = [part if isinstance(part, (list, tuple)) else [part] for part in given[:3]]
+    if given[3] != 1 or not all(isinstance(part, int) for own in numbers for part in own):
+        return None
+    stride, padding, dilation = (tuple(own) * (dimensions // len(own)) for own in numbers)
+    return Window((hint_shape(weight) or ())[2:], stride, padding, dilation)
 
 
 def _read_elsewhere(node: Node) -> bool:

@@ -1,10 +1,13 @@
 """What is left of a network, fitted to what the intact one does: least squares, no gradients, the same shapes.
 
-The last linear layer of a kept branch adds to the state; here its weights are chosen so that the state behind it, and
-behind the blocks that are gone behind it, is what the intact network has there. ReplaceMe (Shopkhoev et al. 2025,
-arXiv 2505.02819) fits one linear map in the place of a run of layers; here every kept branch behind the first gap makes
-up for what is missing, one after the other, and what a fit leaves over is the next one's to mend. The statistics of
-batch norms are measured again, and mixed with what they are (Schneider et al. 2020, arXiv 2006.16971).
+The last layer of a kept branch, linear or a convolution, adds to the state; here its weights are chosen so that the
+state behind it, and behind the blocks that are gone behind it, is what the intact network has there. ReplaceMe
+(Shopkhoev et al. 2025, arXiv 2505.02819) fits one linear map in the place of a run of layers; here every kept branch
+behind the first gap makes up for what is missing, one after the other, and what a fit leaves over is the next one's to
+mend.
+
+Where no branch ends so, the statistics of batch norms are measured again, and mixed with what they are (Schneider et
+al. 2020, arXiv 2006.16971). Where layers are fitted, states are again what the statistics were measured on.
 
 Letters: N positions of all samples, I and O numbers that a layer takes and gives.
 """
@@ -33,9 +36,11 @@ from resect.network.arrangement import Arrangement
 from resect.network.standalone import Standalone
 from resect.network.unraveled import Unraveled
 from resect.pruning.rerun import Rerun, mean_loss
+from resect.seeds import generator_for
 
 STRENGTHS = (1.0, 0.1, 0.01)
 PASSES = 2 * (len(STRENGTHS) + 1)
+ROWS = 2**15  # positions that a layer is fitted to, at the most, about
 _HELD = 4  # a part of the batches says which strength is best
 
 
@@ -61,7 +66,7 @@ def refit(
     strengths: Sequence[float] = STRENGTHS,
     progress: Progress | None = None,
 ) -> Refit:
-    """Fit the last layers of what is left to the states of the intact network, and measure batch norms again.
+    """Fit the last layers of what is left to the states of the intact network; where there are none, batch norms.
 
     A ridge keeps weights and statistics near what they are. Its strength, and whether anything is fitted at all, is
     what gives the least loss on a quarter of the batches, after a fit to the others; then all are fitted to.
@@ -73,7 +78,7 @@ def refit(
         progress: called with the number of samples since the last call; of each there are PASSES in all, about.
 
     Raises:
-        InputError: no branch ends in a linear layer of its own.
+        InputError: no branch ends in a layer of its own that is linear or a convolution, and there are no batch norms.
         DataError: there are fewer than two batches.
     """
     require_fittable(net)
@@ -91,11 +96,11 @@ def refit(
 
 
 def require_fittable(net: Unraveled) -> None:
-    """Raise InputError unless a branch ends in a linear layer of its own, or there are batch norms."""
+    """Raise InputError unless a branch ends in a layer that can be fitted, or there are batch norms."""
     if not norms_of(net.model) and not endings(net.sliced):
         raise InputError(
-            "`refit` fits linear layers that branches end in, as those of transformers do, and the statistics of batch "
-            "norms, but the network has neither."
+            "`refit` fits linear layers and convolutions that branches end in, or the statistics of batch norms, but "
+            "the network has neither."
         )
 
 
@@ -106,10 +111,10 @@ def with_tensors(module: Standalone, tensors: Mapping[str, Tensor]) -> Standalon
 
 
 def positions(net: Unraveled) -> int:
-    """Of a sample of the example, at the most: the rows that a fit has of it."""
-    shapes = [hint_shape(own.layer) for own in endings(net.sliced).values()]
-    rows = [prod(shape[:-1]) for shape in shapes if shape]
-    return max(1, max(rows, default=1) // net.programs.example_batch)
+    """Of a sample of the example: the rows that the fit of a layer has of it, at the least."""
+    found = [(own, hint_shape(own.layer) or (1,)) for own in endings(net.sliced).values()]
+    rows = [prod(shape) // (shape[1] if own.window else shape[-1]) for own, shape in found]
+    return max(1, min(rows, default=1) // net.programs.example_batch)
 
 
 def fitted(
@@ -119,17 +124,17 @@ def fitted(
     strength: float,
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
-    """The new values of all that is fitted, by name: of weights and biases, then of the statistics of batch norms.
+    """The new values of all that is fitted, by name: of weights and biases, or of the statistics of batch norms.
 
     Args:
         strength: of the ridge, as a part of the mean square of a layer's inputs; statistics have the weight 1, old ones
             that of the strength.
-        progress: called with the number of samples since the last call, two passes of each.
+        progress: called with the number of samples since the last call, two passes of each, or one.
     """
     tensors = _layers(net, arrangement, batches, strength, progress)
-    if not norms_of(net.model):
+    if tensors or not norms_of(net.model):
         return tensors
-    module = with_tensors(net.standalone(arrangement), tensors)
+    module = net.standalone(arrangement)
     before = {name: value.clone() for name, value in module.named_buffers() if value.is_floating_point()}
     calibrate(module, [(batch.inputs, batch.targets) for batch in batches])
     if progress:
@@ -261,15 +266,24 @@ def _solved(
     """The parameters of a layer that bring the state nearest to the aim of every batch; none where it is not finite."""
     own, base = piece.ending, cut.bases[0]
     weight = base[key_of(own.weight)]
-    inputs, outputs = weight.shape if own.transposed else weight.shape[::-1]
+    inputs, outputs = own.matrix(weight).shape
     wide = widest_float(weight.device)
+
+    def known(node: Node) -> Tensor:
+        value: Tensor = base[key_of(node)]
+        return value
+
     sums = torch.zeros(inputs + 1, inputs + 1 + outputs, dtype=wide, device=weight.device)  # of [H, 1]' [H, 1, R]
+    most = -(-ROWS // len(aims))
     for number, aim in enumerate(aims):
         taken, value = cut.peek(number, [key_of(own.inputs), key_of(piece.slot.join.node)])
         missing = aim.to(wide) - value.to(wide)
-        missing = own.back(missing, (*taken.shape[:-1], outputs), lambda node: base[key_of(node)])
-        rows = torch.cat([taken.to(wide).reshape(-1, inputs), torch.ones(taken.numel() // inputs, 1).to(missing)], 1)
-        sums += rows.T @ torch.cat([rows, missing.reshape(-1, outputs)], 1)
+        missing, rows = own.back(missing, taken, outputs, known), own.rows(taken)
+        if len(rows) > most:
+            drawn = torch.randperm(len(rows), generator=generator_for(0, "positions", number))[:most].to(rows.device)
+            missing, rows = missing[drawn], rows[drawn]
+        rows = torch.cat([rows.to(wide), torch.ones(len(rows), 1).to(missing)], 1)
+        sums += rows.T @ torch.cat([rows, missing], 1)
     if not bool(sums.isfinite().all()):
         return {}
     squares, products = sums[:inputs, :inputs], sums[:inputs, inputs + 1 :]
@@ -279,10 +293,11 @@ def _solved(
         products = products - torch.outer(sums[:inputs, inputs], means[inputs + 1 :])
     ridge = strength * squares.diagonal().mean().clamp_min(torch.finfo(wide).tiny)
     change = torch.linalg.solve(squares + ridge * torch.eye(inputs).to(squares), products)
-    new = {own.weight: (weight.to(wide) + (change if own.transposed else change.T)).to(weight)}
+    moved = change if own.transposed else change.T.reshape(weight.shape)
+    new = {own.weight: (weight.to(wide) + moved).to(weight)}
     if own.bias is not None:
-        bias = base[key_of(own.bias)]
-        new[own.bias] = (bias.to(wide) + means[inputs + 1 :] - means[:inputs] @ change).to(bias)
+        bias, shift = known(own.bias), own.lift(means[inputs + 1 :] - means[:inputs] @ change, known)
+        new[own.bias] = (bias.to(wide) + shift).to(bias)
     return new
 
 

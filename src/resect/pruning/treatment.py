@@ -25,7 +25,7 @@ from resect.network.arrangement import Arrangement
 from resect.network.standalone import Standalone
 from resect.network.unraveled import Unraveled
 from resect.pruning.bench import Bench
-from resect.pruning.refit import positions, refit, require_fittable, with_tensors
+from resect.pruning.refit import ROWS, positions, refit, require_fittable, with_tensors
 from resect.pruning.settings import HealSettings
 from resect.seeds import generator_for, seeded
 from resect.training import loop
@@ -37,7 +37,7 @@ from resect.training.recipe import Recipe
 
 PASSES = 3  # a step costs about as much as so many forward passes
 MEASURED = 2048  # training samples that statistics are measured on, at the most
-_ROWS, _FITTED_ON = 2**15, 64  # positions of them that layers are fitted to, about, and samples, at the least
+_FITTED_ON = 64  # of them that layers are fitted to, at the least
 _PARTS, _LEAST = 8, 4  # batches that a fit looks at, and samples, at the least
 _STRENGTH = "strength of the fit"  # where a store keeps it, beside parameters
 _HALF = (torch.bfloat16, torch.float16)
@@ -246,7 +246,7 @@ class Treatment:
         example = self.net.part_of(self.net.example, slice(1))
         numbers = max(1, sum(leaf.numel() for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)))
         rows = max(1, positions(self.net) * self.lesson.inputs[0].numel() // numbers)  # of longer samples more
-        most = min(max(_ROWS // rows, _FITTED_ON), len(self.lesson), MEASURED)
+        most = min(max(ROWS // rows, _FITTED_ON), len(self.lesson), MEASURED)
         size = min(self._batch_size, max(most // _PARTS, 2))
         return list(batches_of(self._some(most, size), self.net, self.task))
 
