@@ -158,5 +158,7 @@ class OnePerPosition(nn.Module):
 )
 def test_layers_that_other_values_depend_on_are_not_fitted(blocks: list[nn.Module]) -> None:
     net = network(*blocks)
-    with pytest.raises(resect.InputError, match=r"`refit` fits linear layers and convolutions that branches end in, .* has neither"):
+    with pytest.raises(
+        resect.InputError, match=r"`refit` fits linear layers and convolutions that branches end in, .* has neither"
+    ):
         refit(net, net.intact.without(0), on(net))
