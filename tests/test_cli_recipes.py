@@ -104,7 +104,7 @@ def test_held_out_samples_are_tested_on_and_no_test_sample(tmp_path: Path) -> No
     assert sorted(rows.tolist()) == sorted(samples.inputs.flatten(1).tolist())
     again = run(*SMALL, "--data", data[1], "--out", out)
     assert "must be a new file" in again.stderr
-    assert "must leave samples to train on, but" in refused(
+    assert "must leave two samples to train on, but" in refused(
         *SMALL, *data[:2], "--held-out", "64", "--out", tmp_path / "y.safetensors"
     )
     both = refused(*SMALL, *data, "--test-data", data[1], "--out", tmp_path / "y.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from math import log2
 from pathlib import Path
 
@@ -149,7 +150,7 @@ def test_the_plan_is_there_before_the_first_training(tmp_path: Path) -> None:
         (["--repeats", "3"], "`--repeats` is of the check that trains nothing. Give --training-free"),
         (["--learning-rates", "0.1"], "`--learning-rates` must be two or more that differ, got 0.1. One for all arms"),
         (["--learning-rates", "0.1,0.1"], "`--learning-rates` must be two or more that differ, got 0.1, 0.1"),
-        (["--learning-rates", "0.1,-1"], "`--learning-rates` must be above 0, got 0.1, -1"),
+        (["--learning-rates", "0.1,-1"], "`--learning-rates` must be finite and above 0, got 0.1, -1"),
         (["--learning-rates", "0.1,0.2", "--setting", "learning_rate=1"], "must leave the learning rate out"),
         (["--learning-rates", "0.1,0.2", "--pilots", "0"], "Invalid value for '--pilots'"),
         (["--held-out", "9"], "`--held-out` is an option of learning rates that are tried. Leave it out."),
@@ -205,29 +206,86 @@ def test_other_arguments_make_the_same_command(tmp_path: Path) -> None:
     )
 
 
-def test_an_arm_is_trained_with_the_rate_that_is_best_on_held_out_images(tmp_path: Path) -> None:
-    out, options = tmp_path / "run", {**OPTIONS, "learning_rates": (0.3, 0.001), "held_out": 1000, "pilots": 1}
-    begun = resect.multiplicity("digits", *ARMS, out=out, trainings=3, **options)
+RATES = {"learning_rates": (0.3, 0.001), "held_out": 1000}
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder whose arms have rates of their own, and in which all is over."""
+    out = tmp_path_factory.mktemp("rates") / "run"
+    begun = resect.multiplicity("digits", *ARMS, out=out, trainings=3, **OPTIONS, **RATES)
     assert (begun.found["trained"], begun.found["learning_rates"], len(begun.tables["pilot"])) == (0, None, 3)
-    assert begun.found["summary"].startswith("3 of 4 trainings that choose the learning rates are over. Nothing can")
-    record = resect.multiplicity("digits", *ARMS, out=out, trainings=2, **options)
-    assert record.found["trained"] == 1
-    record = resect.multiplicity("digits", *ARMS, out=out, at_once=2, **options)
+    assert begun.found["summary"].startswith("3 of 8 trainings that choose the learning rates are over. Nothing can")
+    assert "<td>chosen</td>" not in faces.draw(begun, out).read_text(encoding="utf-8")
+    some = resect.multiplicity("digits", *ARMS, out=out, trainings=6, **OPTIONS, **RATES)
+    assert some.found["trained"] == 1
+    resect.multiplicity("digits", *ARMS, out=out, at_once=2, **OPTIONS, **RATES)
+    return out
+
+
+def test_an_arm_is_trained_with_the_rate_that_is_best_on_held_out_images(tried: Path) -> None:
+    record = resect.Record.read(tried)
     plan, pilot = record.found["plan"], record.tables["pilot"]
-    assert (plan["learning_rates"], plan["held_out"], plan["pilot_seeds"]) == ([0.001, 0.3], 1000, [2])
-    assert "least loss on training images that were held out" in plan["words"]["order"]
-    best = pilot.loc[pilot.groupby("arm")["loss"].idxmin()].set_index("arm")["learning_rate"].to_dict()
+    assert (plan["learning_rates"], plan["held_out"], plan["pilot_seeds"]) == ([0.001, 0.3], 1000, [2, 3])
+    assert "least loss on training images that were held out" in " ".join(plan["words"]["order"].split())
+    means = pilot.groupby(["arm", "learning_rate"])["loss"].mean()
+    best = {arm: means[arm].idxmin() for arm in ARMS}
     assert record.found["learning_rates"] == best
-    for file in out.glob("networks/*-seed?.json"):
+    for file in tried.glob("networks/*-s?-seed?.json"):
         card = resect.Record.read(file)
         assert card.asked["recipe"]["learning_rate"] == best[card.asked["model"].removeprefix("resect:")]
-    page = faces.draw(record, out).read_text(encoding="utf-8")
+    page = faces.draw(record, tried).read_text(encoding="utf-8")
     assert page.count("<td>chosen</td>") == 2
-    for file in out.glob("pilot/*.safetensors"):  # which only chose
+    assert "learning_rate 0.1" not in page  # which no arm was trained with
+    assert "--learning-rates 0.001,0.3 --held-out 1000" in record.command
+
+
+def test_what_was_chosen_is_kept_when_its_trainings_are_not(tried: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(tried, tmp_path / "run"))
+    for file in out.glob("networks/*-rate*.safetensors"):  # which only chose
         file.unlink()
-    again = resect.multiplicity("digits", *ARMS, out=out, **options)
-    pd.testing.assert_frame_equal(again.tables["trainings"], record.tables["trainings"])
-    card = next(out.glob("pilot/*.json"))
-    card.write_text(card.read_text(encoding="utf-8").replace('"seed": 2', '"seed": 5'), encoding="utf-8")
-    with pytest.raises(resect.RunError, match="must be the card of this training, but is that of another"):
-        resect.multiplicity("digits", *ARMS, out=out, **options)
+    gone = next(out.glob("networks/*-rate*.json"))
+    gone.unlink()
+    (out / "record.json").unlink()
+    again = resect.multiplicity("digits", *ARMS, out=out, **OPTIONS, **RATES)
+    pd.testing.assert_frame_equal(again.tables["contrasts"], resect.Record.read(tried).tables["contrasts"])
+    assert len(again.tables["pilot"]) == 7
+    card = next(out.glob("networks/*-rate*.json"))
+    text = card.read_text(encoding="utf-8")
+    for changed, said in ((text.replace('"seed": ', '"seed": 5'), "that of another"), ("{", "missing or damaged")):
+        card.write_text(changed, encoding="utf-8")
+        with pytest.raises(resect.RunError, match=f"must be the card of this training, .* but is {said}"):
+            resect.multiplicity("digits", *ARMS, out=out, **OPTIONS, **RATES)
+    card.unlink()
+    (out / "learning_rates.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(resect.RunError, match=r"learning_rates.json is damaged or of another experiment"):
+        resect.multiplicity("digits", *ARMS, out=out, **OPTIONS, **RATES)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_rate_that_diverges_is_not_chosen(at_once: int, tmp_path: Path) -> None:
+    options = {**OPTIONS, "learning_rates": (0.01, 1e30), "held_out": 1000, "pilots": 1}
+    record = resect.multiplicity("digits", *ARMS, out=tmp_path / "run", trainings=4, at_once=at_once, **options)
+    assert set(record.found["learning_rates"].values()) == {0.01}
+    assert list(record.tables["pilot"].set_index("learning_rate")["loss"].isna()) == [False, False, True, True]
+    assert faces.draw(record, tmp_path / "run").read_text(encoding="utf-8").count("<td>diverged</td>") == 2
+    hopeless = {**options, "learning_rates": (1e29, 1e30)}
+    with pytest.raises(resect.RunError, match=f"{ARMS[0]} diverged with every learning rate"):
+        resect.multiplicity("digits", *ARMS, out=tmp_path / "other", trainings=4, at_once=at_once, **hopeless)
+
+
+def test_too_many_held_out_images_are_refused_before_a_plan_is_written(tmp_path: Path) -> None:
+    with pytest.raises(resect.InputError, match="`held_out` must leave two samples to train on, but digits has 1,297"):
+        resect.multiplicity("digits", *ARMS, out=tmp_path / "run", learning_rates=(0.1, 0.2), **OPTIONS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_before_rates_were_tried_is_gone_on_with(folder: Path) -> None:
+    asked = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))["asked"]
+    assert not {"learning_rates", "held_out", "pilots"} & asked.keys()
+
+
+@pytest.mark.parametrize("rates", [0.1, ("0.1", "0.2"), (0.1, float("inf"))])
+def test_rates_are_finite_numbers(rates: object) -> None:
+    with pytest.raises(resect.InputError, match="`learning_rates` must be"):
+        MultiplicityAsked.of("digits", ARMS, {"learning_rates": rates})

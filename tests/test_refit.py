@@ -124,7 +124,7 @@ def pictures(*blocks: nn.Module) -> resect.Unraveled:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"kernel_size": 1, "padding": 0}, {"dilation": 2, "padding": 2}, {"stride": 1, "padding": (1, 1)}],
+    [{}, {"kernel_size": 1, "padding": 0}, {"dilation": 2, "padding": 2}, {"kernel_size": (1, 5), "padding": (0, 2)}],
     ids=str,
 )
 @pytest.mark.parametrize("norm", [False, True])
@@ -211,24 +211,88 @@ def test_a_layer_scale_behind_a_convolution_is_taken_back_and_one_over_the_place
     net = pictures(convolved(), Scaled(CHANNELS, 1, 1), convolved())
     batches, arrangement = on(net, 4, 30, PICTURE), net.intact.without(2)
     change = fitted(net, arrangement, batches, 0.1)["1.branch.2.weight"] - net.model[1].branch[2].weight
-    scale = net.model[1].scale.detach()
     with torch.no_grad():
         net.model[1].scale.mul_(2)
         net.model[1].branch[2].weight.div_(2)
     half = fitted(net, arrangement, batches, 0.1)["1.branch.2.weight"] - net.model[1].branch[2].weight
     torch.testing.assert_close(half * 2, change, rtol=1e-3, atol=1e-5)
-    assert scale.shape == (CHANNELS, 1, 1)
     places = pictures(convolved(), Scaled(PICTURE[1], 1), convolved())
     found = fitted(places, places.intact.without(2), on(places, 4, 6, PICTURE), 0.1)
     assert not any(name.startswith("1.") for name in found)
 
 
+class Rows(nn.Module):
+    """A line as a picture of one row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(2)
+
+
+class Lines(nn.Module):
+    """And back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.squeeze(2)
+
+
+def as_wide(line: nn.Conv1d) -> nn.Conv2d:
+    """The convolution over pictures of one row that does the same."""
+    wide = nn.Conv2d(line.in_channels, line.out_channels, (1, 3), padding=(0, 1))
+    wide.load_state_dict({"weight": line.weight.unsqueeze(2), "bias": line.bias})
+    return wide
+
+
 def test_a_convolution_over_one_dimension() -> None:
     blocks = (Block(nn.Conv1d(4, 6, 3, padding=1), nn.ReLU(), nn.Conv1d(6, 4, 3, padding=1)) for _ in range(3))
     net = network(*blocks)
-    tensors = fitted(net, net.intact.without(2), on(net), 0.1)
+    batches = on(net)
+    tensors = fitted(net, net.intact.without(2), batches, 0.1)
+    wide = [
+        Block(*(as_wide(part) if isinstance(part, nn.Conv1d) else part for part in own.branch)) for own in net.model[:3]
+    ]
+    same = resect.unravel(nn.Sequential(Rows(), *wide, Lines(), *net.model[3:]).eval(), torch.randn(2, *SHAPE))
+    others = fitted(same, same.intact.without(2), batches, 0.1)
     assert set(tensors) == {"1.branch.2.weight", "1.branch.2.bias"}
-    assert tensors["1.branch.2.weight"].shape == (4, 6, 3)
+    torch.testing.assert_close(tensors["1.branch.2.weight"], others["2.branch.2.weight"].squeeze(2))
+    torch.testing.assert_close(tensors["1.branch.2.bias"], others["2.branch.2.bias"])
+
+
+@pytest.mark.parametrize("positions", [3, WIDE])
+def test_a_norm_over_positions_is_not_one_over_outputs(positions: int) -> None:
+    def block() -> Block:
+        return Block(nn.Linear(WIDE, WIDE, bias=False), nn.BatchNorm1d(positions))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(block(), block(), block(), nn.Flatten(), nn.Linear(positions * WIDE, 3)).eval()
+    net = resect.unravel(model, torch.randn(2, positions, WIDE))
+    assert all(
+        name.endswith(("mean", "var"))
+        for name in fitted(net, net.intact.without(1), on(net, 4, 6, (positions, WIDE)), 0.1)
+    )
+
+
+def test_a_channel_that_a_norm_hides_is_not_missed() -> None:
+    net = pictures(convolved(nn.BatchNorm2d(CHANNELS)), convolved(), convolved())
+    with torch.no_grad():
+        net.model[0].branch[3].weight[1] = 1e-40
+    batches, arrangement = on(net, 4, 6, PICTURE), net.intact.without(1)
+    tensors = fitted(net, arrangement, batches, 0.1)
+    change = tensors["0.branch.2.weight"] - net.model[0].branch[2].weight
+    assert change[1].abs().max() == 0 < change[0].abs().max()
+    assert refit(net, arrangement, batches).losses[0.1] < float("inf")
+
+
+def test_norms_between_a_gap_and_the_next_fitted_block_are_measured() -> None:
+    def unfitted() -> Block:
+        return convolved(nn.BatchNorm2d(CHANNELS), nn.ReLU())
+
+    net = pictures(unfitted(), unfitted(), unfitted(), convolved(), unfitted(), convolved())
+    batches = on(net, 4, 6, PICTURE)
+    statistics = {"2.branch.3.running_mean", "2.branch.3.running_var"}  # not of the last, which is behind a fitted one
+    found = fitted(net, net.intact.without(1), batches, 0.1)
+    assert set(found) == {"3.branch.2.weight", "5.branch.2.weight", *statistics}
+    before = fitted(net, net.intact.without(4), batches, 0.1)
+    assert set(before) == {"3.branch.2.weight", "5.branch.2.weight"}  # the first is right before the gap
 
 
 def test_of_very_many_positions_some_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,7 +409,7 @@ def test_one_batch_is_refused() -> None:
 
 
 def test_positions_are_counted() -> None:
-    assert positions(network(mlp(), mlp())) == 4
+    assert positions(network(mlp(), mlp())) == (4, 4)
 
 
 def test_half_precision_is_fitted_where_training_is_refused() -> None:
@@ -357,7 +421,7 @@ def test_half_precision_is_fitted_where_training_is_refused() -> None:
     healing = remove(half, batches, half.intact.without(1), settings, heal=heal, training=training).healing
     assert healing is not None
     assert {value.dtype for value in healing.network.state_dict().values()} == {torch.bfloat16}
-    with pytest.raises(resect.InputError, match="`heal` trains weights in float32"):
+    with pytest.raises(resect.InputError, match="`heal` trains weights and measures batch norms in float32"):
         remove(half, batches, half.intact.without(1), settings, heal=resect.HealSettings(refit=True), training=training)
 
 

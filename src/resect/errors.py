@@ -46,6 +46,10 @@ class InputError(ResectError, ValueError):
     """Something the caller passed cannot be used; the message says what, why and what to do."""
 
 
+class DivergedError(InputError):
+    """The loss of a training is no longer finite."""
+
+
 class ExportError(InputError):
     """A model cannot be captured, neither by `torch.export` nor by recording a pass; or a format cannot hold it."""
 

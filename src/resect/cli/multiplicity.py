@@ -75,7 +75,13 @@ def multiplicity(
 
     def seen(record: Record) -> None:
         draw(record, out)
-        done = f"{record.found['trained']} of {record.found['planned']} trainings are over. {record.found['summary']}"
+        found = record.found
+        over = (
+            ""
+            if "learning_rates" in found and not found["learning_rates"]
+            else f"{found['trained']} of {found['planned']} "
+        )
+        done = f"{over}trainings are over. {found['summary']}" if over else found["summary"]
         console(stderr=True).print(done, soft_wrap=True, highlight=False)
 
     when_interrupted(lambda: kept(out))

@@ -144,7 +144,8 @@ def _said(job: TrainJob, now: bool) -> str:
     samples, meaning = card.found["test_samples"], Meaning.of(card.found)
     error = f"{card.found['test_error']:.2%}" if meaning.rate else meaning.value(card.found["test_error"])
     took = took if now else "trained before; nothing was done again"
-    return f"Wrote {job.out}: test {meaning.error} {error} on {samples} samples, {took}."
+    which = f"{samples} samples" + (" that were held out" if job.held_out else "")
+    return f"Wrote {job.out}: test {meaning.error} {error} on {which}, {took}."
 
 
 def _refuse(recipe: str, model: str | None, *data: str | None) -> None:

@@ -20,6 +20,7 @@ from resect.graph.slots import Slot
 _CONVOLUTIONS = {"conv1d": 1, "conv2d": 2}  # and over how many dimensions
 _LAYERS = frozenset({"linear", "addmm", *_CONVOLUTIONS})
 _NORM = "_native_batch_norm_legit_no_training"
+_SEEN = 2**24  # numbers that kernels see at once, about
 _ALIKE = frozenset({"clone", "contiguous", "alias", "detach", "dropout", "_to_copy", "to", "lift_fresh"})
 _RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze"})
 _ORDERS = frozenset({"permute", "transpose"})
@@ -69,24 +70,37 @@ class Ending:
     moves: tuple[Node, ...] = ()
     scales: Mapping[Node, Node] = field(default_factory=dict)
 
-    def rows(self, inputs: Tensor) -> Tensor:
-        """(N, I) of every position."""
-        columns = inputs if self.window is None else self.window.columns(inputs)
-        return columns.reshape(-1, columns.shape[-1])
+    def rows(self, inputs: Tensor, positions: Tensor) -> Tensor:
+        """(N, I) of some positions, numbers that rise, among all of a batch."""
+        if self.window is None:
+            return inputs.reshape(-1, inputs.shape[-1])[positions]
+        parts, begun, places = [], 0, 1
+        for some in torch.split(inputs, max(1, _SEEN // (inputs[0].numel() * prod(self.window.kernel)))):
+            columns = self.window.columns(some)
+            places = columns.shape[1]
+            ends = torch.tensor([begun * places, (begun + len(some)) * places]).to(positions)
+            first, last = torch.searchsorted(positions, ends).tolist()
+            parts.append(columns.flatten(0, 1)[positions[first:last] - ends[0]])
+            begun += len(some)
+        return torch.cat(parts)
 
     def back(self, change: Tensor, inputs: Tensor, outputs: int, value: Value) -> Tensor:
-        """(N, O): how the layer's value has to change, so that the branch operand changes by `change`."""
+        """(N, O) of all positions: how the layer's value has to change, so that the branch operand changes by `change`.
+
+        What a factor of nearly zero hides is not missed.
+        """
         for move in self.moves:
             if op_name(move) in _ORDERS:
                 change = change.permute(_inverse(move, change.ndim))
             elif move in self.scales or op_name(move) == _NORM:
                 factor = self._factor(move, change.ndim, value).to(change)
-                change = torch.where(factor == 0, 0, change / torch.where(factor == 0, 1, factor))
+                hidden = factor.abs() <= torch.finfo(torch.float32).eps * factor.abs().max()
+                change = torch.where(hidden, 0, change / torch.where(hidden, 1, factor))
         if self.window is None:
             return change.reshape(-1, outputs)
         return change.reshape(len(inputs), outputs, -1).mT.reshape(-1, outputs)
 
-    def lift(self, change: Tensor, value: Value) -> Tensor:
+    def bias_change(self, change: Tensor, value: Value) -> Tensor:
         """(O,): what the bias has to change by, so that the layer's value changes by so much at all positions."""
         if self.moves and self.bias in self.moves[-1].args and op_name(self.moves[-1]) == _NORM:
             return change * self._factor(self.moves[-1], 1, value).to(change)
@@ -102,7 +116,7 @@ class Ending:
             return _viewed(self.scales[move], value)
         _, weight, _, _, variance, _, epsilon = move.args
         assert isinstance(variance, Node) and isinstance(epsilon, float)
-        factor = (value(variance).double() + epsilon).rsqrt()
+        factor = (value(variance) + epsilon).rsqrt()
         factor = factor * value(weight) if isinstance(weight, Node) else factor
         return factor.view(-1, *[1] * (dimensions - 2))
 
@@ -153,18 +167,29 @@ def _ending(branch: Node, parameters: Collection[Node]) -> Ending | None:
     if node.op != "call_function" or any(_read_elsewhere(part) for part in (*moves, node)):
         return None
     found = _layer(node, tuple(moves), scales, parameters)
-    if found is None:
-        return None
-    # what varies along O alone can be taken back
-    return found if all(_along(scale, found) for scale in scales.values()) else None
+    return found if found and _varies_along_outputs(found) else None
 
 
-def _along(scale: Node, ending: Ending) -> bool:
-    """Whether a factor is one number, or one for each output of the layer."""
-    shape, whole = hint_shape(scale) or (), hint_shape(ending.layer) or ()
-    if prod(shape) == 1 or ending.window is None:
-        return prod(shape) in (1, whole[-1])
-    return shape[-len(whole) + 1 :] == (whole[1], *[1] * (len(whole) - 2)) and prod(shape) == whole[1]
+def _varies_along_outputs(ending: Ending) -> bool:
+    """Whether all factors between the layer and the operand are one number, or one for each output of the layer, which
+    can be taken back."""
+    shape = hint_shape(ending.layer) or ()
+    place = len(shape) - 1 if ending.window is None else 1
+    outputs = shape[place]
+    for move in reversed(ending.moves):
+        shape = hint_shape(move) or shape  # a norm's own value is a tuple
+        if op_name(move) in _ORDERS:
+            place = _order(move, len(shape)).index(place)
+        elif op_name(move) in _RESHAPES and ending.window is None:
+            place = len(shape) - 1
+        if move in ending.scales:
+            factor = hint_shape(ending.scales[move]) or ()
+            alone = [1] * (len(shape) - place - 1)
+            if prod(factor) != 1 and (prod(factor) != outputs or [*factor][place - len(shape) :] != [outputs, *alone]):
+                return False
+        if op_name(move) == _NORM and (place != 1 or shape[1:2] != (outputs,)):
+            return False
+    return True
 
 
 def _layer(
@@ -187,13 +212,17 @@ def _layer(
 
 
 def _window(node: Node) -> Window | None:
-    """Of a convolution; None of one in groups, or whose padding has a name."""
-    weight, options = node.args[1], node.args[3:]
+    """Of a convolution; None of one in groups, of a single sample, or whose padding has a name."""
+    weight, options, shape = node.args[1], node.args[3:], hint_shape(node) or ()
     assert isinstance(weight, Node)
     dimensions = _CONVOLUTIONS[op_name(node)]
     given: list[Any] = [*options, *[1, 0, 1, 1][len(options) :]]
     numbers = [part if isinstance(part, (list, tuple)) else [part] for part in given[:3]]
-    if given[3] != 1 or not all(isinstance(part, int) for own in numbers for part in own):
+    if (
+        len(shape) != dimensions + 2
+        or given[3] != 1
+        or not all(isinstance(part, int) for own in numbers for part in own)
+    ):
         return None
     stride, padding, dilation = (tuple(own) * (dimensions // len(own)) for own in numbers)
     return Window((hint_shape(weight) or ())[2:], stride, padding, dilation)
@@ -235,10 +264,16 @@ def _viewed(node: Node, value: Value) -> Tensor:
 
 def _inverse(move: Node, dimensions: int) -> list[int]:
     """The order that takes a permutation back."""
+    order = _order(move, dimensions)
+    return [order.index(i) for i in range(dimensions)]
+
+
+def _order(move: Node, dimensions: int) -> list[int]:
+    """Which dimension a permutation puts at each place."""
     given = move.args[1] if op_name(move) == "permute" else move.args[1:3]
     assert isinstance(given, (list, tuple)), "both operators name dimensions by numbers"
     numbers = [part % dimensions for part in given if isinstance(part, int)]
     if op_name(move) == "permute":
-        return [numbers.index(i) for i in range(dimensions)]
+        return numbers
     one, other = numbers
     return [other if i == one else one if i == other else i for i in range(dimensions)]

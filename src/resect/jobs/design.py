@@ -141,21 +141,27 @@ class MultiplicityAsked(Asked):
         super().__post_init__()
 
     def _require_rates(self) -> None:
+        rates = self.learning_rates
+        if not isinstance(rates, (tuple, list)) or not all(isinstance(rate, (int, float)) for rate in rates):
+            raise InputError(f"`learning_rates` must be numbers, as (0.1, 0.2), got {rates!r}.")
         require_whole("held_out", self.held_out)
         require_whole("pilots", self.pilots)
-        if not all(0 < rate < inf for rate in self.learning_rates):
-            raise InputError(f"`learning_rates` must be above 0, got {self._said_rates}.")
-        if len({*self.learning_rates}) != len(self.learning_rates) or len(self.learning_rates) == 1:
+        said = ", ".join(map(str, rates))
+        if not all(0 < rate < inf for rate in rates):
+            raise InputError(f"`learning_rates` must be finite and above 0, got {said}.")
+        if len({*rates}) != len(rates) or len(rates) == 1:
             raise InputError(
-                f"`learning_rates` must be two or more that differ, got {self._said_rates}. One for all arms is a "
-                "setting, learning_rate."
+                f"`learning_rates` must be two or more that differ, got {said}. One for all arms is a setting, "
+                "learning_rate."
             )
-        if self.learning_rates and "learning_rate" in self.settings:
+        if rates and "learning_rate" in self.settings:
             raise InputError("`settings` must leave the learning rate out where `learning_rates` are tried.")
+        object.__setattr__(self, "learning_rates", tuple(sorted(map(float, rates))))
 
-    @property
-    def _said_rates(self) -> str:
-        return ", ".join(f"{rate:g}" for rate in self.learning_rates)
+    def asked(self) -> dict[str, Any]:
+        """The whole configuration, flat; of how rates are tried only where some are."""
+        tried = ("learning_rates", "held_out", "pilots")
+        return {name: value for name, value in super().asked().items() if self.learning_rates or name not in tried}
 
     def idle(self) -> dict[str, str]:
         """The options that mean nothing beside the others, and what they are options of."""
@@ -195,10 +201,8 @@ class MultiplicityAsked(Asked):
     def pilot_trainings(self) -> tuple[tuple[Arm, int, float], ...]:
         """Arm, seed and learning rate of all trainings that choose among the rates."""
         after = self.source.seed + self.seeds
-        rates = sorted(self.learning_rates)
-        return tuple(
-            (arm, seed, rate) for seed in range(after, after + self.pilots) for rate in rates for arm in self.design
-        )
+        seeds = range(after, after + self.pilots)
+        return tuple((arm, seed, rate) for seed in seeds for rate in self.learning_rates for arm in self.design)
 
     @classmethod
     def of(cls, data: str, arms: Sequence[str], options: Mapping[str, Any]) -> Self:

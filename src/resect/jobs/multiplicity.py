@@ -30,21 +30,22 @@ from resect.jobs.fit import placed, require_fit
 from resect.jobs.job import Advance, Answer, Job, Lab, Track, silent
 from resect.jobs.mediators import MEASURES, TrainedPaths, columns_of, mediation, paths_file
 from resect.jobs.outcomes import ImageOutcomes, kept_outcomes, outcomes_file, training_digest
-from resect.jobs.pilot import Pilot
+from resect.jobs.pilot import Pilot, card_of
 from resect.jobs.plan import plan_of
-from resect.jobs.together import train_together
+from resect.jobs.together import train_here, train_together
 from resect.jobs.train import TrainJob, shown
+from resect.jobs.training import require_held_out
 from resect.jobs.verdict import Verdict, answer_of, verdicts
 from resect.jobs.warn import at_chance
 from resect.measuring.contrasts import Slope, crossed_contrast, logit_slopes
-from resect.models.specs import card_beside, load_model
+from resect.models.specs import load_model
 from resect.network.entrance import unravel
 from resect.network.unraveled import Unraveled
 from resect.runs.folder import RunFolder
 from resect.runs.record import Record, plain
 from resect.training.recipe import Recipe
 
-PLAN = "plan.yaml"
+PLAN, RATES = "plan.yaml", "learning_rates.json"
 _TRAINING = ("arm", "seed", "error", "training_loss", "training_error", "seconds")
 
 
@@ -85,28 +86,27 @@ class MultiplicityJob(MultiplicityAsked, Job):
         if not (lab.folder.path / PLAN).exists():
             self._require_possible()
         self._keep_plan(lab.folder)
-        compare = super().run  # what is over
-        pilots = self._pilot(lab.folder).missing()[:trainings]
-        self._train(pilots, at_once, track, lambda: seen(compare(out, silent)))
-        left = None if trainings is None else trainings - len(pilots)
-        missing = [] if self._rates(lab.folder) is None else self._missing(lab.folder)[:left]
-        if pilots and missing:
-            seen(compare(out, silent))
-        self._train(missing, at_once, track, lambda: seen(compare(out, silent)))
-        return compare(out, track)
+        compare, pilot = super().run, self._pilot(lab.folder)
 
-    def _train(self, jobs: Sequence[TrainJob], at_once: int, track: Track, between: Callable[[], None]) -> None:
-        """Train in groups of so many, and do something between two groups."""
-        bar = track("trainings", len(jobs)) if jobs else silent("", 0)
-        for first in range(0, len(jobs), at_once):
-            if first:
-                between()
-            group = jobs[first : first + at_once]
-            watches = [shown(track, job.out.stem, bar) for job in group]
-            if at_once == 1:
-                group[0].train(watches[0])
-            else:
-                train_together(group, watches, at_once)
+        def train(jobs: Sequence[TrainJob], diverged: Callable[[TrainJob], None] | None = None) -> None:
+            bar = track("trainings", len(jobs)) if jobs else silent("", 0)
+            for first in range(0, len(jobs), at_once):
+                if first:
+                    seen(compare(out, silent))
+                group = jobs[first : first + at_once]
+                watches = [shown(track, job.out.stem, bar) for job in group]
+                if at_once == 1:
+                    train_here(group[0], watches[0], diverged)
+                else:
+                    train_together(group, watches, at_once, diverged)
+
+        pilots = pilot.missing()[:trainings]
+        train(pilots, pilot.diverged)
+        if pilot.chosen() is not None:
+            missing = [pair for pair in self.trainings if not self._card(lab.folder, *pair)]
+            left = None if trainings is None else trainings - len(pilots)
+            train([self._job(lab.folder, *pair) for pair in missing[:left]])
+        return compare(out, track)
 
     def prepare(self, lab: Lab) -> _Trained:
         """Load the test images, and what the networks that are trained answered; those that were not asked are now.
@@ -187,7 +187,7 @@ class MultiplicityJob(MultiplicityAsked, Job):
             "summary": answer_of(judged[0] if judged else None, len(seeds), self.seeds, self.bound),
         }
         if self.learning_rates:
-            found["learning_rates"] = rates = self._rates(lab.folder)
+            found["learning_rates"] = rates = self._pilot(lab.folder).chosen()
             if rates is None:
                 all_pilots = len(self.pilot_trainings)
                 said = f"{len(subject.pilot)} of {all_pilots} trainings that choose the learning rates are over."
@@ -238,6 +238,8 @@ class MultiplicityJob(MultiplicityAsked, Job):
     def _require_possible(self) -> None:
         """Raise what is wrong with an arm, or the images, before a plan is written that could not be carried out."""
         samples = load_samples(str(self.source.data), split="test", limit=self.source.limit)
+        if self.learning_rates:
+            require_held_out(load_samples(str(self.source.data), split="train"), self.held_out)
         for arm in self.design:
             module = load_model(f"resect:{arm.name}", model_args=dict(START), samples=samples).module
             require_fit(placed(module, self.source.device), samples.limited(2))
@@ -268,25 +270,19 @@ class MultiplicityJob(MultiplicityAsked, Job):
 
     def _pilot(self, folder: RunFolder) -> Pilot:
         """The trainings that choose the learning rates."""
+        place = folder.path / "networks"
         return Pilot(
             {
                 (arm, seed, rate): self._trained_by(
-                    folder.path / "pilot" / f"{arm.name}-rate{rate:g}-seed{seed}.safetensors",
+                    place / f"{arm.name}-rate{rate}-seed{seed}.safetensors",
                     arm,
                     self.recipe_of(seed, rate),
                     held_out=self.held_out,
                 )
                 for arm, seed, rate in self.pilot_trainings
-            }
+            },
+            folder.path / RATES,
         )
-
-    def _rates(self, folder: RunFolder) -> dict[str, float] | None:
-        """The learning rates of the arms that do not have the recipe's; None until that is known."""
-        return self._pilot(folder).chosen()
-
-    def _missing(self, folder: RunFolder) -> list[TrainJob]:
-        """The trainings of the experiment that are not over."""
-        return [self._job(folder, *pair) for pair in self.trainings if not self._card(folder, *pair)]
 
     def _card(self, folder: RunFolder, arm: Arm, seed: int) -> Record | None:
         """The card of a training that is over: its weights are there, or what they answered.
@@ -294,25 +290,16 @@ class MultiplicityJob(MultiplicityAsked, Job):
         Raises:
             InputError: there are weights or outcomes, but of something else.
         """
-        if self._rates(folder) is None:
+        if self._pilot(folder).chosen() is None:
             return None
         job = self._job(folder, arm, seed)
-        if (card := job.finished()) or not outcomes_file(job.out).is_file():
-            return card
-        card = card_beside(job.out)
-        if card is None or not job.made(card):
-            raise RunError(
-                f"{job.card} must be the card of this training, whose outcomes lie beside it, but is "
-                f"{'missing or damaged' if card is None else 'that of another'}. Take it from a copy, or delete "
-                f"{outcomes_file(job.out).name} to train the network again."
-            )
-        return card
+        return card_of(job, outcomes_file(job.out))
 
     def _job(self, folder: RunFolder, arm: Arm, seed: int) -> TrainJob:
-        rates = self._rates(folder)
-        assert rates is not None, "_card refuses to do before"
-        recipe = self.recipe_of(seed, rates.get(arm.name))
-        return self._trained_by(self._file(folder, arm, seed), arm, recipe)
+        """A training of the experiment, once its learning rate is known."""
+        rates = self._pilot(folder).chosen()
+        assert rates is not None, "nothing asks before"
+        return self._trained_by(self._file(folder, arm, seed), arm, self.recipe_of(seed, rates.get(arm.name)))
 
     def _trained_by(self, out: Path, arm: Arm, recipe: Recipe, *, held_out: int = 0) -> TrainJob:
         return TrainJob(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf, nan
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from resect.errors import RunError
+from resect.errors import InputError, RunError
+from resect.files import write_text
 from resect.jobs.design import Arm
 from resect.jobs.train import TrainJob
 from resect.models.specs import card_beside
-from resect.runs.record import Record
+from resect.runs.record import Record, plain
 
 _COLUMNS = ("arm", "learning_rate", "seed", "loss", "error", "training_loss")
 
@@ -23,47 +27,107 @@ class Pilot:
 
     Attributes:
         jobs: by arm, seed and learning rate; none if nothing is tried.
+        file: where what was chosen is kept, so that cards may be lost later.
     """
 
     jobs: Mapping[tuple[Arm, int, float], TrainJob]
+    file: Path
 
     def missing(self) -> list[TrainJob]:
-        """Those that are not over."""
-        return [job for job in self.jobs.values() if not _card(job)]
+        """Those that are not over; none once it is chosen."""
+        return [] if self.file.exists() else [job for job in self.jobs.values() if not _over(job)]
+
+    def diverged(self, job: TrainJob) -> None:
+        """Keep that the loss of one of them was no longer finite, which is an outcome, too."""
+        job.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(_mark(job), json.dumps(plain(job.asked), indent=2) + "\n")
+        job.checkpoint.unlink(missing_ok=True)
 
     def table(self) -> pd.DataFrame:
-        """One row for each that is over: its loss and error on the images that were held out."""
+        """One row for each that is over: its loss and error on the images that were held out, NaN where it diverged."""
         rows = []
         for (arm, seed, rate), job in self.jobs.items():
-            if card := _card(job):
-                measured = card.found["test_loss"], card.found["test_error"], card.found["curve"][-1]["loss"]
-                rows.append((arm.name, rate, seed, *measured))
+            if card := card_of(job, job.card):
+                found = card.found["test_loss"], card.found["test_error"], card.found["curve"][-1]["loss"]
+                rows.append((arm.name, rate, seed, *(nan if value is None else value for value in found)))
+            elif _has_diverged(job):
+                rows.append((arm.name, rate, seed, nan, nan, nan))
         return pd.DataFrame(rows, columns=[*_COLUMNS])
 
     def chosen(self) -> dict[str, float] | None:
-        """The learning rate of each arm, of equals the lower; none if nothing is tried, None until all are over."""
+        """The learning rate of each arm, of equals the lower; none if nothing is tried, None until all are over.
+
+        Raises:
+            RunError: what was kept is damaged, or all that was tried on an arm diverged.
+        """
+        if self.file.exists():
+            return self._kept()
         table = self.table()
         if len(table) < len(self.jobs):
             return None
         rates, tried = {}, sorted({rate for _, _, rate in self.jobs})
         for arm, own in table.groupby("arm"):
-            losses = [own.loc[own["learning_rate"] == rate, "loss"].mean() for rate in tried]
+            losses = [own.loc[own["learning_rate"] == rate, "loss"].mean(skipna=False) for rate in tried]
+            losses = [inf if np.isnan(loss) else loss for loss in losses]
+            if min(losses) == inf:
+                raise RunError(f"{arm} diverged with every learning rate. Try lower ones, with another --out.")
             rates[str(arm)] = tried[int(np.argmin(losses))]
+        if rates:
+            write_text(self.file, json.dumps(rates, indent=2) + "\n")
         return rates
 
+    def _kept(self) -> dict[str, float]:
+        arms, tried = {arm.name for arm, _, _ in self.jobs}, {rate for _, _, rate in self.jobs}
+        try:
+            rates: dict[str, float] = json.loads(self.file.read_text(encoding="utf-8"))
+            if {*rates} == arms and {*rates.values()} <= tried:
+                return rates
+        except (ValueError, TypeError, AttributeError):
+            pass
+        raise RunError(
+            f"{self.file} is damaged or of another experiment. Take it from a copy, or delete it to have the rates "
+            "chosen again."
+        )
 
-def _card(job: TrainJob) -> Record | None:
-    """The card of a training that is over, with its weights or without.
+
+def card_of(job: TrainJob, proof: Path) -> Record | None:
+    """The card of a training that is over: its weights are there, or `proof` is, which takes their place.
 
     Raises:
-        InputError, RunError: the weights or the card are those of another.
+        RunError: there are weights, or the proof, but the card is not that of this training.
     """
-    if (card := job.finished()) or job.checkpoint.exists() or not job.card.is_file():
-        return card
+    try:
+        if (card := job.finished()) or not proof.is_file():
+            return card
+    except InputError as error:
+        if (card := card_beside(job.out)) is not None:
+            raise
+        raise _lost(job, job.out, damaged=True) from error
     card = card_beside(job.out)
     if card is None or not job.made(card):
-        raise RunError(
-            f"{job.card} must be the card of this training, but is {'damaged' if card is None else 'that of another'}. "
-            "Take it from a copy, or delete it to train the network again."
-        )
+        raise _lost(job, proof, damaged=card is None)
     return card
+
+
+def _lost(job: TrainJob, proof: Path, *, damaged: bool) -> RunError:
+    return RunError(
+        f"{job.card} must be the card of this training, which {proof.name} is of, but is "
+        f"{'missing or damaged' if damaged else 'that of another'}. Take it from a copy, or delete {proof.name} to "
+        "train the network again."
+    )
+
+
+def _over(job: TrainJob) -> bool:
+    return bool(card_of(job, job.card)) or _has_diverged(job)
+
+
+def _mark(job: TrainJob) -> Path:
+    """The file that says that a training diverged."""
+    return job.out.with_suffix(".diverged.json")
+
+
+def _has_diverged(job: TrainJob) -> bool:
+    try:
+        return bool(json.loads(_mark(job).read_text(encoding="utf-8")) == plain(job.asked))
+    except (OSError, ValueError):
+        return False

@@ -64,7 +64,7 @@ def plan_of(asked: MultiplicityAsked) -> dict[str, Any]:
 def _tried(asked: MultiplicityAsked) -> dict[str, Any]:
     """The learning rates that are tried, and how."""
     return {
-        "learning_rates": sorted(asked.learning_rates),
+        "learning_rates": list(asked.learning_rates),
         "held_out": asked.held_out,
         "pilot_seeds": sorted({seed for _, seed, _ in asked.pilot_trainings}),
     }

@@ -8,11 +8,11 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
 
-from resect.errors import ResectError, RunError
+from resect.errors import DivergedError, ResectError, RunError
 
 if TYPE_CHECKING:  # which load torch
     from resect.jobs.train import TrainJob
@@ -21,11 +21,27 @@ if TYPE_CHECKING:  # which load torch
 _PATIENCE = 10.0  # seconds for a training to stop
 
 
-def train_together(jobs: Sequence[TrainJob], watches: Sequence[Watch], shares: int) -> None:
+def train_here(job: TrainJob, watch: Watch, diverged: Callable[[TrainJob], None] | None = None) -> None:
+    """Train in this process; `diverged` takes a training whose loss is no longer finite, which then is no failure."""
+    try:
+        job.train(watch)
+    except DivergedError:
+        if diverged is None:
+            raise
+        diverged(job)
+
+
+def train_together(
+    jobs: Sequence[TrainJob],
+    watches: Sequence[Watch],
+    shares: int,
+    diverged: Callable[[TrainJob], None] | None = None,
+) -> None:
     """Train side by side, each told to its watch.
 
     Args:
         shares: in how many the threads are divided: as many as there were at first, for the same bits when they go on.
+        diverged: takes those whose loss is no longer finite, which then are no failures.
 
     Raises:
         RunError: some failed; the others went on to their end.
@@ -39,8 +55,9 @@ def train_together(jobs: Sequence[TrainJob], watches: Sequence[Watch], shares: i
     for process in processes:
         process.start()
     failed: dict[int, str] = {}
+    lost: set[int] = set()
     try:
-        _listen(processes, watches, told, failed)
+        _listen(processes, watches, told, failed, lost)
     finally:
         for process in processes:
             process.terminate()
@@ -51,11 +68,17 @@ def train_together(jobs: Sequence[TrainJob], watches: Sequence[Watch], shares: i
     for i, process in enumerate(processes):
         if process.exitcode:
             failed.setdefault(i, f"its process ended with status {process.exitcode}.")
+    if diverged:
+        for i in lost:
+            diverged(jobs[i])
+            del failed[i]
     if failed:
         raise RunError(" ".join(f"{jobs[i].out} is not trained: {said}" for i, said in sorted(failed.items())))
 
 
-def _listen(processes: Sequence[SpawnProcess], watches: Sequence[Watch], told: Any, failed: dict[int, str]) -> None:
+def _listen(
+    processes: Sequence[SpawnProcess], watches: Sequence[Watch], told: Any, failed: dict[int, str], lost: set[int]
+) -> None:
     """Hand on what the trainings tell until all have ended."""
     over = False
     while True:
@@ -67,7 +90,8 @@ def _listen(processes: Sequence[SpawnProcess], watches: Sequence[Watch], told: A
             over = not any(process.is_alive() for process in processes)  # and once more, for its last words
             continue
         if what == "failed":
-            failed[i] = values[0]
+            failed[i], diverged = values
+            lost |= {i} if diverged else set()
         else:
             getattr(watches[i], what)(*values)
 
@@ -90,7 +114,7 @@ def _train(job: TrainJob, number: int, threads: int, told: Any) -> None:
     try:
         job.train(watch)
     except ResectError as error:
-        told.put((number, "failed", (str(error),)))
+        told.put((number, "failed", (str(error), isinstance(error, DivergedError))))
 
 
 def _end_with_parent() -> None:

@@ -127,7 +127,7 @@ class TrainJob:
     def made(self, card: Record) -> bool:
         """Whether a card is that of this very training."""
         asked = plain(self.asked)
-        return all(card.asked.get(name) == asked.get(name) for name in {*asked, "held_out", "task"})
+        return all(card.asked.get(name) == asked.get(name) for name in {*asked, "held_out"})
 
     @property
     def asked(self) -> dict[str, Any]:

@@ -90,12 +90,17 @@ def splits(job: TrainJob) -> tuple[Samples, SampleSet]:
 
 def _held_out(samples: Samples, count: int) -> tuple[Samples, Samples]:
     """The samples without some that are drawn, alike for every seed, and those."""
-    if count >= len(samples):
-        raise InputError(
-            f"`held_out` must leave samples to train on, but {samples.name} has {len(samples)}, got {count}."
-        )
+    require_held_out(samples, count)
     drawn = torch.randperm(len(samples), generator=generator_for(0, "held out", count))
     return samples.chosen(drawn[count:].sort().values), samples.chosen(drawn[:count].sort().values)
+
+
+def require_held_out(samples: SampleSet, count: int) -> None:
+    """Raise InputError unless samples to train on are left beside those that are held out."""
+    if count > len(samples) - 2:
+        raise InputError(
+            f"`held_out` must leave two samples to train on, but {samples.name} has {len(samples):,}, got {count:,}."
+        )
 
 
 def _module(job: TrainJob, samples: Samples) -> nn.Module:

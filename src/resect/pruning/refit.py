@@ -6,8 +6,8 @@ state behind it, and behind the blocks that are gone behind it, is what the inta
 behind the first gap makes up for what is missing, one after the other, and what a fit leaves over is the next one's to
 mend.
 
-Where no branch ends so, the statistics of batch norms are measured again, and mixed with what they are (Schneider et
-al. 2020, arXiv 2006.16971). Where layers are fitted, states are again what the statistics were measured on.
+Batch norms behind a gap that no fitted layer makes up for see other inputs than their statistics were measured on:
+these are measured again, before, and mixed with what they are (Schneider et al. 2020, arXiv 2006.16971).
 
 Letters: N positions of all samples, I and O numbers that a layer takes and gives.
 """
@@ -15,7 +15,7 @@ Letters: N positions of all samples, I and O numbers that a layer takes and give
 from __future__ import annotations
 
 from collections import ChainMap, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -38,6 +38,9 @@ from resect.network.unraveled import Unraveled
 from resect.pruning.rerun import Rerun, mean_loss
 from resect.seeds import generator_for
 
+METHOD = (
+    "linear layers, convolutions, statistics"  # by which a store tells what this fits from what earlier versions did
+)
 STRENGTHS = (1.0, 0.1, 0.01)
 PASSES = 2 * (len(STRENGTHS) + 1)
 ROWS = 2**15  # positions that a layer is fitted to, at the most, about
@@ -66,7 +69,7 @@ def refit(
     strengths: Sequence[float] = STRENGTHS,
     progress: Progress | None = None,
 ) -> Refit:
-    """Fit the last layers of what is left to the states of the intact network; where there are none, batch norms.
+    """Fit the last layers of what is left to the states of the intact network, and batch norms that they leave out.
 
     A ridge keeps weights and statistics near what they are. Its strength, and whether anything is fitted at all, is
     what gives the least loss on a quarter of the batches, after a fit to the others; then all are fitted to.
@@ -104,17 +107,23 @@ def require_fittable(net: Unraveled) -> None:
         )
 
 
+def measures_norms(net: Unraveled) -> bool:
+    """Whether a fit can have norms to measure, which runs the graph of train mode."""
+    return bool(norms_of(net.model)) and len(endings(net.sliced)) < len(net.sliced.slots)
+
+
 def with_tensors(module: Standalone, tensors: Mapping[str, Tensor]) -> Standalone:
     """A stand-alone network, into which some tensors are put."""
     module.load_state_dict(tensors, strict=False)
     return module
 
 
-def positions(net: Unraveled) -> int:
-    """Of a sample of the example: the rows that the fit of a layer has of it, at the least."""
+def positions(net: Unraveled) -> tuple[int, int]:
+    """Of a sample of the example: the rows that the fit of a layer has of it, at the least and at the most."""
     found = [(own, hint_shape(own.layer) or (1,)) for own in endings(net.sliced).values()]
-    rows = [prod(shape) // (shape[1] if own.window else shape[-1]) for own, shape in found]
-    return max(1, min(rows, default=1) // net.programs.example_batch)
+    rows = [prod(shape) // (shape[1] if own.window else shape[-1]) for own, shape in found] or [1]
+    least, most = (max(1, number // net.programs.example_batch) for number in (min(rows), max(rows)))
+    return least, most
 
 
 def fitted(
@@ -124,40 +133,81 @@ def fitted(
     strength: float,
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
-    """The new values of all that is fitted, by name: of weights and biases, or of the statistics of batch norms.
+    """The new values of all that is fitted, by name: of weights and biases, and of the statistics of batch norms.
 
     Args:
         strength: of the ridge, as a part of the mean square of a layer's inputs; statistics have the weight 1, old ones
             that of the strength.
-        progress: called with the number of samples since the last call, two passes of each, or one.
+        progress: called with the number of samples since the last call, about two passes of each.
     """
-    tensors = _layers(net, arrangement, batches, strength, progress)
-    if tensors or not norms_of(net.model):
-        return tensors
+    pieces = _pieces(net, arrangement)
+    tensors = _measured(net, arrangement, batches, strength, progress, _far(net, arrangement, pieces))
+    return {**tensors, **_layers(net, arrangement, batches, strength, progress, pieces, tensors)} if pieces else tensors
+
+
+def _measured(
+    net: Unraveled,
+    arrangement: Arrangement,
+    batches: Sequence[Batch],
+    strength: float,
+    progress: Progress | None,
+    names: Collection[str],
+) -> dict[str, Tensor]:
+    """Statistics of batch norms of some names, measured again and mixed with what they are."""
+    if not names:
+        return {}
     module = net.standalone(arrangement)
     before = {name: value.clone() for name, value in module.named_buffers() if value.is_floating_point()}
     calibrate(module, [(batch.inputs, batch.targets) for batch in batches])
     if progress:
         progress(sum(map(len, batches)))
-    for name, value in module.named_buffers():
-        if name in before and not torch.equal(value, before[name]):
-            tensors[name] = (value + strength * before[name]) / (1 + strength)
-    return tensors
+    return {
+        name: (value + strength * before[name]) / (1 + strength)
+        for name, value in module.named_buffers()
+        if name in names and name in before and not torch.equal(value, before[name])
+    }
+
+
+def _far(net: Unraveled, arrangement: Arrangement, pieces: Sequence[_Piece]) -> Collection[str]:
+    """Names of the statistics of norms whose inputs no fit brings near to what they were measured on: of kept blocks
+    behind a gap that no fitted block before it makes up for, as far as to the next fitted one; without any, all."""
+    if not pieces:
+        return {name for name, _ in net.model.named_buffers()} if measures_norms(net) else ()
+    joins, parameters = _joins(net), net.sliced.captured.parameters
+    order, found, near = list(joins), set[str](), True
+    fitted_at = {piece.slot.join.node: piece.behind for piece in pieces}
+    bridged = {own for node, last in fitted_at.items() for own in order[order.index(node) + 1 : order.index(last) + 1]}
+    for node, slots in joins.items():
+        if all(arrangement[slot.index] is None for slot in slots):
+            near = near and node in bridged
+        elif node in fitted_at:
+            near = True
+        elif not near:
+            inside = [part for slot in slots for part in net.sliced.slices[slot.place.slice]]
+            found |= {parameters[own] for part in inside for own in part.all_input_nodes if own in parameters}
+    return found
 
 
 @torch.no_grad()
 def _layers(
-    net: Unraveled, arrangement: Arrangement, batches: Sequence[Batch], strength: float, progress: Progress | None
+    net: Unraveled,
+    arrangement: Arrangement,
+    batches: Sequence[Batch],
+    strength: float,
+    progress: Progress | None,
+    pieces: Sequence[_Piece],
+    statistics: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Weights and biases, one layer after the other, each on what those before give."""
     key_of, slice_of = net.programs.keys.of, net.programs.slice_of
-    pieces, made = _pieces(net, arrangement), dict[str, Tensor]()
-    if not pieces:
-        return made
+    names, made = net.sliced.captured.parameters, dict[str, Tensor]()
     intact = _Walk(net, net.intact, batches, [key_of(piece.behind) for piece in pieces], progress)
     wanted = [key_of(node) for piece in pieces for node in (piece.ending.inputs, piece.slot.join.node)]
-    cut, names = _Walk(net, arrangement, batches, wanted, progress), net.sliced.captured.parameters
-    for piece in pieces:
+    cut = _Walk(net, arrangement, batches, wanted, progress, peeked=True)
+    for node, name in names.items():
+        if name in statistics:
+            cut.put(key_of(node), statistics[name])
+    for number, piece in enumerate(pieces):
         behind, join = key_of(piece.behind), key_of(piece.slot.join.node)
         intact.through(slice_of[behind])
         cut.through(slice_of[join] - 1)
@@ -165,6 +215,8 @@ def _layers(
         for node, tensor in _solved(piece, aims, cut, key_of, strength).items():
             cut.put(key_of(node), tensor)
             made[names[node]] = tensor
+        if all(key_of(later.behind) != behind for later in pieces[number + 1 :]):
+            intact.release(behind)
     return made
 
 
@@ -182,12 +234,18 @@ class _Piece:
     behind: Node
 
 
-def _pieces(net: Unraveled, arrangement: Arrangement) -> list[_Piece]:
-    """All that is fitted, in order: kept blocks behind, or right before, the first that is gone."""
-    joins: dict[Node, list[Slot]] = {}  # of parallel blocks one
+def _joins(net: Unraveled) -> dict[Node, list[Slot]]:
+    """The joins in order, with the blocks that meet there; of parallel ones there is one."""
+    joins: dict[Node, list[Slot]] = {}
     for slot in net.sliced.slots:
         if slot.place.parent is None:
             joins.setdefault(slot.join.node, []).append(slot)
+    return joins
+
+
+def _pieces(net: Unraveled, arrangement: Arrangement) -> list[_Piece]:
+    """All that is fitted, in order: kept blocks behind, or right before, the first that is gone."""
+    joins = _joins(net)
     following = defaultdict[Node, list[Node]](list)
     for node, slots in joins.items():
         following[slots[0].join.bypass].append(node)
@@ -218,6 +276,7 @@ class _Walk:
     Args:
         wanted: keys of values that are looked at behind their slices.
         progress: called with samples, a part of a pass of them a slice.
+        peeked: they are looked at before their slices are left behind, and not kept.
     """
 
     def __init__(
@@ -227,11 +286,14 @@ class _Walk:
         batches: Sequence[Batch],
         wanted: Sequence[int],
         progress: Progress | None,
+        *,
+        peeked: bool = False,
     ) -> None:
         self.programs = net.programs.fold(arrangement, also=wanted)
         self.bases = [net.bind(to_device(batch.inputs, net.device)) for batch in batches]
         self.states: list[dict[int, Any]] = [{} for _ in batches]
-        self.wanted, self.kept = wanted, dict[int, list[Tensor]]()  # of every batch
+        self.wanted = () if peeked else wanted
+        self.kept = dict[int, list[Tensor]]()  # of every batch
         self.done, self.progress = 0, progress
         self.share = sum(map(len, batches)) / len(self.programs)
 
@@ -245,6 +307,11 @@ class _Walk:
                     self.kept[key] = [state[key] for state in self.states]
             if self.progress:
                 self.progress(self.share)
+
+    def release(self, key: int) -> None:
+        """Keep a value no longer."""
+        self.wanted = [wanted for wanted in self.wanted if wanted != key]
+        self.kept.pop(key, None)
 
     def peek(self, batch: int, keys: Sequence[int]) -> list[Tensor]:
         """Values behind the next slice, which is not left behind by that."""
@@ -277,12 +344,13 @@ def _solved(
     most = -(-ROWS // len(aims))
     for number, aim in enumerate(aims):
         taken, value = cut.peek(number, [key_of(own.inputs), key_of(piece.slot.join.node)])
-        missing = aim.to(wide) - value.to(wide)
-        missing, rows = own.back(missing, taken, outputs, known), own.rows(taken)
-        if len(rows) > most:
-            drawn = torch.randperm(len(rows), generator=generator_for(0, "positions", number))[:most].to(rows.device)
-            missing, rows = missing[drawn], rows[drawn]
-        rows = torch.cat([rows.to(wide), torch.ones(len(rows), 1).to(missing)], 1)
+        missing = own.back(aim.to(wide) - value.to(wide), taken, outputs, known)
+        drawn = torch.arange(len(missing))
+        if len(missing) > most:
+            drawn = torch.randperm(len(missing), generator=generator_for(0, "positions", number))[:most].sort().values
+        drawn = drawn.to(missing.device)
+        rows, missing = own.rows(taken, drawn).to(wide), missing[drawn]
+        rows = torch.cat([rows, torch.ones(len(rows), 1).to(rows)], 1)
         sums += rows.T @ torch.cat([rows, missing], 1)
     if not bool(sums.isfinite().all()):
         return {}
@@ -293,12 +361,12 @@ def _solved(
         products = products - torch.outer(sums[:inputs, inputs], means[inputs + 1 :])
     ridge = strength * squares.diagonal().mean().clamp_min(torch.finfo(wide).tiny)
     change = torch.linalg.solve(squares + ridge * torch.eye(inputs).to(squares), products)
-    moved = change if own.transposed else change.T.reshape(weight.shape)
-    new = {own.weight: (weight.to(wide) + moved).to(weight)}
+    as_kept = change if own.transposed else change.T.reshape(weight.shape)
+    new = {own.weight: (weight.to(wide) + as_kept).to(weight)}
     if own.bias is not None:
-        bias, shift = known(own.bias), own.lift(means[inputs + 1 :] - means[:inputs] @ change, known)
+        bias, shift = known(own.bias), own.bias_change(means[inputs + 1 :] - means[:inputs] @ change, known)
         new[own.bias] = (bias.to(wide) + shift).to(bias)
-    return new
+    return new if all(bool(value.isfinite().all()) for value in new.values()) else {}
 
 
 def _loss(net: Unraveled, arrangement: Arrangement, tensors: Mapping[str, Tensor], batches: Sequence[Batch]) -> float:

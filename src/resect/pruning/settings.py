@@ -120,8 +120,8 @@ class HealSettings:
         distill: weight of the divergence from the intact network's outputs in the loss, 0 to 1; that of the targets has
             the rest (Hinton et al. 2015).
         temperature: by which logits are divided for it.
-        refit: fit linear layers and convolutions, or else batch norms, of what is left to what the intact network does
-            on training samples, by least squares, unless that does no good on a quarter of them
+        refit: fit linear layers and convolutions, and batch norms that these leave out, of what is left to what the
+            intact network does on training samples, by least squares, unless that does no good on a quarter of them
             (`resect.pruning.refit`).
         recalibrate: measure the statistics of batch norms again on training samples, at the end.
         recipe: what else the training is told, by the names of the options of `resect train`, before its own: a peak of

@@ -25,7 +25,7 @@ from resect.network.arrangement import Arrangement
 from resect.network.standalone import Standalone
 from resect.network.unraveled import Unraveled
 from resect.pruning.bench import Bench
-from resect.pruning.refit import ROWS, positions, refit, require_fittable, with_tensors
+from resect.pruning.refit import METHOD, ROWS, measures_norms, positions, refit, require_fittable, with_tensors
 from resect.pruning.settings import HealSettings
 from resect.seeds import generator_for, seeded
 from resect.training import loop
@@ -38,6 +38,7 @@ from resect.training.recipe import Recipe
 PASSES = 3  # a step costs about as much as so many forward passes
 MEASURED = 2048  # training samples that statistics are measured on, at the most
 _FITTED_ON = 64  # of them that layers are fitted to, at the least
+_STATES = 2**20  # positions of all of them, about, where their number does not fall below that
 _PARTS, _LEAST = 8, 4  # batches that a fit looks at, and samples, at the least
 _STRENGTH = "strength of the fit"  # where a store keeps it, beside parameters
 _HALF = (torch.bfloat16, torch.float16)
@@ -169,7 +170,7 @@ class Treatment:
                 f"`training` must be samples in any order to heal, but targets of {task.name} with {IGNORED} among "
                 "them are places in their batch. Give groups as targets, or train net.standalone(...) yourself."
             )
-        if settings.epochs or settings.recalibrate or norms_of(net.model):
+        if settings.epochs or settings.recalibrate or measures_norms(net):
             net.standalone(net.intact).train()  # says why, where it cannot
         recipe = settings.training(images=lesson.images)
         return cls(net, settings, lesson, task, recipe, objective.engine, objective.progress, checkpoints)
@@ -197,7 +198,7 @@ class Treatment:
             "arrangement": str(arrangement),
             "recipe": recipe and recipe.as_dict(every=True),
             "distilled": [own.distill, own.temperature] if own.distill else None,
-            "refit": own.refit,
+            "refit": own.refit and METHOD,
             "recalibrate": own.recalibrate,
             "seed": own.seed,
             "training": self.lesson.digest,
@@ -245,10 +246,11 @@ class Treatment:
         """The training samples that layers are fitted to."""
         example = self.net.part_of(self.net.example, slice(1))
         numbers = max(1, sum(leaf.numel() for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)))
-        rows = max(1, positions(self.net) * self.lesson.inputs[0].numel() // numbers)  # of longer samples more
-        most = min(max(ROWS // rows, _FITTED_ON), len(self.lesson), MEASURED)
-        size = min(self._batch_size, max(most // _PARTS, 2))
-        return list(batches_of(self._some(most, size), self.net, self.task))
+        # of longer samples more
+        least, most = (max(1, own * self.lesson.inputs[0].numel() // numbers) for own in positions(self.net))
+        count = min(max(ROWS // least, _FITTED_ON), max(_STATES // most, _FITTED_ON), len(self.lesson), MEASURED)
+        size = min(self._batch_size, max(count // _PARTS, 2))
+        return list(batches_of(self._some(count, size), self.net, self.task))
 
     def _some(self, most: int, size: int) -> list[tuple[Tensor, Tensor]]:
         """Training samples, drawn at random, `most` at the most, in batches of a size."""
@@ -280,11 +282,11 @@ def _require_healable(net: Unraveled, settings: HealSettings, task: Task) -> Non
     parameters = list(net.model.parameters())
     if settings.epochs and not any(parameter.requires_grad for parameter in parameters):
         raise InputError("`heal` needs parameters to train, but all of them are frozen (requires_grad=False).")
-    trains = settings.epochs or settings.recalibrate or (settings.refit and norms_of(net.model))
+    trains = settings.epochs or settings.recalibrate or (settings.refit and measures_norms(net))
     if trains and (half := next((p.dtype for p in parameters if p.dtype in _HALF), None)):
         raise InputError(
-            f"`heal` trains weights in float32 or float64, got {half}. Load it in float32; to compute in less, "
-            "give precision=bfloat16 to its recipe."
+            f"`heal` trains weights and measures batch norms in float32 or float64, got {half}. Load it in float32; to "
+            "compute in less, give precision=bfloat16 to its recipe."
         )
     if settings.refit:
         require_fittable(net)

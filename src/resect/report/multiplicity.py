@@ -54,8 +54,11 @@ def draw(record: Record, folder: Path) -> Path:
         for name in _figures(record)
     ]
     page = folder / "report.html"
+    plan = record.found["plan"]
+    idle = "learning_rate" if "learning_rates" in plan else ""  # no arm has the recipe's
+    recipe = {name: value for name, value in plan["recipe"].items() if name != idle}
     template = templates().get_template("multiplicity.html")
-    values = {"record": record, "plan": record.found["plan"], "done": done(record), "tables": tables(record)}
+    values = {"record": record, "plan": plan, "recipe": recipe, "done": done(record), "tables": tables(record)}
     write_text(page, template.render(**values, figures=shown, took=_took(record)))
     return page
 
@@ -91,7 +94,7 @@ def tables(record: Record) -> list[tuple[str, Row, list[Row]]]:
     found = [
         ("Design: what the arms share, and the number of paths in bits", designs, _rows(every["design"], _design)),
         ("At birth: mean length of the paths by energy, in blocks", births, _rows(every["design"], _birth)),
-        ("Learning rates, by the loss on held-out training images", pilot, _pilot(every.get("pilot", pd.DataFrame()))),
+        ("Learning rates, by the loss on held-out training images", pilot, _pilot(record)),
         ("Errors", errors, _rows(every["design"], _error)),
         ("Contrasts, the primary one first", contrasts, _rows(every["contrasts"], _contrast)),
         ("Slopes over the arms", slopes, _rows(every["slopes"], _slope)),
@@ -118,23 +121,18 @@ def _birth(row: dict[str, Any]) -> Row:
     return row["arm"], decimal(row["length_at_birth"]), decimal(row["length_without_start"])
 
 
-def _pilot(table: pd.DataFrame) -> list[Row]:
+def _pilot(record: Record) -> list[Row]:
     """The means over seeds of every arm and rate, and which is the arm's."""
+    table, chosen = record.tables.get("pilot", pd.DataFrame()), record.found.get("learning_rates") or {}
     if not len(table):
         return []
-    means = table.groupby(["arm", "learning_rate"], sort=False).mean().reset_index()
-    best = means.sort_values("learning_rate").groupby("arm")["loss"].idxmin()
-    return [
-        (
-            row["arm"],
-            f"{row['learning_rate']:g}",
-            decimal(row["loss"], 3),
-            part(row["error"], 2),
-            decimal(row["training_loss"], 3),
-            "chosen" if i in set(best) else "",
-        )
-        for i, row in means.sort_values(["arm", "learning_rate"]).iterrows()
-    ]
+    rows: list[Row] = []
+    for (arm, rate), own in table.groupby(["arm", "learning_rate"]):
+        means = own[["loss", "error", "training_loss"]].mean(skipna=False)
+        known = (decimal(means["loss"], 3), part(means["error"], 2), decimal(means["training_loss"], 3))
+        told = known if pd.notna(means["loss"]) else ("diverged", "", "")
+        rows.append((str(arm), f"{rate:g}", *told, "chosen" if chosen.get(str(arm)) == rate else ""))
+    return rows
 
 
 def _error(row: dict[str, Any]) -> Row:

@@ -14,11 +14,13 @@ from resect.words import count, decimal, duration, percent, plural
 def show(record: Record, console: Console) -> None:
     """Print the test error, how it was trained, and the curve."""
     asked, trained, meaning = record.asked, record.found, Meaning.of(record.found)
+    samples = plural(trained["test_samples"], "sample")
+    tested = f"{samples} of {asked['test_data']}{' that were held out of training' if asked.get('held_out') else ''}"
     say(
         console,
         f"{asked['model']}, {count(trained['parameters'])} parameters, trained on {asked['data']}: test "
-        f"{meaning.error} {meaning.value(trained['test_error'])} on {plural(trained['test_samples'], 'sample')} of "
-        f"{asked['test_data']}, {duration(record.environment['seconds'])} of training.",
+        f"{meaning.error} {meaning.value(trained['test_error'])} on {tested}, "
+        f"{duration(record.environment['seconds'])} of training.",
         f"Made by: {record.command}",
     )
     if curve := trained.get("curve"):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resect.digest import tensors_digest
-from resect.errors import CheckpointError, InputError, RunError
+from resect.errors import CheckpointError, DivergedError, InputError, RunError
 from resect.graph.outputs import IGNORED
 from resect.measuring.tasks import CLASSIFICATION, Task
 from resect.measuring.timing import synchronise
@@ -97,8 +97,8 @@ def train(
         teacher: a network whose outputs are learned, too, of a task of classes; `kept.network` must tell it.
 
     Raises:
-        InputError: the loss is no longer finite (the checkpoint keeps what was before), the recipe does not fit the
-            network or the data, or TensorBoard is asked for and not installed.
+        DivergedError: the loss is no longer finite; the checkpoint keeps what was before.
+        InputError: the recipe does not fit the network or the data, or TensorBoard is asked for and not installed.
         RunError: the checkpoint is damaged, or was made with another recipe, network or data.
     """
     with seeded(recipe.seed):
@@ -246,8 +246,8 @@ class _Training:
         except CheckpointError as error:
             raise self._diverged("weights or statistics were not finite", progress) from error
 
-    def _diverged(self, what: str, progress: Progress) -> InputError:
-        return InputError(
+    def _diverged(self, what: str, progress: Progress) -> DivergedError:
+        return DivergedError(
             f"`learning_rate` must keep the loss finite, but with {self.recipe.learning_rate} the {what} in epoch "
             f"{len(progress.curve) + 1}. Try a tenth of it, with another --out or without the checkpoint."
         )
