@@ -94,6 +94,8 @@ def test_held_out_samples_are_tested_on_and_no_test_sample(tmp_path: Path) -> No
     card = Record.read(out.with_suffix(".json"))
     assert (card.found["train_samples"], card.found["test_samples"], card.asked["held_out"]) == (44, 20, 20)
     assert "--held-out 20" in card.command
+    shown = " ".join(CliRunner().invoke(main, ["show", str(out.with_suffix(".json"))]).output.split())
+    assert "train.npz that were held out of training" in shown
     for seed in ("0", "1"):
         job = TrainJob.from_options(
             SMALL[0], out, {"data": data[1], "held_out": 20, "model": "resnet8", "seed": int(seed)}

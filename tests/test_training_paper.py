@@ -207,9 +207,10 @@ def test_trainings_side_by_side_end_with_a_process_that_is_killed(tmp_path: Path
             assert process.poll() is None
             time.sleep(0.1)
         children = psutil.Process(process.pid).children(recursive=True)
-        assert len(children) >= 2
     finally:
         process.kill()
         process.wait()
     _, alive = psutil.wait_procs(children, timeout=10)
+    for child in alive:
+        child.kill()
     assert not alive
