@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -236,6 +237,21 @@ def test_a_budget_beyond_the_network_is_refused_and_nothing_is_written(tmp_path:
         "prune", "--remove", "4", "--out", tmp_path / "run"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_what_was_refused_can_be_asked_for_in_another_way_in_the_same_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    data = np.random.default_rng(0).normal(size=(12, 1, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "few.npz", inputs=data, targets=np.arange(12) % 10)
+    heal = ["--remove", "1", "--search", "one-shot", "--no-timed", "--refit", "--out", out]
+    common = [f"npz:{tmp_path}/few.npz" if word == "digits" else word for word in COMMON]
+    refusal = CliRunner().invoke(main, ["prune", *common, *map(str, heal), "--heal-data", common[1]])
+    assert (refusal.exit_code, (out / "run.yaml").exists()) == (2, False), refusal.output
+    assert "must be samples of their own" in refusal.stderr or "the same" in refusal.stderr
+    (out / "parts").mkdir(parents=True, exist_ok=True)  # of what was done before
+    again = CliRunner().invoke(main, ["prune", *common, *map(str, heal), "--heal-data", "digits"])
+    assert again.exit_code == 0, again.output
+    assert resect.Record.read(out).asked["heal_data"] == "digits"
 
 
 def test_defaults_are_those_of_the_library() -> None:

@@ -153,7 +153,10 @@ def test_the_plan_is_there_before_the_first_training(tmp_path: Path) -> None:
         (["--learning-rates", "0.1,-1"], "`--learning-rates` must be finite and above 0, got 0.1, -1"),
         (["--learning-rates", "0.1,0.2", "--setting", "learning_rate=1"], "must leave the learning rate out"),
         (["--learning-rates", "0.1,0.2", "--pilots", "0"], "Invalid value for '--pilots'"),
-        (["--held-out", "9"], "`--held-out` is an option of learning rates that are tried. Leave it out."),
+        (
+            ["--held-out", "9"],
+            "`--held-out` is an option beside `--learning-rates`, which are not given.",
+        ),
         (["--training-free", "--pilots", "2"], "`--pilots` is of trainings, but the check trains nothing"),
         (["foo"], "unknown arm 'foo'. Arms are resnetN-bB-sS, such as resnet38-b2-s18: of depth N, with B towers"),
         (["primry"], "unknown arm 'primry'. Close: primary. "),
@@ -234,6 +237,8 @@ def test_an_arm_is_trained_with_the_rate_that_is_best_on_held_out_images(tried: 
     for file in tried.glob("networks/*-s?-seed?.json"):
         card = resect.Record.read(file)
         assert card.asked["recipe"]["learning_rate"] == best[card.asked["model"].removeprefix("resect:")]
+    ends = [warning for warning in record.warnings if "learning rate that was tried" in warning]
+    assert len(ends) == 2  # of two rates, one is the lowest and one the highest
     page = faces.draw(record, tried).read_text(encoding="utf-8")
     assert page.count("<td>chosen</td>") == 2
     assert "learning_rate 0.1" not in page  # which no arm was trained with
@@ -270,8 +275,10 @@ def test_a_rate_that_diverges_is_not_chosen(at_once: int, tmp_path: Path) -> Non
     assert list(record.tables["pilot"].set_index("learning_rate")["loss"].isna()) == [False, False, True, True]
     assert faces.draw(record, tmp_path / "run").read_text(encoding="utf-8").count("<td>diverged</td>") == 2
     hopeless = {**options, "learning_rates": (1e29, 1e30)}
-    with pytest.raises(resect.RunError, match=f"{ARMS[0]} diverged with every learning rate"):
+    with pytest.raises(resect.RunError, match=f"{ARMS[0]} and {ARMS[1]} diverged with every learning rate"):
         resect.multiplicity("digits", *ARMS, out=tmp_path / "other", trainings=4, at_once=at_once, **hopeless)
+    said = resect.multiplicity("digits", *ARMS, out=tmp_path / "third", trainings=0, **options).found["summary"]
+    assert said.startswith("0 of 4 trainings that choose the learning rates are over. Nothing can be said yet")
 
 
 def test_too_many_held_out_images_are_refused_before_a_plan_is_written(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def kept(out: Path | None) -> str:
     if out is None:
         return "Nothing is kept; in a run folder, --out RUN, the same command would go on where it stopped."
     pieces = [*out.rglob("parts/*.npz"), *out.rglob("networks/*.safetensors")]  # of its own, and of runs inside it
-    trainings = list(out.rglob("networks/*.checkpoint"))
+    trainings = [*out.rglob("networks/*.checkpoint"), *out.rglob("networks/*.diverged.json")]
     if not pieces and not trainings:
         return "No piece of work was finished, so nothing is kept: the same command starts anew."
     kept = plural(len(pieces) + len(trainings), "finished piece")

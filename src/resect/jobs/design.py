@@ -165,7 +165,11 @@ class MultiplicityAsked(Asked):
 
     def idle(self) -> dict[str, str]:
         """The options that mean nothing beside the others, and what they are options of."""
-        return {} if self.learning_rates else dict.fromkeys(("held_out", "pilots"), "of learning rates that are tried")
+        return (
+            {}
+            if self.learning_rates
+            else dict.fromkeys(("held_out", "pilots"), "beside `learning_rates`, which are not given")
+        )
 
     @cached_property
     def design(self) -> tuple[Arm, ...]:

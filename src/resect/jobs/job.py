@@ -15,7 +15,7 @@ import pandas as pd
 
 from resect.data.samples import SampleSet
 from resect.engines.local import Local
-from resect.errors import DoubtfulWarning
+from resect.errors import DivergedError, DoubtfulWarning, InputError
 from resect.jobs.asked import Asked
 from resect.jobs.environment import environment
 from resect.jobs.source import Source
@@ -92,7 +92,13 @@ class Job(Asked, ABC):
     def run_in(self, lab: Lab) -> Record:
         """The same, in a lab."""
         with lab.folder.locked() if lab.folder else nullcontext():
-            return self._run(lab)
+            new = lab.folder is not None and not lab.folder.begun
+            try:
+                return self._run(lab)
+            except InputError as error:
+                if lab.folder and new and not isinstance(error, DivergedError):
+                    lab.folder.give_up()
+                raise
 
     def _run(self, lab: Lab) -> Record:
         started = time.perf_counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, nan
+from math import nan
 from pathlib import Path
 
 import numpy as np
@@ -55,26 +55,31 @@ class Pilot:
         return pd.DataFrame(rows, columns=[*_COLUMNS])
 
     def chosen(self) -> dict[str, float] | None:
-        """The learning rate of each arm, of equals the lower; none if nothing is tried, None until all are over.
+        """The learning rate of each arm, of equals the lower; none if nothing is tried, None until all are over and
+        where an arm diverged with every rate.
 
         Raises:
-            RunError: what was kept is damaged, or all that was tried on an arm diverged.
+            RunError: what was kept is damaged.
         """
         if self.file.exists():
             return self._kept()
         table = self.table()
-        if len(table) < len(self.jobs):
+        if len(table) < len(self.jobs) or self.hopeless(table):
             return None
         rates, tried = {}, sorted({rate for _, _, rate in self.jobs})
         for arm, own in table.groupby("arm"):
             losses = [own.loc[own["learning_rate"] == rate, "loss"].mean(skipna=False) for rate in tried]
-            losses = [inf if np.isnan(loss) else loss for loss in losses]
-            if min(losses) == inf:
-                raise RunError(f"{arm} diverged with every learning rate. Try lower ones, with another --out.")
-            rates[str(arm)] = tried[int(np.argmin(losses))]
+            rates[str(arm)] = tried[int(np.nanargmin(losses))]
         if rates:
             write_text(self.file, json.dumps(rates, indent=2) + "\n")
         return rates
+
+    def hopeless(self, table: pd.DataFrame) -> list[str]:
+        """The arms that diverged with every rate that was tried, by the table; with one seed of each is enough."""
+        lost = table[table["loss"].isna()].groupby("arm")["learning_rate"].nunique()
+        return [
+            str(arm) for arm in dict.fromkeys(table["arm"]) if lost.get(arm, 0) == len({r for _, _, r in self.jobs})
+        ]
 
     def _kept(self) -> dict[str, float]:
         arms, tried = {arm.name for arm, _, _ in self.jobs}, {rate for _, _, rate in self.jobs}

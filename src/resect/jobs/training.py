@@ -99,7 +99,8 @@ def require_held_out(samples: SampleSet, count: int) -> None:
     """Raise InputError unless samples to train on are left beside those that are held out."""
     if count > len(samples) - 2:
         raise InputError(
-            f"`held_out` must leave two samples to train on, but {samples.name} has {len(samples):,}, got {count:,}."
+            f"`held_out` must leave two samples to train on, but {samples.name} has {len(samples):,}, got {count:,}. "
+            f"Give fewer; a tenth is {max(1, len(samples) // 10)}."
         )
 
 

@@ -36,6 +36,11 @@ def rows(table: pd.DataFrame, meaning: Meaning) -> list[list[str]]:
 
 def sentence(found: Mapping[str, Any], meaning: Meaning) -> str:
     """How it was healed, what is left of the harm, and whether the order turned."""
+    if found["refit"] and found["strength"] is None and not found["epochs"] and not found["recalibrate"]:
+        return (
+            "Not healed: on samples that were held back no fit to the intact network was better than none, so that the "
+            "network stays as it was cut."
+        )
     said = (
         f"{_how(found)}, the {meaning.name} is {meaning.value(found['healed'])} instead of "
         f"{meaning.value(found['cut'])}, a change of {_change(found, 'gain', meaning, meaning.points)}, on "

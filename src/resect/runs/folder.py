@@ -24,7 +24,7 @@ from resect.runs import lock
 from resect.runs.older import refuse_older
 from resect.runs.record import SCHEMA, Record, finished, plain
 
-CONFIGURATION = "run.yaml"
+CONFIGURATION, _PIECES = "run.yaml", "parts"
 
 
 class RunFolder:
@@ -53,7 +53,7 @@ class RunFolder:
         elif (
             path.exists()
             and not (path / also).exists()
-            and any(file.suffix not in (".tmp", ".lock") for file in path.iterdir())
+            and any(file.suffix not in (".tmp", ".lock") and file.name != _PIECES for file in path.iterdir())
         ):
             raise RunError(f"{path} must be a run folder or an empty one, but holds other files. Choose another --out.")
         existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
@@ -73,7 +73,16 @@ class RunFolder:
         file = self.path / CONFIGURATION
         if not file.exists():
             write_text(file, yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True))
-        (self.path / "parts").mkdir(exist_ok=True)
+        (self.path / _PIECES).mkdir(exist_ok=True)
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has the configuration of a run."""
+        return (self.path / CONFIGURATION).exists()
+
+    def give_up(self) -> None:
+        """Forget what was asked for, as it cannot be done. Pieces that are done stay, for what is asked for next."""
+        (self.path / CONFIGURATION).unlink(missing_ok=True)
 
     def _check_same(self, file: Path) -> None:
         try:
@@ -112,7 +121,7 @@ class RunFolder:
             np.savez(file, allow_pickle=False, **arrays)
 
     def _part(self, key: Mapping[str, Any]) -> Path:
-        return self.path / "parts" / f"{key_digest(key)}.npz"
+        return self.path / _PIECES / f"{key_digest(key)}.npz"
 
     def finished(self, made_of: Mapping[str, Any]) -> Record | None:
         """The record of this run if it is over.

@@ -106,7 +106,8 @@ def require_gone(
                 raise ExportError(
                     f"{kind} cannot express this network: without the blocks of layer {i} of {entry.path} it still "
                     f"reads {name}, as where a projection or a normalisation stands on the skip, or later layers "
-                    f"share keys and values. {other_ways(kind)}"
+                    f"share keys and values. A search keeps to what {kind} can express with --fits {kind}. "
+                    f"{other_ways(kind)}"
                 )
 
 

@@ -68,7 +68,7 @@ def write_resect(net: Unraveled, arrangement: Arrangement, path: Path, origin: O
         "command": origin.command,
     }
     save_weights(new.model, path, metadata={CARD: json.dumps(card)})
-    return (f"It is {new.spec}, with this file as --checkpoint.",)
+    return (f"It is {new.spec}, with this file as --checkpoint; `resect evaluate` takes SPEC@FILE.",)
 
 
 def prove_resect(net: Unraveled, arrangement: Arrangement, path: Path) -> Proof:
