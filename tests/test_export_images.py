@@ -43,7 +43,10 @@ def refused(net: resect.Unraveled, arrangement: resect.Arrangement, target: str)
 def test_uneven_stages_have_a_spec_that_loads_the_file(net: resect.Unraveled, tmp_path: Path) -> None:
     file, arrangement = tmp_path / "small.safetensors", net.intact.without(1, 2, 5)
     done = resect.export(net, arrangement, f"resect:{file}")
-    assert (done.difference, done.notes) == (0, ("It is resect:resnet1.2.3-w4, with this file as --checkpoint.",))
+    assert (done.difference, done.notes) == (
+        0,
+        ("It is resect:resnet1.2.3-w4, with this file as --checkpoint; `resect evaluate` takes SPEC@FILE.",),
+    )
     loaded = resect.load_model("resect:resnet1.2.3-w4", checkpoint=file)
     images = torch.randn(3, *net.example.shape[1:])
     with torch.no_grad():
@@ -82,7 +85,7 @@ def test_every_form_of_a_spec_says_a_shorter_network(
 ) -> None:
     net = unraveled(model)
     done = resect.export(net, without(net, *gone), f"resect:{tmp_path / 'a.safetensors'}")
-    assert done.notes == (f"It is resect:{spec}, with this file as --checkpoint.",)
+    assert done.notes == (f"It is resect:{spec}, with this file as --checkpoint; `resect evaluate` takes SPEC@FILE.",)
     assert done.difference == 0
 
 
