@@ -245,7 +245,10 @@ def test_what_means_nothing_is_refused(tmp_path: Path) -> None:
     network = ["resect:resnet8", "--model-arg", "width=4", "--quiet"]
     for options, said in (
         (["--remove", "1", "--distill", "0.5"], "`--distill` is an option of a training, but `--heal` is not given"),
-        (["--remove", "1", "--candidates", "2"], "`--candidates` is an option of healing, which is not asked for"),
+        (
+            ["--remove", "1", "--candidates", "2"],
+            "`--candidates` is an option of healing, which `--heal`, `--refit` or `--recalibrate` asks for",
+        ),
         (["--remove", "1", "--heal", "1", "--temperature", "3"], "of distillation, but `--distill` is 0"),
         (["--without", "1", "--heal", "1", "--candidates", "2"], "`--candidates` is an option of a search"),
         (["--remove", "1", "--heal", "1", "--heal-setting", "epochs=3"], "`--heal-setting` must be one of batch_size"),

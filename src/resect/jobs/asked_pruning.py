@@ -145,7 +145,9 @@ class PruneAsked(Asked):
         if self.heal is None:
             idle |= dict.fromkeys(("heal_settings", "distill"), "of a training, but `heal` is not given")
         if self.healing() is None:
-            idle |= dict.fromkeys(("heal_data", "candidates"), "of healing, which is not asked for")
+            idle |= dict.fromkeys(
+                ("heal_data", "candidates"), "of healing, which `heal`, `refit` or `recalibrate` asks for"
+            )
         if not self.distill:
             idle["temperature"] = "of distillation, but `distill` is 0"
         if self.source.module is not None or self.source.batch_dim:

@@ -83,7 +83,8 @@ class Lesson:
         if lost > len(new) / 2:
             raise DataError(
                 f"`training` must be other samples than those that choose and judge, but {lost:,} of {len(new):,} are "
-                "the same. Give samples of their own (--heal-data DATA)."
+                "the same. Give samples of their own (--heal-data DATA); a spec with split= has those of that split "
+                "alone."
             )
         return cls(inputs[new], targets[new], lost) if lost else cls(inputs, targets, 0)
 
