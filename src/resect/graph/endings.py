@@ -74,7 +74,7 @@ class Ending:
         """(N, I) of some positions, numbers that rise, among all of a batch."""
         if self.window is None:
             return inputs.reshape(-1, inputs.shape[-1])[positions]
-        parts, begun, places = [], 0, 1
+        parts, begun = [], 0
         for some in torch.split(inputs, max(1, _SEEN // (inputs[0].numel() * prod(self.window.kernel)))):
             columns = self.window.columns(some)
             places = columns.shape[1]
@@ -185,7 +185,12 @@ def _varies_along_outputs(ending: Ending) -> bool:
         if move in ending.scales:
             factor = hint_shape(ending.scales[move]) or ()
             alone = [1] * (len(shape) - place - 1)
-            if prod(factor) != 1 and (prod(factor) != outputs or [*factor][place - len(shape) :] != [outputs, *alone]):
+            along = (
+                shape[place : place + 1] == (outputs,)
+                and prod(factor) == outputs
+                and [*factor][place - len(shape) :] == [outputs, *alone]
+            )
+            if prod(factor) != 1 and not along:
                 return False
         if op_name(move) == _NORM and (place != 1 or shape[1:2] != (outputs,)):
             return False
