@@ -76,13 +76,9 @@ def multiplicity(
     def seen(record: Record) -> None:
         draw(record, out)
         found = record.found
-        over = (
-            ""
-            if "learning_rates" in found and not found["learning_rates"]
-            else f"{found['trained']} of {found['planned']} "
-        )
-        done = f"{over}trainings are over. {found['summary']}" if over else found["summary"]
-        console(stderr=True).print(done, soft_wrap=True, highlight=False)
+        chosen = found.get("learning_rates", {}) is not None
+        over = f"{found['trained']} of {found['planned']} trainings are over. " if chosen else ""
+        console(stderr=True).print(over + found["summary"], soft_wrap=True, highlight=False)
 
     when_interrupted(lambda: kept(out))
     with progress_bars(quiet) as track:

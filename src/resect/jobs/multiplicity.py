@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from resect.jobs.fit import placed, require_fit
 from resect.jobs.job import Advance, Answer, Job, Lab, Track, silent
 from resect.jobs.mediators import MEASURES, TrainedPaths, columns_of, mediation, paths_file
 from resect.jobs.outcomes import ImageOutcomes, kept_outcomes, outcomes_file, training_digest
-from resect.jobs.pilot import Pilot, card_of
+from resect.jobs.pilot import Pilot, card_of, said_hopeless
 from resect.jobs.plan import plan_of
 from resect.jobs.together import train_here, train_together
 from resect.jobs.train import TrainJob, shown
@@ -103,13 +102,11 @@ class MultiplicityJob(MultiplicityAsked, Job):
 
         pilots = pilot.missing()[:trainings]
         train(pilots, pilot.diverged)
-        if hopeless := pilot.hopeless(pilot.table()):
+        if pilots:
             seen(compare(out, silent))
-            raise RunError(f"{_hopeless(hopeless)} Try lower ones, with another --out.")
+        pilot.keep()
         if pilot.chosen() is not None:
             missing = [pair for pair in self.trainings if not self._card(lab.folder, *pair)]
-            if pilots and missing:
-                seen(compare(out, silent))
             left = None if trainings is None else trainings - len(pilots)
             train([self._job(lab.folder, *pair) for pair in missing[:left]])
         return compare(out, track)
@@ -198,7 +195,7 @@ class MultiplicityJob(MultiplicityAsked, Job):
                 all_pilots = len(self.pilot_trainings)
                 said = f"{len(subject.pilot)} of {all_pilots} trainings that choose the learning rates are over."
                 hopeless = self._pilot(lab.folder).hopeless(subject.pilot)
-                found["summary"] = f"{said} {_hopeless(hopeless) if hopeless else found['summary']}"
+                found["summary"] = f"{said} {said_hopeless(hopeless) if hopeless else found['summary']}"
         trained = _trainings(subject.cards, outcomes, subject.paths)
         engine = lab.engine if outcomes else None  # the paths at birth take a capture: once a training is over
         design = pd.DataFrame([born(arm, subject.samples, self.source.seed, engine) for arm in self.design])
@@ -211,28 +208,14 @@ class MultiplicityJob(MultiplicityAsked, Job):
         tables["mediation"] = mediation(trained, pairs, seeds) if seeds else pd.DataFrame()
         if self.learning_rates:
             tables["pilot"] = subject.pilot
-        doubts = self._doubts(trained, subject.samples), self._at_edges(found.get("learning_rates") or {})
-        return Answer(found, tables, tuple(chain(*doubts)))
+        doubts = self._doubts(trained, subject.samples) + self._pilot(lab.folder).at_edges()
+        return Answer(found, tables, doubts)
 
     def _doubts(self, trained: pd.DataFrame, samples: SampleSet) -> tuple[str, ...]:
         """One sentence for each arm whose networks, as trained, are no better than chance."""
         errors = trained.groupby("arm", sort=False)["error"].mean()
         said = [doubt for arm, error in errors.items() for doubt in at_chance(str(arm), error, samples, random=True)]
         return tuple(f"{doubt} Train the arms longer, with --setting epochs=N." for doubt in said)
-
-    def _at_edges(self, chosen: Mapping[str, float]) -> tuple[str, ...]:
-        """One sentence for each arm whose learning rate is the lowest or the highest that was tried."""
-        ends = (
-            {self.learning_rates[0]: ("lowest", "lower"), self.learning_rates[-1]: ("highest", "higher")}
-            if chosen
-            else {}
-        )
-        return tuple(
-            f"The {ends[rate][0]} learning rate that was tried, {rate:g}, is the best for {arm}: {ends[rate][1]} ones "
-            "may be better."
-            for arm, rate in chosen.items()
-            if rate in ends
-        )
 
     def _compared(self, wrong: np.ndarray) -> tuple[list[Verdict], list[Slope]]:
         """Contrasts and slopes of (A, R, N), whether each arm errs with each seed on each image."""
@@ -347,10 +330,6 @@ class _Trained:
         networks = [own.weights for own in self.outcomes.values()]
         pilot = {"pilot": len(self.pilot)} if len(self.pilot) else {}
         return {"samples": self.samples.digest(), "networks": networks, "paths": sorted(map(str, self.paths)), **pilot}
-
-
-def _hopeless(arms: Sequence[str]) -> str:
-    return f"{' and '.join(arms)} diverged with every learning rate."
 
 
 def _interval(values: np.ndarray) -> tuple[float, float, float]:

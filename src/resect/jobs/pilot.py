@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -70,9 +70,28 @@ class Pilot:
         for arm, own in table.groupby("arm"):
             losses = [own.loc[own["learning_rate"] == rate, "loss"].mean(skipna=False) for rate in tried]
             rates[str(arm)] = tried[int(np.nanargmin(losses))]
-        if rates:
-            write_text(self.file, json.dumps(rates, indent=2) + "\n")
         return rates
+
+    def keep(self) -> None:
+        """Write down what was chosen, once it is.
+
+        Raises:
+            RunError: an arm diverged with every rate.
+        """
+        if lost := self.hopeless(self.table()):
+            raise RunError(f"{said_hopeless(lost)} Try lower ones, with another --out.")
+        if not self.file.exists() and (rates := self.chosen()):
+            write_text(self.file, json.dumps(rates, indent=2) + "\n")
+
+    def at_edges(self) -> tuple[str, ...]:
+        """One sentence for each arm whose rate is the lowest or the highest that was tried."""
+        tried = sorted({rate for _, _, rate in self.jobs})
+        said = "The {} learning rate that was tried, {:g}, is the best for {}: {} ones may be better."
+        return tuple(
+            said.format(*(("lowest", rate, arm, "lower") if rate == tried[0] else ("highest", rate, arm, "higher")))
+            for arm, rate in (self.chosen() or {}).items()
+            if rate in (tried[0], tried[-1])
+        )
 
     def hopeless(self, table: pd.DataFrame) -> list[str]:
         """The arms that diverged with every rate that was tried, by the table; with one seed of each is enough."""
@@ -93,6 +112,11 @@ class Pilot:
             f"{self.file} is damaged or of another experiment. Take it from a copy, or delete it to have the rates "
             "chosen again."
         )
+
+
+def said_hopeless(arms: Sequence[str]) -> str:
+    """That some arms have no rate."""
+    return f"{' and '.join(arms)} diverged with every learning rate."
 
 
 def card_of(job: TrainJob, proof: Path) -> Record | None:

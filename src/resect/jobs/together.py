@@ -55,9 +55,15 @@ def train_together(
     for process in processes:
         process.start()
     failed: dict[int, str] = {}
-    lost: set[int] = set()
+
+    def fails(i: int, said: str, lost: bool) -> None:
+        if lost and diverged:
+            diverged(jobs[i])
+        else:
+            failed[i] = said
+
     try:
-        _listen(processes, watches, told, failed, lost)
+        _listen(processes, watches, told, fails)
     finally:
         for process in processes:
             process.terminate()
@@ -68,16 +74,12 @@ def train_together(
     for i, process in enumerate(processes):
         if process.exitcode:
             failed.setdefault(i, f"its process ended with status {process.exitcode}.")
-    if diverged:
-        for i in lost:
-            diverged(jobs[i])
-            del failed[i]
     if failed:
         raise RunError(" ".join(f"{jobs[i].out} is not trained: {said}" for i, said in sorted(failed.items())))
 
 
 def _listen(
-    processes: Sequence[SpawnProcess], watches: Sequence[Watch], told: Any, failed: dict[int, str], lost: set[int]
+    processes: Sequence[SpawnProcess], watches: Sequence[Watch], told: Any, fails: Callable[[int, str, bool], None]
 ) -> None:
     """Hand on what the trainings tell until all have ended."""
     over = False
@@ -90,8 +92,7 @@ def _listen(
             over = not any(process.is_alive() for process in processes)  # and once more, for its last words
             continue
         if what == "failed":
-            failed[i], diverged = values
-            lost |= {i} if diverged else set()
+            fails(i, *values)
         else:
             getattr(watches[i], what)(*values)
 
