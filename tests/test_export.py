@@ -148,11 +148,31 @@ def test_the_command_line_exports_a_model_and_what_a_run_removed(stored: Path, t
         (["resect:resnet8", "--plan", "none.yaml", "hf:x"], "the plan none.yaml cannot be read: No such file"),
         (["resect:resnet8", "--without", "1", "pth:x"], "`KIND:PATH` must be one of hf:PATH,"),
         (["resnet8", "--without", "1", "hf:x"], "unknown model spec 'resnet8'. Did you mean resect:resnet8?"),
+        (["runs/none", "hf:x"], "'runs/none' must be the folder of a finished run, or a model spec such as resect:"),
+        (["tests", "hf:x"], "'tests' must be the folder of a finished run, or a model spec such as resect:resnet110, "),
+        (
+            ["resect:resnet8", "--without", "1", "torch:x.onnx"],
+            "torch writes a .pt2 file, but x.onnx is called like a file of onnx. Give torch:x.pt2, or onnx:x.onnx.",
+        ),
+        (
+            ["resect:resnet8", "--without", "1", "hf:x.safetensors"],
+            "hf writes a folder, but x.safetensors is called like a file of resect. Give hf:x, or resect:x.safet",
+        ),
     ],
 )
 def test_the_command_line_says_what_is_wrong(arguments: list[str], said: str) -> None:
     done = run(*arguments)
     assert (done.exit_code, said in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.output
+
+
+@pytest.mark.slow
+def test_what_was_written_is_said_beside_all_that_was_refused(tmp_path: Path) -> None:
+    targets = [f"resect:{tmp_path / 'a'}", f"torch:{tmp_path / 'net.pt2'}", f"resect:{tmp_path / 'b'}"]
+    done = run("resect:resnet8", "--without", "1", *targets, "--model-arg", "width=4")
+    assert done.exit_code == 2
+    assert done.stderr.count("resect cannot express this network: ") == 2
+    assert f"Written: {tmp_path / 'net.pt2'}." in done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["net.pt2"]
 
 
 @pytest.mark.slow

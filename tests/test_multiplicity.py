@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections import defaultdict
+from collections.abc import Callable
 from math import log2
 from pathlib import Path
 
@@ -270,7 +272,14 @@ def test_what_was_chosen_is_kept_when_its_trainings_are_not(tried: Path, tmp_pat
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_a_rate_that_diverges_is_not_chosen(at_once: int, tmp_path: Path) -> None:
     options = {**OPTIONS, "learning_rates": (0.01, 1e30), "held_out": 1000, "pilots": 1}
-    record = resect.multiplicity("digits", *ARMS, out=tmp_path / "run", trainings=4, at_once=at_once, **options)
+    bars: dict[str, float] = defaultdict(float)
+
+    def track(what: str, total: float) -> Callable[[float], None]:
+        return lambda amount: bars.__setitem__(what, bars[what] + amount / total)
+
+    job = MultiplicityJob.of("digits", ARMS, options)
+    record = job.run(tmp_path / "run", track, trainings=4, at_once=at_once)
+    assert bars["trainings"] == pytest.approx(1)
     assert set(record.found["learning_rates"].values()) == {0.01}
     assert list(record.tables["pilot"].set_index("learning_rate")["loss"].isna()) == [False, False, True, True]
     assert faces.draw(record, tmp_path / "run").read_text(encoding="utf-8").count("<td>diverged</td>") == 2

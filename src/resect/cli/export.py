@@ -62,7 +62,7 @@ def exported(asked: ExportAsked, targets: Sequence[str], *, quiet: bool) -> Iter
     """Write a network in one format after the other.
 
     Raises:
-        ExportError: a format cannot hold it; the others are written first.
+        ExportError: some formats cannot hold it; the others are written first, which it says.
     """
     from resect.pruning.export.formats import export as write
 
@@ -71,6 +71,7 @@ def exported(asked: ExportAsked, targets: Sequence[str], *, quiet: bool) -> Iter
     net = asked.network()
     when_interrupted(lambda: "What was being written is thrown away.")
     refused: list[ExportError] = []
+    written: list[Path] = []
     for target in targets:
         try:
             with progress_bars(quiet) as track:
@@ -78,11 +79,13 @@ def exported(asked: ExportAsked, targets: Sequence[str], *, quiet: bool) -> Iter
         except ExportError as error:
             refused.append(error)
             continue
+        written.append(done.path)
         yield done
         if not quiet:
             wrote(done.path)
     if refused:
-        raise refused[0]
+        kept = f" Written: {', '.join(map(str, written))}." if written else ""
+        raise ExportError(" ".join(map(str, refused)) + kept) from refused[0]
 
 
 def say(done: Exported) -> None:

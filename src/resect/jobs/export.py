@@ -52,6 +52,7 @@ class ExportAsked:
             InputError: nothing says what goes, or two things do.
             ExportError: a target cannot hold the healed weights of a run.
         """
+        _require_subject(subject)
         record = Record.read(subject) if finished(Path(subject)) else None
         own = {name: options[name] for name in ("without", "arrangement", "plan") if name in options}
         healed = _healed(record, Path(subject), own, targets)
@@ -100,6 +101,15 @@ class ExportAsked:
             return dict(kept)
         asked = None if source.normalize in (None, "card") else Normalization.parse(str(source.normalize))
         return kept_of(asked or source.card())
+
+
+def _require_subject(subject: str) -> None:
+    """Raise InputError for what can be neither a run nor a model: a path, where there is no run that is over."""
+    if ":" not in subject and not finished(folder := Path(subject)) and (folder.exists() or folder.name != subject):
+        why = "holds no finished run" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+        raise InputError(
+            f"{subject!r} must be the folder of a finished run, or a model spec such as resect:resnet110, but {why}."
+        )
 
 
 def _healed(record: Record | None, folder: Path, own: Mapping[str, Any], targets: tuple[str, ...]) -> Path | None:

@@ -89,16 +89,23 @@ class MultiplicityJob(MultiplicityAsked, Job):
         compare, pilot = super().run, self._pilot(lab.folder)
 
         def train(jobs: Sequence[TrainJob], diverged: Callable[[TrainJob], None] | None = None) -> None:
-            bar = track("trainings", len(jobs)) if jobs else silent("", 0)
+            bar, done = track("trainings", len(jobs)) if jobs else silent("", 0), 0.0
+
+            def share(part: float) -> None:
+                nonlocal done
+                done += part
+                bar(part)
+
             for first in range(0, len(jobs), at_once):
                 if first:
                     seen(compare(out, silent))
                 group = jobs[first : first + at_once]
-                watches = [shown(track, job.out.stem, bar) for job in group]
+                watches = [shown(track, job.out.stem, share) for job in group]
                 if at_once == 1:
                     train_here(group[0], watches[0], diverged)
                 else:
                     train_together(group, watches, at_once, diverged)
+                share(first + len(group) - done)  # what is left of one that diverged
 
         pilots = pilot.missing()[:trainings]
         train(pilots, pilot.diverged)

@@ -132,7 +132,9 @@ def draw(record: Record, folder: Path) -> Path:
     write_text(folder / PLAN, plan_text(record))
     page = folder / "report.html"
     headings, rows = front(record)
-    shown = [_shown(file) for file in (place / f"{name}.png" for name in _figures(record)) if file.exists()]
+    titles = _TITLES | ({"front": f"{_TITLES['front']}, before healing"} if "healing" in record.tables else {})
+    files = (place / f"{name}.png" for name in _figures(record))
+    shown = [_shown(file, titles[file.stem]) for file in files if file.exists()]
     values: dict[str, Any] = {"record": record, "found": record.found, "headings": headings, "rows": rows}
     table = record.tables.get("generation")
     healed = "healing" in record.tables
@@ -149,20 +151,20 @@ def _figures(record: Record) -> Figures:
     table, rate = record.tables["front"], meaning.rate and bool(meaning.error)
     budget = found["budget"] if found["budget"] in table else "remove"
     named = {"name": meaning.name, "budget": budget, "unit": found["unit"]}
-    figures: dict[str, Any] = {
+    figures: dict[str, Any] = {}
+    if "healing" in record.tables:  # the result; what follows is the network as it was cut
+        intact = found["healing"]["intact"]
+        figures["healing"] = partial(healing, record.tables["healing"], intact, None, name=meaning.name, rate=rate)
+    return figures | {
         "front": partial(pruning.front, table, found["intact"], None, rate=rate, **named),
         "units": partial(pruning.units, record.tables["units"], found["unit"]),
     }
-    if "healing" in record.tables:
-        intact = found["healing"]["intact"]
-        figures["healing"] = partial(healing, record.tables["healing"], intact, None, name=meaning.name, rate=rate)
-    return figures
 
 
-def _shown(file: Path) -> dict[str, str]:
+def _shown(file: Path, title: str) -> dict[str, str]:
     """What a page shows of a figure."""
     source = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
-    return {"name": file.stem, "title": _TITLES[file.stem], "source": source, "what": "", "meaning": _ABOUT[file.stem]}
+    return {"name": file.stem, "title": title, "source": source, "what": "", "meaning": _ABOUT[file.stem]}
 
 
 def _tiles(record: Record) -> Iterator[tuple[str, str]]:

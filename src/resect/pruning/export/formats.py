@@ -51,6 +51,7 @@ class Format:
         models: the kind of spec of the only models that it can hold; None for those of any kind.
         needs: packages, and the extra of resect that brings them.
         recipe: it holds no weights, but says what another tool takes out of a checkpoint that is there.
+        suffixes: of a file, those by which it is known, the usual one first.
     """
 
     said: str
@@ -61,6 +62,7 @@ class Format:
     models: str | None = None
     needs: Needs = Needs("", ())
     recipe: bool = False
+    suffixes: tuple[str, ...] = ()
 
     @property
     def folder(self) -> bool:
@@ -114,12 +116,14 @@ FORMATS = {
         resect_models.write_resect,
         resect_models.prove_resect,
         models="resect",
+        suffixes=(".safetensors",),
     ),
     "torch": Format(
         "the stand-alone network as an archive of torch.export",
         lambda net, arrangement: None,
         _alike(programs.write_torch),
         programs.prove_torch,
+        suffixes=(".pt2",),
     ),
     "onnx": Format(
         "the stand-alone network as ONNX",
@@ -127,6 +131,7 @@ FORMATS = {
         _alike(programs.write_onnx),
         programs.prove_onnx,
         needs=Needs("onnx", ("onnx", "onnxscript", "onnxruntime")),
+        suffixes=(".onnx",),
     ),
     "mergekit": Format(
         "a passthrough recipe of mergekit",
@@ -135,6 +140,7 @@ FORMATS = {
         recipes.prove_recipe,
         models="hf",
         recipe=True,
+        suffixes=(".yaml", ".yml"),
     ),
     "gguf-layers": Format(
         "the numbers for llama-quantize --prune-layers",
@@ -143,6 +149,7 @@ FORMATS = {
         recipes.prove_recipe,
         models="hf",
         recipe=True,
+        suffixes=(".txt",),
     ),
 }
 """What can be written, by its kind."""
@@ -222,9 +229,11 @@ def require_target(target: str, model: str | None = None) -> None:
         model: the spec of the network; what a factory returns is not known yet.
 
     Raises:
-        ExportError: it is none, something lies there, a package is missing, or it can never hold such a model.
+        ExportError: it is none, something lies there, it is called like another format's file, a package is missing,
+            or it can never hold such a model.
     """
     kind, path = parsed(target)
+    _require_named(kind, path)
     _require_free(kind, path)
     form, own = FORMATS[kind], model.partition(":")[0] if model else "py"
     if missing := [name for name in form.needs.packages if find_spec(name) is None]:
@@ -276,6 +285,18 @@ def parsed(target: str) -> tuple[str, Path]:
         known = ", ".join(f"{name}:PATH" for name in FORMATS)
         raise ExportError(f"`target` must be one of {known}, got {target!r}.{closest(kind, FORMATS) if colon else ''}")
     return kind, Path(rest)
+
+
+def _require_named(kind: str, path: Path) -> None:
+    """Raise ExportError if a path has the suffix of another format's files, as others would take it for one."""
+    form, suffix = FORMATS[kind], path.suffix.lower()
+    other = next((name for name, other in FORMATS.items() if suffix in other.suffixes), kind)
+    if other != kind:
+        own = form.suffixes[0] if form.suffixes else ""
+        raise ExportError(
+            f"{kind} writes a {f'{own} file' if own else 'folder'}, but {path} is called like a file of {other}. Give "
+            f"{kind}:{path.with_suffix(own)}, or {other}:{path}."
+        )
 
 
 def _require_free(kind: str, path: Path) -> None:
