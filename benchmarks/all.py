@@ -32,10 +32,10 @@ the others at a budget is the one with the least error on the samples that judge
 is equal, the two mostly remove the same blocks. The first batch of evolution is not that of the hardest samples, as it
 is in `resect prune`. Lines of networks that are refitted (`resect prune --refit`, here on the samples that choose): in
 brackets how much more that is than of `exchange` refitted, and the seconds of the fit. A quarter of the batches says
-whether a fit does any good; the pairs of MiniLM are one batch, so that nothing is fitted there. On ResNet-110 256
-images choose: with 64, as before, on the same network, `exchange` had the least divergence of all on those images
-(0.194 without 18 blocks, EvoPress 0.211), and on the 1,000 others 21.0 % (EvoPress 15.8, a difference of 5.2 points,
-3.1 to 7.4).
+how strong its ridge is, and whether it does any good, by the divergence from the intact network; the pairs of MiniLM
+are one batch, so that nothing is fitted there. On ResNet-110 256 images choose: with 64, on the same network,
+`exchange` had the least divergence of all on those images (0.194 without 18 blocks, EvoPress 0.211), and on the 1,000
+others 21.0 % (EvoPress 15.8, a difference of 5.2 points, 3.1 to 7.4).
 
 """,
 }

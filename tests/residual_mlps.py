@@ -44,12 +44,25 @@ def mlp(*, bias: bool = True) -> Block:
     return Block(nn.LayerNorm(WIDE), nn.Linear(WIDE, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, WIDE, bias=bias))
 
 
-def network(*blocks: nn.Module) -> resect.Unraveled:
+class First(nn.Module):
+    """The first position, as a vision transformer reads its class token."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 0]
+
+
+def network(*blocks: nn.Module, pool: type[nn.Module] = Pooled) -> resect.Unraveled:
     """Blocks on four positions, and a head."""
     torch.manual_seed(0)
-    return resect.unravel(nn.Sequential(*blocks, Pooled(), nn.Linear(WIDE, 3)).eval(), torch.randn(2, *SHAPE))
+    return resect.unravel(nn.Sequential(*blocks, pool(), nn.Linear(WIDE, 3)).eval(), torch.randn(2, *SHAPE))
 
 
 def on(net: resect.Unraveled, count: int = 4, size: int = 6, shape: tuple[int, ...] = SHAPE) -> list[Batch]:
     """Batches for a network."""
     return list(batches_of(drawn(count, size, *shape), net))
+
+
+def states(net: resect.Unraveled, until: int, batches: list[Batch]) -> Tensor:
+    """(positions, WIDE) behind some blocks of the intact network."""
+    with torch.no_grad():
+        return torch.cat([net.model[:until](batch.inputs) for batch in batches]).flatten(0, -2).double()

@@ -10,16 +10,11 @@ from torch import Tensor, nn
 
 import resect
 from resect.engines.local import Local, Memory
-from resect.measuring.batches import Batch, batches_of
+from resect.measuring.batches import batches_of
+from resect.pruning.pieces import positions
 from resect.pruning.prune import remove
-from resect.pruning.refit import fitted, positions, refit, with_tensors
-from residual_mlps import HIDDEN, SHAPE, WIDE, drawn, mlp, network, on
-
-
-def states(net: resect.Unraveled, until: int, batches: list[Batch]) -> Tensor:
-    """(positions, WIDE) behind some blocks of the intact network."""
-    with torch.no_grad():
-        return torch.cat([net.model[:until](batch.inputs) for batch in batches]).flatten(0, -2).double()
+from resect.pruning.refit import fitted, refit, with_tensors
+from residual_mlps import HIDDEN, SHAPE, WIDE, Block, drawn, mlp, network, on, states
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -75,27 +70,25 @@ def test_later_blocks_mend_what_is_left_and_those_before_the_gap_stay() -> None:
     assert off(tensors) < off(first) < off({})
 
 
-def test_the_network_stays_as_it_is_and_the_strength_is_that_of_the_least_loss() -> None:
+def test_the_network_stays_as_it_is_and_the_strength_is_that_of_the_least_divergence() -> None:
     net = network(mlp(), mlp(), mlp())
     before = copy.deepcopy(net.model.state_dict())
     fit = refit(net, net.intact.without(1), on(net, 8), (10.0, 0.1))
     assert all(torch.equal(value, before[name]) for name, value in net.model.state_dict().items())
-    assert set(fit.losses) == {None, 10.0, 0.1}
-    assert fit.losses[fit.strength] == min(fit.losses.values())
+    assert set(fit.distances) == {None, 10.0, 0.1}
+    assert fit.distances[fit.strength] == min(fit.distances.values())
     assert bool(fit.tensors) == (fit.strength is not None)
 
 
 def test_a_fit_that_does_no_good_is_left_out() -> None:
-    net = network(mlp(), mlp(), mlp())
-    arrangement, ((some, _),) = net.intact.without(1), drawn(1, 128, *SHAPE)
+    copied = Block(nn.Linear(WIDE, WIDE, bias=False))
     with torch.no_grad():
-        two = net(some, arrangement).topk(2).values
-    inputs = some[(two[:, 0] - two[:, 1]).topk(32).indices]  # of which the cut network is surest
-    named = net(inputs, arrangement).argmax(1)  # and right, by what is taken to be right
-    with torch.no_grad():
-        net.model[-1].weight.mul_(100)
-    data = [(inputs[i : i + 4], named[i : i + 4]) for i in range(0, 32, 4)]
-    fit = refit(net, arrangement, list(batches_of(data, net)))
+        copied.branch[0].weight.zero_()[:, 0] = 1  # it adds the first number to all
+    net = network(mlp(), copied, mlp())
+    batches = on(net, 8)
+    for batch in batches:
+        batch.inputs[..., 0] = 5 if batch.number < 6 else -5  # where a fit is judged, what it is fitted to is wrong
+    fit = refit(net, net.intact.without(1), batches)
     assert (fit.strength, fit.tensors) == (None, {})
 
 

@@ -192,7 +192,7 @@ def test_a_channel_that_a_norm_hides_is_not_missed() -> None:
     tensors = fitted(net, arrangement, batches, 0.1)
     change = tensors["0.branch.2.weight"] - net.model[0].branch[2].weight
     assert change[1].abs().max() == 0 < change[0].abs().max()
-    assert refit(net, arrangement, batches).losses[0.1] < float("inf")
+    assert refit(net, arrangement, batches).distances[0.1] < float("inf")
 
 
 def test_norms_between_a_gap_and_the_next_fitted_block_are_measured() -> None:

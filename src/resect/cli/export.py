@@ -77,7 +77,7 @@ def exported(asked: ExportAsked, targets: Sequence[str], *, quiet: bool) -> Iter
             with progress_bars(quiet) as track:
                 done = write(net, asked.chosen(net), target, origin=asked.origin(), track=track)
         except ExportError as error:
-            refused.append(error)
+            refused.append(ExportError(f"{target}: {error}" if len(targets) > 1 else str(error)))
             continue
         written.append(done.path)
         yield done
@@ -85,7 +85,7 @@ def exported(asked: ExportAsked, targets: Sequence[str], *, quiet: bool) -> Iter
             wrote(done.path)
     if refused:
         kept = f" Written: {', '.join(map(str, written))}." if written else ""
-        raise ExportError(" ".join(map(str, refused)) + kept) from refused[0]
+        raise ExportError(" ".join(map(str, refused)) + kept)
 
 
 def say(done: Exported) -> None:

@@ -100,6 +100,15 @@ class Ending:
             return change.reshape(-1, outputs)
         return change.reshape(len(inputs), outputs, -1).mT.reshape(-1, outputs)
 
+    def at_positions(self, value: Tensor) -> Tensor:
+        """(N, O) of a linear layer: what has the shape of the branch operand, brought to where the layer's value is."""
+        shape = hint_shape(self.layer)
+        assert shape, "the value of a linear layer has a shape"
+        for move in self.moves:
+            if op_name(move) in _ORDERS:
+                value = value.permute(_inverse(move, value.ndim))
+        return value.reshape(-1, shape[-1])
+
     def bias_change(self, change: Tensor, value: Value) -> Tensor:
         """(O,): what the bias has to change by, so that the layer's value changes by so much at all positions."""
         if self.moves and self.bias in self.moves[-1].args and op_name(self.moves[-1]) == _NORM:

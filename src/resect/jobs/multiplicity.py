@@ -105,7 +105,7 @@ class MultiplicityJob(MultiplicityAsked, Job):
                     train_here(group[0], watches[0], diverged)
                 else:
                     train_together(group, watches, at_once, diverged)
-                share(first + len(group) - done)  # what is left of one that diverged
+                share(max(0.0, first + len(group) - done))  # what is left of one that diverged
 
         pilots = pilot.missing()[:trainings]
         train(pilots, pilot.diverged)

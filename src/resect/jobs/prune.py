@@ -179,7 +179,7 @@ class PruneJob(PruneAsked, Job):
         sets = _sets(settings, budget, units, levels) if budget else 1.0
         heal, judging = self.healing(), len(samples) - calibration
         trained = PASSES * heal.epochs * len(self._training) if heal else 0
-        trained += refit.PASSES * min(len(self._training), MEASURED) if heal and heal.refit else 0
+        trained += refit.passes(net) * min(len(self._training), MEASURED) if heal and heal.refit else 0
         healed = (heal.candidates if heal and budget else 1) * (trained + 2 * len(samples)) if heal else 0
         return sets * calibration + (levels + 1) * judging + healed
 

@@ -43,7 +43,8 @@ def divergence(logits: Tensor, intact: Tensor, targets: Tensor) -> Tensor:
         logits, intact: (B, C), or (B, L, C) for sequences, over whose positions the mean is taken.
     """
     lesioned, wanted = F.log_softmax(logits.float(), -1), F.log_softmax(intact.float(), -1)
-    divergences = F.kl_div(lesioned, wanted, reduction="none", log_target=True).sum(-1)
+    parts = F.kl_div(lesioned, wanted, reduction="none", log_target=True)
+    divergences = parts.masked_fill(wanted.isneginf(), 0).sum(-1)  # of classes that are masked
     return over_positions(divergences.clamp_min(0), targets)
 
 

@@ -128,7 +128,7 @@ class Trace:
         inputs = channels_last(to_device(inputs, net.device))
         self.targets = targets.to(net.device)
         self.base = {
-            key: _plain(value) if isinstance(value, Tensor) else value for key, value in net.bind(inputs).items()
+            key: detached(value) if isinstance(value, Tensor) else value for key, value in net.bind(inputs).items()
         }
         self.folded = self.programs.fold(net.intact)
         self.first = target.first_slice
@@ -252,7 +252,7 @@ class Trace:
         return sorted(key for key, value in state.items() if differentiable(value))
 
 
-def _plain(value: Tensor) -> Tensor:
+def detached(value: Tensor) -> Tensor:
     """A tensor without a history, and that autograd may keep, which one made in inference mode may not be."""
     return value.clone() if value.is_inference() else value.detach()
 

@@ -11,7 +11,7 @@ from resect.engines.work import Arrays
 from resect.pruning.bench import Bench
 from resect.pruning.healed import Candidate, Healing
 from resect.pruning.problem import Choice
-from resect.pruning.rerun import mean_loss
+from resect.pruning.rerun import mean_over
 from resect.pruning.treatment import Treated, Treatment
 from resect.sweep.settings import LesionSettings
 
@@ -31,7 +31,7 @@ def heal(bench: Bench, treatment: Treatment, choices: Sequence[Choice]) -> Heali
     for arrangement in arrangements:
         treated = treatment(arrangement)
         own = bench.rerun(treated.network, arrangement, bench.objective.batches)
-        losses.append(mean_loss(own, bench.objective.batches))
+        losses.append(mean_over(own["loss"], bench.objective.batches))
         rows.append(bench.rerun(treated.network, arrangement, bench.judges))
         if best is None or losses[-1] < best[0]:
             best = losses[-1], treated

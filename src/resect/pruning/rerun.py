@@ -56,8 +56,8 @@ class Rerun:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def mean_loss(outcomes: Arrays, batches: Sequence[Batch]) -> float:
-    """The mean loss over what counts, of the outcomes of every sample.
+def mean_over(values: np.ndarray, batches: Sequence[Batch]) -> float:
+    """The mean over what counts, of a loss or a divergence of every sample.
 
     Raises:
         DataError: nothing counts.
@@ -65,7 +65,7 @@ def mean_loss(outcomes: Arrays, batches: Sequence[Batch]) -> float:
     weights = np.concatenate([batch.task.weights(batch.targets).cpu().numpy() for batch in batches])
     if not weights.any():
         raise DataError("the samples must have targets that count, but all of theirs are ignored. Give others.")
-    return float(np.average(outcomes["loss"][weights > 0], weights=weights[weights > 0]))
+    return float(np.average(values[weights > 0], weights=weights[weights > 0]))
 
 
 def beside(cut: LesionResult, place: int, healed: Arrays) -> LesionResult:

@@ -25,7 +25,8 @@ from resect.network.arrangement import Arrangement
 from resect.network.standalone import Standalone
 from resect.network.unraveled import Unraveled
 from resect.pruning.bench import Bench
-from resect.pruning.refit import METHOD, ROWS, measures_norms, positions, refit, require_fittable, with_tensors
+from resect.pruning.pieces import measures_norms, positions, require_fittable
+from resect.pruning.refit import METHOD, ROWS, refit, with_tensors
 from resect.pruning.settings import HealSettings
 from resect.seeds import generator_for, seeded
 from resect.training import loop
