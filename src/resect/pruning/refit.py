@@ -180,12 +180,8 @@ def position_weights(
         )
         if progress:
             progress(sensitivity.PASSES * len(batch))
-    counts = {
-        piece.slot.index
-        for piece in pieces
-        if any(own[piece.slot.index].any() for own in found if piece.slot.index in own)
-    }
-    return [{index: own[index] for index in counts} for own in found] if pieces else [{} for _ in batches]
+    counted = {index for index in (found[0] if found else ()) if any(bool(own[index].any()) for own in found)}
+    return [{index: own[index] for index in counted} for own in found] or [{} for _ in batches]
 
 
 def _measured(
