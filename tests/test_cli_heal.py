@@ -108,7 +108,7 @@ def test_exports_that_would_lose_the_healing_are_refused(healed: tuple[Path, Res
     assert "mergekit is a recipe for the original checkpoint" in refused("export", out, f"mergekit:{tmp_path / 'm'}")
     assert "`--without` says what goes, but" in refused("export", out, "--without", "0", target)
     with pytest.raises(resect.ExportError, match=r"gguf-layers is a recipe .* which has not the healed weights"):
-        require_weights([f"gguf-layers:{tmp_path / 'l'}"])
+        require_weights([f"gguf-layers:{tmp_path / 'l'}"], "timm:vit")
     weights = out / "healed.safetensors"
     kept = weights.read_bytes()
     try:
@@ -234,7 +234,7 @@ def test_a_refit_needs_no_training_and_its_network_is_exported(tmp_path: Path) -
     assert result.exit_code == 0, result.output
     found = resect.Record.read(tmp_path / "run").found["healing"]
     assert (found["refit"], found["epochs"], found["recipe"], found["recalibrate"]) == (True, 0, None, False)
-    said = "left out" if found["strength"] is None else f"ridge {found['strength']:g}"
+    said = "Not healed: " if found["strength"] is None else f"ridge {found['strength']:g}"
     assert said in found["summary"]
     assert (tmp_path / "s.pt2").exists()
 

@@ -37,6 +37,14 @@ def coverage(samples: int, tokens: int | np.ndarray, rates: tuple[float, float],
     return float(np.mean((low <= truth) & (truth <= high)))
 
 
+@pytest.mark.parametrize(("broken", "repaired"), [(0, 0), (1, 0), (0, 1), (2, 1), (7, 0), (64, 0)])
+def test_samples_of_one_outcome_are_independent_outcomes(broken: int, repaired: int) -> None:
+    changes = np.zeros((1, 64))
+    changes[0, :broken], changes[0, broken : broken + repaired] = 1, -1
+    got, wanted = clustered_rate_interval(changes, np.ones(64)), paired_error_interval([broken], [repaired], 64)
+    np.testing.assert_allclose(got, wanted, atol=EXACT)
+
+
 @pytest.mark.parametrize("samples", [2, 3, 5, 10, 20, 50])
 @pytest.mark.parametrize("tokens", [1, 4, 32, 1000])
 @pytest.mark.parametrize("rates", [(0.002, 0.001), (0.02, 0.005), (0.2, 0.05), (0.1, 0.1)])

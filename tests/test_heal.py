@@ -247,6 +247,9 @@ def test_what_cannot_be_healed_is_refused(net: resect.Unraveled, encoder: resect
     wide = [(torch.randn(6, 3, 8, 8), torch.zeros(6, dtype=torch.long))]
     with pytest.raises(resect.DataError, match=r"`training` must be samples that the network takes: .* got .*3, 8, 8"):
         resect.prune(net, BATCHES, resect.Budget(remove=1), QUICK, heal=HEAL, training=wide)
+    other = [(BATCHES[0][0] + 1, torch.full_like(BATCHES[0][1], 17))]
+    with pytest.raises(resect.DataError, match=r"`training` must be samples of the network's task: .* values from 17"):
+        resect.prune(net, BATCHES, resect.Budget(remove=1), QUICK, heal=HEAL, training=other)
     with pytest.raises(resect.DataError, match="`training` must be samples to heal on"):
         healed(net, training=None)
     with pytest.raises(resect.InputError, match="`training` is for healing: give `heal`, too"):
@@ -257,6 +260,7 @@ def test_what_cannot_be_healed_is_refused(net: resect.Unraveled, encoder: resect
         ({"epochs": 0}, "`epochs` must be at least 1 unless `refit` or `recalibrate`"),
         ({"distill": 2}, "`distill` must be a weight between 0 and 1, got 2"),
         ({"temperature": 0}, "`temperature` must be above 0"),
+        ({"refit": "yes"}, "`refit` must be True or False, got 'yes'"),
         ({"candidates": 0}, "`candidates` must be a whole number of at least 1"),
         ({"recipe": {"schedule": "full"}}, "`recipe` must be one of"),
         ({"recipe": {"learning_rate": -1}}, "`recipe`: learning_rate must be above 0"),

@@ -103,6 +103,8 @@ def test_values_are_pruned_by_their_loss(net):
     assert own.outcomes.metrics == ("loss",)
     assert "distance" in own.verdict()
     assert own.plot().get_ylabel() == "distance"
+    with pytest.raises(resect.InputError, match=r"`score` must be one of .*, which the task has, got 'kl'"):
+        resect.prune(net, data, resect.Budget(remove=1), resect.PruneSettings(search="one-shot"), task="regression")
     with pytest.raises(resect.InputError, match="`objective` of the task regression must be of loss, error, got 'kl'"):
         resect.prune(net, data, resect.Budget(remove=1), resect.PruneSettings(objective="kl", **QUICK))
 
@@ -184,7 +186,7 @@ def test_verdicts():
     unsure = verdict(CLASSIFIED, (0.0, -0.02, 0.02), 0.01, 100, "2 of 9 blocks")
     assert "by more than 1.00 points of error cannot be said with so few samples" in unsure
     assert "cannot be said" in verdict(CLASSIFIED, (0.0, float("nan"), float("nan")), 0.01, 1, "x")
-    assert "no loss of more than 0.00 points" in verdict(CLASSIFIED, (-0.05, -0.07, -0.03), 0.01, 500, "x")
+    assert "Without x the error does not grow, 95 %: " in verdict(CLASSIFIED, (-0.05, -0.07, -0.03), 0.01, 500, "x")
     values = Meaning("regression", "absolute error", "squared error", rate=False, outcome="value")
     assert tolerated(values, 1.0, 3.0) == pytest.approx(0.03)
     assert tolerated(CLASSIFIED, 1.0, 3.0) == 0.01

@@ -128,7 +128,7 @@ def prune(
 
     require_targets(exports, model, out)
     if asked.healing():
-        require_weights(exports)
+        require_weights(exports, model)
     do(PruneJob(**vars(asked), targets=exports), out, output=output, quiet=quiet)
     try:
         for done in exported(ExportAsked.of(str(out), exports, {}), exports, quiet=quiet) if exports else ():

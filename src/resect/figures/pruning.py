@@ -37,7 +37,13 @@ def front(
         ax.vlines(where, low, high, color=BAR_GREY, linewidth=1.6)
     joined = 1.6 if len(table) > 1 else 0  # a line to a single choice would tell of budgets that nobody looked at
     ax.plot(
-        [0, *where], [intact * scale, *table[metric] * scale], color=BLUE, linewidth=joined, marker="o", markersize=4.5
+        [0, *where],
+        [intact * scale, *table[metric] * scale],
+        color=BLUE,
+        linewidth=joined,
+        marker="o",
+        markersize=4.5,
+        clip_on=False,
     )
     top = float(np.nanmax([high.max(), (table[metric] * scale).max()]))
     ax.set_ylim(0 if rate else None, top * 1.08 if top > 0 else 1.0)

@@ -128,7 +128,7 @@ def _healed(record: Record | None, folder: Path, own: Mapping[str, Any], targets
         )
     from resect.pruning.export.formats import require_weights
 
-    require_weights(targets)
+    require_weights(targets, str(record.asked["model"]))
     return folder
 
 

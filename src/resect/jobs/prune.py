@@ -86,7 +86,7 @@ class PruneJob(PruneAsked, Job):
         if every.digest() == self._training.digest():
             raise DataError(
                 f"{self.heal_data or self.source.data} must have training samples beside those that choose and judge, "
-                "but they are the same. Name others with --heal-data DATA."
+                f"but they are the same. Name other{'s' if self.heal_data is None else ' ones'} with --heal-data DATA."
             )
 
     @property

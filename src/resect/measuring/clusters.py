@@ -20,8 +20,9 @@ def clustered_rate_interval(
 
     The outcomes of one sample may depend on each other in any way; different samples do not. The spread between samples
     says how many independent outcomes all of them are worth, at most as many as there are; where samples do not vary
-    (none changed, or a single one was measured) it says nothing, and every sample counts as one outcome. Student's t
-    stands for the normal quantile, as the spread is estimated, with fewer degrees of freedom the fewer samples it rests
+    (none changed, or a single one was measured) it says nothing, and every sample counts as one outcome. Samples of one
+    outcome each are independent outcomes, and the interval is that of `paired_error_interval`. Else Student's t stands
+    for the normal quantile, as the spread is estimated, with fewer degrees of freedom the fewer samples it rests
     on. The interval never closes.
 
     Args:
@@ -65,6 +66,7 @@ def _counts(changes: np.ndarray, sizes: np.ndarray, level: float) -> np.ndarray:
         worth = np.minimum(total, total * alone / spread)
         freedom = np.clip(3 * square.sum(1) ** 2 / (square**2).sum(1) - 1, 1, samples - 1)  # of normal rates, N - 1
         silent = np.fmax.reduce(rates, axis=1) == np.fmin.reduce(rates, axis=1)
+        silent |= np.all((size == 1) | ~measured, axis=1)
         worth = np.where(silent, total**2 / (size**2).sum(1), worth)
         z = np.where(silent, ndtri((1 + level) / 2), stdtrit(freedom, (1 + level) / 2))
         return np.stack([broken * worth / total, repaired * worth / total, worth, z])

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from resect.engines.work import Progress
-from resect.errors import DataError, ResectWarning
+from resect.errors import DataError, DoubtfulWarning
 from resect.graph.calls import as_call
 from resect.graph.endings import endings
 from resect.measuring.batches import Batch, to_device, widest_float
@@ -169,7 +169,7 @@ def position_weights(
             if not re.search(r"derivative|autograd", str(error)):
                 raise
             said = str(error).partition("\n")[0]
-            warnings.warn(f"All positions count alike in the fit: {said}", ResectWarning, stacklevel=2)
+            warnings.warn(f"All positions count alike in the fit: {said}", DoubtfulWarning, stacklevel=2)
             return [{} for _ in batches]
         found.append(
             {

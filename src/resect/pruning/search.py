@@ -9,7 +9,7 @@ import numpy as np
 from resect.errors import InputError
 from resect.pruning.objective import Removed
 from resect.pruning.problem import Choice, Problem
-from resect.pruning.scores import SCORES
+from resect.pruning.scores import SCORES, scores_of
 from resect.pruning.states import moved
 
 
@@ -92,8 +92,9 @@ def _measured(problem: Problem, sets: Iterable[Removed]) -> list[Choice]:
 def _score(problem: Problem) -> np.ndarray:
     """(units,) the sum of the scores of a unit's blocks, for what it saves; infinite where that is nothing."""
     objective, name = problem.objective, problem.settings.score
-    if name not in SCORES:
-        raise InputError(f"`score` must be one of {', '.join(SCORES)}, got {name!r}.")
+    known = scores_of(objective.batches[0].task)
+    if name not in known:
+        raise InputError(f"`score` must be one of {', '.join(known)}, which the task has, got {name!r}.")
     values = objective.scored(name, SCORES[name])["value"].to_numpy()
     worth = np.array([values[list(group.blocks)].sum() for group in objective.groups])
     chosen, order = problem.candidates, np.full(len(worth), np.inf)

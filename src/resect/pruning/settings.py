@@ -141,6 +141,9 @@ class HealSettings:
     def __post_init__(self) -> None:
         require_whole("epochs", self.epochs, 0)
         require_whole("candidates", self.candidates)
+        for name in ("refit", "recalibrate"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"`{name}` must be True or False, got {getattr(self, name)!r}.")
         if not isinstance(self.distill, (int, float)) or not 0 <= self.distill <= 1:
             raise InputError(f"`distill` must be a weight between 0 and 1, got {self.distill!r}.")
         if not isinstance(self.temperature, (int, float)) or not 0 < self.temperature < float("inf"):

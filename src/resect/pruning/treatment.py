@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 
 from resect.digest import key_digest, tensors_digest
 from resect.engines.work import Arrays, Engine, Progress
-from resect.errors import DataError, InputError, said_of, settings_or_default
+from resect.errors import DataError, DoubtfulWarning, InputError, said_of, settings_or_default
 from resect.graph.outputs import IGNORED
 from resect.measuring.batches import Batch, Batches, Read, again, batches_of, to_device
 from resect.measuring.calibration import calibrate, norms_of
+from resect.measuring.metrics import check_targets
 from resect.measuring.tasks import Task
 from resect.network.arrangement import Arrangement
 from resect.network.standalone import Standalone
@@ -75,9 +77,14 @@ class Lesson:
         parts = [(_only(batch), batch.targets) for batch in Read(data, net, task)]
         inputs, targets = (torch.cat(column) for column in zip(*parts, strict=True))
         try:
-            net(to_device(inputs[:1], net.device))
+            scored = task.scored(net(to_device(inputs[:1], net.device)))
         except InputError as error:
             raise DataError(f"`training` must be samples that the network takes: {error}") from error
+        if task.classes:
+            try:
+                check_targets(scored.expand(len(targets), *scored.shape[1:]), targets)
+            except DataError as error:
+                raise DataError(f"`training` must be samples of the network's task: {error}") from error
         known = {digest for batch in held for digest in _digests(batch.inputs)}
         new = torch.tensor([digest not in known for digest in _digests(inputs)])
         lost = len(new) - int(new.sum())
@@ -167,6 +174,13 @@ class Treatment:
         lesson = Lesson.of(net, again(training), task, chain(objective.batches, bench.judges))
         if settings.refit and len(lesson) < _LEAST:
             raise DataError(f"`training` must be at least {_LEAST} samples for a fit, got {len(lesson)} of their own.")
+        if settings.refit and len(lesson) < _FITTED_ON:
+            warnings.warn(
+                f"Fitted to {len(lesson)} samples alone, which may fit their noise: give {_FITTED_ON} or more as "
+                "`training` (--heal-data).",
+                DoubtfulWarning,
+                stacklevel=2,
+            )
         if task.whole and bool((lesson.targets == IGNORED).any()):
             raise DataError(
                 f"`training` must be samples in any order to heal, but targets of {task.name} with {IGNORED} among "
@@ -286,9 +300,10 @@ def _require_healable(net: Unraveled, settings: HealSettings, task: Task) -> Non
         raise InputError("`heal` needs parameters to train, but all of them are frozen (requires_grad=False).")
     trains = settings.epochs or settings.recalibrate or (settings.refit and measures_norms(net))
     if trains and (half := next((p.dtype for p in parameters if p.dtype in _HALF), None)):
+        less = "; to compute in less, give precision=bfloat16 to its recipe" if settings.epochs else ""
         raise InputError(
-            f"`heal` trains weights and measures batch norms in float32 or float64, got {half}. Load it in float32; to "
-            "compute in less, give precision=bfloat16 to its recipe."
+            f"`heal` trains weights and measures batch norms in float32 or float64, got {half}. Load it in "
+            f"float32{less}."
         )
     if settings.refit:
         require_fittable(net)

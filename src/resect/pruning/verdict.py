@@ -23,8 +23,10 @@ def verdict(meaning: Meaning, change: tuple[float, float, float], tolerance: flo
     if isfinite(low) and isfinite(high):
         said += f" [{meaning.change(low)}, {meaning.change(high)}]"
     on = f"on {plural(samples, 'sample')} that chose nothing"
+    if isfinite(high) and high <= 0:
+        return f"Without {what} the {name} does not grow, 95 %: {said} {on}."
     if isfinite(high) and high <= tolerance:
-        most = f"{meaning.change(max(high, 0.0))}{unit} of {name}"
+        most = f"{meaning.change(high)}{unit} of {name}"
         return f"Without {what} there is no loss of more than {most}, 95 %: {said} {on}."
     if isfinite(low) and low > 0:
         return f"Without {what} the {name} grows by {said} {on}."

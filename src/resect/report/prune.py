@@ -12,6 +12,7 @@ import pandas as pd
 from rich.console import Console
 
 from resect.figures import pruning
+from resect.figures.generation import generation
 from resect.figures.healing import healing
 from resect.files import write_text
 from resect.jobs.plan_file import PLAN, plan_command, plan_text
@@ -29,6 +30,8 @@ _ABOUT = {
     "front": "The error without what a search removed, on samples that chose nothing, with the 95 % interval of its "
     "change from the intact network, paired sample by sample.",
     "units": "What the plan removes, in the order of execution.",
+    "writing": "What is right of what the intact network and the one that is left write, with the 95 % interval of the "
+    "change.",
     "healing": "The best candidates before and after healing, on samples that neither trained nor chose, with the 95 % "
     "intervals of their changes from the intact network, paired sample by sample.",
 }
@@ -36,6 +39,7 @@ _TITLES = {
     "front": "Error against what is removed",
     "units": "What goes and what stays",
     "healing": "What healing gives back",
+    "writing": "What it still writes",
 }
 
 
@@ -155,6 +159,9 @@ def _figures(record: Record) -> Figures:
     if "healing" in record.tables:  # the result; what follows is the network as it was cut
         intact = found["healing"]["intact"]
         figures["healing"] = partial(healing, record.tables["healing"], intact, None, name=meaning.name, rate=rate)
+    if "generation" in record.tables:
+        checks = {check: written.CHECKS[check] for check in written.RATES}
+        figures["writing"] = partial(generation, record.tables["generation"], checks)
     return figures | {
         "front": partial(pruning.front, table, found["intact"], None, rate=rate, **named),
         "units": partial(pruning.units, record.tables["units"], found["unit"]),

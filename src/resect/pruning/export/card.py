@@ -40,7 +40,9 @@ def write_card(folder: Path, net: Unraveled, arrangement: Arrangement, proof: st
         "\n".join(f"- {name}" for name in gone),
         proof,
         f"## Load\n\n```python\n{load}\n```",
-        f"## Measured\n\n{origin.measured}" if origin.measured else "It was not measured, and not trained again.",
+        f"## Measured\n\n{origin.measured}"
+        if origin.measured
+        else "How it compares with the whole network is not recorded.",
         f"## Made by\n\n    {origin.command}" if origin.command else "",
     ]
     write_text(folder / "README.md", "\n\n".join(part for part in parts if part) + "\n")

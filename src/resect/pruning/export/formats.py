@@ -267,11 +267,13 @@ def require_expressible(net: Unraveled, arrangement: Arrangement, targets: Seque
         FORMATS[parsed(target)[0]].express(net, arrangement)
 
 
-def require_weights(targets: Sequence[str]) -> None:
-    """Raise ExportError if one of the targets cannot hold weights that are not those of the model."""
+def require_weights(targets: Sequence[str], model: str) -> None:
+    """Raise ExportError if one of the targets cannot hold weights that are not those of the model, a spec."""
+    own = model.partition(":")[0]
     for kind in (parsed(target)[0] for target in targets):
         if FORMATS[kind].recipe:
-            others = ", ".join(name for name, form in FORMATS.items() if not form.recipe)
+            fit = {None, own} if own != "py" else {form.models for form in FORMATS.values()}
+            others = ", ".join(name for name, form in FORMATS.items() if not form.recipe and form.models in fit)
             raise ExportError(
                 f"{kind} is a recipe for the original checkpoint, which has not the healed weights. Write them as one "
                 f"of {others}."
