@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from resect.figures.colours import BAR_GREY, BLUE, GREY, ORANGE
-from resect.figures.marks import reference_line
+from resect.figures.marks import rate_axis, reference_line
 from resect.figures.style import axes_or_new, head
 from resect.words import percent
 
@@ -23,7 +23,7 @@ def healing(
         name: of the error; rate: it is a fraction, drawn in per cent.
     """
     rows, scale = table.to_dict("records"), 100 if rate else 1
-    ax = axes_or_new(ax)
+    ax, drawn = axes_or_new(ax), [intact * scale]
     for place, row in enumerate(rows):
         for what, colour in (("cut", ORANGE), ("healed", BLUE)):
             ends = [(intact + row[f"{what}_change_{end}"]) * scale for end in ("low", "high")]
@@ -31,12 +31,13 @@ def healing(
                 ends = [min(100.0, max(0.0, end)) for end in ends]
             ax.plot([place, place], ends, color=colour, linewidth=4, alpha=0.3, solid_capstyle="butt")
             ax.plot(place, row[what] * scale, marker="o", color=colour, clip_on=False)
+            drawn += [*ends, row[what] * scale]
         ax.plot([place, place], [row["cut"] * scale, row["healed"] * scale], color=BAR_GREY, linewidth=1, zorder=1)
     names = [f"{place + 1}{', chosen' if row['chosen'] else ''}" for place, row in enumerate(rows)]
     ax.set_xticks(range(len(rows)), names)
     reference_line(ax, intact * scale, f"intact {percent(intact) if rate else f'{intact:.3g}'}")
     ax.set(xlabel="candidate, by the search", ylabel=f"{name} (%)" if rate else name, xlim=(-0.5, len(rows) - 0.5))
     if rate:
-        ax.set_ylim(0, max(ax.get_ylim()[1], 1.08 * intact * scale))  # the label of its line stands above it
+        rate_axis(ax, drawn)
     head(ax, "", [("● cut", ORANGE), ("● healed", BLUE), ("| 95 % interval of the change from intact", GREY)])
     return ax

@@ -44,8 +44,17 @@ def reference_line(ax: Axes, value: float, label: str) -> None:
     ax.axhline(value, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=2.5)
     if label:
         ground = {"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.9}
-        ax.annotate(label, (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 2.5), textcoords="offset points",
+        ax.annotate(label, (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 4.5), textcoords="offset points",
                     ha="right", va="bottom", color=INK, fontsize=SMALL, bbox=ground, zorder=4)  # fmt: skip
+
+
+def rate_axis(ax: Axes, values: Sequence[float]) -> None:
+    """A y axis of per cent around some values: from 0, unless all lie so far above that they would look alike."""
+    found = np.asarray(values, dtype=float)
+    found = found[np.isfinite(found)]
+    low, high = (found.min(), found.max()) if len(found) else (0.0, 0.0)
+    start = 0.0 if low < 2 * (high - low) + 10 else max(0.0, low - max(high - low, 2.0))
+    ax.set_ylim(start, high + 0.08 * (high - start) if high > start else start + 1.0)
 
 
 def heat_map(ax: Axes, values: np.ndarray, label: str, *, shrink: float = 1.0, **options: Any) -> Colorbar:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from resect.figures.colours import BAR_GREY, BLUE, GREY, INK, ORANGE
-from resect.figures.marks import heat_map, reference_line, whole_numbers
+from resect.figures.marks import heat_map, rate_axis, reference_line, whole_numbers
 from resect.figures.style import SMALL, axes_or_new, head
 from resect.words import decimal, percent
 
@@ -45,8 +45,11 @@ def front(
         markersize=4.5,
         clip_on=False,
     )
-    top = float(np.nanmax([high.max(), (table[metric] * scale).max()]))
-    ax.set_ylim(0 if rate else None, top * 1.08 if top > 0 else 1.0)
+    drawn = [intact * scale, *table[metric] * scale, *low, *high]
+    if rate:
+        rate_axis(ax, drawn)
+    else:
+        ax.set_ylim(None, 1.08 * float(np.nanmax(drawn)) or 1.0)
     reference_line(ax, intact * scale, f"intact {percent(intact) if rate else f'{intact:.3g}'}")
     words = {"params": "parameters", "flops": "FLOPs"}
     gone = f"{unit}s removed" if budget == "remove" else f"{words.get(budget, budget)} saved (%)"
