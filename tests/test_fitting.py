@@ -147,6 +147,10 @@ def test_what_the_search_found_and_no_format_can_hold_is_kept(tmp_path: Path) ->
     done = run(*words, *groups, "--export", f"hf:{tmp_path / 'small'}", "--export", f"torch:{tmp_path / 'small.pt2'}")
     assert done.exit_code == 2, done.stderr
     assert json.loads(done.stdout)["found"]["what"] == "2 of 2 groups"
-    assert "error: hf cannot express this network without layers 0 of the 4 in convnext.encoder.stages" in done.stderr
+    said = (
+        f"error: hf:{tmp_path / 'small'}: hf cannot express this network without layers 0 of the 4 in convnext.encoder"
+    )
+    assert said in done.stderr
+    assert f"Written: {tmp_path / 'small.pt2'}." in done.stderr
     assert f"{out} keeps what was found: `resect export {out} KIND:PATH` writes it." in done.stderr
     assert (tmp_path / "small.pt2").is_file() and not (tmp_path / "small").exists()
