@@ -37,6 +37,8 @@ from on_device import (
     resnet,
 )
 from resect.measuring import memory, timing
+from resect.measuring.batches import batches_of
+from resect.pruning.refit import fitted, position_weights
 from resect.sweep.batching import Choices
 
 __all__ = ["_resnets", "float32_means_float32", "nets"]  # fixtures
@@ -339,3 +341,24 @@ def test_random_states_are_left_alone(device: str, own_accelerate: None) -> None
             training=[(images(24) * 0.5, classes(24))],
         )
     assert states(model) == before
+
+
+@pytest.mark.parametrize("name", ["resnet", "torchvision ViT"])
+def test_fits_are_those_of_the_cpu(name: str) -> None:
+    make, example, blocks = MODELS[name]
+    torch.manual_seed(0)
+    found = []
+    for net in both(make(), example):
+        shape = example.shape[1:]
+        draws = torch.Generator().manual_seed(1)
+        data = [(torch.randn(8, *shape, generator=draws), torch.randint(0, 3, (8,), generator=draws)) for _ in range(4)]
+        batches = [*batches_of(placed(data, net.device), net)]
+        arrangement = net.intact.without(blocks // 2)
+        weights = position_weights(net, arrangement, batches)
+        found.append((fitted(net, arrangement, batches, 0.1, weights=weights), weights))
+    (got, counts), (wanted, others) = found
+    assert set(got) == set(wanted)
+    assert wanted
+    for tensor, value in wanted.items():
+        close(got[tensor], value, 1e-3, tensor)
+    assert any(counts) == any(others) == (name != "resnet")

@@ -141,7 +141,8 @@ class _Recording:
             return (*found[: len(needed)], *_own_gradients(fixed, found[len(needed) :], given))
 
         device, buffers = values[0].device, [base[buffer] for _, buffer in part.updated]
-        with torch.cuda.device(device), with_own_casts(), kept(buffers), recorded("network with one of these slices"):
+        said = "network with one of these slices"
+        with torch.cuda.device(device), with_own_casts(), kept(buffers), fastest_kernels(), recorded(said):
             pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream), torch.random.fork_rng([device]):
@@ -216,6 +217,17 @@ def recorded(what: str) -> Iterator[None]:
             f"`graphs` must be off for a {what}, of which PyTorch can make no CUDA graph: "
             f"{str(error).partition(chr(10))[0]}"
         ) from error
+
+
+@contextmanager
+def fastest_kernels() -> Iterator[None]:
+    """Have cuDNN time its convolutions before it chooses: a graph repeats the choice in every step."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager

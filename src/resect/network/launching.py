@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from resect.errors import InputError
 from resect.graph.program import Environment
 from resect.network.arrangement import Arrangement
-from resect.network.graphed import Graphed, kept, recorded, with_own_casts
+from resect.network.graphed import Graphed, fastest_kernels, kept, recorded, with_own_casts
 
 if TYPE_CHECKING:
     from resect.network.unraveled import Unraveled
@@ -33,6 +33,7 @@ def as_graphs(module: nn.Module, example: Tensor) -> nn.Module:
         torch.cuda.device(example.device),
         with_own_casts(),
         kept([*module.buffers()]),
+        fastest_kernels(),
         recorded(type(module).__name__),
     ):
         # of its own memory, which every call overwrites
