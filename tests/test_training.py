@@ -360,7 +360,7 @@ def test_weights_and_card_are_written(tmp_path: Path) -> None:
     assert not job.checkpoint.exists()
     assert card.command == (
         "resect train digits --model resnet8 --model-arg width=4 --epochs 1 --batch-size 32 --learning-rate 0.05 "
-        "--out r8.safetensors"
+        "--weight-decay 0.0005 --out r8.safetensors"
     )
     from resect.models.specs import load_model
 

@@ -49,7 +49,7 @@ class TrainJob:
     recipe: Recipe
     model_args: dict[str, Value] = field(default_factory=dict)
     device: str = "cpu"
-    recipe_file: RecipeFile = field(default_factory=RecipeFile)
+    recipe_file: RecipeFile = field(default_factory=partial(load_recipe_file, "digits"))
     normalize: str | None = None
     test_data: str | None = None
     held_out: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ NAMES = tuple(sorted(file.name.removesuffix(".yaml") for file in _HERE.iterdir()
 class RecipeFile:
     """What a recipe file says: settings of `Recipe`, and a model spec, its arguments and a data spec, or None."""
 
-    name: str = "digits"
-    settings: dict[str, Any] = field(default_factory=dict)
-    model: str | None = None
-    data: str | None = "digits"
-    model_args: dict[str, Any] = field(default_factory=dict)
+    name: str
+    settings: dict[str, Any]
+    model: str | None
+    data: str | None
+    model_args: dict[str, Any]
 
     def settings_with(self, schedule: str | None) -> dict[str, Any]:
         """The settings, without those that belong to the file's own schedule where another is asked for."""
