@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from importlib import resources
 from pathlib import Path
 
 import click
@@ -20,6 +19,7 @@ from resect.data import load_samples
 from resect.jobs.train import TrainJob
 from resect.jobs.training import splits
 from resect.models.names import SHIPPED
+from resect.models.specs import load_card
 from resect.runs.record import Record
 from resect.training.recipe import Recipe
 from resect.training.recipes import load_recipe_file
@@ -156,12 +156,11 @@ def test_recipe_files_that_cannot_be_used(tmp_path: Path, text: str, message: st
 
 def commands() -> list[list[str]]:
     """The words of the commands on the cards of shipped weights."""
-    folder = resources.files("resect.models") / "weights"
-    return [json.loads((folder / f"{name}.json").read_text())["command"].split() for name in SHIPPED]
+    return [load_card(name).command.split() for name in SHIPPED]
 
 
 def trained(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a card's command on the processor for one epoch, on a few images of CIFAR-10."""
+    """Run a card's command on the processor for one epoch, on a few images of CIFAR-10: by the card's recipe."""
     if words[2].startswith("cifar10"):
         if "RESECT_CIFAR10" not in os.environ:
             pytest.skip("RESECT_CIFAR10 names no folder with CIFAR-10")
@@ -173,6 +172,9 @@ def trained(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     result = run(*words[2:], "--epochs", "1", "--device", "cpu", "--quiet")
     assert result.exit_code == 0, result.output
     assert (folder / words[-1]).is_file()
+    own = Record.read((folder / words[-1]).with_suffix(".json")).asked["recipe"]
+    known = load_card(words[-1].removesuffix(".safetensors")).asked["recipe"]
+    assert Recipe(**{**own, "epochs": known["epochs"]}) == Recipe(**known)
 
 
 def each_command() -> list[object]:
