@@ -22,6 +22,7 @@ from resect.models.names import SHIPPED
 from resect.models.specs import load_card
 from resect.runs.record import Record
 from resect.training.recipe import Recipe
+from resect.training.recipes import NAMES as RECIPES
 from resect.training.recipes import load_recipe_file
 from trainings import NETWORK, SMALL, refused, run
 
@@ -152,6 +153,21 @@ def test_recipe_files_that_cannot_be_used(tmp_path: Path, text: str, message: st
     recipe.write_text(text)
     assert message in refused(recipe, "--model", "resnet8", "--data", "digits", "--out", tmp_path / "x.safetensors")
     assert "there is no file" in refused(tmp_path / "none.yaml", "--model", "resnet8")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_reference_has_the_recipes_as_they_are(name: str) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "reference.md").read_text(encoding="utf-8").replace("`", "")
+    columns, recipe, seen = sorted(RECIPES, key=len), Recipe(**load_recipe_file(name).settings), set[str]()
+    table = text.partition(f"| setting | {' | '.join(columns)} | what |\n")[2].partition("\n\n")[0]
+    for line in table.splitlines()[1:]:
+        settings, *cells, _ = (cell.split(", ") for cell in line.strip("| ").split(" | ", 4))
+        for setting, said in zip(settings, cells[columns.index(name)], strict=False):  # what is left out is the default
+            if setting in Recipe.names() and setting != "drops":  # which the reference has as fractions
+                kind = type(getattr(recipe, setting))
+                assert getattr(recipe, setting) == (said == "true" if kind is bool else kind(said)), setting
+                seen.add(setting)
+    assert {"epochs", "weight_decay", "precision", "seed"} <= seen
 
 
 def commands() -> list[list[str]]:
