@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 import resect
 from on_device import DEVICE, classes, close, float32_means_float32, images, needs_device, placed, resnet
-from resect.network.graphed import fastest_kernels
 from resect.training import loop
 from resect.training.recipe import Recipe
 
@@ -115,13 +114,3 @@ def test_graphs_hold_one_forward_pass() -> None:
             again.backward(retain_graph=True)
             with pytest.raises(resect.InputError, match="or backward several times"):
                 again.backward()
-
-
-def test_kernels_are_chosen_by_their_time_unless_results_must_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    cudnn = torch.backends.cudnn
-    for deterministic in (False, True):
-        monkeypatch.setattr(cudnn, "deterministic", deterministic)
-        before = cudnn.benchmark
-        with fastest_kernels():
-            assert cudnn.benchmark is not deterministic
-        assert cudnn.benchmark is before

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import resect
 from resect.data import load_samples
 from resect.models.resnet import CifarResNet
+from resect.network.graphed import fastest_kernels
 from resect.runs.record import Record
 from resect.training.augment import Augmentation
 from resect.training.checkpoint import Kept
@@ -214,3 +215,13 @@ def test_trainings_side_by_side_end_with_a_process_that_is_killed(tmp_path: Path
     for child in alive:
         child.kill()
     assert not alive
+
+
+def test_kernels_are_chosen_by_their_time_unless_results_must_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn = torch.backends.cudnn
+    for deterministic in (False, True):
+        monkeypatch.setattr(cudnn, "deterministic", deterministic)
+        before = cudnn.benchmark
+        with fastest_kernels():
+            assert cudnn.benchmark is not deterministic
+        assert cudnn.benchmark is before
