@@ -121,7 +121,7 @@ def _twin(n: int, draw: np.random.Generator) -> UntrainedTwin:
     limits = (change - reach, change + reach) if draw.random() < 0.8 else (np.nan, np.nan)
     ranges = (depth.by_share, depth.by_magnitude, depth.by_rms)
     table = lengths.assign(**_coherence(n, draw))
-    return UntrainedTwin(None, 7, *ranges, 3 * draw.random(), (change, *limits), table)
+    return UntrainedTwin(None, 7, *ranges, 3 * draw.random(), (change, *limits), lengths=table)
 
 
 def _coherence(n: int, draw: np.random.Generator) -> dict[str, np.ndarray]:

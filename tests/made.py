@@ -81,7 +81,8 @@ def made_twin(n: int, rate: float) -> UntrainedTwin:
     lengths, depth, _ = made_paths(n, rate * 1.2)
     flat = {f"coherence_{name}": value for name, value in (("lower", 0.8), ("median", 1.0), ("upper", 1.2))}
     ranges = (depth.by_share, depth.by_magnitude, depth.by_rms)
-    return UntrainedTwin(None, 3, *ranges, 0.15 * n, (-0.05 * n, -0.06 * n, -0.04 * n), lengths.assign(**flat))
+    change, every = (-0.05 * n, -0.06 * n, -0.04 * n), {"longest": (depth.by_magnitude.high,) * 3}
+    return UntrainedTwin(None, 3, *ranges, 0.15 * n, change, **every, lengths=lengths.assign(**flat))
 
 
 def made_range(table: pd.DataFrame, column: str) -> Effective:
@@ -119,7 +120,7 @@ def made_reorderings(intact: float) -> pd.DataFrame:
 
 
 def made_control() -> PlainControl:
-    deletions = made_deletions(made_blocks(7, "layer"), 0.07, 0.55)
+    deletions = made_deletions(made_blocks(15, "layer"), 0.07, 0.8)
     worst = int(deletions["damage"].argmax())
     median, largest = float(deletions["damage"].median()), float(deletions["damage"][worst])
     return PlainControl("resect:vgg15", 0.07, deletions, 3, median, largest, str(deletions["name"][worst]))

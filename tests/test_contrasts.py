@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 
 import resect
-from resect.jobs.verdict import DIFFERS, EARLY, NONE, SMALL, UNKNOWN, verdicts
+from resect.jobs.verdict import DIFFERS, EARLY, NONE, SMALL, UNKNOWN, answer_of, verdicts
 from resect.measuring.contrasts import crossed_contrast, logit_slopes, power
 from resect.measuring.ranks import permuted_correlation
+from resect.words import decimal
 
 
 def test_without_an_effect_of_samples_it_is_the_paired_t_test_over_seeds() -> None:
@@ -63,15 +64,21 @@ def test_a_verdict_follows_from_the_difference_and_the_bound(mean: float, spread
     assert verdicts(values, 0.0025, over=False)[0].verdict == EARLY
 
 
-def test_equal_outcomes_differ_in_nothing() -> None:
+def test_equal_outcomes_show_nothing() -> None:
     row = verdicts({("few", "many"): np.zeros((2, 9))}, 0.0025, over=True)[0]
-    assert (row.low, row.high, row.p_value, row.p_equivalent, row.verdict) == (0, 0, 1, 0, NONE)
+    assert (row.low, row.high, row.p_value, row.p_equivalent, row.verdict) == (0, 0, 1, 1, UNKNOWN)
 
 
 def test_equivalence_is_that_of_the_interval_of_90_percent() -> None:
     contrast = crossed_contrast(differing(0.001, 0.002))
     low, high = contrast.interval(0.9)
     assert contrast.p_equivalent(max(abs(low), abs(high))) == pytest.approx(0.05)
+    row = verdicts({("few", "many"): differing(0.0, 0.001)}, 0.0025, over=True)[0]
+    assert row.verdict == NONE and row.low < row.within()[0] < 0 < row.within()[1] < 0.0025
+    outer, inner = (
+        f"{decimal(low * 100)} to {decimal(high * 100)}" for low, high in ((row.low, row.high), row.within())
+    )
+    assert f"from many to few (95 % {outer}, 90 % {inner})" in answer_of(row, row.seeds, row.seeds, 0.25)
 
 
 def test_p_values_of_several_contrasts_are_holms() -> None:

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 import resect
 from resect.cli import main
 from resect.jobs.design import DESIGNS, Arm, MultiplicityAsked
+from resect.jobs.mediators import LOSS, MEASURES, mediation, said_of_loss
 from resect.jobs.multiplicity import MultiplicityJob
 from resect.models.specs import load_model
 from resect.report import faces
@@ -141,6 +142,7 @@ def test_the_plan_is_there_before_the_first_training(tmp_path: Path) -> None:
         ([], "`--out` must name a run folder"),
         (["resnet8-w2-b2-s1"], "`ARM` must hold two that differ in their merge alone"),
         (["resnet8-x2", "resnet8-b2-s3"], "does not vary multiplicity"),
+        (["resnet8-b2-s1", "resnet8-h16-b2-s1", "resnet8-b2-s3"], "got resnet8-b2-s1 and resnet8-h16-b2-s1, which are"),
         (["resnet110-digits", "resnet8-b2-s3"], "an arm must be a resect:resnet without weights"),
         (["resnet8-b2-s1", "resnet8-b2-s3", "--setting", "epoch=3"], "`--setting` must be of epochs"),
         (["resnet8-b2-s1", "resnet8-b2-s3", "--setting", "seed=3"], "`--setting` must leave the seed out"),
@@ -288,6 +290,32 @@ def test_a_rate_that_diverges_is_not_chosen(at_once: int, tmp_path: Path) -> Non
         resect.multiplicity("digits", *ARMS, out=tmp_path / "other", trainings=4, at_once=at_once, **hopeless)
     said = resect.multiplicity("digits", *ARMS, out=tmp_path / "third", trainings=0, **options).found["summary"]
     assert said.startswith("0 of 4 trainings that choose the learning rates are over. Nothing can be said yet")
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_trainings_that_diverge_are_said_and_not_tried_again(at_once: int, tmp_path: Path) -> None:
+    settings = {**OPTIONS["settings"], "learning_rate": 1e30}
+    job = MultiplicityJob.of("digits", ARMS, {**OPTIONS, "settings": settings})
+    record = job.run(tmp_path / "run", trainings=2, at_once=at_once)
+    said = [warning for warning in record.warnings if "diverged: without this seed in all arms no verdict" in warning]
+    assert [warning.partition(", diverged")[0] for warning in said] == [f"{arm}, seed 0" for arm in ARMS]
+    assert record.found["summary"].startswith("Nothing can be said yet: 0 of")
+    marks = sorted(tmp_path.glob("run/networks/*.diverged.json"))
+    before = [mark.stat().st_mtime_ns for mark in marks]
+    assert len(job.run(tmp_path / "run", at_once=at_once).warnings) == len(job.trainings) > 2
+    assert [mark.stat().st_mtime_ns for mark in marks] == before
+
+
+def test_errors_that_go_with_the_fit_are_said() -> None:
+    draw, seeds = np.random.default_rng(0), range(9)
+    losses = {arm: 0.3 + 0.1 * i + 0.01 * draw.random(9) for i, arm in enumerate(ARMS)}
+    rows = [(arm, s, losses[arm][s] / 2, losses[arm][s], *[np.nan] * 4) for arm in ARMS for s in seeds]
+    trained = pd.DataFrame(rows, columns=["arm", "seed", "error", LOSS, *MEASURES])
+    said = said_of_loss(mediation(trained, [(ARMS[1], ARMS[0])], seeds))
+    gap = (losses[ARMS[1]] - losses[ARMS[0]]).mean()
+    assert f"with that, {gap * 50:.2f} points of error go by the slope within arms" in said
+    alike = trained.assign(**{LOSS: 0.3 + 0.01 * draw.random(18)})
+    assert said_of_loss(mediation(alike, [(ARMS[1], ARMS[0])], seeds)) == said_of_loss(pd.DataFrame()) == ""
 
 
 def test_too_many_held_out_images_are_refused_before_a_plan_is_written(tmp_path: Path) -> None:

@@ -182,6 +182,6 @@ def test_networks_at_chance_are_warned_of(folder: Path) -> None:
         ImageOutcomes(np.full(61, arm == 0), kept.training, kept.samples, kept.weights).write(outcomes(folder, arm))
     record = compared(folder)
     (warning,) = record.warnings
-    assert warning.startswith(f"{ARMS[0]} errs on 100.0 % of 61 samples of digits, no better than")
+    assert warning.startswith(f"{ARMS[0]}, seed 0 errs on 100.0 % of 61 samples of digits, no better than")
     assert warning.endswith("Train the arms longer, with --setting epochs=N.")
     assert record.tables["design"]["error"].tolist() == [1.0, 0.0]

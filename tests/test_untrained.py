@@ -60,8 +60,16 @@ def test_a_study_sets_the_same_network_with_random_weights_beside_the_trained_on
     own = np.median(squares.own_coherence(spectrum), axis=0)
     np.testing.assert_allclose(twin.lengths["coherence_median"], own, rtol=1e-4)
     effective = spectrum.effective()
-    assert twin.by_share is not None and (twin.by_share.low, twin.by_share.high) == (effective.low, effective.high)
-    assert twin.effective_depth == pytest.approx(spectrum.multiplicity().effective_depth, abs=1e-5)
+    assert twin.by_share is not None and twin.by_magnitude is not None
+    assert (twin.by_share.low, twin.by_share.high) == (effective.low, effective.high)
+    assert twin.depths[0] == pytest.approx(spectrum.multiplicity().effective_depth, abs=1e-5)
+    assert twin.longest[0] == twin.by_magnitude.high
+    torch.manual_seed(7)  # the third draw
+    model = CifarResNet(8, width=4, channels=1).eval()
+    calibrate(model, SAMPLES.limited(32).batches(32))
+    third = resect.path_spectrum(resect.unravel(model, SAMPLES.first(2)[0]), data).multiplicity().effective_depth
+    assert len(twin.depths) == 3 and twin.depths[2] == pytest.approx(third, abs=1e-5) != twin.depths[0]
+    assert twin.effective_depth == pytest.approx(np.mean(twin.depths), abs=1e-9)
 
     trained = study.answers.multiplicity[0].effective_depth
     assert twin.depth_change is not None
@@ -89,7 +97,8 @@ def test_why_there_is_no_twin_is_said() -> None:
         return tuple(part(subject.net, data) for part in parts)  # type: ignore[return-value]
 
     def why(spec: str, **options: object) -> str:
-        twin = untrained_twin(Source(spec, "digits"), replace(subject, **options), measure(subject), 40, measure)  # type: ignore[arg-type]
+        own: Subject = replace(subject, **options)  # type: ignore[arg-type]
+        twin = untrained_twin(Source(spec, "digits"), own, measure(subject), 40, measure, lambda one: measure(one)[:2])
         assert twin.by_share is None and twin.lengths is None
         return str(twin.why_not)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
+from scipy.special import stdtrit
 
 from resect.figures.colours import BLUE, GREY, INK, ORANGE, PALE_BLUE
 from resect.figures.style import SMALL, axes_or_new, head
@@ -25,7 +26,7 @@ def errors(design: pd.DataFrame, trainings: pd.DataFrame, ax: Axes | None = None
         x = own["arm"].map(places)
         ax.plot(x, own["error"] * 100, color=GREY, marker="o", markersize=3.5, linewidth=0.6, alpha=0.8)
     known = design[design["error"].notna()]
-    reach = (known["error"] - known["error_low"]).fillna(0) * 100
+    reach = (known["error"] - known["error_low"]) * 100
     ax.errorbar(known["arm"].map(places), known["error"] * 100, yerr=reach, fmt="D", color=BLUE, capsize=4, zorder=3)
     names = [f"{arm}\n{bits:.1f} bits" for arm, bits in zip(design["arm"], design["log2_paths"], strict=True)]
     ax.set_xticks(range(len(names)), names, fontsize=SMALL)
@@ -40,19 +41,22 @@ def differences(contrasts: pd.DataFrame, bound: float, ax: Axes | None = None) -
     """The difference that fewer paths make, with its interval, beside the bound within which it counts as none.
 
     Args:
-        contrasts: one row each, the primary one first: `fewer`, `more`, `difference`, `low`, `high`, fractions.
+        contrasts: one row each, the primary one first: `fewer`, `more`, `difference`, `low`, `high`, `standard_error`,
+            fractions, and `freedom`. No effect is said where the 90 % interval lies within the bound.
         bound: in points.
     """
     ax = axes_or_new(ax, height=3.8)
     ax.axvspan(-bound, bound, color=PALE_BLUE, zorder=0)
     ax.axvline(0, color=INK, linewidth=0.8)
     places = range(len(contrasts))
-    reach = (contrasts["high"] - contrasts["difference"]).fillna(0) * 100
-    ax.errorbar(contrasts["difference"] * 100, places, xerr=reach, fmt="D", color=ORANGE, capsize=4)
+    middle, reach = contrasts["difference"] * 100, (contrasts["high"] - contrasts["difference"]) * 100
+    inner = stdtrit(contrasts["freedom"], 0.95) * contrasts["standard_error"] * 100
+    ax.errorbar(middle, places, xerr=reach, fmt="D", color=ORANGE, capsize=4)
+    ax.errorbar(middle, places, xerr=inner, fmt="none", color=ORANGE, elinewidth=4)
     names = [
         pair(fewer, more).replace(": ", "\n") for fewer, more in zip(contrasts["fewer"], contrasts["more"], strict=True)
     ]
     ax.set_yticks(places, names, fontsize=SMALL)
     ax.set(xlabel="test error, fewer paths minus more (points)", ylim=(len(contrasts) - 0.4, -0.6))
-    head(ax, "differences", [("◆ mean, 95 %", ORANGE), (f"■ within {bound:g} points", "#7f9dbf")])
+    head(ax, "differences", [("◆ mean, 95 % (thick: 90 %)", ORANGE), (f"■ within {bound:g} points", "#7f9dbf")])
     return ax

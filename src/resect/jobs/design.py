@@ -1,4 +1,6 @@
-"""Designs that vary multiplicity at equal depth, parameters, operations and norms, and what can be asked of them."""
+"""Designs that vary multiplicity at equal depth, parameters, norms and, but for projections, operations; and what can
+be asked of them.
+"""
 
 from __future__ import annotations
 
@@ -131,6 +133,10 @@ class MultiplicityAsked(Asked):
             raise InputError(f"`settings` must be of {', '.join(Recipe.names())}, got {unknown[0]!r}.")
         if len({arm.name for arm in self.design}) < len(self.design):
             raise InputError(f"`arms` must be of different names, got {', '.join(self.arms)}.")
+        alike: dict[tuple[Size, int], str] = {}
+        for arm in self.design:
+            if (other := alike.setdefault((arm.size, arm.merge), arm.name)) != arm.name:
+                raise InputError(f"`arms` must be different networks, got {other} and {arm.name}, which are one.")
         if not self.contrasts:
             raise InputError(
                 f"`arms` must hold two that differ in their merge alone, got {', '.join(self.arms)}. Such are "

@@ -52,7 +52,8 @@ class PlainControl:
 class UntrainedTwin:
     """The network under study before training: the same architecture with random weights, on the same samples.
 
-    Of one that could not be measured only `why_not` is known.
+    Of one that could not be measured only `why_not` is known. Weights are drawn several times; ranges and table are of
+    the first draw.
     """
 
     why_not: str | None = None  # a clause
@@ -60,8 +61,10 @@ class UntrainedTwin:
     by_share: Effective | None = None
     by_magnitude: Effective | None = None
     by_rms: Effective | None = None
-    effective_depth: float | None = None  # mean path length by share, in blocks
-    depth_change: tuple[float, float, float] | None = None  # trained minus untrained, with a paired interval
+    effective_depth: float | None = None  # mean path length by share, in blocks, the mean over draws
+    depth_change: tuple[float, float, float] | None = None  # trained minus untrained; 95 % over draws and samples
+    depths: tuple[float, ...] = ()  # mean path length of each draw
+    longest: tuple[int, ...] = ()  # upper end of by_magnitude of each draw
     lengths: pd.DataFrame | None = None  # as Study.lengths
 
     def numbers(self) -> dict[str, Any]:
@@ -74,7 +77,8 @@ class UntrainedTwin:
         names = ("by_share", "by_magnitude", "by_rms")
         ranges = {name: Effective(**numbers[name]) for name in names if numbers[name]}
         change = _known(numbers["depth_change"]) if numbers["depth_change"] else None
-        return cls(**{**numbers, **ranges, "depth_change": change, "lengths": lengths})
+        every = {name: tuple(numbers.get(name, ())) for name in ("depths", "longest")}
+        return cls(**{**numbers, **ranges, **every, "depth_change": change, "lengths": lengths})
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from resect.network.unraveled import Unraveled
 from resect.paths.energy import path_energy
 from resect.paths.settings import PathSettings
 from resect.paths.spectrum import path_spectrum
+from resect.words import decimal
 
 SUFFIX = ".paths.json"
 IMAGES = 64  # of the test images, the first
@@ -72,6 +73,7 @@ class TrainedPaths:
 
 
 MEASURES = tuple(own.name for own in fields(TrainedPaths))
+LOSS = "training_loss"  # beside them: an arm that has not converged as far as another errs for that reason, too
 
 
 def mediation(trainings: pd.DataFrame, pairs: Iterable[tuple[str, str]], seeds: Sequence[int]) -> pd.DataFrame:
@@ -83,20 +85,34 @@ def mediation(trainings: pd.DataFrame, pairs: Iterable[tuple[str, str]], seeds: 
     its 95 % interval over seeds, NaN with fewer than 3. Errors are fractions.
 
     Args:
-        trainings: columns `arm`, `seed`, `error` and MEASURES, NaN where they were not measured.
+        trainings: columns `arm`, `seed`, `error`, `training_loss` and MEASURES, NaN where they were not measured.
         pairs: (fewer, more).
         seeds: that all arms have.
     """
     rows = []
     indexed = trainings.set_index(["arm", "seed"])
     for fewer, more in pairs:
-        for measure in MEASURES:
+        for measure in (*MEASURES, LOSS):
             table = indexed[["error", measure]].reindex(pd.MultiIndex.from_product([(fewer, more), seeds]))
             errors, values = (table[name].to_numpy(float).reshape(2, len(seeds)) for name in ("error", measure))
             known = np.isfinite(values).all(0)
             row = {"fewer": fewer, "more": more, "measure": measure, "seeds": int(known.sum())}
             rows.append({**row, **_mediated(errors[:, known], values[:, known])})
     return pd.DataFrame(rows)
+
+
+def said_of_loss(table: pd.DataFrame) -> str:
+    """That the arms of the primary contrast do not fit their training images alike, where errors go with that."""
+    rows = table[table["measure"] == LOSS] if len(table) else table
+    if not len(rows) or not (rows["carried_low"].iloc[0] > 0 or rows["carried_high"].iloc[0] < 0):
+        return ""
+    row = rows.iloc[0]
+    carried, low, high = (decimal(float(row[name]) * 100) for name in ("carried", "carried_low", "carried_high"))
+    return (
+        f" They do not fit the training images alike, either (training loss {decimal(float(row['mean_more']), 3)} and "
+        f"{decimal(float(row['mean_fewer']), 3)}); with that, {carried} points of error go by the slope within arms "
+        f"(95 % {low} to {high})."
+    )
 
 
 def _mediated(errors: np.ndarray, values: np.ndarray) -> dict[str, float]:

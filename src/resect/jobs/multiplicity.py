@@ -28,9 +28,9 @@ from resect.jobs.design import START, Arm, MultiplicityAsked
 from resect.jobs.evaluate import outcomes_of
 from resect.jobs.fit import placed, require_fit
 from resect.jobs.job import Advance, Answer, Job, Lab, Track, silent
-from resect.jobs.mediators import MEASURES, TrainedPaths, columns_of, mediation, paths_file
+from resect.jobs.mediators import MEASURES, TrainedPaths, columns_of, mediation, paths_file, said_of_loss
 from resect.jobs.outcomes import ImageOutcomes, kept_outcomes, outcomes_file, training_digest
-from resect.jobs.pilot import Pilot, card_of, said_hopeless
+from resect.jobs.pilot import Pilot, card_of, has_diverged, keep_diverged, said_hopeless
 from resect.jobs.plan import plan_of
 from resect.jobs.together import train_here, train_together
 from resect.jobs.train import TrainJob, shown
@@ -88,7 +88,7 @@ class MultiplicityJob(MultiplicityAsked, Job):
         self._keep_plan(lab.folder)
         compare, pilot = super().run, self._pilot(lab.folder)
 
-        def train(jobs: Sequence[TrainJob], diverged: Callable[[TrainJob], None] | None = None) -> None:
+        def train(jobs: Sequence[TrainJob]) -> None:
             bar, done = track("trainings", len(jobs)) if jobs else silent("", 0), 0.0
 
             def share(part: float) -> None:
@@ -102,20 +102,20 @@ class MultiplicityJob(MultiplicityAsked, Job):
                 group = jobs[first : first + at_once]
                 watches = [shown(track, job.out.stem, share) for job in group]
                 if at_once == 1:
-                    train_here(group[0], watches[0], diverged)
+                    train_here(group[0], watches[0], keep_diverged)
                 else:
-                    train_together(group, watches, at_once, diverged)
+                    train_together(group, watches, at_once, keep_diverged)
                 share(max(0.0, first + len(group) - done))  # what is left of one that diverged
 
         pilots = pilot.missing()[:trainings]
-        train(pilots, pilot.diverged)
+        train(pilots)
         if pilots:
             seen(compare(out, silent))
         pilot.keep()
         if pilot.chosen() is not None:
-            missing = [pair for pair in self.trainings if not self._card(lab.folder, *pair)]
-            left = None if trainings is None else trainings - len(pilots)
-            train([self._job(lab.folder, *pair) for pair in missing[:left]])
+            jobs = {pair: self._job(lab.folder, *pair) for pair in self.trainings}
+            missing = [job for pair, job in jobs.items() if not (self._card(lab.folder, *pair) or has_diverged(job))]
+            train(missing[: None if trainings is None else trainings - len(pilots)])
         return compare(out, track)
 
     def prepare(self, lab: Lab) -> _Trained:
@@ -141,7 +141,13 @@ class MultiplicityJob(MultiplicityAsked, Job):
         }
         paths = self._paths(lab.folder, {pair: outcomes[pair[0].name, pair[1]] for pair in kept}, samples, lab)
         known = {(arm.name, seed): card for (arm, seed), card in cards.items()}
-        return _Trained(samples, known, outcomes, paths, self._pilot(lab.folder).table())
+        return _Trained(samples, known, outcomes, paths, self._pilot(lab.folder).table(), self._diverged(lab.folder))
+
+    def _diverged(self, folder: RunFolder) -> tuple[tuple[str, int], ...]:
+        """Arms and seeds of the trainings that diverged."""
+        if self._pilot(folder).chosen() is None:
+            return ()
+        return tuple((arm.name, seed) for arm, seed in self.trainings if has_diverged(self._job(folder, arm, seed)))
 
     def _paths(
         self, folder: RunFolder, outcomes: Mapping[tuple[Arm, int], ImageOutcomes], samples: SampleSet, lab: Lab
@@ -206,23 +212,29 @@ class MultiplicityJob(MultiplicityAsked, Job):
         trained = _trainings(subject.cards, outcomes, subject.paths)
         engine = lab.engine if outcomes else None  # the paths at birth take a capture: once a training is over
         design = pd.DataFrame([born(arm, subject.samples, self.source.seed, engine) for arm in self.design])
-        losses = trained.groupby("arm")["training_loss"].mean()
-        design["training_loss"] = design["arm"].map(losses).astype(float)
+        for name in ("training_loss", "training_error"):
+            design[name] = design["arm"].map(trained.groupby("arm")[name].mean()).astype(float)
         design[["error", "error_low", "error_high"]] = [_interval(own) for own in wrong] if seeds else nan
         tables = {"design": design, "trainings": trained}
         tables |= {"contrasts": pd.DataFrame(map(asdict, judged)), "slopes": pd.DataFrame(map(asdict, slopes))}
         pairs = [(few.name, many.name) for many, few in self.contrasts]
         tables["mediation"] = mediation(trained, pairs, seeds) if seeds else pd.DataFrame()
+        found["summary"] += said_of_loss(tables["mediation"])
         if self.learning_rates:
             tables["pilot"] = subject.pilot
-        doubts = self._doubts(trained, subject.samples) + self._pilot(lab.folder).at_edges()
+        doubts = self._doubts(trained, subject) + self._pilot(lab.folder).at_edges()
         return Answer(found, tables, doubts)
 
-    def _doubts(self, trained: pd.DataFrame, samples: SampleSet) -> tuple[str, ...]:
-        """One sentence for each arm whose networks, as trained, are no better than chance."""
-        errors = trained.groupby("arm", sort=False)["error"].mean()
-        said = [doubt for arm, error in errors.items() for doubt in at_chance(str(arm), error, samples, random=True)]
-        return tuple(f"{doubt} Train the arms longer, with --setting epochs=N." for doubt in said)
+    def _doubts(self, trained: pd.DataFrame, subject: _Trained) -> tuple[str, ...]:
+        """One sentence for each network that, as trained, is no better than chance, and each that diverged."""
+        rows = trained[["arm", "seed", "error"]].itertuples(index=False)
+        each = (at_chance(f"{arm}, seed {seed}", error, subject.samples, random=True) for arm, seed, error in rows)
+        poor = tuple(f"{doubt} Train the arms longer, with --setting epochs=N." for said in each for doubt in said)
+        return poor + tuple(
+            f"{arm}, seed {seed}, diverged: without this seed in all arms no verdict is given. Try a lower learning "
+            "rate, with another --out."
+            for arm, seed in subject.diverged
+        )
 
     def _compared(self, wrong: np.ndarray) -> tuple[list[Verdict], list[Slope]]:
         """Contrasts and slopes of (A, R, N), whether each arm errs with each seed on each image."""
@@ -322,13 +334,14 @@ class MultiplicityJob(MultiplicityAsked, Job):
 
 @dataclass(frozen=True)
 class _Trained:
-    """The test images, cards, outcomes and paths by arm and seed, and the table of the pilot."""
+    """The test images, cards, outcomes and paths by arm and seed, the table of the pilot, and what diverged."""
 
     samples: SampleSet
     cards: dict[tuple[str, int], Record]
     outcomes: dict[tuple[str, int], ImageOutcomes]
     paths: dict[tuple[str, int], TrainedPaths]
     pilot: pd.DataFrame
+    diverged: tuple[tuple[str, int], ...] = ()
     capture_seconds: None = None
 
     @property
@@ -336,7 +349,9 @@ class _Trained:
         """Digests of samples and weights, whose paths are known, and how many trainings of the pilot are over."""
         networks = [own.weights for own in self.outcomes.values()]
         pilot = {"pilot": len(self.pilot)} if len(self.pilot) else {}
-        return {"samples": self.samples.digest(), "networks": networks, "paths": sorted(map(str, self.paths)), **pilot}
+        lost = {"diverged": [list(pair) for pair in self.diverged]} if self.diverged else {}
+        paths = sorted(map(str, self.paths))
+        return {"samples": self.samples.digest(), "networks": networks, "paths": paths, **pilot, **lost}
 
 
 def _interval(values: np.ndarray) -> tuple[float, float, float]:

@@ -37,12 +37,6 @@ class Pilot:
         """Those that are not over; none once it is chosen."""
         return [] if self.file.exists() else [job for job in self.jobs.values() if not _over(job)]
 
-    def diverged(self, job: TrainJob) -> None:
-        """Keep that the loss of one of them was no longer finite, which is an outcome, too."""
-        job.out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(_mark(job), json.dumps(plain(job.asked), indent=2) + "\n")
-        job.checkpoint.unlink(missing_ok=True)
-
     def table(self) -> pd.DataFrame:
         """One row for each that is over: its loss and error on the images that were held out, NaN where it diverged."""
         rows = []
@@ -50,7 +44,7 @@ class Pilot:
             if card := card_of(job, job.card):
                 found = card.found["test_loss"], card.found["test_error"], card.found["curve"][-1]["loss"]
                 rows.append((arm.name, rate, seed, *(nan if value is None else value for value in found)))
-            elif _has_diverged(job):
+            elif has_diverged(job):
                 rows.append((arm.name, rate, seed, nan, nan, nan))
         return pd.DataFrame(rows, columns=[*_COLUMNS])
 
@@ -147,7 +141,14 @@ def _lost(job: TrainJob, proof: Path, *, damaged: bool) -> RunError:
 
 
 def _over(job: TrainJob) -> bool:
-    return bool(card_of(job, job.card)) or _has_diverged(job)
+    return bool(card_of(job, job.card)) or has_diverged(job)
+
+
+def keep_diverged(job: TrainJob) -> None:
+    """Keep that the loss of a training was no longer finite, which is an outcome, too."""
+    job.out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(_mark(job), json.dumps(plain(job.asked), indent=2) + "\n")
+    job.checkpoint.unlink(missing_ok=True)
 
 
 def _mark(job: TrainJob) -> Path:
@@ -155,7 +156,8 @@ def _mark(job: TrainJob) -> Path:
     return job.out.with_suffix(".diverged.json")
 
 
-def _has_diverged(job: TrainJob) -> bool:
+def has_diverged(job: TrainJob) -> bool:
+    """Whether that was kept of this training."""
     try:
         return bool(json.loads(_mark(job).read_text(encoding="utf-8")) == plain(job.asked))
     except (OSError, ValueError):

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from resect.data.normalization import how_read
-from resect.data.samples import SampleSet
+from resect.data.samples import Cut, SampleSet
 from resect.digest import key_digest
 from resect.errors import InputError
 from resect.jobs.answers import answer_depth, answer_ensemble, answer_gradient, multiplicity_row
@@ -29,7 +29,7 @@ from resect.jobs.warn import at_chance
 from resect.models.names import bare_name, is_shipped
 from resect.network.requirements import require_blocks
 from resect.network.unraveled import Unraveled
-from resect.paths.sampled import sample_paths
+from resect.paths.sampled import PathDraws, sample_paths
 from resect.paths.settings import PathSettings, passing
 from resect.paths.spectrum import PathSpectrum, path_spectrum
 from resect.paths.squares import path_squares
@@ -71,8 +71,8 @@ class StudyJob(StudyAsked, Job):
             more["lengths"] = lengths_table(spectrum, draws, squares)
             depth, gradient = answer_depth(spectrum, draws, squares), answer_gradient(spectrum, draws)
             if self.untrained:
-                measure = partial(bench.paths, of="untrained, ")
-                twin = untrained_twin(self.source, main, measured, self.batch_size, measure)
+                measure, again = partial(bench.paths, of="untrained, "), partial(bench.sampled, of="untrained, ")
+                twin = untrained_twin(self.source, main, measured, self.batch_size, measure, again)
                 more |= {} if twin.lengths is None else {"untrained": twin.lengths}
         own = multiplicity_row(self.source.model, net, singles.intact_error, spectrum)
         networks = [Compared(own, subject.trainings[0], singles.intact["error"], singles.weights, spectrum)]
@@ -174,13 +174,23 @@ class _Bench:
 
     def paths(self, subject: Subject, of: str = "") -> Measured:
         """The exact shares, sampled single paths, and random signs; `of` says of what their bars are."""
-        spectrum, net = self.spectrum(subject, f"{of}gradient by path length"), subject.net
-        data = subject.samples.limited(self.job.path_samples).batches(self.job.path_batch)
-        settings, slices, engine = PathSettings(seed=self.job.source.seed), passing(net) * len(data), self.lab.engine
-        bar = self.lab.track(f"{of}sampled single paths", slices)
-        draws = sample_paths(net, data, settings, draws=self.job.draws, progress=bar, engine=engine)
-        bar = self.lab.track(f"{of}random signs", slices * self.job.sweeps)
-        return spectrum, draws, path_squares(net, data, settings, sweeps=self.job.sweeps, progress=bar, engine=engine)
+        spectrum, draws = self.sampled(subject, of)
+        data, sweeps = self._for_paths(subject), self.job.sweeps
+        bar = self.lab.track(f"{of}random signs", passing(subject.net) * len(data) * sweeps)
+        settings = PathSettings(seed=self.job.source.seed)
+        squares = path_squares(subject.net, data, settings, sweeps=sweeps, progress=bar, engine=self.lab.engine)
+        return spectrum, draws, squares
+
+    def sampled(self, subject: Subject, of: str = "") -> tuple[PathSpectrum, PathDraws]:
+        """The exact shares, and sampled single paths."""
+        spectrum = self.spectrum(subject, f"{of}gradient by path length")
+        data, draws = self._for_paths(subject), self.job.draws
+        bar = self.lab.track(f"{of}sampled single paths", passing(subject.net) * len(data))
+        settings = PathSettings(seed=self.job.source.seed)
+        return spectrum, sample_paths(subject.net, data, settings, draws=draws, progress=bar, engine=self.lab.engine)
+
+    def _for_paths(self, subject: Subject) -> Cut:
+        return subject.samples.limited(self.job.path_samples).batches(self.job.path_batch)
 
     def control(self, spec: str, subject: Subject) -> PlainControl:
         """The plain network's deletions (paper, section 4.1)."""

@@ -14,7 +14,7 @@ from resect.jobs.job import Subject
 from resect.jobs.paths import lengths_table
 from resect.jobs.source import Source
 from resect.measuring.calibration import calibrate
-from resect.measuring.statistics import bootstrap_interval
+from resect.measuring.contrasts import crossed_contrast
 from resect.models.untrained import untrained
 from resect.network.unraveled import Unraveled
 from resect.paths.measures import MASS
@@ -23,11 +23,17 @@ from resect.paths.spectrum import PathSpectrum
 from resect.paths.squares import PathSquares
 
 Measured = tuple[PathSpectrum, PathDraws, PathSquares]
+DRAWS = 3  # of random weights; the first is the twin, which is shown
 SAMPLES = 256  # on which its batch norms are measured, where --calibrate says nothing else
 
 
 def untrained_twin(
-    source: Source, subject: Subject, trained: Measured, batch_size: int, measure: Callable[[Subject], Measured]
+    source: Source,
+    subject: Subject,
+    trained: Measured,
+    batch_size: int,
+    measure: Callable[[Subject], Measured],
+    again: Callable[[Subject], tuple[PathSpectrum, PathDraws]],
 ) -> UntrainedTwin:
     """Measure the paths of the untrained twin, or say why that cannot be done.
 
@@ -37,30 +43,36 @@ def untrained_twin(
         trained: its paths.
         batch_size: in which batch norms are measured.
         measure: measures paths, on the same samples.
+        again: measures those of further draws of random weights, by which the twin's own may differ.
     """
     if subject.untrained:
         return UntrainedTwin("the weights of the network under study are random, too, so that it is its own")
     if source.module is not None:
         return UntrainedTwin("the network under study is a part of a model, which is not built anew alone")
     try:
-        spectrum, draws, squares = measure(replace(subject, net=_twin(source, subject, batch_size)))
-        here, there = _depths(trained[0]), _depths(spectrum)
-        change = (here - there)[np.isfinite(here - there)]
-        low, high = bootstrap_interval(change[None])
+        spectrum, draws, squares = measure(replace(subject, net=_twin(source, subject, batch_size, source.seed)))
+        others = (_twin(source, subject, batch_size, source.seed + i) for i in range(1, DRAWS))
+        every = [(spectrum, draws), *(again(replace(subject, net=net)) for net in others)]
+        depths = np.stack([_depths(shares) for shares, _ in every])
+        change = _depths(trained[0]) - depths
+        change = change[:, np.isfinite(change).all(0)]
+        ends = crossed_contrast(change).interval() if change.shape[1] > 1 else (np.nan, np.nan)
         return UntrainedTwin(
             seed=source.seed,
             by_share=spectrum.effective(MASS),
             by_magnitude=draws.effective(MASS),
             by_rms=squares.effective(MASS),
-            effective_depth=float(np.nanmean(there)),
-            depth_change=(float(change.mean()), float(low[0]), float(high[0])),
+            effective_depth=float(np.nanmean(depths)),
+            depth_change=(float(change.mean()), *ends),
+            depths=tuple(float(depth) for depth in np.nanmean(depths, axis=1)),
+            longest=tuple(own.effective(MASS).high for _, own in every),
             lengths=lengths_table(spectrum, draws, squares),
         )
     except InputError as error:
         return UntrainedTwin(str(error).rstrip("."))
 
 
-def _twin(source: Source, subject: Subject, batch_size: int) -> Unraveled:
+def _twin(source: Source, subject: Subject, batch_size: int, seed: int) -> Unraveled:
     """The capture of the network under study with fresh random weights, and batch norms that have seen samples.
 
     Raises:
@@ -69,7 +81,7 @@ def _twin(source: Source, subject: Subject, batch_size: int) -> Unraveled:
     net, samples = subject.net, subject.samples
     fresh = untrained(
         net.model, source.model, checkpoint=source.checkpoint, model_args=source.model_args, samples=samples,
-        seed=source.seed,
+        seed=seed,
     )  # fmt: skip
     net = deepcopy(net)
     try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 
 from resect.measuring.contrasts import crossed_contrast
 from resect.measuring.many import holm
@@ -13,6 +14,7 @@ from resect.words import decimal
 
 DIFFERS, SMALL, NONE, UNKNOWN, EARLY = "differs", "differs, but little", "no effect", "cannot be told", "not yet told"
 _SURE = 0.05
+_VARIED = "Multiplicity, set by how often the towers merge,"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Verdict:
     p_equivalent: float
     p_equivalent_holm: float
     verdict: str
+
+    def within(self) -> tuple[float, float]:
+        """The 90 % interval, which lies within the bound exactly where the two one-sided tests say so."""
+        reach = float(stdtrit(self.freedom, 1 - _SURE)) * self.standard_error
+        return self.difference - reach, self.difference + reach
 
 
 def verdicts(differences: Mapping[tuple[str, str], np.ndarray], bound: float, *, over: bool) -> list[Verdict]:
@@ -91,14 +98,19 @@ def answer_of(primary: Verdict | None, seeds: int, planned: int, bound: float) -
     change = f"{decimal(primary.difference * 100)} points of error from {primary.more} to {primary.fewer}"
     if seeds > 1:
         corrected = "" if primary.p_holm == primary.p_value else f", p {primary.p_holm:.2g} by Holm's correction"
-        change += f" (95 % {decimal(primary.low * 100)} to {decimal(primary.high * 100)}{corrected})"
+        inner = f", 90 % {_ends(*primary.within())}" if primary.verdict in (SMALL, NONE) else ""
+        change += f" (95 % {_ends(primary.low, primary.high)}{inner}{corrected})"
     if primary.verdict == EARLY:
         return f"The data cannot tell yet: {seeds} of {planned} seeds are trained, so far {change}."
     said = {
-        DIFFERS: f"Multiplicity changes the error: {change}.",
-        SMALL: f"Multiplicity changes the error, by less than {bound:g} points: {change}.",
-        NONE: f"Multiplicity has no effect beyond {bound:g} points: {change}.",
-        UNKNOWN: f"The data cannot tell whether multiplicity changes the error: {change}, which shows neither a "
-        f"difference nor that it lies within {bound:g} points.",
+        DIFFERS: f"{_VARIED} changes the error: {change}.",
+        SMALL: f"{_VARIED} changes the error, by less than {bound:g} points: {change}.",
+        NONE: f"{_VARIED} has no effect beyond {bound:g} points: {change}.",
+        UNKNOWN: f"The data cannot tell whether multiplicity, set by how often the towers merge, changes the error: "
+        f"{change}, which shows neither a difference nor that it lies within {bound:g} points.",
     }
     return said[primary.verdict]
+
+
+def _ends(low: float, high: float) -> str:
+    return f"{decimal(low * 100)} to {decimal(high * 100)}"

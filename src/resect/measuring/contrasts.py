@@ -47,9 +47,11 @@ class Contrast:
     def p_equivalent(self, bound: float) -> float:
         """That of a mean at or beyond -bound or bound, by two one-sided tests; NaN with a single seed.
 
+        1 where no value differs from another: networks that answer alike on all samples say nothing of others.
+
         Source: D. Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15 (1987), 657-680.
         """
-        return self._below(abs(self.mean) - bound)
+        return self._below(abs(self.mean) - bound) if self.error else 1.0
 
     def _below(self, shift: float) -> float:
         if self.error == 0:
@@ -96,7 +98,7 @@ class Slope:
 
     Attributes:
         value: None if the design does not identify it.
-        low, high: of 95 %; None with a single seed.
+        low, high: of 95 %; None with a single seed of as many arms as coefficients.
     """
 
     name: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from resect.report.layout import Row, print_table
 from resect.report.parts import Figures, save_figures, say
 from resect.report.study.page import templates
 from resect.runs.record import Record
-from resect.words import count, decimal, duration, pair, part, percent, plural
+from resect.words import count, decimal, duration, pair, part, plural
 
 _ABOUT = {
     "errors": "Test errors of all trainings. Intervals are over seeds and test images.",
@@ -28,6 +29,7 @@ _MEASURES = {
     "log2_effective_paths": "bits by share",
     "energy_depth": "length by energy",
     "log2_energy_paths": "bits by energy",
+    "training_loss": "(training loss)",
 }
 _NAMES = {"log2 blocks": "log₂ blocks", "log2 width": "log₂ (towers × hidden)", "bits per block": "log₂ paths / blocks"}
 
@@ -79,7 +81,7 @@ def tables(record: Record) -> list[tuple[str, Row, list[Row]]]:
     designs = ("arm", "blocks", "towers", "merge", "hidden", "bits", "parameters", "norms", "operations")
     births = ("arm", "path length at birth", "without zeroed branches")
     pilot = ("arm", "learning rate", "held-out loss", "held-out error", "training loss", "")
-    errors = ("arm", "test error", "95 %", "training loss")
+    errors = ("arm", "test error", "95 %", "training loss", "training error")
     contrasts = (
         "fewer paths − more",
         "points",
@@ -99,7 +101,7 @@ def tables(record: Record) -> list[tuple[str, Row, list[Row]]]:
         ("Contrasts, the primary one first", contrasts, _rows(every["contrasts"], _contrast)),
         ("Slopes over the arms", slopes, _rows(every["slopes"], _slope)),
         (
-            "Exploratory: the trained networks' paths, and the points of error that go with them",
+            "Exploratory: the trained networks' paths and training losses, and the points of error that go with them",
             mediation,
             _rows(every.get("mediation", pd.DataFrame()), _mediation),
         ),
@@ -137,7 +139,8 @@ def _pilot(record: Record) -> list[Row]:
 
 def _error(row: dict[str, Any]) -> Row:
     ends = _ends(row["error_low"], row["error_high"])
-    return row["arm"], part(row["error"], 2), ends, decimal(row["training_loss"], 3)
+    fit = decimal(row["training_loss"], 3), part(row.get("training_error", nan), 2)  # a record may be of before
+    return row["arm"], part(row["error"], 2), ends, *fit
 
 
 def _contrast(row: dict[str, Any]) -> Row:
@@ -181,8 +184,7 @@ def _took(record: Record) -> str:
     if not len(trainings):
         return "No training is over."
     each = duration(float(trainings["seconds"].median()))
-    error = percent(float(trainings["training_error"].mean()))
-    return f"A training took {each} in the median; in their last epoch they err on {error} of the training images."
+    return f"A training took {each} in the median."
 
 
 def _figures(record: Record) -> Figures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -63,9 +63,21 @@ def check(
     return add
 
 
-def judged(true: list[bool]) -> str:
-    """The verdict on a claim of several parts."""
-    return HOLDS if all(true) else PARTLY if any(true) else FAILS
+def judged(true: Sequence[bool | None]) -> str:
+    """The verdict on a claim of several parts, of which None cannot be told."""
+    return HOLDS if all(true) else PARTLY if any(true) else UNKNOWN if None in true else FAILS
+
+
+def below(interval: tuple[float, float], bound: float) -> bool | None:
+    """Whether what an interval is of lies below a bound; None where the interval holds the bound."""
+    low, high = interval
+    return True if high < bound else False if low >= bound else None
+
+
+def above(interval: tuple[float, float], bound: float) -> bool | None:
+    """Whether it lies above, likewise."""
+    low, high = interval
+    return below((-high, -low), -bound)
 
 
 def lesions_of(record: Record) -> pd.Series:
@@ -75,6 +87,6 @@ def lesions_of(record: Record) -> pd.Series:
 
 
 def median_of(damage: pd.Series) -> str:
-    """The median of damages with its interval."""
+    """The median of damages with its interval; of fewer than six with their range."""
     low, high = (points(end).partition(" ")[0] for end in median_interval(damage))
-    return f"{points(float(damage.median()))} ({low} to {high})"
+    return f"{points(float(damage.median()))} ({'range ' if len(damage) < 6 else ''}{low} to {high})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from resect.jobs.claims.check import CHEAP, SIDE_BY_SIDE, Runs, check, judged, lesions_of, median_of
+from resect.jobs.claims.check import CHEAP, SIDE_BY_SIDE, Runs, below, check, judged, lesions_of, median_of
 from resect.measuring.ranks import median_interval
 from resect.runs.record import Record
 from resect.words import percent, points
@@ -27,13 +27,14 @@ _RUNS = ("layers-skipped", "layers-swapped", "layers-parallel", "layers-repeated
 )
 def _layers(runs: Runs) -> tuple[str, str]:
     """Holds if skipping a middle layer, swapping two, running two side by side, and running a block of one twice each
-    cost less than 2 points in the median; in part if one does. Middle are all layers but the first and the last.
+    cost less than 2 points in the median, interval included; in part if one does. Middle are all layers but the first
+    and the last.
     """
     error = percent(runs[_RUNS[0]].found["intact"]["error"])
     middle = [lesions_of(runs[name]).iloc[ends:-ends] for name, ends in zip(_RUNS, _LAYERS.values(), strict=True)]
     each = ", ".join(f"{what} {median_of(damage)}" for what, damage in zip(_LAYERS, middle, strict=True))
     here = f"intact {error} of queries do not find their text first; middle layers {each}, medians over layers"
-    return here, judged([bool(damage.median() < CHEAP) for damage in middle])
+    return here, judged([below(median_interval(damage), CHEAP) for damage in middle])
 
 
 @check("13b", "side-by-side", theirs="not measured: proved")
@@ -45,7 +46,7 @@ def _orders(runs: Runs) -> tuple[str, str]:
     pairs = zip(SIDE_BY_SIDE, damages, strict=True)
     each = (f"of {n} blocks {median_of(damage)} in the median, {points(damage.max())} at most" for n, damage in pairs)
     here = f"the first order alone costs {'; '.join(each)}"
-    return here, judged([median_interval(damage)[1] < CHEAP for damage in damages])
+    return here, judged([below(median_interval(damage), CHEAP) for damage in damages])
 
 
 def _of_length(record: Record, length: int) -> pd.Series:

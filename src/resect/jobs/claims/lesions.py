@@ -7,7 +7,7 @@ from importlib import resources
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
+from scipy.stats import binomtest, spearmanr
 
 from resect.jobs import authors
 from resect.jobs.claims.check import (
@@ -18,6 +18,8 @@ from resect.jobs.claims.check import (
     PARTLY,
     UNKNOWN,
     Runs,
+    above,
+    below,
     check,
     judged,
     lesions_of,
@@ -72,9 +74,12 @@ def _by_depth() -> str:
 
 
 def _repeated() -> str:
-    table = authors.measured(_AUTHORS, "repeat several")
-    ten = table["error"][table["count"] == 10]
-    return f"{percent(float(ten.median()))} with 10 blocks twice, {plural(len(ten), 'run')}"
+    table, intact = authors.measured(_AUTHORS, "repeat several"), authors.intact(_AUTHORS)
+    one, ten = (table["error"][table["count"] == count] for count in (1, 10))
+    return (
+        f"one block twice: {median_of(one - intact)} in the median, {plural(len(one), 'run')}; intact "
+        f"{percent(intact)}, with 10 blocks twice {percent(float(ten.median()))}, {plural(len(ten), 'run')}"
+    )
 
 
 def _apart(ours: pd.Series, theirs: pd.Series) -> str:
@@ -82,7 +87,7 @@ def _apart(ours: pd.Series, theirs: pd.Series) -> str:
     all_ours, down_ours, all_theirs, down_theirs = map(points, (*_means(ours), *_means(theirs)))
     return (
         f"{all_ours} on average, {down_ours} at downsampling blocks; with ordinary training {all_theirs} and "
-        f"{down_theirs}"
+        f"{down_theirs}; {median_of(theirs - ours)} less for a block in the median"
     )
 
 
@@ -97,16 +102,18 @@ def _means(damage: pd.Series) -> tuple[float, float]:
 @check("1", "study", theirs=f"{_single(_AUTHORS)}; VGG to chance", alone=("deletions", "control"))
 def _deletions(runs: Runs) -> tuple[str, str]:
     """Holds if nine in ten of the blocks that do not downsample cost less than 2 points, and a layer of the plain
-    network at least half of the way to chance in the median; in part if one of both.
+    network more than half of the way to chance in the median, interval included; in part if one of both.
     """
     table, intact, chance, plain = _of_sweeps(runs) if "control" in runs else _of_study(Study.of(runs["study"]))
     others = table["damage"][~table["downsampling"].to_numpy(bool)]
     largest = str(table["name"].iloc[int(table["damage"].argmax())])
+    cheap = int((others < CHEAP).sum())
     here = f"{_singles(intact, table['damage'])} ({largest})"
-    true = [bool((others < CHEAP).mean() >= 0.9)]
+    here += f"; {cheap} of {len(others)} that do not downsample below 2 points"
+    true: list[bool | None] = [cheap >= 0.9 * len(others)]
     if plain:
         here += f"; {plain.name} {median_of(plain.damage)}"
-        true.append(bool(plain.damage.median() > ((chance or 1.0) - plain.intact) / 2))
+        true.append(above(median_interval(plain.damage), ((chance or 1.0) - plain.intact) / 2))
     return here, judged(true)
 
 
@@ -140,22 +147,29 @@ def _of_sweeps(runs: Runs) -> _Deleted:
 
 @check("1b", *DEPTHS, "deletions", theirs=_by_depth())
 def _depths(runs: Runs) -> tuple[str, str]:
-    """Holds if the median damage falls with every step of depth; in part if no network has less than the deepest, and
-    the shallowest has more.
+    """Holds if the median damage falls with every step of depth, from the shallowest to the deepest beyond their
+    intervals; in part if it falls so from the shallowest to the deepest, but not at every step; does not if it rises so
+    from any to the deepest; else it cannot be said.
     """
     damages = [lesions_of(runs[name]) for name in (*DEPTHS, "deletions")]
     here = f"{', '.join(map(median_of, damages))} in the median at depth 20, 32, 44, 56 and 110"
-    medians = np.array([damage.median() for damage in damages])
-    return here, judged([bool((np.diff(medians) < 0).all()), bool(medians.min() == medians[-1] < medians[0])])
+    *others, (low, high) = map(median_interval, damages)
+    if any(end < low for _, end in others):
+        return here, FAILS
+    if others[0][0] <= high:
+        return here, UNKNOWN
+    return here, HOLDS if (np.diff([damage.median() for damage in damages]) < 0).all() else PARTLY
 
 
-@check("2", "imagenet", theirs=_single("resnet152"))
+@check("2", "imagenet", theirs=f"ResNet-200: {_single('resnet200')}")
 def _imagenet(runs: Runs) -> tuple[str, str]:
-    """Holds if the median damage of a block, with its interval, is below 2 points."""
+    """Holds if the median damage of a block is below 2 points, interval included; does not if it is above; else it
+    cannot be said.
+    """
     record = runs["imagenet"]
     damage = lesions_of(record)
-    here = f"intact {percent(record.found['intact']['error'])}; {median_of(damage)} in the median"
-    return here, judged([median_interval(damage)[1] < CHEAP])
+    here = _singles(record.found["intact"]["error"], damage)
+    return here, judged([below(median_interval(damage), CHEAP)])
 
 
 @check(
@@ -166,7 +180,9 @@ def _imagenet(runs: Runs) -> tuple[str, str]:
 )
 def _random(runs: Runs) -> tuple[str, str]:
     """Holds if the mean error goes from a tenth to nine tenths of its whole rise over at least a quarter of the numbers
-    of blocks that were deleted.
+    of blocks that were deleted, and of the draws of these numbers more than half, interval included, lie between a
+    tenth and nine tenths themselves, as they would not if one block decided; in part if one of both; does not if it
+    rises by less than 2 points.
     """
     if run := runs.get("random"):
         table, intact = run.tables["lesions"], run.found["intact"]["error"]
@@ -177,13 +193,27 @@ def _random(runs: Runs) -> tuple[str, str]:
     if table.groupby("deleted")["error"].mean().max() - intact < CHEAP:
         return f"{here}: it hardly rises", FAILS
     early, late = rise_of(table, intact)
-    here += f"; a tenth of the rise is reached at {plural(early, 'block')}, nine tenths at {late}"
-    return here, judged([bool(late - early >= table["deleted"].max() / 4)])
+    inside = _partly(table, intact, early, late)
+    low, high = binomtest(int(inside.sum()), len(inside)).proportion_ci(method="wilson")
+    here += (
+        f"; a tenth of the rise is reached at {plural(early, 'block')}, nine tenths at {late}; of the draws there "
+        f"{percent(inside.mean())} ({percent(low)} to {percent(high)}) lie between"
+    )
+    return here, judged([bool(late - early >= table["deleted"].max() / 4), above((low, high), 0.5)])
+
+
+def _partly(table: pd.DataFrame, intact: float, early: int, late: int) -> pd.Series:
+    """Of every draw of so many blocks: does its error lie between a tenth and nine tenths of the whole rise?"""
+    rise = float(table.groupby("deleted")["error"].mean().max()) - intact
+    errors = table["error"][table["deleted"].between(early, late)]
+    return ((errors - intact) / rise).between(0.1, 0.9)
 
 
 @check("4", "study", theirs=_swapped(), alone=("shuffled",))
 def _reordered(runs: Runs) -> tuple[str, str]:
-    """Holds if the rank correlation of error and Kendall tau, with its interval, is below -0.5; in part if below 0."""
+    """Holds if the rank correlation of error and Kendall tau is below -0.5, interval included; in part if it is below
+    0; does not if it is above; else it cannot be said.
+    """
     if run := runs.get("shuffled"):
         count, value = len(run.tables["lesions"]), tau_correlation(run.tables["lesions"])
     else:
@@ -191,20 +221,21 @@ def _reordered(runs: Runs) -> tuple[str, str]:
         count, value = len(study.reorderings), study.answers.ensemble.tau_correlation
     if value is None:
         return "no correlation, as all errors are equal", UNKNOWN
-    high = correlation_interval(value, count)[1]
-    verdict = HOLDS if high < -0.5 else PARTLY if high < 0 else FAILS
-    return (
-        f"rank correlation of error and Kendall tau {_correlation(value, count)}, {plural(count, 'reordering')}",
-        verdict,
-    )
+    here = f"rank correlation of error and Kendall tau {_correlation(value, count)}, {plural(count, 'reordering')}"
+    interval = correlation_interval(value, count)
+    if below(interval, -0.5):
+        return here, HOLDS
+    return here, PARTLY if below(interval, 0) else judged([below(interval, 0)])
 
 
-@check("5", "twice", theirs=f"{_repeated()}, {percent(authors.intact(_AUTHORS))} intact")
+@check("5", "twice", theirs=_repeated())
 def _twice(runs: Runs) -> tuple[str, str]:
-    """Holds if running a block twice costs less than 2 points in the median, interval included."""
+    """Holds if running a block twice costs less than 2 points in the median, interval included; does not if it costs
+    more; else it cannot be said.
+    """
     damage = lesions_of(runs["twice"])
     here = f"one block twice: {median_of(damage)} in the median, {points(damage.max())} at most"
-    return here, judged([median_interval(damage)[1] < CHEAP])
+    return here, judged([below(median_interval(damage), CHEAP)])
 
 
 @check("9", "effective", theirs="5.96 % on 23 of 54 blocks, 6.10 % in full, 164 epochs each")
@@ -216,7 +247,8 @@ def _trained(runs: Runs) -> tuple[str, str]:
     low, high, epochs = float(short["difference_low"]), float(short["difference_high"]), _epochs(short["model"])
     here = (
         f"{percent(short['error'], 2)} on 23 of 54 blocks, {percent(full['error'], 2)} in full, by the weights "
-        f"shipped, {plural(epochs, 'epoch')} each: {points(short['difference'])} ({points(low)} to {points(high)})"
+        f"shipped, {plural(epochs, 'epoch')} and one seed each: {points(short['difference'])} ({points(low)} to "
+        f"{points(high)}, over images)"
     )
     if high < 0.005:
         return here, HOLDS
@@ -231,12 +263,12 @@ def _epochs(shipped: str) -> int:
 
 @check("10", "deletions", "stochastic", theirs=_apart(_damages("stochdepth110"), _damages(_AUTHORS)))
 def _stochastic(runs: Runs) -> tuple[str, str]:
-    """Holds if deletions cost less on average than with ordinary training, at downsampling blocks, too; in part if one
-    of both.
+    """Holds if a block costs less than with ordinary training in the median, interval included, and downsampling blocks
+    do on average; in part if one of both.
     """
     ours, theirs = lesions_of(runs["stochastic"]), lesions_of(runs["deletions"])
-    pairs = zip(_means(ours), _means(theirs), strict=True)
-    return _apart(ours, theirs), judged([with_it < without for with_it, without in pairs])
+    (_, with_it), (_, without) = map(_means, (ours, theirs))
+    return _apart(ours, theirs), judged([above(median_interval(theirs - ours), 0), with_it < without])
 
 
 @check("12a", "ensemble", theirs="not measured")
@@ -260,7 +292,9 @@ def _ensemble(runs: Runs) -> tuple[str, str]:
 
 @check("12b", "deletions", "skips", theirs="not measured")
 def _skips(runs: Runs) -> tuple[str, str]:
-    """Holds if deleting a skip costs at least ten points in the median, interval included, and a branch less than 2."""
+    """Holds if deleting a skip costs more than ten points in the median, and a branch less than 2, intervals included;
+    in part if one of both.
+    """
     branches, skips = lesions_of(runs["deletions"]), lesions_of(runs["skips"])
     here = f"a skip {median_of(skips)} in the median, a branch {median_of(branches)}"
-    return here, judged([median_interval(skips)[0] > 0.1, median_interval(branches)[1] < CHEAP])
+    return here, judged([above(median_interval(skips), 0.1), below(median_interval(branches), CHEAP)])

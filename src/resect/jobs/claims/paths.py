@@ -6,11 +6,24 @@ from math import comb
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 from scipy.stats import linregress
 
-from resect.jobs.claims.check import FAILS, HOLDS, NOT_RUN, PARTLY, Runs, check, judged, lesions_of, median_of
+from resect.jobs.claims.check import (
+    FAILS,
+    HOLDS,
+    NOT_RUN,
+    PARTLY,
+    UNKNOWN,
+    Runs,
+    below,
+    check,
+    judged,
+    lesions_of,
+    median_of,
+)
 from resect.jobs.findings import Study
-from resect.words import decimal, part, percent, two_to
+from resect.words import decimal, part, percent, plural, span
 
 
 @check("6", "study", theirs="(54 choose k) paths of k blocks, by arithmetic")
@@ -27,18 +40,22 @@ def _lengths(runs: Runs) -> tuple[str, str]:
 
 @check("7", "study", theirs="falls, on a logarithmic scale nearly along a line")
 def _decay(runs: Runs) -> tuple[str, str]:
-    """Holds if the fitted rate, with its interval over lengths, is below 1 a block, and the line explains 90 % of the
-    variance of the logarithm; in part if the rate alone is.
+    """Holds if the fitted rate is below 1 a block, its interval over lengths included, and the line explains 90 % of
+    the variance of the logarithm; in part if the rate alone is; does not if it is above 1; else it cannot be said.
     """
     table = _paths(runs).dropna(subset=["path_norm"])
     table = table[table["path_norm"] > 0]
+    if len(table) < 3:
+        return f"{plural(len(table), 'length')} of paths, to which no line can be fitted", UNKNOWN
     line = linregress(table["length"], np.log(table["path_norm"]))
-    low, high = np.exp(line.slope - 2 * line.stderr), np.exp(line.slope + 2 * line.stderr)
+    reach = float(stdtrit(len(table) - 2, 0.975)) * line.stderr
+    low, high = np.exp(line.slope - reach), np.exp(line.slope + reach)
     here = (
         f"times {decimal(float(np.exp(line.slope)))} a block ({decimal(float(low))} to {decimal(float(high))}); the "
         f"line explains {percent(line.rvalue**2)} of the variance"
     )
-    return here, (HOLDS if line.rvalue**2 > 0.9 else PARTLY) if high < 1 else FAILS
+    falls = below((float(low), float(high)), 1)
+    return here, (HOLDS if line.rvalue**2 > 0.9 else PARTLY) if falls else judged([falls])
 
 
 @check("8", "study", theirs="5 to 17 of 54 blocks, 0.45 % of all paths, by count × magnitude")
@@ -52,7 +69,7 @@ def _effective(runs: Runs) -> tuple[str, str]:
     here = (
         f"{magnitude.low} to {magnitude.high} of {depth.longest} blocks, {part(magnitude.path_fraction)} of all paths, "
         f"by count × magnitude; {share.low} to {share.high} by exact share of the gradient, which misses "
-        f"{percent(depth.missed)} of its norm"
+        f"{percent(depth.missed)} of its norm{_interference(_paths(runs), share.low, share.high)}"
     )
     short = magnitude.high <= depth.longest / 3 and magnitude.path_fraction < 0.05
     return here, HOLDS if short else PARTLY if magnitude.high <= depth.longest / 2 else FAILS
@@ -68,37 +85,53 @@ def _longest(runs: Runs) -> tuple[str, str]:
 
 @check("11", "highway", "highway-lesions", theirs="gates biased towards the skip (Srivastava et al. 2015)")
 def _highway(runs: Runs) -> tuple[str, str]:
-    """Holds if 95 % of the gradient, by exact share, lie on paths of less than half of the blocks; in part if the mean
-    length does.
+    """Holds if 95 % of count × magnitude lie on paths of at most half of the blocks; in part if 95 % of the gradient by
+    exact share do, and miss less than a quarter of its norm.
     """
-    found, size = runs["highway"].found, runs["highway"].found["multiplicity"]
-    half, ends = found["longest"] / 2, found["effective"] or {"low": 0, "high": found["longest"]}
+    found = runs["highway"].found
+    half, size, missed = found["longest"] / 2, found["multiplicity"], found["residual"]["missed"]
+    magnitude, share = found["effective_by_magnitude"], found["effective"]
     here = (
-        f"{ends['low']} to {ends['high']} of {found['longest']} blocks hold 95 % of the gradient, mean length "
-        f"{decimal(size['effective_depth'], 1)}; at most {two_to(size['log2_effective_paths'])} of "
-        f"{two_to(size['log2_paths'])} paths contribute; a block {median_of(lesions_of(runs['highway-lesions']))} "
-        "in the median"
+        f"{magnitude['low']} to {magnitude['high']} of {found['longest']} blocks hold 95 % by count × magnitude, "
+        f"{percent(magnitude['path_fraction'])} of all paths; {share['low']} to {share['high']} by exact share of the "
+        f"gradient, which misses {percent(missed)} of its norm, mean length {decimal(size['effective_depth'], 1)}; a "
+        f"block {median_of(lesions_of(runs['highway-lesions']))} in the median"
     )
-    return here, HOLDS if ends["high"] < half else PARTLY if size["effective_depth"] < half else FAILS
+    return here, HOLDS if magnitude["high"] <= half else PARTLY if share["high"] <= half and missed < 0.25 else FAILS
 
 
 @check("12c", "study", theirs="not measured")
 def _untrained(runs: Runs) -> tuple[str, str]:
-    """Holds if 95 % of count × magnitude lie on paths of at most a third of the depth, and before training they do not;
-    does not if they do then, too.
+    """Holds if 95 % of count × magnitude lie on paths of at most a third of the depth, and before training, with none
+    of several draws of random weights, they do; does not if with all they do then, too, or if they do not after it;
+    else it cannot be said.
     """
     study = Study.of(runs["study"])
     twin, depth = study.untrained, study.answers.depth
     if depth is None or twin is None or twin.by_magnitude is None or twin.depth_change is None:
         return "", NOT_RUN
-    before, after = twin.by_magnitude, depth.by_magnitude
+    after, longest = depth.by_magnitude, twin.longest or (twin.by_magnitude.high,)
     change, low, high = (decimal(value, 1) for value in twin.depth_change)
     here = (
-        f"{before.low} to {before.high} of {depth.longest} blocks before training, with random weights, {after.low} to "
-        f"{after.high} after it, by count × magnitude; the mean length by share changed by {change} blocks ({low} to "
-        f"{high})"
+        f"at most {span(min(longest), max(longest))} of {depth.longest} blocks before training, with "
+        f"{plural(len(longest), 'draw')} of random weights, {after.high} after it, by count × magnitude; the mean "
+        f"length by share changed by {change} blocks ({low} to {high})"
     )
-    return here, judged([before.high > depth.longest / 3 >= after.high])
+    short = {end <= depth.longest / 3 for end in longest}
+    if after.high > depth.longest / 3 or short == {True}:
+        return here, FAILS
+    return here, HOLDS if short == {False} else UNKNOWN
+
+
+def _interference(table: pd.DataFrame, low: int, high: int) -> str:
+    """What parts the two: that paths of one length add up to more, or less, than if each went its own way."""
+    several = table[table["length"].between(low, high) & (table["log2_paths"] > 0)]
+    if "coherence_median" not in several or not (coherence := several["coherence_median"].dropna()).size:
+        return ""
+    return (
+        f", as there the paths of a length add up to {decimal(coherence.min(), 1)} to {decimal(coherence.max(), 1)} "
+        "times the squared norm that they would have without interference"
+    )
 
 
 def _paths(runs: Runs) -> pd.DataFrame:
