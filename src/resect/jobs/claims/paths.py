@@ -69,7 +69,7 @@ def _effective(runs: Runs) -> tuple[str, str]:
     here = (
         f"{magnitude.low} to {magnitude.high} of {depth.longest} blocks, {part(magnitude.path_fraction)} of all paths, "
         f"by count × magnitude; {share.low} to {share.high} by exact share of the gradient, which misses "
-        f"{percent(depth.missed)} of its norm{_interference(_paths(runs), share.low, share.high)}"
+        f"{_part_of(depth.missed)} its norm{_interference(_paths(runs), share.low, share.high)}"
     )
     short = magnitude.high <= depth.longest / 3 and magnitude.path_fraction < 0.05
     return here, HOLDS if short else PARTLY if magnitude.high <= depth.longest / 2 else FAILS
@@ -94,7 +94,7 @@ def _highway(runs: Runs) -> tuple[str, str]:
     here = (
         f"{magnitude['low']} to {magnitude['high']} of {found['longest']} blocks hold 95 % by count × magnitude, "
         f"{percent(magnitude['path_fraction'])} of all paths; {share['low']} to {share['high']} by exact share of the "
-        f"gradient, which misses {percent(missed)} of its norm, mean length {decimal(size['effective_depth'], 1)}; a "
+        f"gradient, which misses {_part_of(missed)} its norm, mean length {decimal(size['effective_depth'], 1)}; a "
         f"block {median_of(lesions_of(runs['highway-lesions']))} in the median"
     )
     return here, HOLDS if magnitude["high"] <= half else PARTLY if share["high"] <= half and missed < 0.25 else FAILS
@@ -121,6 +121,11 @@ def _untrained(runs: Runs) -> tuple[str, str]:
     if after.high > depth.longest / 3 or short == {True}:
         return here, FAILS
     return here, HOLDS if short == {False} else UNKNOWN
+
+
+def _part_of(missed: float | None) -> str:
+    """ "14.1 % of", or "14.8 times"."""
+    return f"{decimal(missed, 1)} times" if missed and missed > 1 else f"{percent(missed)} of"
 
 
 def _interference(table: pd.DataFrame, low: int, high: int) -> str:
