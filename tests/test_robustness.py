@@ -91,15 +91,15 @@ def test_deletions_of_the_authors_are_ranked_by_sums_among_those_of_as_many_bloc
 def test_two_networks_cannot_tell(record: tuple[resect.Record, Path]) -> None:
     between = record[0].tables["between"].dropna(subset="spearman")
     assert (between["p_value"] == 1).all()
-    assert "Between 2 networks the data cannot tell" in record[0].found["summary"]
+    assert "nothing can be said: 2 networks with others of their kind are too few" in record[0].found["summary"]
 
 
 def test_networks_at_chance_are_warned_of_and_nothing_is_said_between_them() -> None:
     options = {"repeats": 1, "gradient_samples": 2, "limit": 20}
     record = resect.robustness("digits", "resect:resnet8-w2-b2-s1", "resect:resnet8-w2-b2-s3", **options)
     assert record.tables["networks"]["robustness"].isna().all()
-    assert record.found["summary"].endswith("Between networks nothing can be said: that takes two that are better than "
-                                            "chance.")  # fmt: skip
+    assert record.found["summary"].endswith("Between networks nothing can be said: that takes two of one kind that are "
+                                            "better than chance.")  # fmt: skip
     assert sum("has random weights" in warning for warning in record.warnings) == 2
     assert sum("no better than always naming" in warning for warning in record.warnings) == 2
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import factorial, prod
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,8 @@ def _correlated(table: pd.DataFrame, outcome: str, name: str, groups: Sequence[s
 
 def _summary(tables: Mapping[str, pd.DataFrame]) -> str:
     """What predicts damage within networks, and whether anything predicts robustness between them."""
-    return " ".join((_within(tables["within"]), *_together(tables), _between(tables["between"])))
+    between = _between(tables["between"], tables["networks"])
+    return " ".join((_within(tables["within"]), *_together(tables), between))
 
 
 def _within(within: pd.DataFrame) -> str:
@@ -199,11 +201,17 @@ def _together(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     return said
 
 
-def _between(between: pd.DataFrame) -> str:
-    count, p_values = int(between["count"].max()), between["p_value"] * len(between)  # Bonferroni
+def _between(between: pd.DataFrame, networks: pd.DataFrame) -> str:
+    families = networks.loc[np.isfinite(networks["robustness"]), "family"].value_counts()
+    count, tests = int(families[families > 1].sum()), len(between)  # Bonferroni
     if count < 2:
-        return "Between networks nothing can be said: that takes two that are better than chance."
-    sure = between[p_values < 0.05]
+        return "Between networks nothing can be said: that takes two of one kind that are better than chance."
+    if 2 / prod(map(factorial, families)) * tests >= 0.05:  # the least p: of one order and its reverse
+        return (
+            f"Between networks nothing can be said: {plural(count, 'network')} with others of their kind are too few "
+            "for any rank correlation to be told from chance."
+        )
+    sure = between[between["p_value"] * tests < 0.05]
     if sure.empty:
         return f"Between {count} networks the data cannot tell whether any of the measures predicts robustness."
     named = ", ".join(f"{row['measure']} ({decimal(row['spearman'])})" for row in sure.to_dict("records"))

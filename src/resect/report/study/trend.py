@@ -52,6 +52,8 @@ def trend(answers: Answers) -> str:
         return f"{among} the error does not follow {_PATHS}: it both rises and falls as that grows."
     kind = f"{among} the error {'rises' if signs.pop() else 'falls'} as {_PATHS} (an upper bound) grows"
     kind += ", each step beyond the 95 % intervals"
+    if max(network.trainings for network in ordered) == 1:
+        kind += " over images, with one training each, beside which other seeds may differ as much"
     sizes = np.diff([network.parameters for network in ordered])
     if not sizes.any():
         return f"{kind}, at equal numbers of parameters."
