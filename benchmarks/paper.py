@@ -3,7 +3,8 @@
     python benchmarks/paper.py [--page docs/paper.md] [NAME=RUN ...]
 
 RUN, a folder of `resect reproduce --out RUN`, becomes the record NAME first, without its tables. Every number of the
-page is in one of the records, with the command that made it.
+page is in one of the records, with the command that made it. Runs of other verbs become records in
+`benchmarks/records/`, where the other numbers of README and theory are.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from resect.files import write_text
 from resect.report.reproduce import markdown
 
 RECORDS = Path(__file__).parent / "paper"
+OTHERS = RECORDS.with_name("records")
 
 
 def main() -> None:
@@ -25,10 +27,12 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", metavar="NAME=RUN")
     parser.add_argument("--page", type=Path, default=Path("docs/paper.md"))
     asked = parser.parse_args()
-    RECORDS.mkdir(exist_ok=True)
     for run in asked.runs:
         name, _, folder = run.partition("=")
-        write_text(RECORDS / f"{name}.json", replace(Record.read(folder), tables={}).json())
+        record = Record.read(folder)
+        place = RECORDS if record.kind == "reproduce" else OTHERS
+        place.mkdir(exist_ok=True)
+        write_text(place / f"{name}.json", replace(record, tables={}).json())
     write_text(asked.page, markdown([Record.read(file) for file in sorted(RECORDS.glob("*.json"))]))
 
 

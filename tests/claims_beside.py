@@ -136,7 +136,7 @@ CLAIMS: list[tuple[str, Callable[..., bool]]] = [
     (r"Among these (\d+) networks the error does not follow the effective number of paths: it both rises .*\.",
      lambda s, n: int(n) == len(s.answers.multiplicity) and all_sure(s) and np.ptp(np.sign(trend_rows(s)[0])) == 2),
     (r"Among these (\d+) networks the error (rises|falls) as the effective number of paths \(an upper bound\) grows, "
-     r"each step beyond the 95 % intervals(?: over images, with one training each, beside which other seeds may differ as "
-     r"much)?(.*)\.",
+     r"each step beyond the 95 % intervals(?: over images, with one training each, beside which other seeds may differ "
+     r"as much)?(.*)\.",
      lambda s, n, a, b: int(n) == len(s.answers.multiplicity) and follows(s, a, b)),
 ]  # fmt: skip

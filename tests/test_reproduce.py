@@ -245,6 +245,21 @@ def test_what_cannot_be_measured_is_said_with_the_command_that_does(tmp_path: Pa
     assert again.output == result.output
 
 
+def test_lesions_of_the_authors_stand_behind_those_of_runs_alone() -> None:
+    def theirs(plan: str, model: str, rows: int = 5, **asked: object) -> int | None:
+        table = pd.DataFrame({"damage": [0.0] * rows})
+        run = resect.Record("lesion", {"model": model, **asked}, {}, {}, "", {"plan": plan}, {"lesions": table})
+        behind = face.theirs_of(run)
+        return None if behind is None else len(behind)
+
+    assert theirs("random", "resect:resnet110-digits") == 1232
+    assert theirs("shuffled", "resect:resnet110-w8") == 2925
+    assert theirs("single", "py:own:build", 54) == 54
+    for model in ("resect:resnet18.18.18", "resect:resnet26", "timm:resnet18", "resect:highway27"):
+        assert theirs("random", model) is None
+    assert theirs("single", "resect:vgg15", 54, plain=True) is theirs("windows", "resect:resnet110") is None
+
+
 def test_the_page_of_the_documentation_is_that_of_the_records_beside_it() -> None:
     root = Path(__file__).parents[1]
     records = [resect.Record.read(file) for file in sorted((root / "benchmarks" / "paper").glob("*.json"))]

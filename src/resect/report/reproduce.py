@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
 from rich.console import Console
 from rich.text import Text
 
@@ -19,7 +20,7 @@ from resect.jobs.authors import SOURCE
 from resect.jobs.claims.check import CHECKS, FAILS, HOLDS, NOT_RUN, PARTLY, UNKNOWN
 from resect.jobs.findings import Study
 from resect.jobs.paper import CLAIMS
-from resect.models.names import shipped_for
+from resect.models.names import depth_of, parts_of, shipped_for
 from resect.report import faces
 from resect.report.parts import save_figures, say
 from resect.report.study.page import templates, write_figures
@@ -53,6 +54,11 @@ _TITLES = {  # of the figures of runs that are no study
     "layers-swapped": "Two layers swapped",
     "layers-parallel": "Two layers side by side",
     "layers-repeated": "One block run twice",
+}
+_KINDS: dict[str, tuple[Callable[..., Axes], str]] = {  # by plan, the figure, and what the authors' lesions are called
+    "single": (lesions.deletions, "delete"),
+    "random": (lesions.random, "delete several"),
+    "shuffled": (lesions.reorderings, "swap several"),
 }
 _STYLES = {HOLDS: "bold green", PARTLY: "bold yellow", FAILS: "bold red"}
 
@@ -95,12 +101,11 @@ def _figures(name: str, folder: Path) -> list[tuple[str | None, dict[str, str]]]
     if run.kind == "study":
         drawn = write_figures(Study.of(run), folder / "figures")
         return [(_OF_STUDY[figure["name"]], figure) for figure in drawn if figure["name"] in _OF_STUDY]
-    theirs = None
-    if run.found.get("plan") == "single" and not run.asked.get("plain"):
-        theirs = authors.beside(run.asked["model"], _stages(run.tables["lesions"]), "delete")
+    theirs = theirs_of(run)
     if (place := _drawn(run, folder / name, theirs)) is None:
         return []
-    behind = "" if theirs is None else f" Grey: the {len(theirs)} that the authors made to their network of this depth."
+    known = 0 if theirs is None else len(theirs)
+    behind = f" Grey: the {known:,} that the authors made to their network of this depth." if known else ""
     return [
         (
             None,
@@ -121,8 +126,8 @@ def _drawn(run: Record, folder: Path, theirs: pd.DataFrame | None) -> Path | Non
     if table is not None and "start" in table and table["length"].nunique() == 1:
         label = "layer, the first of two (its index)" if table["length"][0] > 1 else "layer (its index)"
         bars = partial(lesions.deletions, table.assign(block=table["start"]), label=label)
-    elif table is not None and run.found["plan"] == "single":
-        bars = partial(lesions.deletions, table, behind=theirs)
+    elif table is not None and run.found["plan"] in _KINDS:
+        bars = partial(_KINDS[run.found["plan"]][0], table, behind=theirs)
     else:
         place = faces.draw(run, folder)
         every = {file.stem: file for file in place.glob("*.png")} if place else {}
@@ -131,10 +136,18 @@ def _drawn(run: Record, folder: Path, theirs: pd.DataFrame | None) -> Path | Non
     return save_figures({"each": figure}, folder) / "each.png"
 
 
-def _stages(table: pd.DataFrame) -> pd.DataFrame:
-    """Where a CIFAR ResNet of so many blocks downsamples: at the first block of its second and third stage."""
-    stage = max(len(table) // 3, 1)
-    return pd.DataFrame({"downsampling": [i in (stage, 2 * stage) for i in range(len(table))]})
+def theirs_of(run: Record) -> pd.DataFrame | None:
+    """The lesions of the authors to a CIFAR ResNet of the depth of a run's, which downsamples at the first block of its
+    second and third stage; None if they made none."""
+    plan, model = run.found.get("plan"), run.asked["model"]
+    if plan not in _KINDS or run.asked.get("plain"):
+        return None
+    blocks = len(run.tables["lesions"]) if plan == "single" else 0
+    if not blocks and model.startswith("resect:resnet") and isinstance(depth := depth_of(parts_of(model)), int):
+        blocks = (depth - 2) // 2
+    stage = max(blocks // 3, 1)
+    stages = pd.DataFrame({"downsampling": [i in (stage, 2 * stage) for i in range(blocks)]})
+    return authors.beside(model, stages, _KINDS[plan][1])
 
 
 def markdown(records: Sequence[Record]) -> str:
