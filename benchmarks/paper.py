@@ -4,7 +4,7 @@
 
 RUN, a folder of `resect reproduce --out RUN`, becomes the record NAME first, without its tables. Every number of the
 page is in one of the records, with the command that made it. Runs of other verbs become records in
-`benchmarks/records/`, where the other numbers of README and theory are.
+`benchmarks/records/`, with some of their tables, where other numbers of README and theory are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from resect.report.reproduce import markdown
 
 RECORDS = Path(__file__).parent / "paper"
 OTHERS = RECORDS.with_name("records")
+TABLES = ("networks", "deletions", "random", "lengths", "several", "between", "within", "added")
 
 
 def main() -> None:
@@ -33,6 +34,9 @@ def main() -> None:
         place = RECORDS if record.kind == "reproduce" else OTHERS
         place.mkdir(exist_ok=True)
         write_text(place / f"{name}.json", replace(record, tables={}).json())
+        if place == OTHERS:
+            for kind in set(TABLES) & set(record.tables):
+                write_text(place / f"{name}-{kind}.csv", record.tables[kind].to_csv(index=False, float_format="%.5g"))
     write_text(asked.page, markdown([Record.read(file) for file in sorted(RECORDS.glob("*.json"))]))
 
 

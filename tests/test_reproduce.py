@@ -18,7 +18,7 @@ from resect.cli import main
 from resect.jobs.asked import ReproduceAsked
 from resect.jobs.claims import Finding, finding
 from resect.jobs.claims.check import CHECKS, DEPTHS, FAILS, HOLDS, NOT_RUN, PARTLY, UNKNOWN
-from resect.jobs.findings import Study
+from resect.jobs.findings import Study, UntrainedTwin
 from resect.jobs.paper import CLAIMS
 from resect.measuring.ranks import correlation_interval, median_interval
 from resect.report import reproduce as face
@@ -107,6 +107,8 @@ def test_claims_of_several_runs() -> None:
     for longest, expected in (((17, 17, 18), FAILS), ((32, 30, 31), HOLDS), ((17, 18, 19), UNKNOWN)):
         assert verdict("12c", replace(study, untrained=replace(study.untrained, longest=longest))) == expected
     assert verdict("12c", replace(made_study(rate=0.9), untrained=study.untrained)) == FAILS
+    none = finding("12c", {"study": record_of(replace(study, untrained=UntrainedTwin("it is of iron")))})
+    assert (none.verdict, none.here) == (UNKNOWN, "there is no untrained twin: it is of iron")
     assert verdict("5", study, twice=lesions([0.001] * 50 + [0.5])) == HOLDS
     ordinary = lesions([0.01 + 0.1 * (i in (0, 18, 36)) for i in range(54)])
     assert verdict("10", study, deletions=ordinary, stochastic=lesions([0.0] * 54)) == HOLDS

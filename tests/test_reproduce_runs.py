@@ -61,6 +61,22 @@ def test_claims_join_those_of_the_folder_and_share_a_captured_network(tmp_path: 
     assert other.exit_code == 2 and "holds a run with another configuration (limit: 30 there, 29 here)" in other.output
 
 
+def test_pixels_are_normalised_as_asked_and_it_is_said(tmp_path: Path) -> None:
+    asked = ("1", "--model", "resect:resnet8", "--limit", "30", "--calibrate", "16", "--normalize")
+    as_they_are, scaled = (
+        (tmp_path / name, " ".join(reproduced(tmp_path / name, *asked, how).output.split()))
+        for name, how in (("first", "none"), ("second", "0.5/0.25"))
+    )
+    said = "Pixels, scaled to [0, 1], were normalised by mean/std 0.5/0.25"
+    assert "normalised by mean/std none, as asked" in as_they_are[1] and said in scaled[1]
+    assert said in (scaled[0] / "report.html").read_text(encoding="utf-8")
+    one, other = (resect.Record.read(folder / "deletions") for folder, _ in (as_they_are, scaled))
+    assert (one.asked["normalize"], one.asked["calibrate"]) == ("none", 16)
+    assert one.found["intact"]["loss"] != other.found["intact"]["loss"]
+    control = resect.Record.read(scaled[0] / "control")  # as its own card says
+    assert control.asked["model"] == "resect:vgg15-digits" and control.found["intact"]["error"] < 0.1
+
+
 def test_claims_of_lesions_do_without_a_study_and_say_the_same(tmp_path: Path) -> None:
     options = {"model": "resect:resnet14-w2", "limit": 30, "repeats": 2}
     alone = resect.reproduce("1", "3", "4", out=tmp_path / "alone", **options)

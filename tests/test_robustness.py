@@ -53,17 +53,18 @@ def test_several_deletions_are_set_beside_sums_over_their_blocks(record: tuple[r
     net = resect.unravel(load_model(spec, checkpoint=file, samples=samples))
     data = samples.batches(500)
     alone = resect.lesion(net, data, resect.plans.single(net)).table["loss_change"]
-    plan = resect.plans.random(net, 1, 2, 0)
+    plan = resect.plans.random(net, 2, 2, 0)
     cost = resect.lesion(net, data, plan).table["loss_change"]
     shares = resect.participation(net, samples.limited(8).batches(32), pairs=True)
     own = tables["several"][tables["several"]["model"] == model]
-    chosen = [next(i for i, run in enumerate(each) if run is None) for each in plan.arrangements]
-    assert list(own["count"]) == [1, 1]
+    chosen = [[i for i, run in enumerate(each) if run is None] for each in plan.arrangements]
+    sums = [alone[pair].sum() for pair in chosen]
+    assert list(own["count"]) == [2, 2]  # a tenth of three blocks is none, and one alone no sum
     assert list(own["cost"]) == pytest.approx(list(cost), rel=1e-5, abs=1e-7)
-    assert list(own["alone"]) == pytest.approx([alone[i] for i in chosen], rel=1e-5, abs=1e-7)
-    assert list(own["excess"]) == pytest.approx([0, 0], abs=1e-6)
-    assert list(own["shares"]) == pytest.approx([shares.share[i] for i in chosen], rel=1e-5)
-    assert (own["ties"] == 0).all()
+    assert list(own["alone"]) == pytest.approx(sums, rel=1e-5, abs=1e-7)
+    assert list(own["excess"]) == pytest.approx(list(cost - sums), rel=1e-4, abs=1e-6)
+    assert list(own["shares"]) == pytest.approx([shares.share[pair].sum() for pair in chosen], rel=1e-5)
+    assert list(own["ties"]) == pytest.approx([shares.interaction[i, j] for i, j in chosen], rel=1e-4)
     assert set(tables["added"]["measure"]) == {"alone", "shares", "ties"}
 
 

@@ -98,7 +98,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         reason = f": {error}" if isinstance(error, SafetensorError) else ""
         raise CheckpointError(
             f"{path} must be a safetensors file or a state dict that torch can read safely, but it is damaged, "
-            f"truncated or of another kind{reason}. Save model.state_dict() again."
+            f"truncated or of another kind, such as a whole model{reason}. Save model.state_dict() again."
         ) from error
     return _state_dict(content, path)
 

@@ -9,11 +9,11 @@ import click
 
 from resect.cli._options import (
     batch_option,
+    data_options,
     given,
     model_options,
     out_option,
     output_options,
-    run_options,
     whole,
 )
 from resect.cli._terminal import do
@@ -35,7 +35,7 @@ from resect.jobs.asked import DATA, ReproduceAsked
 @whole("--repeats", "Random deletions of each number of blocks, and reorderings.", default=ReproduceAsked.repeats)
 @out_option
 @batch_option
-@run_options
+@data_options
 @output_options
 def reproduce(claims: tuple[str, ...], data: str, out: Path | None, output: str, quiet: bool, **options: Any) -> None:
     """The paper's claims, one by one: what its authors found, what is found here, and a verdict by a rule.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from scipy.special import stdtrit
@@ -26,7 +27,7 @@ def errors(design: pd.DataFrame, trainings: pd.DataFrame, ax: Axes | None = None
         x = own["arm"].map(places)
         ax.plot(x, own["error"] * 100, color=GREY, marker="o", markersize=3.5, linewidth=0.6, alpha=0.8)
     known = design[design["error"].notna()]
-    reach = (known["error"] - known["error_low"]) * 100
+    reach = np.abs(known[["error_low", "error_high"]].sub(known["error"], axis=0).to_numpy().T) * 100
     ax.errorbar(known["arm"].map(places), known["error"] * 100, yerr=reach, fmt="D", color=BLUE, capsize=4, zorder=3)
     names = [f"{arm}\n{bits:.1f} bits" for arm, bits in zip(design["arm"], design["log2_paths"], strict=True)]
     ax.set_xticks(range(len(names)), names, fontsize=SMALL)

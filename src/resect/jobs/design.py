@@ -142,6 +142,8 @@ class MultiplicityAsked(Asked):
                 f"`arms` must hold two that differ in their merge alone, got {', '.join(self.arms)}. Such are "
                 "resnet38-b2-s1 and resnet38-b2-s18."
             )
+        with said_of("recipe"):
+            _ = self.recipe_file
         with said_of("settings"):
             self.recipe_of(0)  # says what is wrong with it
         super().__post_init__()

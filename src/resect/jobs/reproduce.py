@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from resect.data.normalization import how_read
 from resect.data.samples import SampleSet
 from resect.errors import DamagedError
 from resect.jobs import paper
@@ -100,7 +101,8 @@ class ReproduceJob(ReproduceAsked, Job):
             rows.append({**asdict(claim), **asdict(found), "rule": check.rule, "on": check.on, "command": command})
         warnings = dict.fromkeys(warning for run in runs.values() for warning in run.warnings)
         made = {name: run.command for name, run in runs.items()}
-        found_all = {"claims": rows, "runs": made, "samples": len(subject.samples), "data": subject.samples.name}
+        samples = subject.samples
+        found_all = {"claims": rows, "runs": made, "samples": len(samples), "data": samples.name, **how_read(samples)}
         return Answer(found_all, {"claims": pd.DataFrame(rows)}, tuple(warnings))
 
     def _needs_study(self, jobs: Mapping[str, Job], lab: Lab) -> bool:
@@ -169,7 +171,7 @@ class ReproduceJob(ReproduceAsked, Job):
 
     def _of(self, model: str) -> Source:
         """Another network on the same data."""
-        return replace(self.source, model=model, checkpoint=None, model_args={})
+        return self.source.beside(model)
 
 
 def _done(name: str, job: Job, lab: Lab) -> Record:
@@ -199,8 +201,8 @@ def reproduce(*claims: str, data: str = DATA, out: Path | str | None = None, **o
         data: "digits", "cifar10:DIR", or any data spec, with the option `model`.
         out: the run folder, in which every run that a claim needs has a folder; a killed one goes on where it stopped,
             and claims that are asked for later join those that are there.
-        options: those of `resect reproduce`: model, checkpoint, model_args, train, repeats, batch_size, limit, seed,
-            device, dtype.
+        options: those of `resect reproduce`: model, checkpoint, model_args, train, repeats, batch_size, limit,
+            normalize, calibrate, seed, device, dtype.
 
     Returns:
         A record whose table `claims` has one row a claim: what is said, and where, what the authors found, what is

@@ -91,7 +91,7 @@ class RobustnessJob(RobustnessAsked, Job):
     ) -> tuple[dict[str, Any], pd.DataFrame, list[pd.DataFrame]]:
         """One network: its row, one row a block, and one row a deletion of several, of its own and of the authors'."""
         net, samples, engine = subject.net, subject.samples, lab.engine
-        tenth = max(1, len(net.blocks) // 10)
+        tenth = max(min(2, len(net.blocks)), len(net.blocks) // 10)  # one alone is no sum
         data = samples.batches(self.batch_size)
         single, random = plans.single(net), plans.random(net, tenth, self.repeats, self.source.seed)
         advance = lab.track(f"{name}, lesions", (len(single) + len(random) + 2) * len(samples))

@@ -101,7 +101,7 @@ def tables(record: Record) -> list[tuple[str, Row, list[Row]]]:
         ("Contrasts, the primary one first", contrasts, _rows(every["contrasts"], _contrast)),
         ("Slopes over the arms", slopes, _rows(every["slopes"], _slope)),
         (
-            "Exploratory: the trained networks' paths and training losses, and the points of error that go with them",
+            "Exploratory, from 3 seeds on: paths and training losses, and the points of error that go with them",
             mediation,
             _rows(every.get("mediation", pd.DataFrame()), _mediation),
         ),
@@ -158,15 +158,16 @@ def _slope(row: dict[str, Any]) -> Row:
 
 def _mediation(row: dict[str, Any]) -> Row:
     means = decimal(row["mean_fewer"]), decimal(row["mean_more"])
-    ends = f"{decimal(row['difference_low'])} to {decimal(row['difference_high'])}"
+    apart = ("", "")
+    if pd.notna(row["difference"]):
+        apart = decimal(row["difference"]), f"{decimal(row['difference_low'])} to {decimal(row['difference_high'])}"
     known = pd.notna(row["carried"])
     carried = (_points(row["carried"]), _ends(row["carried_low"], row["carried_high"])) if known else ("", "")
     return (
         pair(row["fewer"], row["more"]),
         _MEASURES[row["measure"]],
         *means,
-        decimal(row["difference"]),
-        ends,
+        *apart,
         *carried,
     )
 

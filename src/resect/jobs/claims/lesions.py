@@ -42,7 +42,8 @@ def _damages(network: str) -> pd.Series:
 def _several(errors: pd.Series, counts: pd.Series) -> str:
     by_count = errors.groupby(counts).median()
     some = [k for k in (1, 5, 10, 15, 20) if k in by_count.index]
-    return f"{', '.join(percent(by_count[k]) for k in some)} without {', '.join(map(str, some))} blocks, medians"
+    blocks = "block" if some == [1] else "blocks"
+    return f"{', '.join(percent(by_count[k]) for k in some)} without {', '.join(map(str, some))} {blocks}, medians"
 
 
 def _single(network: str) -> str:

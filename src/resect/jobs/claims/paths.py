@@ -108,8 +108,10 @@ def _untrained(runs: Runs) -> tuple[str, str]:
     """
     study = Study.of(runs["study"])
     twin, depth = study.untrained, study.answers.depth
-    if depth is None or twin is None or twin.by_magnitude is None or twin.depth_change is None:
+    if depth is None or twin is None:
         return "", NOT_RUN
+    if twin.by_magnitude is None or twin.depth_change is None:
+        return f"there is no untrained twin: {twin.why_not}", UNKNOWN
     after, longest = depth.by_magnitude, twin.longest or (twin.by_magnitude.high,)
     change, low, high = (decimal(value, 1) for value in twin.depth_change)
     here = (

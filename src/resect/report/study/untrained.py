@@ -32,11 +32,13 @@ def untrained_caption(study: Study) -> Caption:
     """Of the figure that sets both side by side."""
     twin, depth = study.untrained, study.answers.depth
     assert twin is not None and depth is not None
+    draws = f", the first of {len(twin.depths)} draws that the mean length is over" if len(twin.depths) > 1 else ""
     shows = (
-        f"Blue: the network under study. Orange: the same architecture with fresh random weights (one draw, seed "
-        f"{twin.seed}), its batch norms, if it has any, measured on these data. Left: exact share, with 95 % intervals "
-        "over samples, and count × magnitude. Right: coherence, the squared norm of what the paths of a length carry "
-        "together over the sum of their own squared norms: the median of the samples' own, and the middle half of them."
+        f"Blue: the network under study. Orange: the same architecture with fresh random weights (seed {twin.seed}"
+        f"{draws}), its batch norms, if it has any, measured on these data. Left: exact share, with 95 % intervals "
+        "over samples, and count × magnitude. Right: coherence, the squared norm of what the paths of a length "
+        "carry together over the sum of their own squared norms: the median of the samples' own, and the middle half "
+        "of them."
     )
     return shows, f"{_ranges(twin, depth)} {_lengths(twin)} {_coherence(study, depth)}"
 
