@@ -16,7 +16,7 @@ from scipy import stats
 
 import resect
 from resect.errors import ResectWarning
-from resect.jobs.mediators import MEASURES, TrainedPaths, mediation, paths_file
+from resect.jobs.mediators import LOSS, MEASURES, TrainedPaths, mediation, paths_file, said_of_loss
 from resect.jobs.outcomes import outcomes_file
 from resect.models.specs import load_model
 from resect.paths.settings import PathSettings
@@ -36,15 +36,15 @@ def drawn(seeds: int, slope: float, noise: float, shift: float = 2.0) -> pd.Data
         values = 5 + more + rng.normal(size=seeds)
         errors = 0.1 + slope * values + noise * rng.normal(size=seeds)
         rows += [
-            (arm, seed, error, *[value] * len(MEASURES))
+            (arm, seed, error, *[value] * len((*MEASURES, LOSS)))
             for seed, (error, value) in enumerate(zip(errors, values, strict=True))
         ]
-    return pd.DataFrame(rows, columns=["arm", "seed", "error", *MEASURES])
+    return pd.DataFrame(rows, columns=["arm", "seed", "error", *MEASURES, LOSS])
 
 
 def test_what_a_measure_carries_is_what_it_was_drawn_with() -> None:
     table = mediation(drawn(400, 0.03, 0.01), [("few", "many")], range(400))
-    assert table["measure"].tolist() == list(MEASURES)
+    assert table["measure"].tolist() == [*MEASURES, LOSS]
     row = table.iloc[0]
     for name, true in (("difference", 2.0), ("slope", 0.03), ("carried", 0.06)):
         assert row[f"{name}_low"] < row[name] < row[f"{name}_high"], name
@@ -80,6 +80,18 @@ def test_few_seeds_and_what_was_not_measured_say_nothing() -> None:
     none = mediation(trainings, [("few", "many")], []).iloc[0]
     assert none["seeds"] == 0
     assert np.isnan(none["mean_fewer"])
+
+
+def test_errors_that_go_with_the_fit_are_said() -> None:
+    draw, seeds = np.random.default_rng(0), range(9)
+    losses = {arm: 0.3 + 0.1 * i + 0.01 * draw.random(9) for i, arm in enumerate(ARMS)}
+    rows = [(arm, s, losses[arm][s] / 2, losses[arm][s], *[np.nan] * 4) for arm in ARMS for s in seeds]
+    trained = pd.DataFrame(rows, columns=["arm", "seed", "error", LOSS, *MEASURES])
+    said = said_of_loss(mediation(trained, [(ARMS[1], ARMS[0])], seeds))
+    gap = (losses[ARMS[1]] - losses[ARMS[0]]).mean()
+    assert f"with that, {gap * 50:.2f} points of error go by the slope within arms" in said
+    alike = trained.assign(**{LOSS: 0.3 + 0.01 * draw.random(18)})
+    assert said_of_loss(mediation(alike, [(ARMS[1], ARMS[0])], seeds)) == said_of_loss(pd.DataFrame()) == ""
 
 
 def test_a_network_without_a_gradient_does_not_stop_the_comparison(tmp_path: Path) -> None:
@@ -125,7 +137,7 @@ def test_an_experiment_keeps_them_and_goes_on_without_weights(tmp_path: Path) ->
     record = resect.multiplicity("digits", *ARMS, out=out, **OPTIONS)
     trainings, table = record.tables["trainings"], record.tables["mediation"]
     assert np.isfinite(trainings[list(MEASURES)].to_numpy(float)).all()
-    assert len(table) == len(MEASURES)
+    assert len(table) == len(MEASURES) + 1
     assert np.isfinite(table["carried"]).all()
     weights = out / "networks" / f"{ARMS[1]}-seed2.safetensors"
     samples = resect.load_samples("digits", split="test", limit=40)
@@ -142,4 +154,5 @@ def test_an_experiment_keeps_them_and_goes_on_without_weights(tmp_path: Path) ->
     paths_file(weights).unlink()
     without = resect.multiplicity("digits", *ARMS, out=out, trainings=0, **OPTIONS).tables
     assert without["trainings"]["effective_depth"].isna().sum() == 1
-    assert (without["mediation"]["seeds"] == 2).all()
+    seeds = without["mediation"].set_index("measure")["seeds"]
+    assert seeds[LOSS] == 3 and (seeds.drop(LOSS) == 2).all()

@@ -18,7 +18,6 @@ from click.testing import CliRunner, Result
 import resect
 from resect.cli import main
 from resect.jobs.design import DESIGNS, Arm, MultiplicityAsked
-from resect.jobs.mediators import LOSS, MEASURES, mediation, said_of_loss
 from resect.jobs.multiplicity import MultiplicityJob
 from resect.models.specs import load_model
 from resect.report import faces
@@ -304,18 +303,6 @@ def test_trainings_that_diverge_are_said_and_not_tried_again(at_once: int, tmp_p
     before = [mark.stat().st_mtime_ns for mark in marks]
     assert len(job.run(tmp_path / "run", at_once=at_once).warnings) == len(job.trainings) > 2
     assert [mark.stat().st_mtime_ns for mark in marks] == before
-
-
-def test_errors_that_go_with_the_fit_are_said() -> None:
-    draw, seeds = np.random.default_rng(0), range(9)
-    losses = {arm: 0.3 + 0.1 * i + 0.01 * draw.random(9) for i, arm in enumerate(ARMS)}
-    rows = [(arm, s, losses[arm][s] / 2, losses[arm][s], *[np.nan] * 4) for arm in ARMS for s in seeds]
-    trained = pd.DataFrame(rows, columns=["arm", "seed", "error", LOSS, *MEASURES])
-    said = said_of_loss(mediation(trained, [(ARMS[1], ARMS[0])], seeds))
-    gap = (losses[ARMS[1]] - losses[ARMS[0]]).mean()
-    assert f"with that, {gap * 50:.2f} points of error go by the slope within arms" in said
-    alike = trained.assign(**{LOSS: 0.3 + 0.01 * draw.random(18)})
-    assert said_of_loss(mediation(alike, [(ARMS[1], ARMS[0])], seeds)) == said_of_loss(pd.DataFrame()) == ""
 
 
 def test_too_many_held_out_images_are_refused_before_a_plan_is_written(tmp_path: Path) -> None:
