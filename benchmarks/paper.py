@@ -19,7 +19,7 @@ from resect.report.reproduce import markdown
 
 RECORDS = Path(__file__).parent / "paper"
 OTHERS = RECORDS.with_name("records")
-TABLES = ("networks", "deletions", "random", "lengths", "several", "between", "within", "added")
+TABLES = ("networks", "deletions", "random", "lengths", "several", "between", "within", "added", "untrained")
 
 
 def main() -> None:

@@ -89,7 +89,7 @@ def test_errors_that_go_with_the_fit_are_said() -> None:
     trained = pd.DataFrame(rows, columns=["arm", "seed", "error", LOSS, *MEASURES])
     said = said_of_loss(mediation(trained, [(ARMS[1], ARMS[0])], seeds))
     gap = (losses[ARMS[1]] - losses[ARMS[0]]).mean()
-    assert f"with that, {gap * 50:.2f} points of error go by the slope within arms" in said
+    assert f"for {ARMS[1]}, with which {gap * 50:.2f} points of error go by the slope within arms" in said
     alike = trained.assign(**{LOSS: 0.3 + 0.01 * draw.random(18)})
     assert said_of_loss(mediation(alike, [(ARMS[1], ARMS[0])], seeds)) == said_of_loss(pd.DataFrame()) == ""
 

@@ -108,10 +108,10 @@ def said_of_loss(table: pd.DataFrame) -> str:
         return ""
     row = rows.iloc[0]
     carried, low, high = (decimal(float(row[name]) * 100) for name in ("carried", "carried_low", "carried_high"))
+    more, fewer = (f"{decimal(float(row[f'mean_{of}']), 3)} for {row[of]}" for of in ("more", "fewer"))
     return (
-        f" They do not fit the training images alike, either (training loss {decimal(float(row['mean_more']), 3)} and "
-        f"{decimal(float(row['mean_fewer']), 3)}); with that, {carried} points of error go by the slope within arms "
-        f"(95 % {low} to {high})."
+        f" The arms do not fit their training images alike: a training loss of {more}, {fewer}, with which {carried} "
+        f"points of error go by the slope within arms (95 % {low} to {high})."
     )
 
 

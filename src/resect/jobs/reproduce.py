@@ -70,8 +70,9 @@ class ReproduceJob(ReproduceAsked, Job):
         }
 
     def over(self, record: Record) -> bool:
-        """Whether the folder's record has all claims."""
-        return all(record.asked[name] == plain(getattr(self, name)) for name in _GATHERED)
+        """Whether the folder's record has all claims, judged by the rules of today."""
+        today = all(claim["rule"] == CHECKS[claim["number"]].rule for claim in record.found["claims"])
+        return today and all(record.asked[name] == plain(getattr(self, name)) for name in _GATHERED)
 
     def prepare(self, lab: Lab) -> _Samples:
         """Load the samples."""
@@ -137,7 +138,7 @@ class ReproduceJob(ReproduceAsked, Job):
         }
         if plain := control_for(self.kind):
             jobs["control"] = LesionJob(main.beside(plain), plain=True, batch_size=size)
-        if main == self._of("resect:resnet110-cifar10"):
+        if main.model == "resect:resnet110-cifar10" and main.checkpoint is None and not main.model_args:
             names = ("resnet110-cifar10-stochastic-depth", "highway12-cifar10", "resnet110-cifar10-keep23")
             stochastic, highway, keep = (f"resect:{name}" for name in names)
             few = min(self.source.limit or _GRADIENTS, _GRADIENTS)

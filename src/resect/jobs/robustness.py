@@ -91,11 +91,15 @@ class RobustnessJob(RobustnessAsked, Job):
     ) -> tuple[dict[str, Any], pd.DataFrame, list[pd.DataFrame]]:
         """One network: its row, one row a block, and one row a deletion of several, of its own and of the authors'."""
         net, samples, engine = subject.net, subject.samples, lab.engine
-        tenth = max(min(2, len(net.blocks)), len(net.blocks) // 10)  # one alone is no sum
+        tenth = max(1, len(net.blocks) // 10)
         data = samples.batches(self.batch_size)
-        single, random = plans.single(net), plans.random(net, tenth, self.repeats, self.source.seed)
-        advance = lab.track(f"{name}, lesions", (len(single) + len(random) + 2) * len(samples))
-        singles, several = (lesion(net, data, plan, progress=advance, engine=engine) for plan in (single, random))
+        together = max(tenth, min(2, len(net.blocks)))  # one alone is no sum
+        at_random = (plans.random(net, count, self.repeats, self.source.seed) for count in (tenth, together))
+        single, random, sums = plans.single(net), *at_random
+        advance = lab.track(f"{name}, lesions", (len(single) + len(random) + len(sums) + 3) * len(samples))
+        singles, without_tenth, several = (
+            lesion(net, data, plan, progress=advance, engine=engine) for plan in (single, random, sums)
+        )
         few = samples.limited(self.gradient_samples).batches(self.gradient_batch)
         settings, bar = PathSettings(seed=self.source.seed), lab.track(f"{name}, paths", 0)
         shares = participation(net, few, settings, pairs=True, progress=bar, engine=engine)
@@ -107,7 +111,7 @@ class RobustnessJob(RobustnessAsked, Job):
         held = spectrum.effective(0.95)
         lengths = coherence[max(held.low, 1) : held.high + 1]
         chance, error = chance_error(samples.targets_only().cpu().numpy()) or 1.0, singles.intact_error
-        without = float(several.table["error"].mean())
+        without = float(without_tenth.table["error"].mean())
         row = {
             "model": name,
             "family": _family(name),
@@ -124,9 +128,9 @@ class RobustnessJob(RobustnessAsked, Job):
         table = singles.table[["block", "name", "damage", "loss_change"]].assign(
             model=name, share=shares.share, first_order_size=slopes.size, first_order=slopes.change
         )
-        together = deleted_together(name, several, singles.table["loss_change"], shares)
+        summed = deleted_together(name, several, singles.table["loss_change"], shares)
         theirs = deleted_by_authors(name, net.blocks.table, shares)
-        return row, table, [together, *([] if theirs is None else [theirs])]
+        return row, table, [summed, *([] if theirs is None else [theirs])]
 
 
 @dataclass(frozen=True)

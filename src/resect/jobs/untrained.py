@@ -63,7 +63,7 @@ def untrained_twin(
             by_magnitude=draws.effective(MASS),
             by_rms=squares.effective(MASS),
             effective_depth=float(np.nanmean(depths)),
-            depth_change=(float(change.mean()), *ends),
+            depth_change=(float(change.mean()) if change.size else np.nan, *ends),
             depths=tuple(float(depth) for depth in np.nanmean(depths, axis=1)),
             longest=tuple(own.effective(MASS).high for _, own in every),
             lengths=lengths_table(spectrum, draws, squares),

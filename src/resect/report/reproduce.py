@@ -159,7 +159,7 @@ def markdown(records: Sequence[Record]) -> str:
         "networks give, or for claim 1b such as are trained for it (`--train`). A verdict follows from the numbers by",
         f"the rule beside it. The authors' numbers are worked out from {SOURCE},",
         "where they are not those of the paper. Intervals are 95 %, those of medians over blocks, on these images: on",
-        "500 the damage of a single block is known to about 0.8 points (standard error), which they leave out. A part",
+        "500 of CIFAR-10 a single damage is known to about 0.8 points (standard error), which they leave out. A part",
         "of a claim that its interval leaves open does not count as holding. What multiplicity does, beside depth and",
         "width, takes trainings: [theory](theory.md#8-multiplicity).",
         "",

@@ -89,6 +89,8 @@ def _highway(runs: Runs) -> tuple[str, str]:
     exact share do, and miss less than a quarter of its norm.
     """
     found = runs["highway"].found
+    if not all(found[name] for name in ("effective_by_magnitude", "effective", "residual")):
+        return "its gradient is zero, so that no paths carry any", UNKNOWN
     half, size, missed = found["longest"] / 2, found["multiplicity"], found["residual"]["missed"]
     magnitude, share = found["effective_by_magnitude"], found["effective"]
     here = (
@@ -131,13 +133,13 @@ def _part_of(missed: float | None) -> str:
 
 
 def _interference(table: pd.DataFrame, low: int, high: int) -> str:
-    """What parts the two: that paths of one length add up to more, or less, than if each went its own way."""
+    """What parts the two ranges: that paths of one length add up to more, or less, than if each went its own way."""
     several = table[table["length"].between(low, high) & (table["log2_paths"] > 0)]
     if "coherence_median" not in several or not (coherence := several["coherence_median"].dropna()).size:
         return ""
     return (
-        f", as there the paths of a length add up to {decimal(coherence.min(), 1)} to {decimal(coherence.max(), 1)} "
-        "times the squared norm that they would have without interference"
+        f"; there the paths of a length add up to {decimal(coherence.min(), 1)} to {decimal(coherence.max(), 1)} times "
+        "the squared norm that they would have without interference"
     )
 
 

@@ -23,7 +23,11 @@ def untrained(study: Study) -> str:
         return "Untrained, as its library starts it, its branches carry nothing: all of the gradient takes the skips."
     share, magnitude = (span(each.low, each.high, "block") for each in (twin.by_share, twin.by_magnitude))
     depth, short = study.answers.depth, ""
-    if depth and depth.longest >= 4 and max(depth.by_share.high, twin.by_magnitude.high) <= depth.longest / 2:
+    if (
+        depth
+        and depth.longest >= 4
+        and max(depth.by_share.high, twin.by_magnitude.high, *twin.longest) <= depth.longest / 2
+    ):
         short = ", so that short paths do not come from training"
     return f"Untrained, with random weights, it has {share} by exact share and {magnitude} by count × magnitude{short}."
 
