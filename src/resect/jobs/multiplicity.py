@@ -28,12 +28,13 @@ from resect.jobs.design import START, Arm, MultiplicityAsked
 from resect.jobs.evaluate import outcomes_of
 from resect.jobs.fit import placed, require_fit
 from resect.jobs.job import Advance, Answer, Job, Lab, Track, silent
-from resect.jobs.mediators import MEASURES, TrainedPaths, columns_of, mediation, paths_file, said_of_loss
+from resect.jobs.mediators import TrainedPaths, mediation, paths_file, said_of_loss
 from resect.jobs.outcomes import ImageOutcomes, kept_outcomes, outcomes_file, training_digest
-from resect.jobs.pilot import Pilot, card_of, has_diverged, keep_diverged, said_hopeless
+from resect.jobs.pilot import Pilot, said_hopeless
 from resect.jobs.plan import plan_of
 from resect.jobs.together import train_here, train_together
 from resect.jobs.train import TrainJob, shown
+from resect.jobs.trained import Trained, card_of, has_diverged, keep_diverged, trainings_table
 from resect.jobs.training import require_held_out
 from resect.jobs.verdict import Verdict, answer_of, verdicts
 from resect.jobs.warn import at_chance
@@ -46,7 +47,6 @@ from resect.runs.record import Record, plain
 from resect.training.recipe import Recipe
 
 PLAN, RATES = "plan.yaml", "learning_rates.json"
-_TRAINING = ("arm", "seed", "error", "training_loss", "training_error", "seconds")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class MultiplicityJob(MultiplicityAsked, Job):
             train(missing[: None if trainings is None else trainings - len(pilots)])
         return compare(out, track)
 
-    def prepare(self, lab: Lab) -> _Trained:
+    def prepare(self, lab: Lab) -> Trained:
         """Load the test images, and what the networks that are trained answered; those that were not asked are now.
 
         Raises:
@@ -141,7 +141,7 @@ class MultiplicityJob(MultiplicityAsked, Job):
         }
         paths = self._paths(lab.folder, {pair: outcomes[pair[0].name, pair[1]] for pair in kept}, samples, lab)
         known = {(arm.name, seed): card for (arm, seed), card in cards.items()}
-        return _Trained(samples, known, outcomes, paths, self._pilot(lab.folder).table(), self._diverged(lab.folder))
+        return Trained(samples, known, outcomes, paths, self._pilot(lab.folder).table(), self._diverged(lab.folder))
 
     def _diverged(self, folder: RunFolder) -> tuple[tuple[str, int], ...]:
         """Arms and seeds of the trainings that diverged."""
@@ -180,12 +180,12 @@ class MultiplicityJob(MultiplicityAsked, Job):
             advance(1)
         return known
 
-    def before(self, lab: Lab, subject: _Trained) -> Record | None:
+    def before(self, lab: Lab, subject: Trained) -> Record | None:
         """The record, if it is of all trainings that are over."""
         record = lab.folder.finished({}) if lab.folder else None
         return record if record and record.made_of == plain(subject.made_of) else None
 
-    def answer(self, subject: _Trained, lab: Lab) -> Answer:
+    def answer(self, subject: Trained, lab: Lab) -> Answer:
         """Compare the arms on the seeds that all of them have."""
         assert lab.folder is not None, "run refuses to do without"
         outcomes = {pair: own.wrong.astype(np.float32) for pair, own in subject.outcomes.items()}
@@ -209,7 +209,7 @@ class MultiplicityJob(MultiplicityAsked, Job):
                 said = f"{len(subject.pilot)} of {all_pilots} trainings that choose the learning rates are over."
                 hopeless = self._pilot(lab.folder).hopeless(subject.pilot)
                 found["summary"] = f"{said} {said_hopeless(hopeless) if hopeless else found['summary']}"
-        trained = _trainings(subject.cards, outcomes, subject.paths)
+        trained = trainings_table(subject.cards, outcomes, subject.paths)
         engine = lab.engine if outcomes else None  # the paths at birth take a capture: once a training is over
         design = pd.DataFrame([born(arm, subject.samples, self.source.seed, engine) for arm in self.design])
         for name in ("training_loss", "training_error"):
@@ -225,7 +225,7 @@ class MultiplicityJob(MultiplicityAsked, Job):
         doubts = self._doubts(trained, subject) + self._pilot(lab.folder).at_edges()
         return Answer(found, tables, doubts)
 
-    def _doubts(self, trained: pd.DataFrame, subject: _Trained) -> tuple[str, ...]:
+    def _doubts(self, trained: pd.DataFrame, subject: Trained) -> tuple[str, ...]:
         """One sentence for each network that, as trained, is no better than chance, and each that diverged."""
         rows = trained[["arm", "seed", "error"]].itertuples(index=False)
         each = (at_chance(f"{arm}, seed {seed}", error, subject.samples, random=True) for arm, seed, error in rows)
@@ -332,57 +332,11 @@ class MultiplicityJob(MultiplicityAsked, Job):
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Trained:
-    """The test images, cards, outcomes and paths by arm and seed, the table of the pilot, and what diverged."""
-
-    samples: SampleSet
-    cards: dict[tuple[str, int], Record]
-    outcomes: dict[tuple[str, int], ImageOutcomes]
-    paths: dict[tuple[str, int], TrainedPaths]
-    pilot: pd.DataFrame
-    diverged: tuple[tuple[str, int], ...] = ()
-    capture_seconds: None = None
-
-    @property
-    def made_of(self) -> dict[str, Any]:
-        """Digests of samples and weights, whose paths are known, and how many trainings of the pilot are over."""
-        networks = [own.weights for own in self.outcomes.values()]
-        pilot = {"pilot": len(self.pilot)} if len(self.pilot) else {}
-        lost = {"diverged": [list(pair) for pair in self.diverged]} if self.diverged else {}
-        paths = sorted(map(str, self.paths))
-        return {"samples": self.samples.digest(), "networks": networks, "paths": paths, **pilot, **lost}
-
-
 def _interval(values: np.ndarray) -> tuple[float, float, float]:
     """The mean error of one arm with its interval, which few seeds would have reach beyond what errors can be."""
     contrast = crossed_contrast(values)
     low, high = np.clip(contrast.interval(), 0, 1)
     return contrast.mean, float(low), float(high)
-
-
-def _trainings(
-    cards: Mapping[tuple[str, int], Record],
-    outcomes: Mapping[tuple[str, int], np.ndarray],
-    paths: Mapping[tuple[str, int], TrainedPaths],
-) -> pd.DataFrame:
-    """One row a training."""
-    rows = []
-    for (arm, seed), card in cards.items():
-        last, error = card.found["curve"][-1], float(outcomes[arm, seed].mean())
-        seconds = card.environment["seconds"]
-        rows.append(
-            {
-                "arm": arm,
-                "seed": seed,
-                "error": error,
-                "training_loss": last["loss"],
-                "training_error": last["error"],
-                "seconds": seconds,
-                **columns_of(paths.get((arm, seed))),
-            }
-        )
-    return pd.DataFrame(rows, columns=[*_TRAINING, *MEASURES])
 
 
 def multiplicity(

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from resect.errors import InputError, RunError
+from resect.errors import RunError
 from resect.files import write_text
 from resect.jobs.design import Arm
 from resect.jobs.train import TrainJob
-from resect.models.specs import card_beside
-from resect.runs.record import Record, plain
+from resect.jobs.trained import card_of, has_diverged
 
 _COLUMNS = ("arm", "learning_rate", "seed", "loss", "error", "training_loss")
 
@@ -113,52 +112,5 @@ def said_hopeless(arms: Sequence[str]) -> str:
     return f"{' and '.join(arms)} diverged with every learning rate."
 
 
-def card_of(job: TrainJob, proof: Path) -> Record | None:
-    """The card of a training that is over: its weights are there, or `proof` is, which takes their place.
-
-    Raises:
-        RunError: there are weights, or the proof, but the card is not that of this training.
-    """
-    try:
-        if (card := job.finished()) or not proof.is_file():
-            return card
-    except InputError as error:
-        if (card := card_beside(job.out)) is not None:
-            raise
-        raise _lost(job, job.out, damaged=True) from error
-    card = card_beside(job.out)
-    if card is None or not job.made(card):
-        raise _lost(job, proof, damaged=card is None)
-    return card
-
-
-def _lost(job: TrainJob, proof: Path, *, damaged: bool) -> RunError:
-    return RunError(
-        f"{job.card} must be the card of this training, which {proof.name} is of, but is "
-        f"{'missing or damaged' if damaged else 'that of another'}. Take it from a copy, or delete {proof.name} to "
-        "train the network again."
-    )
-
-
 def _over(job: TrainJob) -> bool:
     return bool(card_of(job, job.card)) or has_diverged(job)
-
-
-def keep_diverged(job: TrainJob) -> None:
-    """Keep that the loss of a training was no longer finite, which is an outcome, too."""
-    job.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(_mark(job), json.dumps(plain(job.asked), indent=2) + "\n")
-    job.checkpoint.unlink(missing_ok=True)
-
-
-def _mark(job: TrainJob) -> Path:
-    """The file that says that a training diverged."""
-    return job.out.with_suffix(".diverged.json")
-
-
-def has_diverged(job: TrainJob) -> bool:
-    """Whether that was kept of this training."""
-    try:
-        return bool(json.loads(_mark(job).read_text(encoding="utf-8")) == plain(job.asked))
-    except (OSError, ValueError):
-        return False
