@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import factorial, prod
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,11 @@ class RobustnessJob(RobustnessAsked, Job):
         tenth = max(1, len(net.blocks) // 10)
         data = samples.batches(self.batch_size)
         together = max(tenth, min(2, len(net.blocks)))  # one alone is no sum
-        at_random = (plans.random(net, count, self.repeats, self.source.seed) for count in (tenth, together))
-        single, random, sums = plans.single(net), *at_random
-        advance = lab.track(f"{name}, lesions", (len(single) + len(random) + len(sums) + 3) * len(samples))
-        singles, without_tenth, several = (
-            lesion(net, data, plan, progress=advance, engine=engine) for plan in (single, random, sums)
-        )
+        single = plans.single(net)
+        random = {count: plans.random(net, count, self.repeats, self.source.seed) for count in (tenth, together)}
+        every = sum(len(plan) + 1 for plan in (single, *random.values())) * len(samples)
+        measure = partial(lesion, net, data, progress=lab.track(f"{name}, lesions", every), engine=engine)
+        singles, several = measure(plan=single), {count: measure(plan=plan) for count, plan in random.items()}
         few = samples.limited(self.gradient_samples).batches(self.gradient_batch)
         settings, bar = PathSettings(seed=self.source.seed), lab.track(f"{name}, paths", 0)
         shares = participation(net, few, settings, pairs=True, progress=bar, engine=engine)
@@ -111,7 +111,7 @@ class RobustnessJob(RobustnessAsked, Job):
         held = spectrum.effective(0.95)
         lengths = coherence[max(held.low, 1) : held.high + 1]
         chance, error = chance_error(samples.targets_only().cpu().numpy()) or 1.0, singles.intact_error
-        without = float(without_tenth.table["error"].mean())
+        without = float(several[tenth].table["error"].mean())
         row = {
             "model": name,
             "family": _family(name),
@@ -128,7 +128,7 @@ class RobustnessJob(RobustnessAsked, Job):
         table = singles.table[["block", "name", "damage", "loss_change"]].assign(
             model=name, share=shares.share, first_order_size=slopes.size, first_order=slopes.change
         )
-        summed = deleted_together(name, several, singles.table["loss_change"], shares)
+        summed = deleted_together(name, several[together], singles.table["loss_change"], shares)
         theirs = deleted_by_authors(name, net.blocks.table, shares)
         return row, table, [summed, *([] if theirs is None else [theirs])]
 
