@@ -74,9 +74,10 @@ def test_equivalence_is_that_of_the_interval_of_90_percent() -> None:
     low, high = contrast.interval(0.9)
     assert contrast.p_equivalent(max(abs(low), abs(high))) == pytest.approx(0.05)
     row = verdicts({("few", "many"): differing(0.0, 0.001)}, 0.0025, over=True)[0]
-    assert row.verdict == NONE and row.low < row.within()[0] < 0 < row.within()[1] < 0.0025
+    assert row.verdict == NONE and row.low < row.low_90 < 0 < row.high_90 < 0.0025
     outer, inner = (
-        f"{decimal(low * 100)} to {decimal(high * 100)}" for low, high in ((row.low, row.high), row.within())
+        f"{decimal(low * 100)} to {decimal(high * 100)}"
+        for low, high in ((row.low, row.high), (row.low_90, row.high_90))
     )
     assert f"from many to few (95 % {outer}, 90 % {inner})" in answer_of(row, row.seeds, row.seeds, 0.25)
 

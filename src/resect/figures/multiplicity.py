@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from scipy.special import stdtrit
 
 from resect.figures.colours import BLUE, GREY, INK, ORANGE, PALE_BLUE
 from resect.figures.style import SMALL, axes_or_new, head
@@ -42,8 +41,8 @@ def differences(contrasts: pd.DataFrame, bound: float, ax: Axes | None = None) -
     """The difference that fewer paths make, with its interval, beside the bound within which it counts as none.
 
     Args:
-        contrasts: one row each, the primary one first: `fewer`, `more`, `difference`, `low`, `high`, `standard_error`,
-            fractions, and `freedom`. No effect is said where the 90 % interval lies within the bound.
+        contrasts: one row each, the primary one first: `fewer`, `more`, `difference`, `low`, `high`, `high_90`,
+            fractions. No effect is said where the 90 % interval lies within the bound (of several, also by Holm).
         bound: in points.
     """
     ax = axes_or_new(ax, height=3.8)
@@ -51,7 +50,9 @@ def differences(contrasts: pd.DataFrame, bound: float, ax: Axes | None = None) -
     ax.axvline(0, color=INK, linewidth=0.8)
     places = range(len(contrasts))
     middle, reach = contrasts["difference"] * 100, (contrasts["high"] - contrasts["difference"]) * 100
-    inner = stdtrit(contrasts["freedom"], 0.95) * contrasts["standard_error"] * 100
+    inner = (
+        contrasts.get("high_90", contrasts["difference"]) - contrasts["difference"]
+    ) * 100  # 0 in records of before
     ax.errorbar(middle, places, xerr=reach, fmt="D", color=ORANGE, capsize=4)
     ax.errorbar(middle, places, xerr=inner, fmt="none", color=ORANGE, elinewidth=4)
     names = [

@@ -143,7 +143,7 @@ class MultiplicityAsked(Asked):
                 "resnet38-b2-s1 and resnet38-b2-s18."
             )
         with said_of("recipe"):
-            _ = self.recipe_file
+            _ = self.recipe_file  # says what is wrong with the file
         with said_of("settings"):
             self.recipe_of(0)  # says what is wrong with it
         super().__post_init__()

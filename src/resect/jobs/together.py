@@ -21,13 +21,11 @@ if TYPE_CHECKING:  # which load torch
 _PATIENCE = 10.0  # seconds for a training to stop
 
 
-def train_here(job: TrainJob, watch: Watch, diverged: Callable[[TrainJob], None] | None = None) -> None:
+def train_here(job: TrainJob, watch: Watch, diverged: Callable[[TrainJob], None]) -> None:
     """Train in this process; `diverged` takes a training whose loss is no longer finite, which then is no failure."""
     try:
         job.train(watch)
     except DivergedError:
-        if diverged is None:
-            raise
         diverged(job)
 
 

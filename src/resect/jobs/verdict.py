@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
 from resect.measuring.contrasts import crossed_contrast
 from resect.measuring.many import holm
@@ -14,7 +13,7 @@ from resect.words import decimal
 
 DIFFERS, SMALL, NONE, UNKNOWN, EARLY = "differs", "differs, but little", "no effect", "cannot be told", "not yet told"
 _SURE = 0.05
-_VARIED = "Multiplicity, set by how often the towers merge,"
+_VARIED = "multiplicity, set by how often the towers merge,"
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,8 @@ class Verdict:
     """One contrast. Errors are fractions, of the arm with fewer paths minus that with more, in 95 % intervals.
 
     Attributes:
+        low_90, high_90: the interval of 90 %, which of a single contrast lies within the bound where two one-sided
+            tests at 5 % show no effect beyond it.
         seed_error, standard_error: of the difference, over seeds alone and over test images, too; NaN with one seed.
         p_value, p_equivalent: of no difference, and of one that is not within the bound.
         p_holm, p_equivalent_holm: the same with Holm's correction over all contrasts.
@@ -34,6 +35,8 @@ class Verdict:
     difference: float
     low: float
     high: float
+    low_90: float
+    high_90: float
     standard_error: float
     seed_error: float
     freedom: float
@@ -42,11 +45,6 @@ class Verdict:
     p_equivalent: float
     p_equivalent_holm: float
     verdict: str
-
-    def within(self) -> tuple[float, float]:
-        """The 90 % interval, which lies within the bound exactly where the two one-sided tests say so."""
-        reach = float(stdtrit(self.freedom, 1 - _SURE)) * self.standard_error
-        return self.difference - reach, self.difference + reach
 
 
 def verdicts(differences: Mapping[tuple[str, str], np.ndarray], bound: float, *, over: bool) -> list[Verdict]:
@@ -67,6 +65,7 @@ def verdicts(differences: Mapping[tuple[str, str], np.ndarray], bound: float, *,
             own.seeds,
             own.mean,
             *own.interval(),
+            *own.interval(1 - 2 * _SURE),
             own.error,
             own.seed_error,
             own.freedom,
@@ -98,16 +97,16 @@ def answer_of(primary: Verdict | None, seeds: int, planned: int, bound: float) -
     change = f"{decimal(primary.difference * 100)} points of error from {primary.more} to {primary.fewer}"
     if seeds > 1:
         corrected = "" if primary.p_holm == primary.p_value else f", p {primary.p_holm:.2g} by Holm's correction"
-        inner = f", 90 % {_ends(*primary.within())}" if primary.verdict in (SMALL, NONE) else ""
+        inner = f", 90 % {_ends(primary.low_90, primary.high_90)}" if primary.verdict in (SMALL, NONE) else ""
         change += f" (95 % {_ends(primary.low, primary.high)}{inner}{corrected})"
     if primary.verdict == EARLY:
         return f"The data cannot tell yet: {seeds} of {planned} seeds are trained, so far {change}."
     said = {
-        DIFFERS: f"{_VARIED} changes the error: {change}.",
-        SMALL: f"{_VARIED} changes the error, by less than {bound:g} points: {change}.",
-        NONE: f"{_VARIED} has no effect beyond {bound:g} points: {change}.",
-        UNKNOWN: f"The data cannot tell whether multiplicity, set by how often the towers merge, changes the error: "
-        f"{change}, which shows neither a difference nor that it lies within {bound:g} points.",
+        DIFFERS: f"{_VARIED.capitalize()} changes the error: {change}.",
+        SMALL: f"{_VARIED.capitalize()} changes the error, by less than {bound:g} points: {change}.",
+        NONE: f"{_VARIED.capitalize()} has no effect beyond {bound:g} points: {change}.",
+        UNKNOWN: f"The data cannot tell whether {_VARIED} changes the error: {change}, which shows neither a "
+        f"difference nor that it lies within {bound:g} points.",
     }
     return said[primary.verdict]
 

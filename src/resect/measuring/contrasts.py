@@ -47,7 +47,7 @@ class Contrast:
     def p_equivalent(self, bound: float) -> float:
         """That of a mean at or beyond -bound or bound, by two one-sided tests; NaN with a single seed.
 
-        1 where no value differs from another: networks that answer alike on all samples say nothing of others.
+        1 without a standard error, as of networks that answer alike on all samples: they say nothing of others.
 
         Source: D. Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15 (1987), 657-680.
         """

@@ -14,6 +14,7 @@ from scipy.stats import binom, rankdata
 
 from resect.measuring.statistics import check_level
 
+LEAST = 6  # values of which the median has an interval of 95 %
 _ALMOST = 1 - 1e-12  # a correlation of which Fisher's transform is finite
 
 

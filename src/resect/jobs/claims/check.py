@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from resect.measuring.ranks import median_interval
+from resect.measuring.ranks import LEAST, median_interval
 from resect.runs.record import Record
 from resect.words import points
 
@@ -87,6 +87,6 @@ def lesions_of(record: Record) -> pd.Series:
 
 
 def median_of(damage: pd.Series) -> str:
-    """The median of damages with its interval; of fewer than six with their range."""
+    """The median of damages with its interval; of few with their range."""
     low, high = (points(end).partition(" ")[0] for end in median_interval(damage))
-    return f"{points(float(damage.median()))} ({'range ' if len(damage) < 6 else ''}{low} to {high})"
+    return f"{points(float(damage.median()))} ({'range ' if len(damage) < LEAST else ''}{low} to {high})"
