@@ -77,6 +77,12 @@ def follows(study: Study, verb: str, rest: str) -> bool:
     return all_sure(study) and (signed > 0).all() and size[rest.split(", so that")[0]]
 
 
+def single(study: Study) -> bool:
+    """Whether every network of the trend was trained once."""
+    assert study.answers.trend
+    return all(len(places) == 1 for step in study.answers.trend for places in (step.fewer, step.more))
+
+
 def unclear(study: Study, first: str, second: str, what: str, change: str | None, more: str | None) -> bool:
     rows = sorted(study.answers.multiplicity, key=lambda row: (row.log2_effective_paths, row.error))
     which = [i for i in range(len(rows) - 1) if not sure(study, i)]
@@ -136,7 +142,7 @@ CLAIMS: list[tuple[str, Callable[..., bool]]] = [
     (r"Among these (\d+) networks the error does not follow the effective number of paths: it both rises .*\.",
      lambda s, n: int(n) == len(s.answers.multiplicity) and all_sure(s) and np.ptp(np.sign(trend_rows(s)[0])) == 2),
     (r"Among these (\d+) networks the error (rises|falls) as the effective number of paths \(an upper bound\) grows, "
-     r"each step beyond the 95 % intervals(?: over images, with one training each, beside which other seeds may differ "
+     r"each step beyond the 95 % intervals( over images, with one training each, beside which other seeds may differ "
      r"as much)?(.*)\.",
-     lambda s, n, a, b: int(n) == len(s.answers.multiplicity) and follows(s, a, b)),
+     lambda s, n, a, alone, b: int(n) == len(s.answers.multiplicity) and follows(s, a, b) and bool(alone) == single(s)),
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from pandas.testing import assert_frame_equal
 import resect
 from resect.cli import main
 from resect.errors import DamagedError, ResectWarning
+from resect.figures import multiplicity as figures
 from resect.jobs import multiplicity as job
 from resect.jobs.outcomes import SUFFIX, ImageOutcomes
 from resect.models.specs import load_model
+from resect.report.multiplicity import tables
 
 ARMS = ("resnet8-w2-b2-s1", "resnet8-w2-b2-s3")
 OPTIONS = {"seeds": 2, "settings": {"epochs": 2, "batch_size": 64}, "limit": 61}
@@ -185,3 +188,25 @@ def test_networks_at_chance_are_warned_of(folder: Path) -> None:
     assert warning.startswith(f"{ARMS[0]}, seed 0 errs on 100.0 % of 61 samples of digits, no better than")
     assert warning.endswith("Train the arms longer, with --setting epochs=N.")
     assert record.tables["design"]["error"].tolist() == [1.0, 0.0]
+
+
+def test_figures_have_the_ends_of_the_tables(folder: Path) -> None:
+    record = compared(folder)
+    design = record.tables["design"].assign(error=0.2, error_low=0.0, error_high=0.9)  # cut at 0: of two seeds
+    (bars,) = figures.errors(design, record.tables["trainings"]).containers
+    for (low, high), x in zip((segment[:, 1] for segment in bars.lines[2][0].get_segments()), (0, 1), strict=True):
+        assert (low, high) == pytest.approx((0, 90)), x
+    rows = record.tables["contrasts"].assign(difference=0.0, low=-0.003, high=0.003, low_90=-0.002, high_90=0.002)
+    outer, inner = figures.differences(rows, 0.25).containers
+    assert outer.lines[2][0].get_segments()[0][:, 0] == pytest.approx([-0.3, 0.3])
+    assert inner.lines[2][0].get_segments()[0][:, 0] == pytest.approx([-0.2, 0.2])
+    figures.differences(rows.drop(columns=["low_90", "high_90"]), 0.25)  # of a record of before
+
+
+def test_a_record_without_what_came_later_is_shown(folder: Path) -> None:
+    record = compared(folder)
+    before = {**record.tables, "design": record.tables["design"].drop(columns="training_error")}
+    titles = [title for title, *_ in tables(replace(record, tables=before))]
+    assert titles == [title for title, *_ in tables(record)] and "Errors" in titles
+    assert "Exploratory, from 3 seeds on" in titles[-1]
+    assert all(row[4:6] == ("", "") for row in tables(record)[-1][2])  # of two seeds

@@ -73,6 +73,9 @@ def test_pixels_are_normalised_as_asked_and_it_is_said(tmp_path: Path) -> None:
     one, other = (resect.Record.read(folder / "deletions") for folder, _ in (as_they_are, scaled))
     assert (one.asked["normalize"], one.asked["calibrate"]) == ("none", 16)
     assert one.found["intact"]["loss"] != other.found["intact"]["loss"]
+    record = resect.Record.read(scaled[0])
+    del record.found["normalization"]  # as those of before
+    assert said not in faces.draw(record, scaled[0]).read_text(encoding="utf-8")
     control = resect.Record.read(scaled[0] / "control")  # as its own card says
     assert control.asked["model"] == "resect:vgg15-digits" and control.found["intact"]["error"] < 0.1
 
