@@ -94,7 +94,11 @@ def tables(record: Record) -> list[tuple[str, Row, list[Row]]]:
     slopes = ("of logit(error)", "slope", "95 %")
     mediation = ("fewer paths − more", "of the gradient", "fewer", "more", "difference", "95 %", "carries", "95 %")
     found = [
-        ("Design: what the arms share, and the number of paths in bits", designs, _rows(every["design"], _design)),
+        (
+            "Design: what the arms share, and the number of paths in bits, each tower a branch of its own",
+            designs,
+            _rows(every["design"], _design),
+        ),
         ("At birth: mean length of the paths by energy, in blocks", births, _rows(every["design"], _birth)),
         ("Learning rates, by the loss on held-out training images", pilot, _pilot(record)),
         ("Errors", errors, _rows(every["design"], _error)),
