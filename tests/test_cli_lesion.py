@@ -26,6 +26,7 @@ FAST = {
     "shuffled": ["--counts", "1,3", "--repeats", "2"],
     "reversed": ["--counts", "2-3", "--unit", "layer"],
     "parallel": ["--middle", "--combine", "sum"],
+    "random-repeated": ["--counts", "1,3", "--repeats", "2"],
     "shapley": ["--orders", "2"],
     "ensemble": ["--members", "4"],
 }

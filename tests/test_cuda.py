@@ -71,7 +71,10 @@ def test_image_sizes_stay_free(nets: Pair) -> None:
 
 @pytest.mark.parametrize(
     "plan",
-    ["single", "pairs", "windows", "random", "shuffled", "reversed", "parallel", "skips", "repeated", "bypassed"],
+    [
+        *("single", "pairs", "windows", "random", "shuffled", "reversed", "parallel"),
+        *("skips", "repeated", "random_repeated", "bypassed"),
+    ],
 )
 def test_sweeps(nets: Pair, plan: str) -> None:
     settings = resect.LesionSettings(metrics=("error", "loss", "agreement", "kl"))

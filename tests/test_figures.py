@@ -27,8 +27,8 @@ from resect.paths.measures import Effective
 
 blocks = pd.DataFrame({"block": [0, 1], "name": ["a", "b"], "kind": "identity", "span": 0, "downsampling": False})
 table = blocks.assign(error=[0.1, 0.3], loss=[1.0, 2.0], damage=0.1, damage_low=0.0, damage_high=0.2, samples=10,
-                      start=[0, 1], length=[2, 1], deleted=[1, 2], kendall_tau=[1.0, 0.5], share=0.5, share_low=0.4,
-                      share_high=0.6)
+                      start=[0, 1], length=[2, 1], deleted=[1, 2], repeated=[1, 2], kendall_tau=[1.0, 0.5], share=0.5,
+                      share_low=0.4, share_high=0.6)
 lengths = pd.DataFrame({"length": [0, 1], "layers": [0.0, 2.0], "log2_paths": 0.0, "path_fraction": 0.5, "share": 0.5,
                         "norm": 1.0})
 effective = {"share": Effective(0, 1, 0.0, 2.0, 1.0, 1.0)}
@@ -36,7 +36,7 @@ networks = pd.DataFrame({"model": ["a"], "blocks": 2, "parameters": 9, "log2_pat
                          "log2_effective_paths": 1.0, "error": 0.1})
 drawn = [
     *(lesions.by_plan(plan, table, 0.1) for plan in ("single", "random", "shuffled", "windows", "explicit")),
-    lesions.by_plan("parallel", table, 0.1),
+    lesions.by_plan("parallel", table, 0.1), lesions.by_plan("random-repeated", table, 0.1),
     lesions.control(table, table, 0.1), lesions.interaction(pd.DataFrame([[np.nan, 1.0], [1.0, np.nan]])),
     samples.flips(table, pd.DataFrame({"lesion": [0], "flip": ["broken"]})), samples.classes(pd.DataFrame(np.eye(3))),
     carriers.blocks(table), carriers.pairs(np.eye(2)), strip.strip(blocks, table, 1.0),
@@ -55,7 +55,7 @@ print(len(figures), "torch" in sys.modules)
 
 def test_every_figure_is_drawn_without_torch() -> None:
     ran = subprocess.run([sys.executable, "-W", "error", "-c", ALONE], capture_output=True, text=True)
-    assert ran.stdout == "24 False\n", ran.stderr
+    assert ran.stdout == "25 False\n", ran.stderr
 
 
 def test_intervals_and_downsampling_are_drawn_where_the_table_has_them() -> None:

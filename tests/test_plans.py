@@ -149,6 +149,23 @@ def test_blocks_run_twice(net: resect.Unraveled) -> None:
         net(IMAGES, net.intact.repeated(3))
 
 
+def test_random_blocks_run_twice(net: resect.Unraveled) -> None:
+    plan = plans.random_repeated(net, [1, 4], repeats=3, seed=2)
+    chosen = [[i for i, run in enumerate(each) if run is resect.Variant.TWICE] for each in plan.arrangements]
+    assert len(set(map(tuple, chosen))) > 3
+    drawn = [(len(blocks), i % 3) for i, blocks in enumerate(chosen)]
+    assert drawn == [(label["repeated"], label["repeat"]) for label in plan.labels]
+    assert plan == plans.random_repeated(net, [1, 4], repeats=3, seed=2)
+
+    def twice(i: int):
+        return patched(net.model.blocks[i], lambda own: lambda x: own(own(x)))
+
+    check(net, plan, [lambda blocks=blocks: together(*map(twice, blocks)) for blocks in chosen])
+    assert {label["repeated"] for label in plans.random_repeated(net).labels} == {1}  # a fifth of 7
+    with pytest.raises(resect.InputError, match=r"`counts` must hold numbers of blocks from 0 to 7, got \[8\]"):
+        plans.random_repeated(net, 8)
+
+
 def test_blocks_are_left_out_with_their_skips(net: resect.Unraveled) -> None:
     kept = [i for i in range(9) if i not in (3, 6)]  # those two change the shape
     plan = plans.bypassed(net)

@@ -49,6 +49,17 @@ def lesions(damage: list[float], found: dict[str, Any] | None = None) -> resect.
     return resect.Record("lesion", {}, {}, {}, "resect lesion", found or {}, {"lesions": table})
 
 
+def several_twice(found: dict[str, Any] | None = None) -> resect.Record:
+    table = pd.DataFrame({"repeated": [1, 1, 1, 10, 10, 10], "error": [0.07, 0.07, 0.08, 0.09, 0.1, 0.2]})
+    found = found or {"intact": {"error": 0.06}}
+    return resect.Record("lesion", {}, {}, {}, "resect lesion", found, {"lesions": table})
+
+
+def by_length(low: int, high: int, mean: float) -> resect.Record:
+    found = {"effective": {"low": low, "high": high}, "multiplicity": {"effective_depth": mean}}
+    return resect.Record("paths", {}, {}, {}, "resect paths", found, {})
+
+
 def test_every_claim_of_the_paper_has_a_rule_and_numbers_of_the_authors() -> None:
     assert [claim.number for claim in CLAIMS] == sorted(CHECKS, key=[claim.number for claim in CLAIMS].index)
     for check in CHECKS.values():
@@ -109,12 +120,28 @@ def test_claims_of_several_runs() -> None:
     assert verdict("12c", replace(made_study(rate=0.9), untrained=study.untrained)) == FAILS
     none = finding("12c", {"study": record_of(replace(study, untrained=UntrainedTwin("it is of iron")))})
     assert (none.verdict, none.here) == (UNKNOWN, "there is no untrained twin: it is of iron")
-    assert verdict("5", study, twice=lesions([0.001] * 50 + [0.5])) == HOLDS
+    twice = finding("5", {"twice": lesions([0.001] * 50 + [0.5]), "several-twice": several_twice()})
+    assert twice.verdict == HOLDS
+    assert twice.here.endswith("50.0 points at most; intact 6.0 %, with 10 random blocks twice 10.0 %, 3 runs")
+
+
+def test_stochastic_depth() -> None:
     ordinary = lesions([0.01 + 0.1 * (i in (0, 18, 36)) for i in range(54)])
-    assert verdict("10", study, deletions=ordinary, stochastic=lesions([0.0] * 54)) == HOLDS
+    paths = {"paths": by_length(3, 9, 5.04), "stochastic-paths": by_length(1, 1, 1.0)}
+
+    def found(damage: list[float], **others: resect.Record) -> Finding:
+        return finding("10", {"deletions": ordinary, "stochastic": lesions(damage), **paths, **others})
+
+    assert found([0.0] * 54).verdict == HOLDS
     for damage in ([0.02] * 54, [0.3 * (i == 18) for i in range(54)]):  # dearer at all but the three; at one of them
-        assert verdict("10", study, deletions=ordinary, stochastic=lesions(damage)) == PARTLY
-    assert verdict("10", study, deletions=ordinary, stochastic=lesions([0.2] * 54)) == FAILS
+        assert found(damage).verdict == PARTLY
+    assert found([0.2] * 54).verdict == FAILS
+    assert found([0.0] * 54).here.endswith(
+        "; of the gradient, by exact share, 95 % on paths of 1 block, 1.0 in the mean; with ordinary training paths of "
+        "3 to 9 blocks, 5.0 in the mean"
+    )
+    zero = resect.Record("paths", {}, {}, {}, "", {"effective": None, "multiplicity": {"effective_depth": 0.0}}, {})
+    assert "95 % on no paths, as it is zero; with" in found([0.0] * 54, **{"stochastic-paths": zero}).here
 
 
 def test_depths() -> None:
@@ -137,7 +164,8 @@ def test_what_an_interval_leaves_open_cannot_be_said() -> None:
     for number, name in (("2", "imagenet"), ("5", "twice")):
         found = {"intact": {"error": 0.2}}
         runs = [replace(run, found=found) for run in (open_, costly)]
-        assert [finding(number, {name: run}).verdict for run in runs] == [UNKNOWN, FAILS]
+        others = {"several-twice": several_twice()}
+        assert [finding(number, {name: run, **others}).verdict for run in runs] == [UNKNOWN, FAILS]
     for skips, branches, expected in ((0.05, open_, UNKNOWN), (0.8, open_, PARTLY), (0.05, costly, FAILS)):
         assert finding("12b", {"deletions": branches, "skips": lesions([skips] * 9)}).verdict == expected
     study = made_study(rate=0.1)
@@ -163,8 +191,9 @@ def test_later_claims() -> None:
 
 def test_lesions_to_a_network_at_chance_tell_nothing() -> None:
     found = {"intact": {"error": 0.88}, "chance_error": 0.9, "samples": 50}
-    assert finding("5", {"twice": lesions([0.0] * 9, found)}).verdict == UNKNOWN
-    assert finding("5", {"twice": lesions([0.0] * 9, found | {"intact": {"error": 0.5}})}).verdict == HOLDS
+    for own, expected in ((found, UNKNOWN), (found | {"intact": {"error": 0.5}}, HOLDS)):
+        runs = {"twice": lesions([0.0] * 9, own), "several-twice": several_twice(own)}
+        assert finding("5", runs).verdict == expected
 
 
 @pytest.mark.parametrize(
@@ -204,10 +233,13 @@ def test_highway_networks() -> None:
     cases = ((6, 9, 5.0, HOLDS), (8, 4, 0.1, PARTLY), (8, 4, 14.8, FAILS), (8, 9, 0.1, FAILS))
     for magnitude, share, missed, expected in cases:
         both = ({"low": 1, "high": magnitude, "path_fraction": 0.3}, {"low": 1, "high": share})
-        found = {"longest": 12, "multiplicity": {"effective_depth": 3.0}, "residual": {"missed": missed}}
+        size = {"effective_depth": 3.0, "log2_paths": 12.0, "log2_effective_paths": 8.0}
+        found = {"longest": 12, "multiplicity": size, "residual": {"missed": missed}}
         found |= dict(zip(("effective_by_magnitude", "effective"), both, strict=True))
         run = resect.Record("paths", {}, {}, {}, "resect paths", found, {})
-        assert finding("11", {"highway": run, "highway-lesions": lesions([0.1] * 12)}).verdict == expected
+        highway = finding("11", {"highway": run, "highway-lesions": lesions([0.1] * 12)})
+        assert highway.verdict == expected
+        assert "; of 4,096 paths at most about 256 effectively contribute; a block 10.0 points" in highway.here
 
 
 def test_claims_are_asked_for_by_number() -> None:
@@ -256,6 +288,7 @@ def test_lesions_of_the_authors_stand_behind_those_of_runs_alone() -> None:
 
     assert theirs("random", "resect:resnet110-digits") == 1232
     assert theirs("shuffled", "resect:resnet110-w8") == 2925
+    assert theirs("random-repeated", "resect:resnet110-digits") == 490
     assert theirs("single", "py:own:build", 54) == 54
     for model in ("resect:resnet18.18.18", "resect:resnet26", "timm:resnet18", "resect:highway27"):
         assert theirs("random", model) is None

@@ -51,7 +51,7 @@ def test_claims_join_those_of_the_folder_and_share_a_captured_network(tmp_path: 
         both.index(f"\n{number}. ") for number in ("2", "5", "12b")
     )
     record = resect.Record.read(run)
-    assert list(record.found["runs"]) == ["twice", "deletions", "skips"]
+    assert list(record.found["runs"]) == ["twice", "several-twice", "deletions", "skips"]
     assert record.command == "resect reproduce 2 5 12b --model resect:resnet8 --limit 30"
     assert 'id="claim-12b"' in (run / "report.html").read_text() and 'id="claim-12b"' not in page
     captures.clear()

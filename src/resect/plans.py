@@ -7,6 +7,7 @@ from resect.sweep.plans import orders as orders
 from resect.sweep.plans import pairs as pairs
 from resect.sweep.plans import parallel as parallel
 from resect.sweep.plans import random as random
+from resect.sweep.plans import random_repeated as random_repeated
 from resect.sweep.plans import repeated as repeated
 from resect.sweep.plans import reversed as reversed
 from resect.sweep.plans import shuffled as shuffled

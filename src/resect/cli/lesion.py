@@ -50,7 +50,7 @@ from resect.sweep.settings import METRICS, PLANS
     "--counts",
     metavar="1-9,12",
     type=Numbers(),
-    help="Of random: blocks deleted; windows, reversed, parallel: lengths; shuffled: swaps.",
+    help="Of random, random-repeated: blocks; windows, reversed, parallel: lengths; shuffled: swaps.",
 )
 @click.option(
     "--unit",
@@ -67,7 +67,7 @@ from resect.sweep.settings import METRICS, PLANS
     show_default=True,
     help="Of parallel: the mean of the outputs, or all that they add.",
 )
-@whole("--repeats", "Of random and shuffled.", default=LesionAsked.repeats)
+@whole("--repeats", "Of random, random-repeated and shuffled.", default=LesionAsked.repeats)
 @whole("--orders", "Of shapley: pairs of orders.", default=LesionAsked.orders)
 @whole("--removed", "Of ensemble: blocks missing in a member; a tenth.")
 @whole("--members", "Of ensemble.", least=2, default=LesionAsked.members)

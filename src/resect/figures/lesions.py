@@ -81,6 +81,8 @@ def by_plan(plan: str, table: pd.DataFrame, intact: float, ax: Axes | None = Non
     """The figure that suits a plan, by its name; of pairs, `interaction` shows more."""
     if plan == "random":
         return random(table, intact, ax=ax, measure=measure)
+    if plan == "random-repeated":
+        return repeated(table, intact, ax=ax, measure=measure)
     if plan == "shuffled":
         return reorderings(table, intact, ax=ax, measure=measure)
     if plan in SPANS and (plan != "windows" or (table["length"].is_unique and len(table) > 1)):
@@ -219,7 +221,36 @@ def random(
 ) -> Axes:
     """Error by the number of blocks `deleted` at random: every deletion, the mean and the middle half."""
     ax = axes_or_new(ax)
-    entries = [("● one deletion", "#6b93bd"), ("■ middle half", "#8fb2d6"), ("—  mean", BLUE)]
+    _by_number(ax, table, "deleted", "deletion", behind, measure)
+    ax.set_xlabel(f"{unit}s deleted at random")
+    _whole_scale(ax, intact, chance, measure)
+    return ax
+
+
+def repeated(
+    table: pd.DataFrame,
+    intact: float,
+    chance: float | None = None,
+    *,
+    behind: pd.DataFrame | None = None,
+    ax: Axes | None = None,
+    measure: Measure = ERROR,
+) -> Axes:
+    """Error by the number of random blocks that are `repeated`, likewise, on a scale of its own."""
+    ax = axes_or_new(ax)
+    _by_number(ax, table, "repeated", "draw", behind, measure)
+    highest = max(intact, table["error"].max(), 0 if behind is None else behind["error"].max()) * measure.factor
+    top = _top(highest, chance) if measure.rate else highest * 1.25 or 1.0
+    ax.set(xlabel="random blocks that run twice in a row", ylabel=measure.label, ylim=(0, top))
+    _reference_errors(ax, intact, chance, top, measure)
+    return ax
+
+
+def _by_number(
+    ax: Axes, table: pd.DataFrame, number: str, one: str, behind: pd.DataFrame | None, measure: Measure
+) -> None:
+    """Error by the number of blocks in a column, each row of which is `one` of what was done at random."""
+    entries = [(f"● one {one}", "#6b93bd"), ("■ middle half", "#8fb2d6"), ("—  mean", BLUE)]
     if behind is not None:
         theirs = behind["error"] * measure.factor
         ax.plot(behind["count"], theirs, ".", color=BAR_GREY, alpha=0.5, markersize=3, markeredgewidth=0)
@@ -227,17 +258,15 @@ def random(
         ax.plot(means.index, means, color=GREY, linewidth=1.4, linestyle="--")
         entries.append((f"╌ mean, {_THEIRS}", GREY))
     drawn = table["error"] * measure.factor
-    errors = drawn.groupby(table["deleted"])
+    errors = drawn.groupby(table[number])
     quartiles, mean = errors.quantile(np.array([0.25, 0.75])).unstack(), errors.mean()
     ax.fill_between(mean.index, quartiles[0.25], quartiles[0.75], color=PALE_BLUE, linewidth=0)
-    ax.plot(table["deleted"], drawn, ".", color=BLUE, alpha=0.4, markersize=4, markeredgewidth=0)
+    ax.plot(table[number], drawn, ".", color=BLUE, alpha=0.4, markersize=4, markeredgewidth=0)
     ax.plot(mean.index, mean, color=BLUE, linewidth=2, marker="o", markersize=3)
     head(ax, "", entries)
-    most = int(table["deleted"].max())
-    ax.set(xlabel=f"{unit}s deleted at random", xlim=(0, most + max(0.5, most * 0.02)))
+    most = int(table[number].max())
+    ax.set_xlim(0, most + max(0.5, most * 0.02))
     whole_numbers(ax)
-    _whole_scale(ax, intact, chance, measure)
-    return ax
 
 
 def reorderings(

@@ -82,11 +82,11 @@ class LesionAsked(Asked):
         plan: one of PLANS.
         without: delete just these blocks together, by number or name, instead of a plan.
         removal: what stands for a deleted branch.
-        counts: of random, the numbers of deleted blocks; of windows, reversed and parallel, the lengths; of shuffled,
-            the numbers of swaps.
+        counts: of random and random-repeated, the numbers of blocks; of windows, reversed and parallel, the lengths; of
+            shuffled, the numbers of swaps.
         unit, middle: of windows, reversed and parallel: what is counted, and whether one span of each length is enough.
         combine: of parallel, the "mean" of the outputs or the "sum" of what they add.
-        repeats: of random and shuffled.
+        repeats: of random, random-repeated and shuffled.
         orders: of shapley, pairs of orders.
         removed: of ensemble, blocks missing in every member; None for a tenth.
         members: of ensemble.

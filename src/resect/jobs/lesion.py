@@ -104,6 +104,7 @@ class LesionJob(LesionAsked, Job):
             "parallel": lambda: plans.parallel(net, counts, **of_spans, combine=self.combine),
             "skips": lambda: plans.skips(net),
             "repeated": lambda: plans.repeated(net),
+            "random-repeated": lambda: plans.random_repeated(net, counts, repeats, seed),
             "bypassed": lambda: plans.bypassed(net),
             "shapley": lambda: plans.orders(net, self.orders, seed),
             "ensemble": lambda: plans.random(net, [self._removed(net)], self.members, seed),
@@ -116,6 +117,7 @@ class LesionJob(LesionAsked, Job):
                 "parallel": f"no {self.unit}s in a row keep one shape, each on what the one before it gives",
                 "pairs": "it has a single block",
                 "repeated": "no block keeps the shape of its input",
+                "random-repeated": "no block keeps the shape of its input",
                 "bypassed": "no block keeps the shape of its input",
                 "skips": "a plain network has none",
             }

@@ -133,6 +133,7 @@ class ReproduceJob(ReproduceAsked, Job):
             "shuffled": LesionJob(main, plan="shuffled", repeats=self.repeats, batch_size=size),
             "skips": LesionJob(main, plan="skips", batch_size=size),
             "twice": LesionJob(main, plan="repeated", batch_size=size),
+            "several-twice": LesionJob(main, plan="random-repeated", repeats=self.repeats, batch_size=size),
             "ensemble": LesionJob(main, plan="ensemble", batch_size=size),
             "side-by-side": LesionJob(main, plan="parallel", combine="sum", counts=SIDE_BY_SIDE, batch_size=size),
         }
@@ -142,9 +143,15 @@ class ReproduceJob(ReproduceAsked, Job):
             names = ("resnet110-cifar10-stochastic-depth", "highway12-cifar10", "resnet110-cifar10-keep23")
             stochastic, highway, keep = (f"resect:{name}" for name in names)
             few = min(self.source.limit or _GRADIENTS, _GRADIENTS)
+
+            def paths(source: Source) -> Job:
+                return PathsJob(replace(source, limit=few), strongest=0, batch_size=few)
+
             jobs |= {
                 "stochastic": LesionJob(self._of(stochastic), batch_size=size),
-                "highway": PathsJob(replace(self._of(highway), limit=few), strongest=0, batch_size=few),
+                "paths": paths(main),
+                "stochastic-paths": paths(self._of(stochastic)),
+                "highway": paths(self._of(highway)),
                 "highway-lesions": LesionJob(self._of(highway), batch_size=size),
                 "effective": EvaluateJob(main, others=(keep,), batch_size=size),
             }

@@ -1,5 +1,4 @@
-"""Highway networks for small images (Srivastava, Greff and Schmidhuber 2015, arXiv 1505.00387), in the residual form of
-the gate (Greff, Srivastava and Schmidhuber 2017, arXiv 1612.07771, section 3.2)."""
+"""Highway networks for small images (Srivastava, Greff and Schmidhuber 2015, arXiv 1505.00387)."""
 
 from __future__ import annotations
 
@@ -92,7 +91,11 @@ def _blocks_a_stage(blocks: int) -> int:
 
 
 class HighwayBlock(nn.Module):
-    """x + T(x) (H(x) - x), which is H(x) T(x) + x (1 - T(x)). Without the branch, the transform gate T is closed."""
+    """H(x) T(x) + x (1 - T(x)) (equation 3; Veit et al., section 6). Deleted, its transform gate T is closed.
+
+    Written as x + T(x) (H(x) - x), it would be the same function with a branch that takes back the part of x that the
+    gate does not carry: most of what paths hold would cancel.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -101,5 +104,6 @@ class HighwayBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, H, W) to the same shape."""
-        total: Tensor = x + torch.sigmoid(self.gate(x)) * (self.transform(x) - x)
+        gate = torch.sigmoid(self.gate(x))
+        total: Tensor = self.transform(x) * gate + x * (1 - gate)
         return total

@@ -44,6 +44,7 @@ _TITLES = {  # of the figures of runs that are no study
     "shuffled": "Reorderings",
     "skips": "One skip deleted",
     "twice": "One block run twice",
+    "several-twice": "Random blocks run twice",
     "ensemble": "Sub-networks, averaged",
     "highway": "The gradient of a highway network",
     "highway-lesions": "One highway block deleted",
@@ -59,6 +60,7 @@ _KINDS: dict[str, tuple[Callable[..., Axes], str]] = {  # by plan, the figure, a
     "single": (lesions.deletions, "delete"),
     "random": (lesions.random, "delete several"),
     "shuffled": (lesions.reorderings, "swap several"),
+    "random-repeated": (lesions.repeated, "repeat several"),
 }
 _STYLES = {HOLDS: "bold green", PARTLY: "bold yellow", FAILS: "bold red"}
 

@@ -156,6 +156,31 @@ def repeated(net: Unraveled) -> Plan:
     return _each(net, "repeated", net.allowing(Variant.TWICE), net.intact.repeated)
 
 
+@suggesting
+def random_repeated(net: Unraveled, counts: Iterable[int] | int | None = None, repeats: int = 5, seed: int = 0) -> Plan:
+    """Run k random blocks twice in a row, `repeats` times for each k, of those that `repeated` runs twice.
+
+    Args:
+        counts: the values of k, or a single one; 1 to a fifth of these blocks by default (the paper's authors, whose
+            results are not in the paper: 1 to 10 of the 52 of ResNet-110).
+        seed: the same seed gives the same blocks.
+
+    Labels: `repeated`, `repeat`.
+
+    The plan is empty if no block keeps the shape of its input.
+    """
+    require_blocks(net)
+    require_whole("repeats", repeats)
+    able = net.allowing(Variant.TWICE)
+    if not able:
+        return Plan("random-repeated", (), ())
+    wanted = range(1, max(len(able) // 5, 1) + 1) if counts is None else numbers("counts", counts, 0, len(able))
+    draw = _random.Random(seed)
+    rows = [(draw.sample(able, k), {"repeated": k, "repeat": i}) for k in wanted for i in range(repeats)]
+    arrangements = tuple(net.intact.repeated(*blocks) for blocks, _ in rows)
+    return Plan("random-repeated", arrangements, tuple(label for _, label in rows))
+
+
 def bypassed(net: Unraveled) -> Plan:
     """Leave each block out as a whole, y = x, where its shapes allow: what its skip does to the signal goes, too.
 

@@ -217,7 +217,7 @@ class LesionResult(Shown):
         Columns: the label, `repeats`, the metric, `..._low`, `..._high`.
         """
         if "repeat" not in (self.plan.labels[0] if self.plan.labels else {}):
-            raise InputError(f"the plan must have repeats (random, shuffled), got {self.plan.name!r}.")
+            raise InputError(f"the plan must have repeats (random, shuffled, random-repeated), got {self.plan.name!r}.")
         label, some = next(iter(self.plan.labels[0])), self.weights > 0  # the others have no target that counts
         labels = pd.Series([row[label] for row in self.plan.labels])
         most, rows = 1.0 if self.meaning.is_rate(metric) else np.inf, []

@@ -15,17 +15,17 @@ UserMetric: TypeAlias = "Callable[[Any, Tensor], Tensor]"
 METRICS = ("error", "loss", "agreement", "kl")
 PLANS = (
     *("single", "pairs", "random", "windows", "shuffled", "reversed", "parallel"),
-    *("skips", "repeated", "bypassed", "shapley", "ensemble"),
+    *("skips", "repeated", "random-repeated", "bypassed", "shapley", "ensemble"),
 )
 _OVER_SPANS = ("windows", "reversed", "parallel")
 _LESIONS = tuple(plan for plan in PLANS if plan != "ensemble")
 PLANS_OF = {  # options of a sweep that some plans make nothing of
     "removal": ("single", "pairs", "random", "windows", "shapley"),
-    "counts": ("random", "windows", "shuffled", "reversed", "parallel"),
+    "counts": ("random", "windows", "shuffled", "reversed", "parallel", "random-repeated"),
     "unit": _OVER_SPANS,
     "middle": _OVER_SPANS,
     "combine": ("parallel",),
-    "repeats": ("random", "shuffled"),
+    "repeats": ("random", "shuffled", "random-repeated"),
     "orders": ("shapley",),
     "removed": ("ensemble",),
     "members": ("ensemble",),

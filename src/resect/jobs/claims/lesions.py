@@ -29,7 +29,7 @@ from resect.jobs.findings import Study, rise_of, tau_correlation
 from resect.measuring.ranks import correlation_interval, median_interval
 from resect.models.names import WEIGHTS
 from resect.runs.record import Record
-from resect.words import decimal, percent, plural, points
+from resect.words import decimal, percent, plural, points, span
 
 _AUTHORS = "preresnet110"
 _EPOCHS = 164
@@ -37,6 +37,15 @@ _EPOCHS = 164
 
 def _damages(network: str) -> pd.Series:
     return authors.measured(network, "delete").sort_values("block")["error"] - authors.intact(network)
+
+
+def _by_share(paths: Record) -> str:
+    """On which paths the gradient lies."""
+    size, effective = paths.found["multiplicity"], paths.found["effective"]
+    if not effective:
+        return "no paths, as it is zero"
+    mean = decimal(size["effective_depth"], 1)
+    return f"paths of {span(effective['low'], effective['high'], 'block')}, {mean} in the mean"
 
 
 def _several(errors: pd.Series, counts: pd.Series) -> str:
@@ -229,13 +238,20 @@ def _reordered(runs: Runs) -> tuple[str, str]:
     return here, PARTLY if below(interval, 0) else judged([below(interval, 0)])
 
 
-@check("5", "twice", theirs=_repeated())
+@check("5", "twice", "several-twice", theirs=_repeated())
 def _twice(runs: Runs) -> tuple[str, str]:
     """Holds if running a block twice costs less than 2 points in the median, interval included; does not if it costs
     more; else it cannot be said.
     """
-    damage = lesions_of(runs["twice"])
-    here = f"one block twice: {median_of(damage)} in the median, {points(damage.max())} at most"
+    damage, several = lesions_of(runs["twice"]), runs["several-twice"]
+    table, intact = several.tables["lesions"], several.found["intact"]["error"]
+    most = int(table["repeated"].max())
+    errors = table["error"][table["repeated"] == most]
+    here = (
+        f"one block twice: {median_of(damage)} in the median, {points(damage.max())} at most; intact "
+        f"{percent(intact)}, with {plural(most, 'random block')} twice {percent(float(errors.median()))}, "
+        f"{plural(len(errors), 'run')}"
+    )
     return here, judged([below(median_interval(damage), CHEAP)])
 
 
@@ -262,14 +278,20 @@ def _epochs(shipped: str) -> int:
         return int(Record.read(card).asked["recipe"]["epochs"])
 
 
-@check("10", "deletions", "stochastic", theirs=_apart(_damages("stochdepth110"), _damages(_AUTHORS)))
+@check(
+    "10",
+    *("deletions", "stochastic", "paths", "stochastic-paths"),
+    theirs=_apart(_damages("stochdepth110"), _damages(_AUTHORS)),
+)
 def _stochastic(runs: Runs) -> tuple[str, str]:
     """Holds if a block costs less than with ordinary training in the median, interval included, and downsampling blocks
     do on average; in part if one of both.
     """
     ours, theirs = lesions_of(runs["stochastic"]), lesions_of(runs["deletions"])
     (_, with_it), (_, without) = map(_means, (ours, theirs))
-    return _apart(ours, theirs), judged([above(median_interval(theirs - ours), 0), with_it < without])
+    shares, beside = (_by_share(runs[name]) for name in ("stochastic-paths", "paths"))
+    here = f"{_apart(ours, theirs)}; of the gradient, by exact share, 95 % on {shares}; with ordinary training {beside}"
+    return here, judged([above(median_interval(theirs - ours), 0), with_it < without])
 
 
 @check("12a", "ensemble", theirs="not measured")

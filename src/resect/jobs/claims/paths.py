@@ -23,7 +23,7 @@ from resect.jobs.claims.check import (
     median_of,
 )
 from resect.jobs.findings import Study
-from resect.words import decimal, part, percent, plural, span
+from resect.words import contribute, decimal, part, percent, plural, span, two_to
 
 
 @check("6", "study", theirs="(54 choose k) paths of k blocks, by arithmetic")
@@ -96,8 +96,9 @@ def _highway(runs: Runs) -> tuple[str, str]:
     here = (
         f"{magnitude['low']} to {magnitude['high']} of {found['longest']} blocks hold 95 % by count × magnitude, "
         f"{percent(magnitude['path_fraction'])} of all paths; {share['low']} to {share['high']} by exact share of the "
-        f"gradient, which misses {_part_of(missed)} its norm, mean length {decimal(size['effective_depth'], 1)}; a "
-        f"block {median_of(lesions_of(runs['highway-lesions']))} in the median"
+        f"gradient, which misses {_part_of(missed)} its norm, mean length {decimal(size['effective_depth'], 1)}; of "
+        f"{two_to(size['log2_paths'])} paths {contribute(size['log2_effective_paths'])}; a block "
+        f"{median_of(lesions_of(runs['highway-lesions']))} in the median"
     )
     return here, HOLDS if magnitude["high"] <= half else PARTLY if share["high"] <= half and missed < 0.25 else FAILS
 
