@@ -295,7 +295,8 @@ def test_what_the_text_of_a_command_shows_is_refused_without_torch() -> None:
         "unknown data spec 'imgs'. Known are",  # too far from any to suggest one
         "unknown model spec 'tim:resnet18'. Did you mean timm:?",
         "no weights are shipped for resect:resnet20-cifar10",
-        "`--counts` is an option of the plans random, windows, shuffled, reversed, parallel, but here the plan is",
+        "`--counts` is an option of the plans random, windows, shuffled, reversed, parallel, random-repeated, "
+        "but here the plan is",
     ):
         assert expected in said
 
@@ -305,7 +306,7 @@ def test_what_the_text_of_a_command_shows_is_refused_without_torch() -> None:
     [
         (
             "lesion M D --repeats 5",
-            "`--repeats` is an option of the plans random, shuffled, but here the plan is single",
+            "`--repeats` is an option of the plans random, shuffled, random-repeated, but here the plan is single",
         ),
         (
             "lesion M D --plan random --orders 3",

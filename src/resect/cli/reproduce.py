@@ -32,7 +32,11 @@ from resect.jobs.asked import DATA, ReproduceAsked
 @click.option("--model", metavar="SPEC", help="The network, if not the ResNet-110 that is shipped for the data.")
 @model_options
 @click.option("--train", is_flag=True, help="Train the networks of other depths, which have no weights (claim 1b).")
-@whole("--repeats", "Random deletions of each number of blocks, and reorderings.", default=ReproduceAsked.repeats)
+@whole(
+    "--repeats",
+    "Random deletions and repetitions of each number of blocks, and reorderings.",
+    default=ReproduceAsked.repeats,
+)
 @out_option
 @batch_option
 @data_options

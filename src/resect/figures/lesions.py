@@ -82,7 +82,7 @@ def by_plan(plan: str, table: pd.DataFrame, intact: float, ax: Axes | None = Non
     if plan == "random":
         return random(table, intact, ax=ax, measure=measure)
     if plan == "random-repeated":
-        return repeated(table, intact, ax=ax, measure=measure)
+        return random_repeated(table, intact, ax=ax, measure=measure)
     if plan == "shuffled":
         return reorderings(table, intact, ax=ax, measure=measure)
     if plan in SPANS and (plan != "windows" or (table["length"].is_unique and len(table) > 1)):
@@ -118,7 +118,7 @@ def deletions(
     ends, factor = _interval(table, measure), measure.factor
     theirs = () if behind is None else behind["error"] * factor
     highest = np.nanmax([intact * factor, *table["error"] * factor, *(ends[1] if ends else ()), *theirs])
-    top = _top(float(highest), chance) if measure.rate else float(highest) * 1.25 or 1.0
+    top = _top(float(highest), chance, measure)
     entries = []
     if behind is not None:
         ax.plot(behind["block"], theirs, "o", color=GREY, markersize=3.5, fillstyle="none", markeredgewidth=0.9)
@@ -182,8 +182,10 @@ def _interval(table: pd.DataFrame, measure: Measure) -> tuple[np.ndarray, np.nda
     return tuple(np.clip(end.to_numpy(float) * measure.factor, 0, most) for end in (low, high))
 
 
-def _top(error: float, chance: float | None) -> float:
-    """The end of an error axis in percent: room above the data for marks and labels, chance included if not far."""
+def _top(error: float, chance: float | None, measure: Measure) -> float:
+    """The end of an error axis: room above the data for marks and labels; of rates in percent, chance if not far."""
+    if not measure.rate:
+        return error * 1.25 or 1.0
     top = max(error * 1.25, 1.0)
     if chance is not None and 0.88 * top < chance * 100 < 1.5 * top:
         top = chance * 113
@@ -227,7 +229,7 @@ def random(
     return ax
 
 
-def repeated(
+def random_repeated(
     table: pd.DataFrame,
     intact: float,
     chance: float | None = None,
@@ -239,18 +241,18 @@ def repeated(
     """Error by the number of random blocks that are `repeated`, likewise, on a scale of its own."""
     ax = axes_or_new(ax)
     _by_number(ax, table, "repeated", "draw", behind, measure)
-    highest = max(intact, table["error"].max(), 0 if behind is None else behind["error"].max()) * measure.factor
-    top = _top(highest, chance) if measure.rate else highest * 1.25 or 1.0
+    theirs = () if behind is None else behind["error"]
+    top = _top(measure.factor * np.nanmax([intact, *table["error"], *theirs]), chance, measure)
     ax.set(xlabel="random blocks that run twice in a row", ylabel=measure.label, ylim=(0, top))
     _reference_errors(ax, intact, chance, top, measure)
     return ax
 
 
 def _by_number(
-    ax: Axes, table: pd.DataFrame, number: str, one: str, behind: pd.DataFrame | None, measure: Measure
+    ax: Axes, table: pd.DataFrame, number: str, lesion: str, behind: pd.DataFrame | None, measure: Measure
 ) -> None:
-    """Error by the number of blocks in a column, each row of which is `one` of what was done at random."""
-    entries = [(f"● one {one}", "#6b93bd"), ("■ middle half", "#8fb2d6"), ("—  mean", BLUE)]
+    """Error by the column `number`; the legend calls a row a `lesion`."""
+    entries = [(f"● one {lesion}", "#6b93bd"), ("■ middle half", "#8fb2d6"), ("—  mean", BLUE)]
     if behind is not None:
         theirs = behind["error"] * measure.factor
         ax.plot(behind["count"], theirs, ".", color=BAR_GREY, alpha=0.5, markersize=3, markeredgewidth=0)

@@ -317,7 +317,7 @@ class ReproduceAsked(Asked):
     Attributes:
         claims: their numbers, e.g. ("1", "12"); a number stands for all of its parts (12a, 12b ...). All if none is
             given.
-        repeats: as of a study.
+        repeats: as of a study, and random repetitions for each number of blocks.
         train: train the networks of other depths, which have no weights, into the run folder (claim 1b).
     """
 

@@ -17,7 +17,7 @@ from resect.errors import DamagedError
 from resect.jobs import paper
 from resect.jobs.asked import DATA, ReproduceAsked
 from resect.jobs.claims import finding
-from resect.jobs.claims.check import CHECKS, DEPTHS, SIDE_BY_SIDE
+from resect.jobs.claims.check import CHECKS, DEPTHS, SIDE_BY_SIDE, is_of_today
 from resect.jobs.evaluate import EvaluateJob
 from resect.jobs.job import Answer, Job, Lab, Track, digest_of, silent
 from resect.jobs.lesion import LesionJob
@@ -70,8 +70,8 @@ class ReproduceJob(ReproduceAsked, Job):
         }
 
     def over(self, record: Record) -> bool:
-        """Whether the folder's record has all claims, judged by the rules of today."""
-        today = all(claim["rule"] == CHECKS[claim["number"]].rule for claim in record.found["claims"])
+        """Whether the folder's record has all claims, judged as they are today."""
+        today = all(is_of_today(claim, record.found["runs"]) for claim in record.found["claims"])
         return today and all(record.asked[name] == plain(getattr(self, name)) for name in _GATHERED)
 
     def prepare(self, lab: Lab) -> _Samples:
@@ -144,14 +144,13 @@ class ReproduceJob(ReproduceAsked, Job):
             stochastic, highway, keep = (f"resect:{name}" for name in names)
             few = min(self.source.limit or _GRADIENTS, _GRADIENTS)
 
-            def paths(source: Source) -> Job:
-                return PathsJob(replace(source, limit=few), strongest=0, batch_size=few)
-
+            gated = replace(self._of(highway), limit=few, model_args={"carry_gates": True})
+            shares: dict[str, Any] = {"draws": 0, "sweeps": 0, "strongest": 0, "batch_size": few}
             jobs |= {
                 "stochastic": LesionJob(self._of(stochastic), batch_size=size),
-                "paths": paths(main),
-                "stochastic-paths": paths(self._of(stochastic)),
-                "highway": paths(self._of(highway)),
+                "paths": PathsJob(replace(main, limit=few), **shares),
+                "stochastic-paths": PathsJob(replace(self._of(stochastic), limit=few), **shares),
+                "highway-paths": PathsJob(gated, strongest=0, batch_size=few),
                 "highway-lesions": LesionJob(self._of(highway), batch_size=size),
                 "effective": EvaluateJob(main, others=(keep,), batch_size=size),
             }

@@ -1,4 +1,5 @@
-"""Highway networks for small images (Srivastava, Greff and Schmidhuber 2015, arXiv 1505.00387)."""
+"""Highway networks for small images (Srivastava, Greff and Schmidhuber 2015, arXiv 1505.00387), in the residual form of
+the gate (Greff, Srivastava and Schmidhuber 2017, arXiv 1612.07771, section 3.2)."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ class CifarHighway(nn.Module):
         channels: of the images.
         classes: of the output.
         carry: minus the initial bias of the transform gates: at first they let sigmoid(-carry) of the transform pass.
+        carry_gates: write blocks with the carry gate on the skip, so that paths pass through it: see `HighwayBlock`.
 
     Shapes:
         input (B, channels, H, W) float, output (B, classes) logits.
@@ -36,6 +38,7 @@ class CifarHighway(nn.Module):
         channels: int = 3,
         classes: int = 10,
         carry: float = 2.0,
+        carry_gates: bool = False,
     ) -> None:
         super().__init__()
         check_sizes(width=width, channels=channels, classes=classes)
@@ -45,7 +48,7 @@ class CifarHighway(nn.Module):
         for stage, count in enumerate(self.depths):
             wide = width * 2**stage
             layers: list[nn.Module] = [Layer(wide // 2, wide, stride=2)] if stage else []
-            stages.append(nn.Sequential(*layers, *(HighwayBlock(wide) for _ in range(count))))
+            stages.append(nn.Sequential(*layers, *(HighwayBlock(wide, carry_gates) for _ in range(count))))
         self.stages = nn.Sequential(*stages)
         self.fc = nn.Linear(width * 4, classes)
         initialise(self)
@@ -91,19 +94,21 @@ def _blocks_a_stage(blocks: int) -> int:
 
 
 class HighwayBlock(nn.Module):
-    """H(x) T(x) + x (1 - T(x)) (equation 3; Veit et al., section 6). Deleted, its transform gate T is closed.
+    """x + T(x) (H(x) - x). Without the branch, the transform gate T is closed.
 
-    Written as x + T(x) (H(x) - x), it would be the same function with a branch that takes back the part of x that the
-    gate does not carry: most of what paths hold would cancel.
+    With `carry_gates` written as H(x) T(x) + x (1 - T(x)) (Veit et al., section 6): the same function, and deleted it
+    is x, too, but its skip is gated. A branch T(x) (H(x) - x) takes back what the gate does not carry, so that most of
+    what paths hold cancels; but it trades places as a whole.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, carry_gates: bool = False) -> None:
         super().__init__()
+        self.carry_gates = carry_gates
         self.transform = Layer(width, width)
         self.gate = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, H, W) to the same shape."""
-        gate = torch.sigmoid(self.gate(x))
-        total: Tensor = self.transform(x) * gate + x * (1 - gate)
+        gate, transformed = torch.sigmoid(self.gate(x)), self.transform(x)
+        total: Tensor = transformed * gate + x * (1 - gate) if self.carry_gates else x + gate * (transformed - x)
         return total

@@ -2,7 +2,8 @@
 
 With a gate z_i on a branch f_i, the scalar falls by <c_i, f_i> for a gate that closes, to first order, c_i being the
 cotangent of the branch's output: one backward pass for all blocks, where lesions take a forward pass each. Source: the
-Taylor criterion of Molchanov et al. 2017 (arXiv 1611.06440), for whole branches.
+Taylor criterion of Molchanov et al. 2017 (arXiv 1611.06440), for whole branches. Of a gated block (a highway's) it is
+the branch alone, while a deletion opens its carry gate, too.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from resect.figures import lesions
 from resect.files import write_text
 from resect.jobs import authors
 from resect.jobs.authors import SOURCE
-from resect.jobs.claims.check import CHECKS, FAILS, HOLDS, NOT_RUN, PARTLY, UNKNOWN
+from resect.jobs.claims.check import CHECKS, FAILS, HOLDS, NOT_RUN, PARTLY, UNKNOWN, is_of_today
 from resect.jobs.findings import Study
 from resect.jobs.paper import CLAIMS
 from resect.models.names import depth_of, parts_of, shipped_for
@@ -46,7 +46,9 @@ _TITLES = {  # of the figures of runs that are no study
     "twice": "One block run twice",
     "several-twice": "Random blocks run twice",
     "ensemble": "Sub-networks, averaged",
-    "highway": "The gradient of a highway network",
+    "paths": "The gradient of the network",
+    "stochastic-paths": "The gradient after stochastic depth",
+    "highway-paths": "The gradient of a highway network",
     "highway-lesions": "One highway block deleted",
     "stochastic": "One block deleted after stochastic depth",
     "side-by-side": "Blocks side by side",
@@ -60,7 +62,7 @@ _KINDS: dict[str, tuple[Callable[..., Axes], str]] = {  # by plan, the figure, a
     "single": (lesions.deletions, "delete"),
     "random": (lesions.random, "delete several"),
     "shuffled": (lesions.reorderings, "swap several"),
-    "random-repeated": (lesions.repeated, "repeat several"),
+    "random-repeated": (lesions.random_repeated, "repeat several"),
 }
 _STYLES = {HOLDS: "bold green", PARTLY: "bold yellow", FAILS: "bold red"}
 
@@ -175,7 +177,7 @@ def markdown(records: Sequence[Record]) -> str:
             (record, claim)
             for record in records
             for claim in record.found["claims"]
-            if claim["number"] == stated.number and claim["rule"] == check.rule  # no verdict by another rule
+            if claim["number"] == stated.number and is_of_today(claim, record.found["runs"])
         ]
         measured = {
             claim.get("on") or _what(record): f"{claim['here']} | {claim['verdict']}"

@@ -19,7 +19,7 @@ from resect.network.unraveled import Unraveled
 from resect.sweep.spans import Span, numbers, spans
 from resect.words import plural
 
-_Row = tuple[Sequence[int], dict[str, Any]]  # the blocks that are deleted, and the label
+_Row = tuple[Sequence[int], dict[str, Any]]  # the blocks that are deleted or repeated, and the label
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Plan:
     """Arrangements in the order of their rows, and a label row for each.
 
     Attributes:
-        name: that of the function that made it, e.g. "single".
+        name: that of the function that made it, with hyphens, e.g. "single".
         labels: one dict of column -> value an arrangement.
         references: arrangements that are measured beside them, to compare with: the single deletions of `pairs`.
         removal: what stands for a deleted branch: "zero"; "mean", the branch's mean over the data set in the intact
@@ -161,8 +161,8 @@ def random_repeated(net: Unraveled, counts: Iterable[int] | int | None = None, r
     """Run k random blocks twice in a row, `repeats` times for each k, of those that `repeated` runs twice.
 
     Args:
-        counts: the values of k, or a single one; 1 to a fifth of these blocks by default (the paper's authors, whose
-            results are not in the paper: 1 to 10 of the 52 of ResNet-110).
+        counts: the values of k, or a single one; 1 to a fifth of these blocks by default, or 2 if there are so many.
+            (The paper's authors: 1 to 10 of the 51 of ResNet-110 but the first of each stage; not in the paper.)
         seed: the same seed gives the same blocks.
 
     Labels: `repeated`, `repeat`.
@@ -174,11 +174,9 @@ def random_repeated(net: Unraveled, counts: Iterable[int] | int | None = None, r
     able = net.allowing(Variant.TWICE)
     if not able:
         return Plan("random-repeated", (), ())
-    wanted = range(1, max(len(able) // 5, 1) + 1) if counts is None else numbers("counts", counts, 0, len(able))
-    draw = _random.Random(seed)
-    rows = [(draw.sample(able, k), {"repeated": k, "repeat": i}) for k in wanted for i in range(repeats)]
-    arrangements = tuple(net.intact.repeated(*blocks) for blocks, _ in rows)
-    return Plan("random-repeated", arrangements, tuple(label for _, label in rows))
+    wanted = numbers("counts", counts, 0, len(able)) if counts is not None else _up_to(max(len(able) // 5, 2), able)
+    rows = _drawn(able, wanted, repeats, seed, "repeated")
+    return Plan("random-repeated", tuple(net.intact.repeated(*blocks) for blocks, _ in rows), _labels(rows))
 
 
 def bypassed(net: Unraveled) -> Plan:
@@ -219,12 +217,10 @@ def random(net: Unraveled, counts: Iterable[int] | int | None = None, repeats: i
     Labels: `deleted`, `repeat`.
     """
     require_blocks(net)
-    n = len(net.blocks)
-    wanted = list(range(1, max(n // 2, 1) + 1)) if counts is None else numbers("counts", counts, 0, n)
     require_whole("repeats", repeats)
-    draw = _random.Random(seed)
-    rows = [(draw.sample(range(n), k), {"deleted": k, "repeat": i}) for k in wanted for i in range(repeats)]
-    return _deletions(net, "random", rows)
+    every = range(len(net.blocks))
+    wanted = numbers("counts", counts, 0, len(every)) if counts is not None else _up_to(max(len(every) // 2, 1), every)
+    return _deletions(net, "random", _drawn(every, wanted, repeats, seed, "deleted"))
 
 
 @suggesting
@@ -290,7 +286,22 @@ def _over_spans(net: Unraveled, name: str, chosen: Iterable[Span], lesion: Calla
     return Plan(name, tuple(arrangements), tuple(labels))
 
 
+def _up_to(most: int, blocks: Sequence[int]) -> Sequence[int]:
+    """The numbers from 1 to `most`, as far as there are blocks."""
+    return range(1, min(most, len(blocks)) + 1)
+
+
+def _drawn(blocks: Sequence[int], counts: Iterable[int], repeats: int, seed: int, number: str) -> list[_Row]:
+    """Some of the blocks in every row, drawn at random; the label `number` says how many."""
+    draw = _random.Random(seed)
+    return [(draw.sample(blocks, k), {number: k, "repeat": i}) for k in counts for i in range(repeats)]
+
+
+def _labels(rows: Sequence[_Row]) -> tuple[dict[str, Any], ...]:
+    return tuple(label for _, label in rows)
+
+
 def _deletions(net: Unraveled, name: str, rows: Sequence[_Row], references: tuple[Arrangement, ...] = ()) -> Plan:
     """Some blocks deleted in every row."""
     arrangements = tuple(net.intact.without(*blocks) for blocks, _ in rows)
-    return Plan(name, arrangements, tuple(label for _, label in rows), references)
+    return Plan(name, arrangements, _labels(rows), references)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -61,6 +62,12 @@ def check(
         CHECKS[number] = Check(runs, theirs, find, on, alone)
 
     return add
+
+
+def is_of_today(claim: Mapping[str, Any], runs: Container[str]) -> bool:
+    """Whether a claim of a record was judged by the rule of today, on the runs that this asks for."""
+    check = CHECKS[claim["number"]]
+    return claim["rule"] == check.rule and (claim["verdict"] == NOT_RUN or check.among(runs) is not None)
 
 
 def judged(true: Sequence[bool | None]) -> str:

@@ -41,10 +41,7 @@ def _damages(network: str) -> pd.Series:
 
 def _by_share(paths: Record) -> str:
     """On which paths the gradient lies."""
-    size, effective = paths.found["multiplicity"], paths.found["effective"]
-    if not effective:
-        return "no paths, as it is zero"
-    mean = decimal(size["effective_depth"], 1)
+    mean, effective = decimal(paths.found["multiplicity"]["effective_depth"], 1), paths.found["effective"]
     return f"paths of {span(effective['low'], effective['high'], 'block')}, {mean} in the mean"
 
 
@@ -244,14 +241,14 @@ def _twice(runs: Runs) -> tuple[str, str]:
     more; else it cannot be said.
     """
     damage, several = lesions_of(runs["twice"]), runs["several-twice"]
-    table, intact = several.tables["lesions"], several.found["intact"]["error"]
-    most = int(table["repeated"].max())
-    errors = table["error"][table["repeated"] == most]
-    here = (
-        f"one block twice: {median_of(damage)} in the median, {points(damage.max())} at most; intact "
-        f"{percent(intact)}, with {plural(most, 'random block')} twice {percent(float(errors.median()))}, "
-        f"{plural(len(errors), 'run')}"
-    )
+    here = f"one block twice: {median_of(damage)} in the median, {points(damage.max())} at most"
+    table = several.tables["lesions"]
+    if (most := int(table["repeated"].max())) > 1:
+        errors = table["error"][table["repeated"] == most]
+        here += (
+            f"; intact {percent(several.found['intact']['error'])}, with {most} random blocks twice "
+            f"{percent(float(errors.median()))}, {plural(len(errors), 'run')}"
+        )
     return here, judged([below(median_interval(damage), CHEAP)])
 
 
@@ -290,7 +287,10 @@ def _stochastic(runs: Runs) -> tuple[str, str]:
     ours, theirs = lesions_of(runs["stochastic"]), lesions_of(runs["deletions"])
     (_, with_it), (_, without) = map(_means, (ours, theirs))
     shares, beside = (_by_share(runs[name]) for name in ("stochastic-paths", "paths"))
-    here = f"{_apart(ours, theirs)}; of the gradient, by exact share, 95 % on {shares}; with ordinary training {beside}"
+    here = (
+        f"{_apart(ours, theirs)}; of the gradient, by exact share, 95 % on {shares}; with ordinary training {beside} "
+        f"({plural(runs['paths'].found['samples'], 'sample')})"
+    )
     return here, judged([above(median_interval(theirs - ours), 0), with_it < without])
 
 

@@ -83,12 +83,12 @@ def _longest(runs: Runs) -> tuple[str, str]:
     return f"{percent(float(long), 2)} over paths of more than half of the blocks", judged([bool(long < 0.01)])
 
 
-@check("11", "highway", "highway-lesions", theirs="gates biased towards the skip (Srivastava et al. 2015)")
+@check("11", "highway-paths", "highway-lesions", theirs="gates biased towards the skip (Srivastava et al. 2015)")
 def _highway(runs: Runs) -> tuple[str, str]:
     """Holds if 95 % of count × magnitude lie on paths of at most half of the blocks; in part if 95 % of the gradient by
     exact share do, and miss less than a quarter of its norm.
     """
-    found = runs["highway"].found
+    found = runs["highway-paths"].found
     if not all(found[name] for name in ("effective_by_magnitude", "effective", "residual")):
         return "its gradient is zero, so that no paths carry any", UNKNOWN
     half, size, missed = found["longest"] / 2, found["multiplicity"], found["residual"]["missed"]
@@ -97,7 +97,8 @@ def _highway(runs: Runs) -> tuple[str, str]:
         f"{magnitude['low']} to {magnitude['high']} of {found['longest']} blocks hold 95 % by count × magnitude, "
         f"{percent(magnitude['path_fraction'])} of all paths; {share['low']} to {share['high']} by exact share of the "
         f"gradient, which misses {_part_of(missed)} its norm, mean length {decimal(size['effective_depth'], 1)}; of "
-        f"{two_to(size['log2_paths'])} paths {contribute(size['log2_effective_paths'])}; a block "
+        f"{two_to(size['log2_paths'])} paths {contribute(size['log2_effective_paths'])} "
+        f"({plural(found['samples'], 'sample')}); a block "
         f"{median_of(lesions_of(runs['highway-lesions']))} in the median"
     )
     return here, HOLDS if magnitude["high"] <= half else PARTLY if share["high"] <= half and missed < 0.25 else FAILS
