@@ -18,6 +18,7 @@ from by_hand import IMAGES, TARGETS, mean_share
 from hyper_nets import SPELLINGS, streams
 from resect.errors import InputError
 from resect.graph.decisions import Gates
+from resect.paths.carry import carry_gates
 
 HOW = {"mixed": "without", "same": "bypassed", "written": "without_skip", "twice": "repeated"}
 COUNT = len(SPELLINGS)
@@ -154,6 +155,19 @@ def test_the_carry_gate_of_a_highway_block_is_a_gate_too(gates: Gates) -> None:
         length = sum(g for taken, g in paths.items() if len(taken) == k)
         np.testing.assert_allclose(spectrum.norms[:, k], length.flatten(1).norm(dim=1), rtol=1e-9)
     assert spectrum.sum_error < 1e-12 and spectrum.at == f"input (gates {gates})"
+
+
+def test_what_carry_gates_let_through_is_their_mean() -> None:
+    model = Highways()
+    data = [(IMAGES[:2], TARGETS[:2]), (IMAGES[2:], TARGETS[2:])]
+    carry = carry_gates(resect.unravel(model, IMAGES), data)
+    x, expected = model.stem(IMAGES.flatten(1)), []
+    for f, t in zip(model.f, model.t, strict=True):
+        gate = torch.sigmoid(t(x))
+        expected.append(1 - gate.mean(1))
+        x = gate * f(x) + (1 - gate) * x
+    np.testing.assert_allclose(carry, torch.stack(expected, 1).detach(), rtol=1e-6)
+    assert carry_gates(resect.unravel(streams("einsum"), IMAGES), data) is None
 
 
 class Tokens(nn.Module):

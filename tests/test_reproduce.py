@@ -234,9 +234,11 @@ def test_highway_networks() -> None:
         size = {"effective_depth": 3.0, "log2_paths": 12.0, "log2_effective_paths": 8.0}
         found = {"longest": 12, "multiplicity": size, "residual": {"missed": missed}, "samples": 32}
         found |= dict(zip(("effective_by_magnitude", "effective"), both, strict=True))
-        run = resect.Record("paths", {}, {}, {}, "resect paths", found, {})
+        blocks = pd.DataFrame({"carry": [0.3, 0.6, 0.6]})
+        run = resect.Record("paths", {}, {}, {}, "resect paths", found, {"blocks": blocks})
         highway = finding("11", {"highway-paths": run, "highway-lesions": lesions([0.1] * 12)})
         assert highway.verdict == expected
+        assert highway.here.startswith("gates carry 50.0 % of the signal on average, 30.0 % to 60.0 % by block; ")
         assert (
             "; of 4,096 paths at most about 256 effectively contribute (32 samples); a block 10.0 points"
             in highway.here

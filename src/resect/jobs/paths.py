@@ -21,6 +21,7 @@ from resect.jobs.job import Answer, Job, Lab, Subject
 from resect.measuring.batches import batches_of
 from resect.measuring.calibration import calibrate, has_untouched_norms
 from resect.network.unraveled import Unraveled
+from resect.paths.carry import carry_gates
 from resect.paths.energy import path_energy
 from resect.paths.fair import NODES, fair_shares
 from resect.paths.first_order import first_order
@@ -92,6 +93,9 @@ class PathsJob(PathsAsked, Job):
         found |= {"sweeps": squares.draws, "sweeps_error": squares.error} if squares else {"sweeps": 0}
         for each in (fair.table.rename(columns=_fair_names), slopes.table, *([energy.table] if energy else [])):
             tables["blocks"] = tables["blocks"].merge(each.drop(columns="name"), on="block")
+        carry = carry_gates(subject.net, bench.data, task=self.task, engine=lab.engine)
+        if carry is not None:
+            tables["blocks"]["carry"] = carry.mean(0)
         found["log2_paths_by_blocks"] = through.log2_effective_paths
         found["energy_depth"] = energy.effective_depth if energy else None
         if self.strongest:

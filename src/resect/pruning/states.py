@@ -17,6 +17,7 @@ from torch import Tensor
 
 from resect.engines.work import Arrays, Engine, Progress
 from resect.measuring.batches import Batch, Batches, batches_of, to_device, widest_float
+from resect.network.inside import values_inside
 from resect.network.unraveled import Unraveled
 
 _ROOM = 2**26  # bytes of states in float64 that are held at one time, about
@@ -93,18 +94,10 @@ def _alike(states: list[tuple[Tensor, Tensor]]) -> Iterator[list[int]]:
 
 def _states(net: Unraveled, inputs: Any) -> list[tuple[Tensor, Tensor]]:
     """The states before and behind every block, (B, P, D) each, of the intact network."""
-    keys, slice_of = net.programs.keys, net.programs.slice_of
-    wanted = {keys.of(node): node for slot in net.sliced.slots for node in (slot.join.node, slot.join.bypass)}
-    size, values, state = net.samples_of(inputs), dict[int, Tensor](), dict[int, Any]()
-    with torch.no_grad():
-        base = net.bind(inputs)
-        values |= {key: base[key] for key in wanted if key in base}
-        for i, program in enumerate(net.programs.fold(net.intact, also=wanted)):
-            state = program.run(base, state)
-            values |= {key: state[key] for key in wanted if slice_of.get(key) == i}
-    at = net.sliced.captured.samples_at
-    vectors = {key: _vectors(values[key], at(node), size) for key, node in wanted.items()}
-    return [(vectors[keys.of(slot.join.bypass)], vectors[keys.of(slot.join.node)]) for slot in net.sliced.slots]
+    joins, at, size = [slot.join for slot in net.sliced.slots], net.sliced.captured.samples_at, net.samples_of(inputs)
+    values = values_inside(net, inputs, (node for join in joins for node in (join.node, join.bypass)))
+    vectors = {node: _vectors(value, at(node), size) for node, value in values.items()}
+    return [(vectors[join.bypass], vectors[join.node]) for join in joins]
 
 
 def _vectors(value: Tensor, samples_at: int, size: int) -> Tensor:

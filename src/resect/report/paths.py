@@ -92,7 +92,18 @@ def sentences(record: Record) -> list[str]:
         said.append(f"Weighted within a length by the squared norms of the sampled paths, about {two_to(within)}.")
     if not all_known:
         said.append(f"All longer paths together: {percent(numbers['rest'])} of the gradient, exactly.")
-    return said + told + _carriers(record)
+    return said + told + _carriers(record) + _carried(record)
+
+
+def _carried(record: Record) -> list[str]:
+    """What the carry gates of highway blocks let through."""
+    if "carry" not in record.tables["blocks"]:
+        return []
+    gates = record.tables["blocks"]["carry"].dropna()
+    return [
+        f"The carry gates on skips let {percent(gates.mean())} of the signal through on average "
+        f"({percent(gates.min())} to {percent(gates.max())} by block); at 50 % both ways carry alike."
+    ]
 
 
 def _range_beside(numbers: Mapping[str, Any]) -> list[str]:

@@ -93,12 +93,14 @@ def _highway(runs: Runs) -> tuple[str, str]:
         return "its gradient is zero, so that no paths carry any", UNKNOWN
     half, size, missed = found["longest"] / 2, found["multiplicity"], found["residual"]["missed"]
     magnitude, share = found["effective_by_magnitude"], found["effective"]
+    gates = runs["highway-paths"].tables["blocks"]["carry"]
     here = (
-        f"{magnitude['low']} to {magnitude['high']} of {found['longest']} blocks hold 95 % by count × magnitude, "
-        f"{percent(magnitude['path_fraction'])} of all paths; {share['low']} to {share['high']} by exact share of the "
-        f"gradient, which misses {_part_of(missed)} its norm, mean length {decimal(size['effective_depth'], 1)}; of "
-        f"{two_to(size['log2_paths'])} paths {contribute(size['log2_effective_paths'])} "
-        f"({plural(found['samples'], 'sample')}); a block "
+        f"gates carry {percent(gates.mean())} of the signal on average, {percent(gates.min())} to "
+        f"{percent(gates.max())} by block; {magnitude['low']} to {magnitude['high']} of {found['longest']} blocks hold "
+        f"95 % by count × magnitude, {percent(magnitude['path_fraction'])} of all paths; {share['low']} to "
+        f"{share['high']} by exact share of the gradient, which misses {_part_of(missed)} its norm, mean length "
+        f"{decimal(size['effective_depth'], 1)}; of {two_to(size['log2_paths'])} paths "
+        f"{contribute(size['log2_effective_paths'])} ({plural(found['samples'], 'sample')}); a block "
         f"{median_of(lesions_of(runs['highway-lesions']))} in the median"
     )
     return here, HOLDS if magnitude["high"] <= half else PARTLY if share["high"] <= half and missed < 0.25 else FAILS
