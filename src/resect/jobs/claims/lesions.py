@@ -85,7 +85,8 @@ def _repeated() -> str:
     one, ten = (table["error"][table["count"] == count] for count in (1, 10))
     return (
         f"one block twice: {median_of(one - intact)} in the median, {plural(len(one), 'run')}; intact "
-        f"{percent(intact)}, with 10 blocks twice {percent(float(ten.median()))}, {plural(len(ten), 'run')}"
+        f"{percent(intact)}, with 10 random blocks twice, never the first of a stage, {percent(float(ten.median()))}, "
+        f"{plural(len(ten), 'run')}"
     )
 
 
