@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import resect
 from conftest import randomise_norms
-from networks import CUSTOM, Encoder, Frame, Parallel, Residual
+from networks import CUSTOM, Encoder, Frame, Highway, Parallel, Residual
 from resect.models.resnet import CifarResNet
 from resect.sweep import plans
 from resect.sweep.execution import _others
@@ -202,6 +202,19 @@ def test_a_highway_block_runs_twice_and_without_its_carry() -> None:
 
     with patched(block, gated_branch), torch.no_grad():
         assert torch.equal(net(IMAGES, net.intact.without_skip(1)), model(IMAGES))
+
+
+@pytest.mark.parametrize("blocks", [(Highway, Highway), (Highway, Residual), (Residual, Highway)])
+def test_carry_gates_go_with_the_blocks_that_trade_places(blocks: tuple[type[nn.Module], ...]) -> None:
+    model = Frame(*(block() for block in blocks)).eval()
+    net = resect.unravel(model, IMAGES)
+    first, second = model.body
+    for arrangement, body in (((1, 0), (second, first)), ((1, None), (second,)), ((1, 1), (second, second))):
+        other = Frame(*body).eval()
+        other.stem, other.fc = model.stem, model.fc
+        with torch.no_grad():
+            assert torch.equal(net(IMAGES, arrangement), other(IMAGES))
+            assert torch.equal(net.standalone(arrangement)(IMAGES), other(IMAGES))
 
 
 @pytest.mark.parametrize("name", ["subtracted", "scaled", "fused"])

@@ -98,7 +98,7 @@ class HighwayBlock(nn.Module):
 
     With `carry_gates` written as H(x) T(x) + x (1 - T(x)) (Veit et al., section 6): the same function, and deleted it
     is x, too, but its skip is gated. A branch T(x) (H(x) - x) takes back what the gate does not carry, so that most of
-    what paths hold cancels; but it trades places as a whole.
+    what paths hold cancels; but its first-order change is that of the deletion.
     """
 
     def __init__(self, width: int, carry_gates: bool = False) -> None:
