@@ -356,3 +356,18 @@ def test_plans_of_other_networks_are_refused(preactivated: resect.Unraveled) -> 
         resect.lesion(preactivated, DATA, plans.single(other))
     with pytest.raises(resect.InputError, match=r"must come from resect.unravel\(model, example\), got CifarResNet"):
         plans.single(preactivated.model)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_gated_blocks_and_such_that_share_a_skip_stay_where_they_are(grouped: bool) -> None:
+    net = resect.unravel(Frame(Parallel(grouped), Highway(), Highway()).eval(), IMAGES)
+    with pytest.raises(
+        resect.ArrangementError, match="must stay where it is, another block starts from the same value"
+    ):
+        net(IMAGES, net.intact.swapped(0, 2))
+    first, second = net.model.body[1:]
+    swapped = Frame(net.model.body[0], second, first).eval()
+    swapped.stem, swapped.fc = net.model.stem, net.model.fc
+    with torch.no_grad():
+        assert torch.equal(net(IMAGES, net.intact.swapped(2, 3)), swapped(IMAGES))
+    assert {tuple(plan) for plan in plans.shuffled(net, 1, 20).arrangements} == {(0, 1, 3, 2)}

@@ -238,7 +238,7 @@ def test_highway_networks() -> None:
         run = resect.Record("paths", {}, {}, {}, "resect paths", found, {"blocks": blocks})
         highway = finding("11", {"highway-paths": run, "highway-lesions": lesions([0.1] * 12)})
         assert highway.verdict == expected
-        assert highway.here.startswith("gates carry 50.0 % of the signal on average, 30.0 % to 60.0 % by block; ")
+        assert highway.here.startswith("carry gates are open to 50.0 % on average, 30.0 % to 60.0 % by block; ")
         assert (
             "; of 4,096 paths at most about 256 effectively contribute (32 samples); a block 10.0 points"
             in highway.here

@@ -68,7 +68,7 @@ class Keys:
         return _MEANS * len(self.nodes) + self._number[node]
 
     def borrowed(self, slot: Slot, node: Node) -> int:
-        """The value of a node of another block's branch, which runs in this slot."""
+        """The value of a node of another block that runs in this slot: of its branch, or of all of it."""
         return self._copy(slot, _BORROWED, node)
 
     def first_run(self, slot: Slot, node: Node) -> int:

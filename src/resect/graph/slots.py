@@ -67,7 +67,7 @@ class Refusals:
     """What cannot be done with a block, each time the reason; "" for what can.
 
     Attributes:
-        trade: its branch in another slot, or another branch in its own.
+        trade: its branch in another slot, or another branch in its own; beside gated blocks with the skips.
         twice: the block run twice (`Variant.TWICE`).
         branch_only: its skip deleted (`Variant.BRANCH_ONLY`).
         bypass: the whole block left out (`Variant.BYPASS`).
@@ -126,7 +126,12 @@ def make_slots(
     joins = [join for join, _ in named]
     pieces = [_Piece(join, _block(join, joins, captured, reach), gate) for join, gate in zip(joins, gates, strict=True)]
     trades = [_why_no_trade(piece, pieces, slice_of) for piece in pieces]
-    spans = _spans(pieces, trades)
+    gated = {piece.block.shapes for piece in pieces if piece.join.kind == "gated"}  # of which skips go along
+    moves = [
+        why or (_why_not_whole(piece, pieces, slice_of) if piece.block.shapes in gated else "")
+        for piece, why in zip(pieces, trades, strict=True)
+    ]
+    spans = _spans(pieces, moves)
     modules = dict(captured.model.named_modules(remove_duplicate=False))
     slots = []
     for i, ((_, name), piece) in enumerate(zip(named, pieces, strict=True)):
@@ -134,7 +139,7 @@ def make_slots(
         layer += "".join(name.partition("#")[1:])
         place = Place(slice_of[piece.join.node], piece.gate, spans[i], _parent(piece, pieces, reach), layer)
         refusals = Refusals(
-            trade=trades[i],
+            trade=moves[i],
             twice=trades[i] or _why_not_twice(piece, pieces),
             branch_only=_why_no_branch_only(piece, pieces),
             bypass=_why_no_bypass(piece, pieces),
@@ -191,10 +196,24 @@ def _why_no_trade(piece: _Piece, pieces: Sequence[_Piece], slice_of: Mapping[Nod
     return ""
 
 
+def _why_not_whole(piece: _Piece, pieces: Sequence[_Piece], slice_of: Mapping[Node, int]) -> str:
+    """Why a block whose branch can trade places cannot do so with its skip."""
+    if why := _why_not_alone(piece, pieces):
+        return why
+    body = {*piece.block.body}
+    outside = {operand for node in body for operand in node.all_input_nodes} - body - {piece.join.entry, piece.gate}
+    if any(slice_of.get(operand, 0) > 0 for operand in outside):
+        return "its skip reads other values that lesions change"
+    return ""
+
+
 def _why_not_twice(piece: _Piece, pieces: Sequence[_Piece]) -> str:
     """Why a block that can trade places cannot run twice."""
-    if why := _why_other_output(piece):
-        return why
+    return _why_other_output(piece) or _why_not_alone(piece, pieces)
+
+
+def _why_not_alone(piece: _Piece, pieces: Sequence[_Piece]) -> str:
+    """Why a block as a whole cannot be told from others."""
     entry, inside = piece.join.entry, {*piece.block.body}
     others = [other.join for other in pieces if other is not piece]
     if any(other.entry is entry or other.node in inside or other.branch in inside for other in others):

@@ -97,8 +97,8 @@ class Resolution:
             self._without_skip(node, slot.join.skip, self.keys.skip(slot))
         elif decision is Variant.TWICE:
             self._twice(slot)
-        elif (other := self._moved_whole(slot, decision)) is not None:
-            self._another(slot, other)
+        elif self.keys.of(node) in self._value:  # another block has run here as a whole
+            return
         elif slot.join.kind == "gated" and decision is None and self.programs.removal == "zero":
             self._value[self.keys.of(node)] = self._resolved(slot.join.bypass)
         elif self.programs.edges:  # on its gates, and on a step of its own for the skip
@@ -149,24 +149,6 @@ class Resolution:
             second[keys.gate(slot)] = second[keys.of(join.branch)]
         self._step(keys.of(join.node), join.node, second)
 
-    def _moved_whole(self, slot: Slot, decision: Decision) -> Slot | None:
-        """The block that runs in a slot in the place of its own, if its skip goes with it: where either is gated."""
-        if not isinstance(decision, int) or decision == slot.index:
-            return None
-        other = self.programs.sliced.slots[decision]
-        return other if "gated" in (slot.join.kind, other.join.kind) else None
-
-    def _another(self, slot: Slot, other: Slot) -> None:
-        """All of another block, from its entry to its join, on the value at which this slot's block starts."""
-        assert other.join.entry is not None and slot.join.entry is not None
-        local: dict[int, int | object] = {self.keys.of(other.join.entry): self._resolved(slot.join.entry)}
-        for node in other.block.body:
-            if node is other.join.node:
-                local[self.keys.gate(other)] = local[self.keys.of(other.join.branch)]
-            self._step(self.keys.borrowed(slot, node), node, local)
-            local[self.keys.of(node)] = self.keys.borrowed(slot, node)
-        self._value[self.keys.of(slot.join.node)] = self.keys.borrowed(slot, other.join.node)
-
     def start_beside(self, role: Role) -> None:
         """Let a unit that runs beside others read the state from which they all start."""
         self._value[self.keys.of(role.entry)] = self.keys.of(role.state)
@@ -188,24 +170,30 @@ class Resolution:
         self._value[keys.of(role.exit)] = total if role.last else state
 
     def decide(self, slot: Slot, decision: Decision) -> None:
-        """Give the gate of `slot` zero, or another slot's branch at this slot's entry, where it moves alone."""
+        """Give the gate of `slot` zero, or the value of another slot's branch at this slot's entry.
+
+        Where either block is gated the other one runs as a whole, and its value is that of the join: what multiplies
+        the signal on a skip goes with it.
+        """
         key = self.keys.gate(slot)
         if decision is None:
             self._remove(slot, key)
             return
         assert isinstance(decision, int)
-        if self._moved_whole(slot, decision) is not None:
-            return
         other = self.programs.sliced.slots[decision]
         assert other.join.entry is not None and slot.join.entry is not None
         local: dict[int, int | object] = {self.keys.of(other.join.entry): self._resolved(slot.join.entry)}
-        for node in other.block.region:
+        whole = "gated" in (slot.join.kind, other.join.kind)
+        for node in other.block.body if whole else other.block.region:
             if node.target is gate:
                 continue
+            if node is other.join.node:
+                local[self.keys.gate(other)] = local[self.keys.of(other.join.branch)]
             borrowed = self.keys.borrowed(slot, node)
-            local[self.keys.of(node)] = borrowed
             self._step(borrowed, node, local)
-        self._value[key] = local[self.keys.of(other.join.branch)]
+            local[self.keys.of(node)] = borrowed
+        end, value = (self.keys.of(slot.join.node), other.join.node) if whole else (key, other.join.branch)
+        self._value[end] = local[self.keys.of(value)]
 
     def _remove(self, slot: Slot, key: int) -> None:
         """Let what stands for a deleted branch enter the join."""

@@ -1,5 +1,5 @@
-"""Highway networks for small images (Srivastava, Greff and Schmidhuber 2015, arXiv 1505.00387), in the residual form of
-the gate (Greff, Srivastava and Schmidhuber 2017, arXiv 1612.07771, section 3.2)."""
+"""Highway networks for small images (Srivastava, Greff and Schmidhuber 2015, arXiv 1505.00387), as they are or in the
+residual form of the gate (Greff, Srivastava and Schmidhuber 2017, arXiv 1612.07771, section 3.2)."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class CifarHighway(nn.Module):
         super().__init__()
         check_sizes(width=width, channels=channels, classes=classes)
         self.depths = stage_depths("blocks", blocks, _blocks_a_stage)
+        self.carry_gates = carry_gates
         self.stem = Layer(channels, width)
         stages: list[nn.Module] = []
         for stage, count in enumerate(self.depths):
@@ -78,7 +79,8 @@ class CifarHighway(nn.Module):
         )
         require_stages(depths)
         width = self.stem.conv.out_channels
-        new = CifarHighway(depths, width, self.stem.conv.in_channels, self.fc.out_features)
+        channels, classes = self.stem.conv.in_channels, self.fc.out_features
+        new = CifarHighway(depths, width, channels, classes, carry_gates=self.carry_gates)
         return f"resect:highway{stages_text(depths, sum(depths))}{f'-w{width}' if width != WIDTH else ''}", new
 
 

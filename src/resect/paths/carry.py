@@ -1,6 +1,6 @@
-"""How much of the signal the carry gates of highway blocks let through (Veit et al., section 6).
+"""How far the carry gates of highway blocks are open (Veit et al., section 6).
 
-A gated block is T(x) H(x) + C(x) x, mostly with C = 1 - T. At C = 1/2 both ways carry alike; gates that are biased
+A gated block is T(x) H(x) + C(x) x, mostly with C = 1 - T. At T = C = 1/2 both ways count alike; gates that are biased
 towards the skip make most of the signal take short paths.
 """
 
@@ -14,13 +14,13 @@ import numpy as np
 
 from resect.engines.local import LOCAL
 from resect.engines.work import Arrays, Engine, Progress
-from resect.measuring.batches import AnyTask, Batch, Batches, batches_of, to_device
+from resect.measuring.batches import AnyTask, Batch, Batches, batches_of, to_device, widest_float
 from resect.network.inside import values_inside
 from resect.network.unraveled import Unraveled
 
 
 def carry_gates(net: Unraveled, data: Batches, *, task: AnyTask = None, engine: Engine = LOCAL) -> np.ndarray | None:
-    """(N, n) float64: the mean of every block's carry gate over its elements, 0 (closed) to 1, for each of N samples.
+    """(N, n) float64: the mean of every block's carry gate over its elements, for each of N samples; 0 is closed.
 
     NaN for blocks that have none; None if no block has one.
     """
@@ -50,7 +50,7 @@ class _Carried:
         values = values_inside(net, to_device(batch.inputs, net.device), gates.values())
         carry = np.full((len(batch), len(net.blocks)), np.nan)
         for index, node in gates.items():
-            value = values[node].movedim(net.sliced.captured.samples_at(node), 0)
-            carry[:, index] = value.double().flatten(1).mean(1).cpu().numpy()
+            value = values[node].movedim(net.sliced.captured.samples_at(node), 0).reshape(len(batch), -1)
+            carry[:, index] = value.to(widest_float(value.device)).mean(1).cpu().numpy()
         progress(len(batch))
         return {"carry": carry}

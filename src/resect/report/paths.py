@@ -96,13 +96,13 @@ def sentences(record: Record) -> list[str]:
 
 
 def _carried(record: Record) -> list[str]:
-    """What the carry gates of highway blocks let through."""
+    """How far the carry gates of highway blocks are open."""
     if "carry" not in record.tables["blocks"]:
         return []
     gates = record.tables["blocks"]["carry"].dropna()
     return [
-        f"The carry gates on skips let {percent(gates.mean())} of the signal through on average "
-        f"({percent(gates.min())} to {percent(gates.max())} by block); at 50 % both ways carry alike."
+        f"The carry gates on skips are open to {percent(gates.mean())} on average ({percent(gates.min())} to "
+        f"{percent(gates.max())} by block)."
     ]
 
 

@@ -90,8 +90,8 @@ def draw(record: Record, folder: Path) -> Path:
     runs = list(record.found["runs"])
     for name in [name for name in runs if name != "deletions" or "study" not in runs]:  # the study has drawn those
         for number, figure in _figures(name, folder):
-            number = number or next(n for n in shown if name in (*CHECKS[n].runs, *CHECKS[n].alone))
-            shown.get(number, []).append(figure)
+            number = number or next((n for n in shown if name in (*CHECKS[n].runs, *CHECKS[n].alone)), "")
+            shown.get(number, []).append(figure)  # runs of an earlier version may be of no claim
     page = folder / "report.html"
     template = templates().get_template("claims.html")
     values = {"record": record, "found": record.found, "figures": shown, "verdicts": _counted(record)}

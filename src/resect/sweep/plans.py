@@ -96,7 +96,8 @@ def reversed(
 ) -> Plan:
     """Run m consecutive blocks in reversed order, where they can trade places (Sun et al. 2025b).
 
-    What stands between the branches stays in its place: the projections, and the norms of post-norm transformers.
+    What stands between the branches stays in its place: the projections, and the norms of post-norm transformers. Where
+    one of two blocks is gated (a highway's), they trade with their skips.
 
     Args:
         lengths: the values of m, or a single one; all from 2 by default.

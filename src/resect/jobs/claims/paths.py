@@ -95,7 +95,7 @@ def _highway(runs: Runs) -> tuple[str, str]:
     magnitude, share = found["effective_by_magnitude"], found["effective"]
     gates = runs["highway-paths"].tables["blocks"]["carry"]
     here = (
-        f"gates carry {percent(gates.mean())} of the signal on average, {percent(gates.min())} to "
+        f"carry gates are open to {percent(gates.mean())} on average, {percent(gates.min())} to "
         f"{percent(gates.max())} by block; {magnitude['low']} to {magnitude['high']} of {found['longest']} blocks hold "
         f"95 % by count × magnitude, {percent(magnitude['path_fraction'])} of all paths; {share['low']} to "
         f"{share['high']} by exact share of the gradient, which misses {_part_of(missed)} its norm, mean length "
