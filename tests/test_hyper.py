@@ -16,6 +16,7 @@ from x_transformers import Decoder, TransformerWrapper
 import resect
 from by_hand import IMAGES, TARGETS, mean_share
 from hyper_nets import SPELLINGS, streams
+from networks import Frame, Highway, Residual
 from resect.errors import InputError
 from resect.graph.decisions import Gates
 from resect.paths.carry import carry_gates
@@ -168,6 +169,8 @@ def test_what_carry_gates_let_through_is_their_mean() -> None:
         x = gate * f(x) + (1 - gate) * x
     np.testing.assert_allclose(carry, torch.stack(expected, 1).detach(), rtol=1e-6)
     assert carry_gates(resect.unravel(streams("einsum"), IMAGES), data) is None
+    mixed = resect.unravel(Frame(Residual(), Highway()).eval(), IMAGES)
+    assert np.isnan(carry_gates(mixed, data)).all(0).tolist() == [True, False]
 
 
 class Tokens(nn.Module):

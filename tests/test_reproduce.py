@@ -17,7 +17,7 @@ from made import made_study
 from resect.cli import main
 from resect.jobs.asked import ReproduceAsked
 from resect.jobs.claims import Finding, finding
-from resect.jobs.claims.check import CHECKS, DEPTHS, FAILS, HOLDS, NOT_RUN, PARTLY, UNKNOWN
+from resect.jobs.claims.check import CHECKS, DEPTHS, FAILS, HOLDS, NOT_RUN, PARTLY, UNKNOWN, is_of_today
 from resect.jobs.findings import Study, UntrainedTwin
 from resect.jobs.paper import CLAIMS
 from resect.measuring.ranks import correlation_interval, median_interval
@@ -296,6 +296,15 @@ def test_lesions_of_the_authors_stand_behind_those_of_runs_alone() -> None:
     for model in ("resect:resnet18.18.18", "resect:resnet26", "timm:resnet18", "resect:highway27"):
         assert theirs("random", model) is None
     assert theirs("single", "resect:vgg15", 54, plain=True) is theirs("windows", "resect:resnet110") is None
+
+
+def test_claims_of_other_rules_or_runs_are_not_of_today() -> None:
+    claim = {"number": "5", "rule": CHECKS["5"].rule, "verdict": HOLDS}
+    assert is_of_today(claim, {"twice", "several-twice", "skips"})
+    assert not is_of_today(claim, {"twice"})
+    assert not is_of_today({**claim, "rule": "Holds if it does."}, {"twice", "several-twice"})
+    assert is_of_today({**claim, "verdict": NOT_RUN}, {})
+    assert is_of_today({"number": "1", "rule": CHECKS["1"].rule, "verdict": PARTLY}, {"deletions", "control"})
 
 
 def test_the_page_of_the_documentation_is_that_of_the_records_beside_it() -> None:
