@@ -240,8 +240,10 @@ def random_repeated(
 ) -> Axes:
     """Error by the number of random blocks that are `repeated`, likewise, on a scale of its own."""
     ax = axes_or_new(ax)
+    if behind is not None:
+        behind = behind[behind["count"] <= table["repeated"].max()]
     _by_number(ax, table, "repeated", "draw", behind, measure)
-    theirs = () if behind is None else behind["error"][behind["count"] <= table["repeated"].max()]
+    theirs = () if behind is None else behind["error"]
     top = _top(measure.factor * np.nanmax([intact, *table["error"], *theirs]), chance, measure)
     ax.set(xlabel="random blocks that run twice in a row", ylabel=measure.label, ylim=(0, top))
     _reference_errors(ax, intact, chance, top, measure)
@@ -253,9 +255,7 @@ def _by_number(
 ) -> None:
     """Error by the column `number`; the legend calls a row a `lesion`."""
     entries = [(f"● one {lesion}", "#6b93bd"), ("■ middle half", "#8fb2d6"), ("—  mean", BLUE)]
-    most = int(table[number].max())
     if behind is not None:
-        behind = behind[behind["count"] <= most]
         theirs = behind["error"] * measure.factor
         ax.plot(behind["count"], theirs, ".", color=BAR_GREY, alpha=0.5, markersize=3, markeredgewidth=0)
         means = theirs.groupby(behind["count"]).mean()
@@ -268,6 +268,7 @@ def _by_number(
     ax.plot(table[number], drawn, ".", color=BLUE, alpha=0.4, markersize=4, markeredgewidth=0)
     ax.plot(mean.index, mean, color=BLUE, linewidth=2, marker="o", markersize=3)
     head(ax, "", entries)
+    most = int(table[number].max())
     ax.set_xlim(0, most + max(0.5, most * 0.02))
     whole_numbers(ax)
 

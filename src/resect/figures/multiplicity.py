@@ -50,9 +50,8 @@ def differences(contrasts: pd.DataFrame, bound: float, ax: Axes | None = None) -
     ax.axvline(0, color=INK, linewidth=0.8)
     places = range(len(contrasts))
     middle, reach = contrasts["difference"] * 100, (contrasts["high"] - contrasts["difference"]) * 100
-    inner = (
-        contrasts.get("high_90", contrasts["difference"]) - contrasts["difference"]
-    ) * 100  # 0 in records of before
+    ends = contrasts.get("high_90", contrasts["difference"])  # records of before have none
+    inner = (ends - contrasts["difference"]) * 100
     ax.errorbar(middle, places, xerr=reach, fmt="D", color=ORANGE, capsize=4)
     ax.errorbar(middle, places, xerr=inner, fmt="none", color=ORANGE, elinewidth=4)
     names = [

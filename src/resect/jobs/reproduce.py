@@ -143,7 +143,6 @@ class ReproduceJob(ReproduceAsked, Job):
             names = ("resnet110-cifar10-stochastic-depth", "highway12-cifar10", "resnet110-cifar10-keep23")
             stochastic, highway, keep = (f"resect:{name}" for name in names)
             few = min(self.source.limit or _GRADIENTS, _GRADIENTS)
-
             gated = replace(self._of(highway), limit=few, model_args={"carry_gates": True})
             shares: dict[str, Any] = {"draws": 0, "sweeps": 0, "strongest": 0, "batch_size": few}
             jobs |= {
