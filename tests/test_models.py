@@ -19,7 +19,6 @@ from hf_families import FAMILIES
 from resect.data import Samples, load_samples
 from resect.jobs.evaluate import mean_error_and_loss
 from resect.jobs.source import Source
-from resect.models.highway import CifarHighway, HighwayBlock
 from resect.models.names import SHIPPED, bare_name, control_for
 from resect.models.resnet import CifarResNet
 from resect.models.specs import load_card, load_model
@@ -105,43 +104,6 @@ def test_a_seed_gives_the_same_weights_and_leaves_the_global_state_alone() -> No
     assert torch.equal(one.stem.weight, same.stem.weight)
     assert not torch.equal(one.stem.weight, other.stem.weight)
     assert torch.equal(torch.random.get_rng_state(), state)
-
-
-@pytest.mark.slow
-def test_highway_blocks_are_found_and_deleting_one_closes_its_gate() -> None:
-    network = randomise_norms(CifarHighway(6, width=4, channels=1))
-    images = torch.randn(3, 1, 8, 8)
-    net = resect.unravel(network, images)
-    assert [block.name for block in net.blocks] == [f"stages.{s}.{b}" for s in range(3) for b in (0, 1)][:2] + [
-        f"stages.{s}.{b}" for s in (1, 2) for b in (1, 2)
-    ]
-    assert net.check(images).identical
-    assert not torch.equal(net(images), net(images, net.intact.without(3)))
-    network.stages[1][2].gate.bias.data.fill_(-1e9)  # sigmoid is 0: all is carried
-    closed = network(images)
-    assert torch.equal(closed, net(images, net.intact.without(3)))
-
-
-def test_carry_gates_stand_on_the_skips_of_the_same_function() -> None:
-    plain, gated = (CifarHighway(3, width=4, channels=1, carry_gates=gates) for gates in (False, True))
-    gated.load_state_dict(randomise_norms(plain).state_dict())
-    images = torch.randn(3, 1, 8, 8)
-    first, second = (resect.unravel(network.eval(), images) for network in (plain, gated))
-    kinds = [{block.kind for block in net.blocks} for net in (first, second)]
-    assert kinds == [{"identity"}, {"gated"}]
-    for gone in ((), (1,), (0, 2)):
-        outputs = [net(images, net.intact.without(*gone)) for net in (first, second)]
-        torch.testing.assert_close(*outputs)
-    made = load_model("resect:highway12-cifar10", model_args={"carry_gates": True}).module
-    assert all(block.carry_gates for block in made.modules() if isinstance(block, HighwayBlock))
-
-
-def test_highway_gates_are_biased_to_carry() -> None:
-    network = CifarHighway(3, width=4)
-    x = torch.zeros(1, 4, 8, 8)
-    assert torch.allclose(torch.sigmoid(network.stages[0][0].gate(x)), torch.sigmoid(torch.tensor(-2.0)))
-    with pytest.raises(resect.SpecError, match=r"must be a multiple of 3, got 7\. The nearest are 6 and 9"):
-        load_model("resect:highway7")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import resect
 from conftest import randomise_norms
-from networks import CUSTOM, Encoder, Frame, Highway, Parallel, Residual
+from networks import CUSTOM, Encoder, Frame, Parallel, Residual
 from resect.models.resnet import CifarResNet
 from resect.sweep import plans
 from resect.sweep.execution import _others
@@ -204,19 +204,6 @@ def test_a_highway_block_runs_twice_and_without_its_carry() -> None:
         assert torch.equal(net(IMAGES, net.intact.without_skip(1)), model(IMAGES))
 
 
-@pytest.mark.parametrize("blocks", [(Highway, Highway), (Highway, Residual), (Residual, Highway)])
-def test_carry_gates_go_with_the_blocks_that_trade_places(blocks: tuple[type[nn.Module], ...]) -> None:
-    model = Frame(*(block() for block in blocks)).eval()
-    net = resect.unravel(model, IMAGES)
-    first, second = model.body
-    for arrangement, body in (((1, 0), (second, first)), ((1, None), (second,)), ((1, 1), (second, second))):
-        other = Frame(*body).eval()
-        other.stem, other.fc = model.stem, model.fc
-        with torch.no_grad():
-            assert torch.equal(net(IMAGES, arrangement), other(IMAGES))
-            assert torch.equal(net.standalone(arrangement)(IMAGES), other(IMAGES))
-
-
 @pytest.mark.parametrize("name", ["subtracted", "scaled", "fused"])
 def test_skips_of_scaled_and_subtracted_branches(name: str) -> None:
     model = CUSTOM[name][0]().eval()
@@ -356,18 +343,3 @@ def test_plans_of_other_networks_are_refused(preactivated: resect.Unraveled) -> 
         resect.lesion(preactivated, DATA, plans.single(other))
     with pytest.raises(resect.InputError, match=r"must come from resect.unravel\(model, example\), got CifarResNet"):
         plans.single(preactivated.model)
-
-
-@pytest.mark.parametrize("grouped", [False, True])
-def test_gated_blocks_and_such_that_share_a_skip_stay_where_they_are(grouped: bool) -> None:
-    net = resect.unravel(Frame(Parallel(grouped), Highway(), Highway()).eval(), IMAGES)
-    with pytest.raises(
-        resect.ArrangementError, match="must stay where it is, another block starts from the same value"
-    ):
-        net(IMAGES, net.intact.swapped(0, 2))
-    first, second = net.model.body[1:]
-    swapped = Frame(net.model.body[0], second, first).eval()
-    swapped.stem, swapped.fc = net.model.stem, net.model.fc
-    with torch.no_grad():
-        assert torch.equal(net(IMAGES, net.intact.swapped(2, 3)), swapped(IMAGES))
-    assert {tuple(plan) for plan in plans.shuffled(net, 1, 20).arrangements} == {(0, 1, 3, 2)}
