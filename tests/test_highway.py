@@ -40,6 +40,8 @@ def test_carry_gates_stand_on_the_skips_of_the_same_function() -> None:
     for gone in ((), (1,), (0, 2)):
         outputs = [net(images, net.intact.without(*gone)) for net in (first, second)]
         torch.testing.assert_close(*outputs)
+    with pytest.raises(resect.SpecError, match="`carry_gates` is no part of a spec"):
+        gated.shortened({"stages.1.1"})
     made = load_model("resect:highway12-cifar10", model_args={"carry_gates": True}).module
     assert all(block.carry_gates for block in made.modules() if isinstance(block, HighwayBlock))
 

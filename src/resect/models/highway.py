@@ -69,8 +69,12 @@ class CifarHighway(nn.Module):
             gone: names of blocks, e.g. "stages.0.3".
 
         Raises:
-            SpecError: a stage would have none.
+            SpecError: a stage would have none, or the blocks have carry gates, which a spec cannot say.
         """
+        if self.carry_gates:
+            raise SpecError(
+                "`carry_gates` is no part of a spec. Export the network without it: it is the same function."
+            )
         stages = [f"stages.{stage}" for stage in range(3)]
         depths = tuple(
             sum(isinstance(block, HighwayBlock) and f"{stage}.{name}" not in gone for name, block in part.items())
@@ -79,8 +83,7 @@ class CifarHighway(nn.Module):
         )
         require_stages(depths)
         width = self.stem.conv.out_channels
-        channels, classes = self.stem.conv.in_channels, self.fc.out_features
-        new = CifarHighway(depths, width, channels, classes, carry_gates=self.carry_gates)
+        new = CifarHighway(depths, width, self.stem.conv.in_channels, self.fc.out_features)
         return f"resect:highway{stages_text(depths, sum(depths))}{f'-w{width}' if width != WIDTH else ''}", new
 
 
