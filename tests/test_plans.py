@@ -250,6 +250,8 @@ def test_plain_layers_have_no_skip_and_can_run_twice() -> None:
     x = model[2](model[1](IMAGES.flatten(1)))
     twice = model[4](model[3](model[4](model[3](x))))
     assert torch.equal(net(IMAGES, net.intact.repeated(1)), model[5](twice))
+    swapped = model[5](model[2](model[1](model[4](model[3](IMAGES.flatten(1))))))  # each with its activation
+    assert torch.equal(net(IMAGES, net.intact.swapped(0, 1)), swapped)
     assert len(plans.skips(net)) == 0
     with pytest.raises(resect.InputError, match="a plain network has none"):
         resect.lesion(net, DATA, plans.single(net).removing("mean"))

@@ -187,7 +187,7 @@ class Resolution:
         for node in other.block.body if whole else other.block.region:
             if node.target is gate:
                 continue
-            if node is other.join.node:
+            if whole and node is other.join.node:
                 local[self.keys.gate(other)] = local[self.keys.of(other.join.branch)]
             borrowed = self.keys.borrowed(slot, node)
             self._step(borrowed, node, local)
